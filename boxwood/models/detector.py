@@ -1,0 +1,80 @@
+"""The contract between a detector and everything else: three verbs, one type each.
+
+A training loop, an evaluation and a predictor know a model only by these. ``forward`` is the same in training and in
+evaluation: where the batch carries targets it samples the anchors and RoIs to learn from, else it runs through to the final
+instances; in both cases it is tensors only. ``losses`` and ``detections`` have no parameters of their own.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from boxwood.config import Component, Config
+from boxwood.structures import Batch, Categories, Detections, Target
+
+__all__ = ["Detector", "ModelConfig", "TestConfig", "normalize_images"]
+
+
+class Detector(Protocol):
+    """What a detector does. Every built-in one is also an `nn.Module`."""
+
+    categories: Categories
+
+    def forward(self, batch: Batch) -> Any:
+        """Everything the network computes for a batch; a dataclass of the architecture's own."""
+
+    def losses(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Scalar losses by name (``loss_*``), each already weighted; training minimises their sum.
+
+        ``output`` comes from a batch with these targets. Counts that a loss is divided by are those of the whole batch over all
+        processes, so that the sum of the processes' gradients, averaged, is the gradient of one process with the whole batch.
+        """
+
+    def detections(self, output: Any, batch: Batch) -> list[Detections]:
+        """The instances of each image, in its original pixels; ``output`` comes from a batch without targets."""
+
+
+class TestConfig(Config):
+    """How a network's outputs become detections."""
+
+    __test__: ClassVar[bool] = False  # for pytest, which collects names that begin with Test
+
+    score_threshold: float = 0.05
+    """Detections must score above this."""
+    nms_threshold: float = 0.5
+    """Of two boxes of one class that overlap by more than this IoU, the lower-scored one is dropped."""
+    detections_per_image: int = 100
+    """At most so many detections an image, over all classes. COCO's AP looks at 100."""
+    mask_threshold: float = 0.5
+    """A pixel belongs to a mask where its probability is at least this."""
+
+
+class ModelConfig(Component):
+    """Base of every architecture's configuration."""
+
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Subtracted from each channel of an image in 0..255."""
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """Divides each channel after the mean is subtracted."""
+
+    @abstractmethod
+    def build(self, categories: Categories, test: TestConfig) -> nn.Module:
+        """The network (a `Detector`) for these classes, with random weights where no pretrained body is asked for."""
+
+
+def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """RGB images as the network wants them, with zeros (the mean colour) in the padding.
+
+    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``mean`` and ``std`` (3,) -> (B, 3, H, W) of
+    ``mean``'s dtype.
+    """
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device)[None, :, None] < sizes[:, 0, None, None]
+    columns = torch.arange(width, device=images.device)[None, None, :] < sizes[:, 1, None, None]
+    normalized = (images.to(mean.dtype) - mean[:, None, None]) / std[:, None, None]
+    return normalized * (rows & columns)[:, None]

@@ -1,0 +1,322 @@
+"""What flows between the stages: one small dataclass a stage, tensors inside.
+
+    reader -> Sample -> transforms -> Sample -> loader -> Batch(Target, ...) -> model -> Detections
+
+Letters in shapes: B images of a batch, N instances of an image, K keypoints of an instance, H x W pixels,
+S x S and M x M the resolutions of stored and of predicted masks.
+
+Boxes are ``xyxy`` float32 in absolute pixels with continuous coordinates: a box from pixel 3 up to and
+including pixel 5 is (3, 6), its width is x2 - x1. Labels are 0..C-1; there is no background class here.
+Images are RGB, uint8, (3, H, W). A sample's and a target's boxes are in the frame of their image as the network
+sees it; detections are in the pixels of the original image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwood.ops.masks import masks_to_rle, paste_masks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Batch", "Bitmap", "Categories", "Detections", "InstanceMasks", "KeypointFacts", "Polygons", "Sample", "Target"]
+
+
+# ------------------------------------------------------------------------------------------- facts of a data set
+
+
+@dataclass(frozen=True)
+class KeypointFacts:
+    """The keypoints of a data set's instances: names, which swap on a mirror image, links to draw, OKS sigmas."""
+
+    names: tuple[str, ...]
+    flip: tuple[int, ...]
+    """Index of each keypoint's mirror image; its own index where it has none."""
+    skeleton: tuple[tuple[int, int], ...] = ()
+    """Pairs of indices, counted from 0."""
+    sigmas: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a data set: category ``id`` (any integers) -> name -> index 0..C-1 (the label).
+
+    >>> classes = Categories(ids=(3, 7), names=("cat", "dog"))
+    >>> classes.index[7], len(classes)
+    (1, 2)
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    keypoints: KeypointFacts | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def index(self) -> dict[int, int]:
+        """Label of each category id."""
+        return {category: label for label, category in enumerate(self.ids)}
+
+    def table(self) -> str:
+        """One line a class: id, name, label."""
+        return "\n".join(f"  id {i} -> '{n}' -> label {label}" for label, (i, n) in enumerate(zip(self.ids, self.names, strict=True)))
+
+    def difference(self, other: Categories) -> str:
+        """In words what differs from ``other``; empty where ids, names and order are equal."""
+        mine, theirs = dict(zip(self.ids, self.names, strict=True)), dict(zip(other.ids, other.names, strict=True))
+        parts = []
+        if only := [f"{i} '{n}'" for i, n in mine.items() if i not in theirs]:
+            parts.append("only the first has " + ", ".join(only))
+        if only := [f"{i} '{n}'" for i, n in theirs.items() if i not in mine]:
+            parts.append("only the second has " + ", ".join(only))
+        if renamed := [f"{i} '{n}' / '{theirs[i]}'" for i, n in mine.items() if i in theirs and theirs[i] != n]:
+            parts.append("other names for " + ", ".join(renamed))
+        if not parts and self.ids != other.ids:
+            parts.append(f"another order: {list(self.ids)} / {list(other.ids)}")
+        return "; ".join(parts)
+
+
+# ------------------------------------------------------------------------------------------------ one image's truth
+
+
+@dataclass(slots=True)
+class Polygons:
+    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image."""
+
+    parts: list[np.ndarray[Any, np.dtype[np.float32]]]
+
+
+@dataclass(slots=True)
+class Bitmap:
+    """An instance's mask as pixels: ``values`` (h, w) uint8 of 0 and 1 covers the rectangle ``box`` (xyxy) of the image.
+
+    Scaling the image scales only ``box``: the pixels stay as they were annotated.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.uint8]]
+    box: tuple[float, float, float, float]
+
+
+@dataclass(slots=True)
+class Sample:
+    """One image with its truth, as a reader gives it and as transforms change it.
+
+    All instances are here, crowd regions too (``crowd`` True: a region of many instances, to be ignored).
+    """
+
+    image: Tensor
+    """(3, H, W) uint8 RGB."""
+    image_id: int
+    file_name: str
+    original_size: tuple[int, int]
+    """(height, width) of the image in the file, after EXIF orientation."""
+    boxes: Tensor
+    """(N, 4) float32 xyxy, pixels of ``image``."""
+    labels: Tensor
+    """(N,) int64."""
+    crowd: Tensor
+    """(N,) bool."""
+    segmentations: list[Polygons | Bitmap] | None = None
+    """One an instance, or None where the data set has no masks."""
+    keypoints: Tensor | None = None
+    """(N, K, 3) float32: x, y in pixels of ``image``, visibility 0 (not labelled), 1 (hidden), 2 (visible)."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of ``image`` now."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+@dataclass(slots=True)
+class InstanceMasks:
+    """Masks of N instances, each stored over its own rectangle, so that resizing and moving cost nothing.
+
+    ``bitmaps`` (N, S, S') uint8 of 0 and 1; bitmap i covers the rectangle ``boxes[i]`` (xyxy, float32, pixels of the image).
+    """
+
+    bitmaps: Tensor
+    boxes: Tensor
+
+    def to(self, device: torch.device | str) -> InstanceMasks:
+        return InstanceMasks(self.bitmaps.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
+
+    def __getitem__(self, index: Tensor) -> InstanceMasks:
+        return InstanceMasks(self.bitmaps[index], self.boxes[index])
+
+
+@dataclass(slots=True)
+class Target:
+    """What a network is trained on for one image: its instances without the crowd regions, which are ``ignore``."""
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy, pixels of the network's input. N = 0 is ordinary."""
+    labels: Tensor
+    """(N,) int64."""
+    ignore: Tensor
+    """(M, 4) float32 xyxy: regions where a detection is neither right nor wrong."""
+    masks: InstanceMasks | None = None
+    keypoints: Tensor | None = None
+    """(N, K, 3) float32."""
+
+    def to(self, device: torch.device | str) -> Target:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Target(
+            move(self.boxes),
+            move(self.labels),
+            move(self.ignore),
+            None if self.masks is None else self.masks.to(device),
+            None if self.keypoints is None else move(self.keypoints),
+        )
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images of one step, padded with zeros at the right and the bottom to one size.
+
+    Every random choice that a model makes about image i (which anchors, which RoIs) is drawn from a generator seeded by
+    ``seeds[i]``: the choice depends on neither the other images nor the number of processes.
+    """
+
+    images: Tensor
+    """(B, 3, H, W) uint8 RGB; H and W are multiples of 32."""
+    sizes: Tensor
+    """(B, 2) int64: (height, width) of each image without its padding."""
+    original_sizes: tuple[tuple[int, int], ...]
+    image_ids: tuple[int, ...] = ()
+    file_names: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    targets: tuple[Target, ...] | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.sizes.to(device, non_blocking=True),
+            self.original_sizes,
+            self.image_ids,
+            self.file_names,
+            self.seeds,
+            None if self.targets is None else tuple(target.to(device) for target in self.targets),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by the loader where the device is a GPU."""
+        self.images = self.images.pin_memory()
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------- results
+
+
+@dataclass
+class Detections:
+    """The instances found in one image, best first, in pixels of the original image.
+
+    >>> found = Detections(torch.tensor([[1.0, 2.0, 5.0, 6.0]]), torch.tensor([0.9]), torch.tensor([1]), (8, 8), ("cat", "dog"))
+    >>> found.names, len(found)
+    (['dog'], 1)
+    """
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy."""
+    scores: Tensor
+    """(N,) float32, 0..1, descending."""
+    labels: Tensor
+    """(N,) int64, 0..C-1."""
+    size: tuple[int, int]
+    """(height, width) of the original image."""
+    class_names: tuple[str, ...] = ()
+    mask_probabilities: Tensor | None = None
+    """(N, M, M) float32, 0..1: the mask over the detection's box."""
+    keypoints: Tensor | None = None
+    """(N, K, 3) float32: x, y, score."""
+    mask_threshold: float = 0.5
+    skeleton: tuple[tuple[int, int], ...] = field(default=())
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Detections:
+        """The detections chosen by a slice, a boolean mask or indices."""
+        return Detections(
+            self.boxes[index],
+            self.scores[index],
+            self.labels[index],
+            self.size,
+            self.class_names,
+            None if self.mask_probabilities is None else self.mask_probabilities[index],
+            None if self.keypoints is None else self.keypoints[index],
+            self.mask_threshold,
+            self.skeleton,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.class_names[label] if label < len(self.class_names) else str(label) for label in self.labels.tolist()]
+
+    @cached_property
+    def masks(self) -> Tensor | None:
+        """(N, H, W) bool in the original image, pasted when first asked for; None where the model has no masks."""
+        if self.mask_probabilities is None:
+            return None
+        return paste_masks(self.mask_probabilities, self.boxes, self.size, self.mask_threshold)
+
+    def rles(self) -> list[dict[str, Any]] | None:
+        """The masks as COCO run-length codes (``size``, ``counts`` as text), made inside the boxes without whole-image masks."""
+        if self.mask_probabilities is None:
+            return None
+        return masks_to_rle(self.mask_probabilities, self.boxes, self.size, self.mask_threshold)
+
+    def to(self, device: torch.device | str) -> Detections:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Detections(
+            self.boxes.to(device),
+            self.scores.to(device),
+            self.labels.to(device),
+            self.size,
+            self.class_names,
+            move(self.mask_probabilities),
+            move(self.keypoints),
+            self.mask_threshold,
+            self.skeleton,
+        )
+
+    def draw(self, image: Any, score: float = 0.5) -> Image.Image:
+        """The picture with the detections of at least ``score`` drawn on it.
+
+        ``image`` is the original picture: a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor.
+        """
+        from boxwood.drawing import draw_instances
+
+        chosen = self[self.scores >= score]
+        return draw_instances(
+            image,
+            boxes=chosen.boxes.cpu().numpy(),
+            labels=chosen.labels.tolist(),
+            names=chosen.names,
+            scores=chosen.scores.tolist(),
+            masks=None if chosen.masks is None else chosen.masks.cpu().numpy(),
+            keypoints=None if chosen.keypoints is None else chosen.keypoints.cpu().numpy(),
+            skeleton=self.skeleton,
+        )
+
+
+def empty_detections(size: tuple[int, int], class_names: Sequence[str] = ()) -> Detections:
+    """No detections in an image of ``size`` (height, width)."""
+    return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), size, tuple(class_names))
