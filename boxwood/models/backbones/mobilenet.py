@@ -1,0 +1,53 @@
+"""MobileNetV2 (Sandler et al., 2018): a light body for CPUs. The network is torchvision's; here it becomes a body."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torchvision.models
+from torch import Tensor, nn
+
+from boxwood.models.backbones.backbone import Backbone, BackboneConfig, Norm, freeze, make_norm
+
+__all__ = ["MobileNetV2", "MobileNetV2Config"]
+
+
+class MobileNetV2Config(BackboneConfig):
+    """A MobileNetV2 body that returns the last map of each stride from 4 to 32."""
+
+    short_kind: ClassVar[str] = "mobilenet_v2"
+
+    norm: Norm = "frozen_bn"
+    frozen_blocks: int = 0
+    """How many of the 19 blocks, from the image on, are not trained."""
+    weights: str | None = "IMAGENET1K_V1"
+    """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
+
+    def build(self) -> MobileNetV2:
+        return MobileNetV2(self)
+
+
+class MobileNetV2(Backbone):
+    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32."""
+
+    channels = (24, 32, 96, 1280)
+    strides = (4, 8, 16, 32)
+    taps = (3, 6, 13, 18)
+    """The blocks whose outputs are returned."""
+
+    def __init__(self, config: MobileNetV2Config) -> None:
+        super().__init__()
+        network: Any = torchvision.models.mobilenet_v2(norm_layer=lambda channels: make_norm(config.norm, channels))
+        if config.weights is not None:
+            weights = torchvision.models.MobileNet_V2_Weights[config.weights]
+            network.load_state_dict(weights.get_state_dict(progress=False, check_hash=True), strict=config.norm != "gn")
+        self.features: nn.Sequential = network.features
+        freeze(list(self.features)[: config.frozen_blocks])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps, x = [], images
+        for index, block in enumerate(self.features):
+            x = block(x)
+            if index in self.taps:
+                maps.append(x)
+        return maps

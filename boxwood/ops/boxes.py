@@ -1,0 +1,94 @@
+"""Boxes: areas, overlaps, clipping, and the coding of one box relative to another.
+
+Boxes are (..., 4) xyxy in absolute pixels with continuous coordinates: the width is x2 - x1.
+Letters: N, M boxes; R boxes that are coded, each against its own reference box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["MAX_LOG_SCALE", "area", "clip", "decode", "encode", "intersection", "ioa", "iou"]
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""A decoded box is at most so many times (e to this) larger than its reference; larger deltas would overflow exp."""
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas in square pixels. ``boxes`` (..., 4) -> (...).
+
+    >>> area(torch.tensor([[0.0, 0, 2, 3]])).tolist()
+    [6.0]
+    """
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Areas that every pair shares. ``a`` (N, 4), ``b`` (M, 4) -> (N, M)."""
+    top_left = torch.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    return (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every pair; 0 where both are empty. ``a`` (N, 4), ``b`` (M, 4) -> (N, M).
+
+    >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]]))
+    tensor([[0.3333]])
+    """
+    shared = intersection(a, b)
+    union = area(a)[:, None] + area(b)[None, :] - shared
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def ioa(a: Tensor, b: Tensor) -> Tensor:
+    """The share of each box of ``a`` that lies in each of ``b``: intersection over the area of ``a``; (N, 4), (M, 4) -> (N, M)."""
+    return intersection(a, b) / area(a)[:, None].clamp(min=torch.finfo(a.dtype).tiny)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes cut at the borders of their image.
+
+    ``boxes`` (..., 4) xyxy; ``sizes`` (..., 2) height and width, one a box or broadcast -> (..., 4).
+    """
+    width_height = sizes.to(boxes.dtype).flip(-1)
+    return torch.minimum(boxes.clamp(min=0), torch.cat([width_height, width_height], dim=-1))
+
+
+def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Deltas that turn each reference box into its box (Girshick et al., R-CNN, 2014, equations 6 to 9).
+
+    dx = wx (x - xr) / wr, dw = ww log(w / wr), likewise y and h, for centres x, y and sizes w, h.
+
+    Args:
+        boxes: (R, 4) xyxy, with positive sizes.
+        references: (R, 4) xyxy: anchors or proposals, with positive sizes.
+        weights: what dx, dy, dw, dh are multiplied with.
+
+    Returns:
+        (R, 4): dx, dy, dw, dh.
+    """
+    size, reference_size = boxes[..., 2:] - boxes[..., :2], references[..., 2:] - references[..., :2]
+    centre, reference_centre = boxes[..., :2] + 0.5 * size, references[..., :2] + 0.5 * reference_size
+    deltas = torch.cat([(centre - reference_centre) / reference_size, torch.log(size / reference_size)], dim=-1)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Boxes from deltas, the inverse of `encode`; sizes grow at most by exp(`MAX_LOG_SCALE`).
+
+    ``deltas`` (..., 4), ``references`` (..., 4) xyxy, broadcast -> (..., 4) xyxy.
+
+    >>> anchor = torch.tensor([[10.0, 10, 20, 30]])
+    >>> decode(encode(torch.tensor([[12.0, 8, 30, 20]]), anchor), anchor)
+    tensor([[12.,  8., 30., 20.]])
+    """
+    deltas = deltas / deltas.new_tensor(weights)
+    reference_size = references[..., 2:] - references[..., :2]
+    centre = references[..., :2] + 0.5 * reference_size + deltas[..., :2] * reference_size
+    half = 0.5 * reference_size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
+    return torch.cat([centre - half, centre + half], dim=-1)

@@ -1,0 +1,40 @@
+"""Losses with explicit counts, so that a batch spread over processes learns exactly as it would on one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["global_mean", "smooth_l1"]
+
+
+def global_mean(total: Tensor, count: Tensor | float) -> Tensor:
+    """``total / count``, where ``count`` is the mean over all training processes.
+
+    The gradients of processes are averaged. With each process's sum divided by the mean count, that average is the
+    gradient of the sum over all divided by the count over all: the loss of one process with the whole batch. A count of 0 over all
+    is taken as 1, so that a batch without anything to count gives 0.
+
+    >>> global_mean(torch.tensor(6.0), torch.tensor(4)).item(), global_mean(torch.tensor(0.0), 0).item()
+    (1.5, 0.0)
+    """
+    count = torch.as_tensor(count, dtype=torch.float32, device=total.device).detach()
+    processes = 1
+    if dist.is_available() and dist.is_initialized() and torch.is_grad_enabled():
+        processes = dist.get_world_size()
+        count = count.clone()
+        dist.all_reduce(count)
+    return total / (count.clamp(min=1.0) / processes)
+
+
+def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
+    """0.5 x^2 / beta where |x| < beta, else |x| - 0.5 beta, elementwise (Fast R-CNN, equation 3, where beta is 1); beta 0 is |x|.
+
+    >>> smooth_l1(torch.tensor([0.5, 3.0]), torch.zeros(2), beta=1.0).tolist()
+    [0.125, 2.5]
+    """
+    if beta == 0:
+        return F.l1_loss(prediction, target, reduction="none")
+    return F.smooth_l1_loss(prediction, target, beta=beta, reduction="none")

@@ -1,0 +1,132 @@
+"""Masks: rasterising truth, learning targets inside RoIs, pasting predictions into the image, run-length codes.
+
+Continuous coordinates throughout: pixel (or cell) i covers [i, i + 1], its centre is i + 0.5.
+Letters: N instances, R RoIs, S the resolution of stored masks, M of predicted masks, H x W pixels of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.ops
+from hotcoco import mask as coco_mask
+from torch import Tensor
+
+__all__ = ["mask_targets", "masks_to_rle", "paste_masks", "rasterize_polygons", "resize_bitmap"]
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def rasterize_polygons(parts: Sequence[np.ndarray[Any, Any]], box: tuple[float, float, float, float], size: int) -> Pixels:
+    """The union of polygons over a rectangle, on a square grid, by COCO's own rasteriser.
+
+    ``parts`` are (n, 2) points x, y; ``box`` xyxy is the rectangle in the same coordinates -> (size, size) uint8 of 0 and 1.
+
+    >>> triangle = np.array([[0, 0], [4, 0], [0, 4]], dtype=np.float32)
+    >>> rasterize_polygons([triangle], (0, 0, 4, 4), 4).tolist()
+    [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    """
+    x1, y1, x2, y2 = box
+    scale = size / np.maximum(np.array([x2 - x1, y2 - y1], dtype=np.float64), 1e-6)
+    outlines = [((part - (x1, y1)) * scale).ravel().tolist() for part in parts if len(part) >= 3]
+    if not outlines:
+        return np.zeros((size, size), dtype=np.uint8)
+    pixels: Pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, size, size)))
+    return pixels
+
+
+def resize_bitmap(values: Pixels, size: int) -> Pixels:
+    """A bitmap at another resolution: each new cell takes the pixel under its centre. ``values`` (h, w) -> (size, size), uint8."""
+    height, width = values.shape
+    rows = ((np.arange(size) + 0.5) * height / size).astype(np.int64)
+    columns = ((np.arange(size) + 0.5) * width / size).astype(np.int64)
+    return np.ascontiguousarray(values[rows[:, None], columns[None, :]])
+
+
+def mask_targets(bitmaps: Tensor, mask_boxes: Tensor, rois: Tensor, instances: Tensor, size: int) -> Tensor:
+    """The share of each cell of each RoI that its instance's mask covers (Mask R-CNN, section 3).
+
+    Detectron rasterised polygons inside every RoI on the host; here the stored bitmaps are sampled, which needs no transfer.
+
+    Args:
+        bitmaps: (N, S, S') of 0 and 1; bitmap i covers ``mask_boxes[i]``.
+        mask_boxes: (N, 4) xyxy.
+        rois: (R, 4) xyxy in the same frame.
+        instances: (R,) int64, which instance each RoI learns.
+        size: M.
+
+    Returns:
+        (R, M, M) float32, 0..1.
+    """
+    if len(rois) == 0:
+        return rois.new_zeros(0, size, size)
+    height, width = bitmaps.shape[-2:]
+    covered = mask_boxes[instances]
+    origin = covered[:, :2].repeat(1, 2)
+    cell = ((covered[:, 2:] - covered[:, :2]).clamp(min=1e-6) / rois.new_tensor([width, height])).repeat(1, 2)
+    in_bitmap = (rois - origin) / cell
+    indexed = torch.cat([instances[:, None].to(rois.dtype), in_bitmap], dim=1)
+    targets: Tensor = torchvision.ops.roi_align(bitmaps[:, None].to(rois.dtype), indexed, size, aligned=True)
+    return targets[:, 0]
+
+
+def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Each predicted mask, scaled to its box and cut at ``threshold``, in a mask of the whole image.
+
+    A pixel's probability is read bilinearly at its centre, with zeros around the mask; only pixels near the box are computed.
+
+    Args:
+        probabilities: (N, M, M) in 0..1.
+        boxes: (N, 4) xyxy in pixels of an image of ``size`` (H, W).
+
+    Returns:
+        (N, H, W) bool on the device of ``probabilities``.
+    """
+    pasted = torch.zeros(len(boxes), *size, dtype=torch.bool, device=probabilities.device)
+    for index, (top, left, crop) in enumerate(_crops(probabilities, boxes, size, threshold)):
+        pasted[index, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    return pasted
+
+
+def masks_to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[dict[str, Any]]:
+    """The masks of `paste_masks` as COCO run-length codes, without making whole-image masks.
+
+    Returns one ``{"size": [H, W], "counts": str}`` a mask.
+    """
+    height, width = size
+    codes = []
+    for top, left, crop in _crops(probabilities.cpu(), boxes.cpu(), size, threshold):
+        # COCO counts down the columns: only the columns that the crop touches are laid out.
+        columns = np.zeros((crop.shape[1], height), dtype=np.bool_)
+        columns[:, top : top + crop.shape[0]] = crop.numpy().T
+        flat = columns.ravel()
+        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        starts = np.concatenate([[0] if len(flat) and flat[0] else [], changes]) + left * height
+        edges = np.concatenate([[0], starts, [height * width]]).astype(np.int64)
+        code = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(edges).tolist()}, height, width)
+        codes.append({"size": [height, width], "counts": code["counts"].decode("ascii")})
+    return codes
+
+
+def _crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Iterator[tuple[int, int, Tensor]]:
+    """For each mask (top, left, (h, w) bool): its part inside the image, with the rim to which interpolation reaches.
+
+    Bilinear interpolation on a grid along the axes is a product of two small matrices: rows x mask x columns.
+    """
+    cells = probabilities.shape[-1]
+    for mask, (x1, y1, x2, y2) in zip(probabilities.float(), boxes.tolist(), strict=True):
+        top, rows = _weights(y1, y2, size[0], cells)
+        left, columns = _weights(x1, x2, size[1], cells)
+        yield top, left, rows.to(mask.device) @ mask @ columns.to(mask.device).T >= threshold
+
+
+def _weights(start: float, end: float, limit: int, cells: int) -> tuple[int, Tensor]:
+    """The first pixel that a mask over [start, end] reaches on one axis, and (pixels, cells) interpolation weights from there."""
+    cell = max(end - start, 1e-6) / cells
+    first = min(max(int(np.floor(start - cell / 2)), 0), limit)
+    last = min(max(int(np.ceil(end + cell / 2)), first), limit)
+    position = (torch.arange(first, last, dtype=torch.float32) + (0.5 - start)) / cell - 0.5
+    return first, (1 - (position[:, None] - torch.arange(cells)).abs()).clamp(min=0)

@@ -1,0 +1,129 @@
+"""RoIAlign (He et al., Mask R-CNN, 2017, section 3): features of a fixed size from boxes of any size.
+
+Every output cell averages a grid of points, each read bilinearly from the map: it is a weighted sum of a few of the map's
+pixels. On a CPU that sum is one `embedding_bag` whose table is the map itself, channels last, and whose per-sample weights are the bilinear ones: several
+times faster than an operator that walks the channels. On other devices torchvision's operator does the work.
+
+Letters: B images, C channels, H x W the map, R RoIs, P cells a side, G sampling points a cell and side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor
+
+__all__ = ["assign_levels", "roi_align", "roi_align_levels"]
+
+
+def roi_align(
+    features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale: float, sampling_ratio: int = 2, aligned: bool = True
+) -> Tensor:
+    """Features of each RoI on a ``size`` x ``size`` grid.
+
+    Args:
+        features: (B, C, H, W) floating; a map in channels_last memory is read in place.
+        rois: (R, 4) xyxy in pixels of the network's input. No gradient flows to them.
+        images: (R,) int64, the image of each RoI.
+        size: P.
+        scale: cells of the map per pixel of the input, 1 / stride.
+        sampling_ratio: G, or 0 for as many points as the cell has map pixels, rounded up (R-CNN on C4).
+        aligned: pixel i of the map has its centre at i + 0.5 (correct). False is Detectron's and torchvision's first
+            version, shifted by half a map pixel and with RoIs at least one map pixel wide.
+
+    Returns:
+        (R, C, P, P) in the type of ``features``.
+    """
+    if features.device.type != "cpu" or len(rois) == 0:
+        indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
+        pooled: Tensor = torchvision.ops.roi_align(features, indexed, size, scale, sampling_ratio, aligned)
+        return pooled
+    rois = rois.detach().float() * scale - (0.5 if aligned else 0.0)
+    extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0 if aligned else 1.0)
+    if sampling_ratio > 0:
+        return _pool(features, rois, extent, images, size, torch.full((len(rois),), sampling_ratio), sampling_ratio)
+    # RoIs are done in groups whose grids have the same longer side, so that few weights are zero.
+    points = torch.ceil(extent / size).clamp(min=1).long()
+    longest = points.amax(dim=1)
+    pooled = features.new_empty(len(rois), features.shape[1], size, size)
+    for most in longest.unique().tolist():
+        chosen = (longest == most).nonzero()[:, 0]
+        part = _pool(features, rois[chosen], extent[chosen], images[chosen], size, points[chosen], most)
+        pooled = pooled.index_copy(0, chosen, part)
+    return pooled
+
+
+def roi_align_levels(
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    levels: Tensor,
+    rois: Tensor,
+    images: Tensor,
+    size: int,
+    *,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> Tensor:
+    """`roi_align` of each RoI on the pyramid level that it is assigned to.
+
+    ``features`` are the levels' (B, C, H_l, W_l), ``strides`` theirs in pixels, ``levels`` (R,) the index of each RoI's -> (R, C, P, P).
+    """
+    pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
+    for level, (level_features, stride) in enumerate(zip(features, strides, strict=True)):
+        chosen = (levels == level).nonzero()[:, 0]
+        if len(chosen):
+            part = roi_align(
+                level_features, rois[chosen], images[chosen], size, scale=1 / stride, sampling_ratio=sampling_ratio, aligned=aligned
+            )
+            pooled = pooled.index_copy(0, chosen, part)
+    return pooled
+
+
+def assign_levels(boxes: Tensor, num_levels: int, *, canonical_size: float = 224.0, canonical_level: int = 2) -> Tensor:
+    """The pyramid level of each box by its size (Lin et al., Feature Pyramid Networks, 2017, equation 1).
+
+    A box of ``canonical_size`` pixels a side goes to ``canonical_level``, counted from the finest level (P4 among P2..P5 is 2).
+    ``boxes`` (R, 4) -> (R,) int64 in 0..num_levels-1.
+
+    >>> assign_levels(torch.tensor([[0.0, 0, 111, 111], [0, 0, 112, 112], [0, 0, 224, 224], [0, 0, 900, 900]]), 4).tolist()
+    [0, 1, 2, 3]
+    """
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
+    level = torch.floor(canonical_level + torch.log2(side / canonical_size) + 1e-6)
+    return level.clamp(0, num_levels - 1).to(torch.int64)
+
+
+def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: int, points: Tensor, most: int) -> Tensor:
+    """RoIs in map pixels -> (R, C, P, P). ``points`` (R,) or (R, 2: x, y) counts a cell's sampling points, at most ``most``."""
+    num_images, channels, height, width = features.shape
+    points = points if points.dim() == 2 else points[:, None].expand(-1, 2)
+    x, x_weight = _axis(rois[:, 0], extent[:, 0], width, size, points[:, 0], most)
+    y, y_weight = _axis(rois[:, 1], extent[:, 1], height, size, points[:, 1], most)
+    row = y * width + (images * (height * width)).to(torch.int32)[:, None, None]
+    pixel = row[:, :, None, :, None] + x[:, None, :, None, :]
+    weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+    table = features.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, channels)
+    entries = (len(rois) * size * size, 4 * most * most)
+    pooled = F.embedding_bag(pixel.reshape(entries), table, per_sample_weights=weight.reshape(entries).to(table.dtype), mode="sum")
+    return pooled.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
+
+
+def _axis(start: Tensor, extent: Tensor, limit: int, size: int, points: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Map pixels and their weights along one axis: two (R, P, 2 * most), int32 and float32.
+
+    A point outside [-1, limit] weighs nothing; between the border and the outermost pixel's centre it reads that pixel.
+    """
+    count = points[:, None, None].float()
+    cell = torch.arange(size, dtype=torch.float32)[None, :, None]
+    point = torch.arange(most, dtype=torch.float32)[None, None, :]
+    position = start[:, None, None] + (cell + (point + 0.5) / count) * (extent[:, None, None] / size)
+    weight = ((position >= -1) & (position <= limit) & (point < count)) / count
+    position = position.clamp(0, limit - 1)
+    low = position.floor().clamp(max=max(limit - 2, 0))
+    fraction = position - low
+    pixels = torch.stack([low, (low + 1).clamp(max=limit - 1)], dim=-1).to(torch.int32)
+    weights = torch.stack([1 - fraction, fraction], dim=-1) * weight[..., None]
+    return pixels.flatten(2), weights.flatten(2)
