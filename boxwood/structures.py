@@ -129,6 +129,8 @@ class Sample:
     """One an instance, or None where the data set has no masks."""
     keypoints: Tensor | None = None
     """(N, K, 3) float32: x, y in pixels of ``image``, visibility 0 (not labelled), 1 (hidden), 2 (visible)."""
+    keypoint_flip: tuple[int, ...] = ()
+    """`KeypointFacts.flip` of the data set, for transforms that mirror; empty where there are no keypoints."""
 
     @property
     def size(self) -> tuple[int, int]:
