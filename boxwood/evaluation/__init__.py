@@ -1,0 +1,19 @@
+"""Detections and truth in, numbers out."""
+
+from boxwood.evaluation.backend import Backend
+from boxwood.evaluation.coco import CocoEvaluator
+from boxwood.evaluation.evaluator import Evaluator, Metrics, evaluate
+from boxwood.evaluation.proposals import ProposalEvaluator
+from boxwood.evaluation.report import format_table, save_detections, save_metrics
+
+__all__ = [
+    "Backend",
+    "CocoEvaluator",
+    "Evaluator",
+    "Metrics",
+    "ProposalEvaluator",
+    "evaluate",
+    "format_table",
+    "save_detections",
+    "save_metrics",
+]

@@ -1,0 +1,116 @@
+"""The COCO API's matching, by one of two libraries that agree to the last digit: hotcoco (fast) and pycocotools (the reference).
+
+Both give the arrays from which every number of COCO is a mean: precision (T, R, K, A, M) and recall (T, K, A, M) over T = 10 IoU
+thresholds, R = 101 recalls, K categories, A = 4 ranges of area (all, small, medium, large) and M limits of detections per image; -1
+where there is no truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any, Literal, TypeAlias
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.errors import UserError
+from boxwood.evaluation.truth import Results, Truth
+
+__all__ = ["AREAS", "Backend", "Curves", "check_backend", "compare"]
+
+Backend: TypeAlias = Literal["hotcoco", "pycocotools"]
+AREAS = ("", "s", "m", "l")
+"""Suffixes of the metrics' names in the order of the arrays' areas."""
+
+Curves: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Precision and recall."""
+
+
+def check_backend(backend: str) -> None:
+    """Raise `UserError` where ``backend`` is unknown or not installed."""
+    if backend not in ("hotcoco", "pycocotools"):
+        raise UserError(f"unknown evaluation backend '{backend}'; choose 'hotcoco' or 'pycocotools'")
+    if backend == "pycocotools":
+        try:
+            import pycocotools  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "evaluation backend 'pycocotools' is not installed; run: pip install 'boxwood[pycocotools]', or use 'hotcoco'"
+            ) from None
+
+
+def compare(
+    truth: Truth, results: Results, positions: list[int], task: str, limits: list[int], by_class: bool, backend: Backend
+) -> Curves:
+    """Match detections with the truth and return the precision and recall arrays.
+
+    ``positions[label]`` is the category's position in ``truth``, 0 where the truth does not know it; such detections are left
+    out, as are those of unknown images. ``limits`` are the numbers of best detections to look at, ascending. ``by_class`` False
+    matches any class with any (K = 1).
+    """
+    order = sorted((image_id for image_id in results if image_id in truth.image_position), key=truth.image_position.__getitem__)
+    columns, rles = _columns(truth, results, order, positions, task)
+    evaluator = (_hotcoco if backend == "hotcoco" else _pycocotools)(truth, columns, rles, task)
+    parameters = evaluator.params
+    parameters.maxDets = limits
+    parameters.useCats = by_class
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _columns(
+    truth: Truth, results: Results, order: list[int], positions: list[int], task: str
+) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
+    """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks."""
+    table = np.asarray(positions, dtype=np.float64)
+    parts, rles = [np.zeros((0, 7))], []
+    for image_id in order:
+        found = results[image_id]
+        part = np.empty((len(found), 7))
+        part[:, 0] = truth.image_position[image_id]
+        part[:, 1:5] = found.boxes
+        part[:, 5] = found.scores
+        part[:, 6] = table[found.labels]
+        known = part[:, 6] > 0
+        parts.append(part[known])
+        if task == "segm":
+            rles += [rle for rle, keep in zip(found.rles or (), known, strict=True) if keep]
+    return np.concatenate(parts), rles
+
+
+def _records(columns: NDArray[np.float64], rles: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """COCO results. Those of masks carry no box: with one, the COCO API would take the box's area for the mask's."""
+    records = []
+    for row, (image, x, y, width, height, score, category) in enumerate(columns.tolist()):
+        record: dict[str, Any] = {"image_id": int(image), "category_id": int(category), "score": score}
+        if task == "segm":
+            record["segmentation"] = rles[row]
+        else:
+            record["bbox"] = [x, y, width, height]
+        records.append(record)
+    return records
+
+
+def _hotcoco(truth: Truth, columns: NDArray[np.float64], rles: list[dict[str, Any]], task: str) -> Any:
+    coco = hotcoco.COCO(truth.coco(task))
+    return hotcoco.COCOeval(coco, coco.load_res(_records(columns, rles, task) if task == "segm" else columns), task)
+
+
+def _pycocotools(truth: Truth, columns: NDArray[np.float64], rles: list[dict[str, Any]], task: str) -> Any:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco, found = COCO(), COCO()
+        coco.dataset = truth.coco(task)
+        coco.createIndex()
+        if len(columns):
+            found = coco.loadRes(_records(columns, rles, task))
+        else:  # its loadRes looks at the first record
+            found.dataset = {**coco.dataset, "annotations": []}
+            found.createIndex()
+        return COCOeval(coco, found, task)

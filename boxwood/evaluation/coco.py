@@ -1,0 +1,133 @@
+"""COCO's average precision of boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.errors import UserError
+from boxwood.evaluation.backend import AREAS, Backend, Curves, check_backend, compare
+from boxwood.evaluation.diagnosis import explain
+from boxwood.evaluation.evaluator import Metrics
+from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
+from boxwood.structures import Categories, Detections
+
+__all__ = ["CocoEvaluator"]
+
+
+class CocoEvaluator:
+    """AP and AR as the COCO API defines them (https://cocodataset.org/#detection-eval), in fractions; -1 where there is no truth.
+
+    ``truth`` is a COCO dictionary (``images``, ``annotations``, ``categories``), ``categories`` the model's classes,
+    ``max_detections`` how many of an image's best detections of each class count, ``backend`` ``hotcoco`` or ``pycocotools``:
+    the numbers are the same to the last digit.
+
+    `compute` gives for each task: AP (mean over IoU 0.50:0.95), AP50, AP75; APs, APm, APl and ARs, ARm, ARl of small (area up
+    to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last at ``max_detections``, under its own
+    number). Then ``per_class``: AP of each task and ``count``, the number of true instances; and ``notes``: in words, why a
+    number is -1 or 0.
+
+    Raises `UserError` where the backend is not installed or an annotation has no box.
+    """
+
+    def __init__(
+        self,
+        truth: Mapping[str, Any],
+        categories: Categories,
+        tasks: Sequence[str] = ("bbox", "segm"),
+        max_detections: int = 100,
+        backend: Backend = "hotcoco",
+    ) -> None:
+        check_backend(backend)
+        if unknown := set(tasks) - {"bbox", "segm"}:
+            raise UserError(f"unknown evaluation task '{sorted(unknown)[0]}'; choose among 'bbox' and 'segm'")
+        assert max_detections > 0
+        self.truth = Truth(truth)
+        self.categories = categories
+        self.tasks = tuple(tasks)
+        self.max_detections = max_detections
+        self.backend: Backend = backend
+        self.results: Results = {}
+
+    def add(self, image_id: int, detections: Detections) -> None:
+        """Take an image's detections; of an image that was added before, the first stay."""
+        if image_id not in self.results:
+            with_masks = "segm" in self.tasks and detections.mask_probabilities is not None
+            self.results[image_id] = ImageResults.of(detections, with_masks)
+
+    def gather(self) -> None:
+        """Merge the detections of all processes of `torch.distributed`; the numbers are those of one process to the last digit."""
+        self.results = gather_results(self.results)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The detections as COCO results, in the order of image ids and ranks; ``segmentation`` where there are masks.
+
+        Who gives them to the COCO API for masks must take ``bbox`` out, or it measures the boxes' areas.
+        """
+        records = []
+        for image_id in sorted(self.results):
+            found = self.results[image_id]
+            for rank, label in enumerate(found.labels.tolist()):
+                record = {
+                    "image_id": image_id,
+                    "category_id": self.categories.ids[label],
+                    "bbox": found.boxes[rank].tolist(),
+                    "score": float(found.scores[rank]),
+                }
+                if found.rles is not None:
+                    record["segmentation"] = found.rles[rank]
+                records.append(record)
+        return records
+
+    def compute(self) -> Metrics:
+        """The numbers of all that was added; images of the truth that were not added count as images without detections."""
+        positions = [self.truth.category_position.get(category, 0) for category in self.categories.ids]
+        limits = sorted({1, 10, self.max_detections})
+        metrics: Metrics = {}
+        per_class: dict[str, dict[str, Any]] = {name: {} for name in self.truth.names()}
+        for task in self.tasks:
+            if task == "segm" and any(found.rles is None and len(found) for found in self.results.values()):
+                continue  # a model without masks
+            curves = compare(self.truth, self.results, positions, task, limits, True, self.backend)
+            metrics[task] = summarize(curves, limits, self.max_detections)
+            for row, ap in zip(per_class.values(), class_precision(curves, limits.index(self.max_detections)), strict=True):
+                row[task] = ap
+        for row, count in zip(per_class.values(), self.truth.counts(), strict=True):
+            row["count"] = count
+        metrics["per_class"] = per_class
+        metrics["notes"] = explain(self.truth, self.results, self.categories, metrics, self.max_detections)
+        return metrics
+
+
+def summarize(curves: Curves, limits: list[int], limit: int) -> dict[str, float]:
+    """COCO's twelve numbers from the precision and recall arrays; AP and the AR by size look at ``limit`` detections."""
+    precision, recall = curves
+    last = limits.index(limit)
+    table = {
+        "AP": mean_of_known(precision[:, :, :, 0, last]),
+        "AP50": mean_of_known(precision[0, :, :, 0, last]),
+        "AP75": mean_of_known(precision[5, :, :, 0, last]),
+    }
+    for area in (1, 2, 3):
+        table[f"AP{AREAS[area]}"] = mean_of_known(precision[:, :, :, area, last])
+    for position, number in enumerate(limits):
+        table[f"AR{number}"] = mean_of_known(recall[:, :, 0, position])
+    for area in (1, 2, 3):
+        table[f"AR{AREAS[area]}"] = mean_of_known(recall[:, :, area, last])
+    return table
+
+
+def class_precision(curves: Curves, last: int) -> list[float]:
+    """AP of each class."""
+    precision, _ = curves
+    return [mean_of_known(precision[:, :, k, 0, last]) for k in range(precision.shape[2])]
+
+
+def mean_of_known(values: NDArray[np.float64]) -> float:
+    """The mean of what is not -1; -1 where nothing is known."""
+    known = values[values > -1]
+    return float(np.mean(known)) if known.size else -1.0

@@ -1,0 +1,118 @@
+"""Results for people and for other programs: a table for a terminal, JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from boxwood.evaluation.evaluator import Metrics
+
+__all__ = ["format_table", "save_detections", "save_metrics"]
+
+WIDTH = 100
+COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+
+
+def save_metrics(metrics: Metrics, path: Path | str) -> None:
+    """Write the metrics as JSON, complete or not at all."""
+    _write(Path(path), [json.dumps(metrics, indent=2, ensure_ascii=False), "\n"])
+
+
+def save_detections(records: Iterable[dict[str, Any]], path: Path | str) -> None:
+    """Write COCO results as JSON, one record a line, complete or not at all."""
+
+    def lines() -> Iterable[str]:
+        before = "[\n"
+        for record in records:
+            yield before + json.dumps(record, ensure_ascii=False)
+            before = ",\n"
+        yield "[]\n" if before == "[\n" else "\n]\n"
+
+    _write(Path(path), lines())
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def format_table(metrics: Metrics) -> str:
+    """The metrics as plain text of at most 100 columns: a row a task, then AP and count of each class, then the notes.
+
+    >>> print(format_table({"bbox": {"AP": 0.5, "AP50": 0.75, "AP75": 0.5, "APs": -1.0, "APm": 0.5, "APl": 0.5, "AR100": 0.6}}))
+               AP   AP50   AP75    APs    APm    APl  AR100
+    bbox    0.500  0.750  0.500      -  0.500  0.500  0.600
+    """
+    blocks = []
+    if tasks := [task for task in ("bbox", "segm") if task in metrics]:
+        # AR at the limit of detections stands under its own number.
+        last = max((key for key in metrics[tasks[0]] if key[2:].isdigit() and key.startswith("AR")), key=lambda key: int(key[2:]))
+        blocks.append(_rows([*COLUMNS[:-1], last], {task: metrics[task] for task in tasks}))
+    if "proposals" in metrics:
+        blocks.append(_rows(list(metrics["proposals"]), {"proposals": metrics["proposals"]}))
+    if per_class := metrics.get("per_class"):
+        blocks.append(_classes(per_class, tasks))
+    if notes := metrics.get("notes"):
+        blocks.append(
+            "\n".join(
+                line for note in notes for line in textwrap.wrap(note, WIDTH, initial_indent="note: ", subsequent_indent="  ")
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def _number(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
+
+
+def _rows(columns: list[str], rows: dict[str, dict[str, float]]) -> str:
+    margin = max(6, *(len(name) for name in rows))
+    lines = [" " * margin + "".join(f"{column:>{max(7, len(column) + 1)}}" for column in columns)]
+    for name, row in rows.items():
+        lines.append(f"{name:<{margin}}" + "".join(f"{_number(row[column]):>{max(7, len(column) + 1)}}" for column in columns))
+    return "\n".join(lines)
+
+
+def _classes(per_class: dict[str, dict[str, Any]], tasks: Sequence[str]) -> str:
+    """Two or three classes beside each other where their names are short enough."""
+    heads = {"bbox": "box AP", "segm": "mask AP"}
+    name_width = min(32, max(5, *(display_width(name) for name in per_class)))
+    head = fit("class", name_width) + f"{'count':>8}" + "".join(f"{heads[task]:>9}" for task in tasks)
+    cells = [
+        fit(name, name_width) + f"{row['count']:>8}" + "".join(f"{_number(row[task]):>9}" for task in tasks)
+        for name, row in per_class.items()
+    ]
+    columns = 1 if len(cells) <= 8 else max(1, min(3, (WIDTH + 4) // (display_width(head) + 4)))
+    height = -(-len(cells) // columns)
+    lines = ["    ".join([head] * min(columns, -(-len(cells) // height)))]
+    lines += ["    ".join(cells[row::height]) for row in range(height)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes in a terminal.
+
+    >>> display_width("nut"), display_width("胡桃")
+    (3, 4)
+    """
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fit(text: str, width: int) -> str:
+    """``text`` in exactly ``width`` columns of a terminal, cut where it is longer."""
+    if display_width(text) > width:
+        while display_width(text) > width - 2:
+            text = text[:-1]
+        text += ".."
+    return text + " " * (width - display_width(text))

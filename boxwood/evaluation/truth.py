@@ -1,0 +1,132 @@
+"""Truth and detections in the form in which they are compared: few fields, flat arrays, ids counted from 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.distributed
+from numpy.typing import NDArray
+
+from boxwood.errors import UserError
+from boxwood.structures import Detections
+
+__all__ = ["ImageResults", "Results", "Truth", "gather_results"]
+
+
+@dataclass(slots=True)
+class ImageResults:
+    """The detections of one image, best first."""
+
+    boxes: NDArray[np.float64]
+    """(N, 4) x, y, width, height in pixels of the original image."""
+    scores: NDArray[np.float64]
+    """(N,)."""
+    labels: NDArray[np.int64]
+    """(N,) 0..C-1."""
+    rles: list[dict[str, Any]] | None = None
+    """Masks as COCO run-length codes."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def of(cls, detections: Detections, with_masks: bool) -> ImageResults:
+        boxes = detections.boxes.detach().cpu().double().numpy().reshape(-1, 4).copy()
+        boxes[:, 2:] -= boxes[:, :2]
+        scores = detections.scores.detach().cpu().double().numpy()
+        return cls(boxes, scores, detections.labels.cpu().numpy(), detections.rles() if with_masks else None)
+
+
+Results = dict[int, ImageResults]
+"""Detections by image id."""
+
+
+def gather_results(results: Results) -> Results:
+    """The results of all processes; of an image that several have seen, those of the first."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return results
+    parts: list[Results] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, results)
+    merged: Results = {}
+    for part in parts:
+        for image_id, found in part.items():
+            merged.setdefault(image_id, found)
+    return merged
+
+
+class Truth:
+    """A data set's truth, made ready for comparison.
+
+    The COCO API compares images and classes in the order of their ids, and ties in score are settled by that order. Here ids are
+    replaced by positions in that order, counted from 1, and annotations are numbered anew from 1: the result is the same for
+    any ids, and an annotation with the id 0, which the COCO API takes for "not matched", counts as it should.
+
+    Raises `UserError` where an annotation has no box.
+    """
+
+    def __init__(self, coco: Mapping[str, Any]) -> None:
+        self.images = sorted(coco["images"], key=lambda image: image["id"])
+        self.categories = sorted(coco["categories"], key=lambda category: category["id"])
+        self.image_position = {image["id"]: position for position, image in enumerate(self.images, start=1)}
+        self.category_position = {category["id"]: position for position, category in enumerate(self.categories, start=1)}
+        self.annotations: list[dict[str, Any]] = []
+        self.without_area: list[int] = []
+        self.without_mask: list[int] = []
+        for annotation in coco["annotations"]:
+            if annotation["image_id"] in self.image_position and annotation["category_id"] in self.category_position:
+                self.annotations.append(self._prepare(annotation))
+
+    def _prepare(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
+        if len(annotation.get("bbox") or ()) != 4:
+            raise UserError(
+                f"annotation {annotation.get('id')} of image {annotation['image_id']}: "
+                "'bbox' must be x, y, width, height; add it to the truth"
+            )
+        if annotation.get("area") is None:
+            self.without_area.append(annotation.get("id", -1))
+        if not annotation.get("segmentation"):
+            self.without_mask.append(annotation.get("id", -1))
+        area = annotation.get("area")
+        return {
+            "id": len(self.annotations) + 1,
+            "image_id": self.image_position[annotation["image_id"]],
+            "category_id": self.category_position[annotation["category_id"]],
+            "bbox": annotation["bbox"],
+            "area": annotation["bbox"][2] * annotation["bbox"][3] if area is None else area,
+            "iscrowd": int(annotation.get("iscrowd") or 0),
+            "segmentation": annotation.get("segmentation") or None,
+        }
+
+    def names(self) -> list[str]:
+        """The categories' names in the order of their ids; a name that occurs twice has its id behind it."""
+        names = [str(category.get("name", category["id"])) for category in self.categories]
+        return [f"{n} ({c['id']})" if names.count(n) > 1 else n for n, c in zip(names, self.categories, strict=True)]
+
+    def counts(self) -> list[int]:
+        """How many instances each category has, crowd regions left out."""
+        counts = [0] * len(self.categories)
+        for annotation in self.annotations:
+            if not annotation["iscrowd"]:
+                counts[annotation["category_id"] - 1] += 1
+        return counts
+
+    def coco(self, task: str) -> dict[str, Any]:
+        """The truth as a COCO dictionary. For ``segm`` an instance without a mask is a region to ignore: its box, as a crowd."""
+        images = [
+            {"id": position, "height": image.get("height", 0), "width": image.get("width", 0)}
+            for position, image in enumerate(self.images, start=1)
+        ]
+        categories = [{"id": position, "name": name} for position, name in enumerate(self.names(), start=1)]
+        annotations: list[dict[str, Any]] = []
+        for annotation in self.annotations:
+            copy = dict(annotation)
+            segmentation = copy.pop("segmentation")
+            if task == "segm":
+                x, y, width, height = annotation["bbox"]
+                copy["segmentation"] = segmentation or [[x, y, x, y + height, x + width, y + height, x + width, y]]
+                copy["iscrowd"] = annotation["iscrowd"] if segmentation else 1
+            annotations.append(copy)
+        return {"images": images, "categories": categories, "annotations": annotations}
