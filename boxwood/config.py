@@ -14,20 +14,30 @@ The file knows nothing of detectors: the tree itself is `boxwood.run.RunConfig`.
 from __future__ import annotations
 
 import difflib
-import re
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 
+from boxwood import safe_yaml
 from boxwood.errors import UserError
 
-__all__ = ["Component", "Config", "ConfigError", "apply_overrides", "differences", "from_tree", "read_yaml", "to_tree", "to_yaml"]
-
-MAX_YAML_BYTES = 1_000_000
+__all__ = [
+    "Component",
+    "Config",
+    "ConfigError",
+    "apply_overrides",
+    "did_you_mean",
+    "differences",
+    "from_tree",
+    "from_yaml",
+    "overlay",
+    "to_tree",
+    "to_yaml",
+]
 
 C = TypeVar("C", bound="Config")
 
@@ -40,38 +50,61 @@ class ConfigError(UserError):
         super().__init__("; ".join(problems))
 
 
+class UnknownAttributeError(ConfigError, AttributeError):
+    """A misspelt key, set as an attribute in Python."""
+
+
 class Config(BaseModel):
     """Base of every configuration: unknown keys are errors, also by attribute, and values are checked on assignment.
+
+    Fields are scalars, strings, tuples of those, and other configurations; a list given for a tuple becomes one.
 
     >>> class Optim(Config):
     ...     lr: float = 0.02
     >>> optim = Optim()
     >>> optim.rl = 0.1
     Traceback (most recent call last):
-    AttributeError: Optim has no key 'rl' (did you mean 'lr'?)
+    boxwood.config.UnknownAttributeError: Optim has no key 'rl' (did you mean 'lr'?)
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, strict=True, use_attribute_docstrings=True, validate_default=False)
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    if not TYPE_CHECKING:  # the checker knows the fields of every subclass, and would see only ``**values``
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                self.__pydantic_validator__.validate_python(values, self_instance=self)
+            except ValidationError as error:
+                name = type(self).__name__
+                raise ConfigError([f"{name}: {p}" for p in _problems(type(self), values, error)]) from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic need not call it for the configurations inside another
 
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, value: Any) -> Any:
         """YAML and JSON know only lists; every sequence of a configuration is a tuple."""
-        if isinstance(value, dict):
-            return {key: _tuples(item) for key, item in value.items()}
-        return value
+        return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in type(self).model_fields:
-            raise AttributeError(f"{type(self).__name__} has no key '{name}'{did_you_mean(name, type(self).model_fields)}")
-        super().__setattr__(name, _tuples(value))
+        fields = type(self).model_fields
+        if name not in fields:
+            raise UnknownAttributeError([f"{type(self).__name__} has no key {name!r}{did_you_mean(name, fields)}"])
+        value = _tuples(value)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            problems = _problems(type(self), {name: value}, error)
+            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems]) from None
 
 
 class Component(Config):
     """A configuration that stands for one of several exchangeable classes, told apart by ``kind``.
 
     A field annotated with a base component accepts any subclass. In a file it is a mapping whose ``kind`` names
-    the subclass: the class's own ``kind`` for a built-in one, ``module:Class`` for a user's.
+    the subclass: the class's own ``short_kind`` for a built-in one, ``module:Class`` for a user's.
     """
 
     short_kind: ClassVar[str] = ""
@@ -79,33 +112,40 @@ class Component(Config):
 
     @classmethod
     def kind(cls) -> str:
+        """The name of this class in files and on the command line."""
         return cls.__dict__.get("short_kind") or f"{cls.__module__}:{cls.__qualname__}"
 
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
-        """All concrete classes below this one that are imported now, by kind."""
-        found: dict[str, type[Self]] = {}
-        pending: list[type[Self]] = [cls]
-        while pending:
-            candidate = pending.pop()
-            found[candidate.kind()] = candidate
-            pending.extend(candidate.__subclasses__())
-        return found
+        """This class and those below it that are imported now and can be used as they are, by kind."""
+        below = [cls]
+        for candidate in below:
+            below.extend(candidate.__subclasses__())
+        return {candidate.kind(): candidate for candidate in below if not inspect.isabstract(candidate)}
 
     @model_validator(mode="wrap")
     @classmethod
     def _choose_class(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(value, dict) or "kind" not in value:
+        if not isinstance(value, dict):
             return handler(value)
         value = dict(value)
-        kind = value.pop("kind")
-        chosen = cls.kinds().get(kind)
+        kind = value.pop("kind", None if inspect.isabstract(cls) else cls.kind())
+        chosen = cls.kinds().get(kind) if isinstance(kind, str) else None
         if chosen is None:
             hint = did_you_mean(str(kind), cls.kinds())
             if isinstance(kind, str) and ":" in kind:
                 hint = f"; import its module first (--import {kind.split(':')[0]})"
-            raise ValueError(f"unknown kind '{kind}'{hint}")
+            raise ValueError(f"needs its kind{hint}" if kind is None else f"has an unknown kind {kind!r}{hint}")
         return handler(value) if chosen is cls else chosen.model_validate(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """One alternative a kind, so that an editor can complete the keys of each."""
+        alternatives = []
+        for kind, chosen in cls.kinds().items():
+            schema = handler.resolve_ref_schema(handler(core_schema if chosen is cls else chosen.__pydantic_core_schema__))
+            alternatives.append({**schema, "properties": {"kind": {"const": kind}, **schema.get("properties", {})}})
+        return {"anyOf": alternatives}
 
 
 # ------------------------------------------------------------------------------------------------ trees and text
@@ -120,60 +160,44 @@ def to_tree(config: Config) -> dict[str, Any]:
 
 
 def from_tree(cls: type[C], tree: dict[str, Any], where: str = "", lines: dict[str, int] | None = None) -> C:
-    """Validate ``tree`` as a ``cls``. ``where`` names the file; ``lines`` its line per dotted key.
+    """Validate ``tree`` as a ``cls``; ``where`` names the file it came from, ``lines`` the line of each dotted key.
 
     Raises `ConfigError` with all mistakes at once.
     """
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError([_explain(cls, tree, detail, where, lines or {}) for detail in error.errors()]) from None
+        raise ConfigError(_problems(cls, tree, error, where, lines or {})) from None
+
+
+def overlay(config: C, tree: dict[str, Any], where: str = "", lines: dict[str, int] | None = None) -> C:
+    """A copy of ``config`` in which the keys of ``tree`` replace its own, mapping by mapping.
+
+    A component whose ``kind`` changes starts from the defaults of its new class. Raises `ConfigError`.
+    """
+    try:
+        merged = _merge(to_tree(config), tree, config)
+    except ConfigError as error:
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from None
+    return from_tree(type(config), merged, where, lines)
 
 
 def to_yaml(config: Config) -> str:
-    """The complete configuration as YAML; `read_yaml` and `from_tree` give it back unchanged."""
-    return yaml.dump(to_tree(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    """The complete configuration as YAML; `from_yaml` gives it back unchanged."""
+    return safe_yaml.dump(to_tree(config))
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a YAML file safely: the tree, and the line on which each dotted key stands.
-
-    Raises `UserError` where the file is missing, too large, not YAML, not a mapping, repeats a key or uses aliases.
-    """
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise UserError(f"{path}: larger than {MAX_YAML_BYTES} bytes, so it is no configuration")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; name a YAML file") from None
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise UserError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
-        node = yaml.compose(text, Loader=_Loader)
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506  (_Loader is a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', error)})") from None
-    except RecursionError:
-        raise UserError(f"{path}: is nested too deeply to be a configuration") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys to values, got {type(tree).__name__}")
-    lines: dict[str, int] = {}
-    for key, line in _lines(node, ()):
-        if key in lines:
-            raise UserError(f"{path}:{line}: the key '{key}' stands twice; keep one")
-        lines[key] = line
-    return tree, lines
+def from_yaml(cls: type[C], text: str, where: str = "") -> C:
+    """The configuration that `to_yaml` wrote. Raises `UserError` where the text is not YAML, else `ConfigError`."""
+    tree, lines = safe_yaml.parse_mapping(text, where)
+    return from_tree(cls, tree, where, lines)
 
 
 def apply_overrides(config: C, overrides: Iterable[str]) -> C:
     """A copy of ``config`` with each ``dotted.key=value`` applied; the value is read as YAML.
 
-    An index selects an element of a tuple (``data.train.transforms.0.p=0``). Setting ``….kind`` starts that component
-    from its defaults, whatever the order. Raises `ConfigError` with all mistakes at once.
+    An index selects an element of a tuple (``data.train.transforms.0.p=0``). A mapping is laid over what is there; setting
+    ``….kind`` starts that component from its defaults, whatever the order. Raises `ConfigError` with all mistakes at once.
 
     >>> class Optim(Config):
     ...     lr: float = 0.02
@@ -185,29 +209,36 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
     boxwood.config.ConfigError: unknown key 'rl' (did you mean 'lr'?)
     """
     problems: list[str] = []
-    pairs: list[tuple[list[str], Any]] = []
+    changes: list[tuple[list[str], Any]] = []
+    now = dict(_leaves(to_tree(config), ()))
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, equals, text = (part.strip() for part in override.partition("="))
         if not equals or not key:
-            problems.append(f"'{override}' is not key=value")
+            problems.append(f"{_short(override)} is not key=value")
             continue
         try:
-            pairs.append((key.split("."), yaml.load(text, Loader=_Loader)))  # noqa: S506
-        except yaml.YAMLError:
-            problems.append(f"'{override}': the value is not valid YAML")
+            value = safe_yaml.parse(text)
+        except UserError as error:
+            problems.append(f"{_short(override)}: the value {error}")
+            continue
+        if isinstance(now.get(key), str) and isinstance(value, bool | int | float):
+            value = text  # a folder may be called 2017
+        changes.append((key.split("."), value))
     tree = to_tree(config)
-    for path, value in sorted(pairs, key=lambda pair: pair[0][-1] != "kind"):
-        problem = _set(tree, path, value)
-        if problem:
-            problems.append(problem)
-    if problems:
-        # Mistyped keys and wrong values are reported together, so what could be set is validated too.
+    for path, value in sorted(changes, key=lambda change: (len(change[0]), change[0][-1] != "kind")):
+        for key in reversed(path):
+            value = {key: value}
         try:
-            from_tree(type(config), tree)
+            tree = _merge(tree, value, config)
         except ConfigError as error:
             problems.extend(error.problems)
+    try:
+        changed = from_tree(type(config), tree)
+    except ConfigError as error:
+        problems.extend(error.problems)
+    if problems:
         raise ConfigError(problems)
-    return from_tree(type(config), tree)
+    return changed
 
 
 def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
@@ -220,39 +251,24 @@ def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """
     left, right = dict(_leaves(to_tree(a), ())), dict(_leaves(to_tree(b), ()))
     keys = [*left, *(key for key in right if key not in left)]
-    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key) or (key in left) != (key in right)]
+    return [
+        (key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key) or (key in left) != (key in right)
+    ]
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest candidate, or an empty string.
+    """`` (did you mean 'x'?)`` for the nearest candidate, the candidates where none is near, or an empty string.
 
     >>> did_you_mean("batchsize", ["batch_size", "seed"])
     " (did you mean 'batch_size'?)"
     """
-    names = [str(candidate) for candidate in candidates]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if near:
-        return f" (did you mean '{near[0]}'?)"
+    names = list(candidates)
+    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f" (did you mean {near[0]!r}?)"
     return f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else ""
 
 
 # ------------------------------------------------------------------------------------------------------ internals
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number, as in JSON and YAML 1.2."""
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
 
 
 def _tuples(value: Any) -> Any:
@@ -262,11 +278,7 @@ def _tuples(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Config):
         return to_tree(value)
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, Path) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
@@ -280,92 +292,101 @@ def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         yield ".".join(path), tree
 
 
-def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            yield ".".join(here), key.start_mark.line + 1
-            yield from _lines(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, (*path, str(index)))
+def _merge(old: Any, new: Any, config: Any, path: tuple[str, ...] = ()) -> Any:
+    """``new`` laid over ``old``, mapping by mapping; ``config`` is what ``old`` was made from, as far as it is known."""
+    if not isinstance(new, dict):
+        return new
+    if isinstance(old, list):
+        for key in new:
+            if not str(key).isdigit() or int(key) >= len(old):
+                dotted = ".".join([*path, str(key)])
+                raise ConfigError([f"unknown key {dotted!r}: {'.'.join(path)!r} is a list of {len(old)}, counted from 0"])
+        parts = {int(key): value for key, value in new.items()}
+        known = config if isinstance(config, tuple) else (None,) * len(old)
+        return [_merge(item, parts[i], known[i], (*path, str(i))) if i in parts else item for i, item in enumerate(old)]
+    exchanged = isinstance(config, Component) and isinstance(old, dict) and new.get("kind", old.get("kind")) != old.get("kind")
+    if not isinstance(old, dict) or exchanged:
+        return new
+    return {
+        **old,
+        **{key: _merge(old.get(key), value, getattr(config, str(key), None), (*path, str(key))) for key, value in new.items()},
+    }
 
 
-def _set(tree: Any, path: list[str], value: Any) -> str | None:
-    """Set one key of the tree in place; the problem as text, or None."""
-    for depth, key in enumerate(path):
-        dotted = ".".join(path[: depth + 1])
-        last = depth == len(path) - 1
-        if isinstance(tree, list):
-            if not key.isdigit() or int(key) >= len(tree):
-                return f"'{dotted}': there are {len(tree)} elements, counted from 0"
-            index: Any = int(key)
-        elif isinstance(tree, dict):
-            if key not in tree:
-                known = {".".join([*path[:depth], str(name)]) for name in tree}
-                return f"unknown key '{dotted}'{did_you_mean(dotted, sorted(known))}"
-            index = key
+def _problems(
+    cls: type[Config], tree: Any, error: ValidationError, where: str = "", lines: dict[str, int] | None = None
+) -> list[str]:
+    """One line for each wrong key: the file and line, the key, what is wrong, what stands there."""
+    problems: dict[str, str] = {}
+    lines = lines or {}
+    for detail in error.errors(include_url=False):
+        keys = _keys_of(tree, detail)
+        dotted = ".".join(keys)
+        line = next((lines[key] for n in range(len(keys), 0, -1) if (key := ".".join(keys[:n])) in lines), None)
+        place = f"{where}:{line}: " if where and line else f"{where}: " if where else ""
+        if detail["type"] == "extra_forbidden":
+            problems[dotted] = f"{place}unknown key {dotted!r}{_nearest_key(cls, tree, keys)}"
+        elif detail["type"] == "missing":
+            problems[dotted] = f"{place}{dotted!r} is missing"
+        elif dotted in problems:  # another alternative of a union
+            problems[dotted] += f"; or it {_message(detail)}"
         else:
-            parent = ".".join(path[:depth])
-            return f"'{dotted}': '{parent}' is {'not set' if tree is None else 'a single value'}, so it has no key '{key}'"
-        if last and key == "kind" and tree[index] != value:
-            tree.clear()
-            tree["kind"] = value
-        elif last:
-            tree[index] = value
-        else:
-            tree = tree[index]
-            if isinstance(tree, dict) and set(tree) == {"kind"}:
-                # The component was just exchanged: its keys are those of the new class, checked when it is validated.
-                for name in path[depth + 1 : -1]:
-                    tree = tree.setdefault(name, {})
-                tree[path[-1]] = value
-                return None
-    return None
+            got = "a mapping" if isinstance(detail["input"], dict) else _short(detail["input"])
+            problems[dotted] = f"{place}{dotted!r} {_message(detail)}" + ("" if detail["type"] == "value_error" else f", got {got}")
+    return list(problems.values())
 
 
-def _explain(cls: type[Config], tree: dict[str, Any], detail: ErrorDetails, where: str, lines: dict[str, int]) -> str:
-    path = [str(part) for part in detail["loc"] if not str(part).startswith("function-")]
-    # Inside a union pydantic adds the class's name to the location; it is no key.
-    keys = [part for part in path if part in _known_words(tree) or part.isdigit() or part == path[-1]]
-    dotted = ".".join(keys)
-    line = next((lines[".".join(keys[:n])] for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in lines), None)
-    prefix = f"{where}:{line}: " if where and line else f"{where}: " if where else ""
-    if detail["type"] == "extra_forbidden":
-        siblings = _fields_at(cls, tree, keys[:-1])
-        full = [".".join([*keys[:-1], name]) for name in siblings]
-        return f"{prefix}unknown key '{dotted}'{did_you_mean(dotted, full)}"
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if detail["type"] == "missing":
-        return f"{prefix}'{dotted}' is missing"
-    got = "" if isinstance(detail["input"], dict | Config) else f", got {detail['input']!r}"
-    return f"{prefix}'{dotted}': {message}{got}"
+_WORDS = {"model_type": "should be a mapping of keys to values", "tuple_type": "should be a list", "string_type": "should be text"}
 
 
-def _known_words(tree: Any) -> set[str]:
-    if isinstance(tree, dict):
-        return {str(key) for key in tree}.union(*(_known_words(value) for value in tree.values()))
-    if isinstance(tree, list | tuple):
-        return set().union(*(_known_words(value) for value in tree)) if tree else set()
-    return set()
+def _message(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("\n", " ")
+    return _WORDS.get(detail["type"], message)
 
 
-def _fields_at(cls: type[Config], tree: Any, keys: list[str]) -> list[str]:
-    """The field names of the configuration class that stands at ``keys``, as well as it can be told."""
-    current: Any = cls
-    for key in keys:
-        tree = (tree.get(key) if isinstance(tree, dict) else tree[int(key)] if isinstance(tree, list | tuple) else None) or {}
-        if isinstance(current, type) and issubclass(current, Config) and key in current.model_fields:
-            current = current.model_fields[key].annotation
-        classes = list(_classes(current))
-        if isinstance(tree, dict) and "kind" in tree:
-            classes = [c for base in classes if issubclass(base, Component) for c in [base.kinds().get(tree["kind"])] if c] or classes
-        current = classes[0] if classes else None
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Config) else []
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]} ... {text[-10:]}"
+
+
+def _keys_of(tree: Any, detail: ErrorDetails) -> list[str]:
+    """Where an error stands as keys of the tree: pydantic also names validators and the alternatives of a union."""
+    keys: list[str] = []
+    for part in detail["loc"]:
+        here = isinstance(tree, dict) and part in tree
+        if here or (isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree)):
+            tree = tree[part]
+        elif detail["type"] != "missing" or part != detail["loc"][-1]:
+            continue
+        keys.append(str(part))
+    return keys
+
+
+def _nearest_key(cls: type[Config], tree: Any, keys: list[str]) -> str:
+    """A suggestion for the unknown key at the end of ``keys``: at the top the same name deeper down, else a near name beside it."""
+    classes: list[type[Config]] = [cls]
+    for key in keys[:-1]:
+        tree = tree[key] if isinstance(tree, dict) else tree[int(key)]
+        if not key.isdigit():
+            classes = [c for owner in classes if key in owner.model_fields for c in _classes(owner.model_fields[key].annotation)]
+        if isinstance(tree, dict) and isinstance(kind := tree.get("kind"), str):
+            classes = [c.kinds().get(kind, c) if issubclass(c, Component) else c for c in classes]
+    beside = {".".join([*keys[:-1], field]) for owner in classes for field in owner.model_fields}
+    elsewhere = [key for key in _all_keys(cls) if key.endswith(f".{keys[-1]}")]
+    if len(keys) == 1 and elsewhere:
+        return f" (did you mean {elsewhere[0]!r}?)"
+    return did_you_mean(".".join(keys), sorted(beside))
+
+
+def _all_keys(cls: type[Config], path: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, field in cls.model_fields.items():
+        yield ".".join((*path, name))
+        for inner in _classes(field.annotation):
+            yield from _all_keys(inner, (*path, name))
 
 
 def _classes(annotation: Any) -> Iterator[type[Config]]:
+    """The configuration classes that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
