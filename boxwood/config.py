@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema, ErrorDetails
 
 from boxwood import safe_yaml
 from boxwood.errors import UserError
+from boxwood.safe_yaml import read as read_yaml
 
 __all__ = [
     "Component",
@@ -35,6 +36,7 @@ __all__ = [
     "from_tree",
     "from_yaml",
     "overlay",
+    "read_yaml",
     "to_tree",
     "to_yaml",
 ]
