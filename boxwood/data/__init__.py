@@ -4,4 +4,13 @@ from boxwood.data.coco import CocoConfig, CocoDataset
 from boxwood.data.dataset import DataConfig, Dataset, DatasetConfig
 from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform
 
-__all__ = ["CocoConfig", "CocoDataset", "DataConfig", "Dataset", "DatasetConfig", "HorizontalFlip", "ResizeShortestEdge", "Transform"]
+__all__ = [
+    "CocoConfig",
+    "CocoDataset",
+    "DataConfig",
+    "Dataset",
+    "DatasetConfig",
+    "HorizontalFlip",
+    "ResizeShortestEdge",
+    "Transform",
+]

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from typing import Any, Protocol
 
 from boxwood.config import Component, Config
-from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform
+from boxwood.data.transforms import Transform
 from boxwood.structures import Categories, Sample
 
 __all__ = ["DataConfig", "Dataset", "DatasetConfig"]

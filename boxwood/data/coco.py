@@ -1,0 +1,231 @@
+"""The reader of data sets in COCO's format."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from hotcoco import mask as coco_mask
+
+from boxwood.data.checks import check_boxes, check_identities, check_images, check_masks, refuse
+from boxwood.data.coco_file import POLYGONS, RLE_COUNTS, CocoFile, read_coco_file
+from boxwood.data.dataset import DatasetConfig
+from boxwood.data.images import read_image
+from boxwood.errors import UserError
+from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
+
+__all__ = ["CocoConfig", "CocoDataset", "keypoint_facts"]
+
+logger = logging.getLogger(__name__)
+
+_PERSON_SIGMAS = {
+    "nose": 0.026,
+    "eye": 0.025,
+    "ear": 0.035,
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+}
+"""The OKS constants of COCO's 17 keypoints (cocodataset.org, keypoints evaluation), by name without its side."""
+_SIGMA = 0.05
+"""Of keypoints that have no published constant."""
+
+
+class CocoConfig(DatasetConfig):
+    """A data set in COCO's format: an annotation file and the folder that its file names are relative to."""
+
+    short_kind: ClassVar[str] = "coco"
+
+    annotations: str
+    """The JSON file."""
+    images: str
+    """The folder."""
+    keep_empty: bool = True
+    """Keep images without annotations: a detector learns from them what is not an object."""
+    exif: bool = True
+    """Turn images upright by their EXIF orientation."""
+
+    def open(self) -> CocoDataset:
+        return CocoDataset(self.annotations, self.images, keep_empty=self.keep_empty, exif=self.exif)
+
+
+class CocoDataset:
+    """The samples of a COCO file.
+
+    Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
+    keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
+
+    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`).
+    """
+
+    def __init__(self, annotations: str | Path, images: str | Path, *, keep_empty: bool = True, exif: bool = True) -> None:
+        self.file = read_coco_file(annotations)
+        self.folder = str(images)
+        self.exif = exif
+        # Refused before anything else: the other checks rely on every annotation having its image.
+        refuse(check_identities(self.file), str(annotations))
+        refuse(check_images(self.file, images), str(annotations))
+        repaired, box_findings = check_boxes(self.file)
+        self._usable_parts, mask_findings = check_masks(self.file)
+        refuse(mask_findings, str(annotations))
+        for finding in [*box_findings, *mask_findings]:
+            logger.warning("%s: %s", annotations, finding)
+        self._boxes, self._usable = repaired.boxes, repaired.usable
+        self.categories = _categories(self.file)
+        order = np.argsort(self.categories.ids)
+        self._labels = order[np.searchsorted(np.array(self.categories.ids)[order], self.file.category_ids)]
+        self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
+        self._warned_of_exif = False
+        self._rows = self._kept_rows(keep_empty)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of image ``index`` as the annotation file gives it."""
+        height, width = self.file.image_sizes[self._rows[index]].tolist()
+        return height, width
+
+    def file_name(self, index: int) -> str:
+        """The name of image ``index`` in the annotation file."""
+        return self.file.file_name(int(self._rows[index]))
+
+    def to_coco(self) -> dict[str, Any]:
+        """The file's images, annotations and categories, with its own ids and numbers."""
+        return self.file.to_coco()
+
+    def __getitem__(self, index: int) -> Sample:
+        file = self.file
+        row = int(self._rows[index])
+        found = file.by_image[file.starts[row] : file.starts[row + 1]]
+        found = found[self._usable[found]]
+        image = self._image(row)
+        facts = self.categories.keypoints
+        return Sample(
+            image=image,
+            image_id=int(file.image_ids[row]),
+            file_name=file.file_name(row),
+            original_size=(image.shape[1], image.shape[2]),
+            boxes=torch.from_numpy(self._boxes[found]),
+            labels=torch.from_numpy(self._labels[found]),
+            crowd=torch.from_numpy(file.crowd[found]),
+            segmentations=[self._segmentation(annotation) for annotation in found.tolist()] if self._has_masks else None,
+            keypoints=None if facts is None else torch.from_numpy(self._keypoints(found, len(facts.names))),
+            keypoint_flip=() if facts is None else facts.flip,
+        )
+
+    def _kept_rows(self, keep_empty: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if keep_empty:
+            return np.arange(len(self.file.image_ids))
+        instances = self.file.image_rows[self._usable & ~self.file.crowd]
+        rows = np.flatnonzero(np.bincount(instances, minlength=len(self.file.image_ids)))
+        if not len(rows):
+            raise UserError(f"{self.file.path}: no image has a usable annotation; annotate some, or set keep_empty=true")
+        return rows
+
+    def _image(self, row: int) -> torch.Tensor:
+        name = self.file.file_name(row)
+        path = Path(self.folder, name)
+        expected = tuple(self.file.image_sizes[row].tolist())
+        image = read_image(path, exif=self.exif)
+        if image.shape[1:] == expected:
+            return image
+        if self.exif:
+            stored = read_image(path, exif=False)
+            if stored.shape[1:] == expected:
+                if not self._warned_of_exif:
+                    self._warned_of_exif = True
+                    logger.warning("%s: its size in %s has no EXIF orientation; it is read as stored", path, self.file.path)
+                return stored
+        height, width = image.shape[1:]
+        raise UserError(
+            f"{path}: the image is {width} x {height} pixels, but {self.file.path} says {expected[1]} x {expected[0]} "
+            f"(image id {self.file.image_ids[row]}); correct 'width' and 'height' or replace the image"
+        )
+
+    def _segmentation(self, annotation: int) -> Polygons | Bitmap:
+        file = self.file
+        if file.mask_kinds[annotation] <= POLYGONS:
+            parts = range(int(file.parts[annotation]), int(file.parts[annotation + 1]))
+            return Polygons(
+                [
+                    file.coordinates[file.points[part] : file.points[part + 1]].astype(np.float32).reshape(-1, 2)
+                    for part in parts
+                    if self._usable_parts[part]
+                ]
+            )
+        height, width = file.rle_sizes[annotation].tolist()
+        code = file.segmentation(annotation)
+        try:
+            if file.mask_kinds[annotation] == RLE_COUNTS:
+                code = coco_mask.frPyObjects(code, height, width)
+            mask = coco_mask.decode(code)
+        except ValueError as error:
+            where = f"{file.path}: {file.describe(annotation)}"
+            raise UserError(f"{where}: 'segmentation' cannot be decoded ({error}); correct the file") from None
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not len(rows):
+            return Polygons([])
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        return Bitmap(np.ascontiguousarray(mask[top:bottom, left:right]), (float(left), float(top), float(right), float(bottom)))
+
+    def _keypoints(self, found: np.ndarray[Any, np.dtype[np.int64]], num_keypoints: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        keypoints = np.zeros((len(found), num_keypoints, 3), dtype=np.float32)
+        rows = self.file.keypoint_rows[found]
+        given = self.file.keypoints[rows[rows >= 0]].reshape(-1, num_keypoints, 3)
+        keypoints[rows >= 0] = given
+        keypoints[..., :2] += np.where(keypoints[..., 2:] > 0, np.float32(0.5), np.float32(0))
+        return keypoints
+
+
+def keypoint_facts(
+    names: tuple[str, ...], skeleton: tuple[tuple[int, int], ...] = (), sigmas: tuple[float, ...] = ()
+) -> KeypointFacts:
+    """Keypoints with what their names tell: ``left`` and ``right`` swap on a mirror image; COCO's 17 have their own sigmas.
+
+    >>> facts = keypoint_facts(("nose", "left_eye", "right_eye"))
+    >>> facts.flip, facts.sigmas
+    ((0, 2, 1), (0.05, 0.05, 0.05))
+    """
+    index = {name: i for i, name in enumerate(names)}
+    flip = tuple(index.get(_other_side(name), i) for i, name in enumerate(names))
+    if not sigmas:
+        parts = [re.sub(r"^(left|right)_", "", name) for name in names]
+        is_person = len(names) == 17 and set(parts) == set(_PERSON_SIGMAS)
+        sigmas = tuple(_PERSON_SIGMAS[part] if is_person else _SIGMA for part in parts)
+    return KeypointFacts(names, flip, skeleton, sigmas)
+
+
+def _other_side(name: str) -> str:
+    swap = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
+    return re.sub(r"left|right|Left|Right|LEFT|RIGHT", lambda side: swap[side.group()], name)
+
+
+def _categories(file: CocoFile) -> Categories:
+    """The classes in the order of their ids, so that train and val agree whatever the order in their files."""
+    rows = sorted(file.categories, key=lambda category: int(category["id"]))
+    ids, names = tuple(int(row["id"]) for row in rows), tuple(str(row["name"]) for row in rows)
+    return Categories(ids, names, _declared_keypoints(file, rows))
+
+
+def _declared_keypoints(file: CocoFile, rows: list[dict[str, Any]]) -> KeypointFacts | None:
+    declared = [row for row in rows if row.get("keypoints")]
+    num_given = file.keypoints.shape[1] // 3
+    if not declared or num_given == 0:
+        return None
+    first = declared[0]
+    names = tuple(str(name) for name in first["keypoints"])
+    if any(tuple(row["keypoints"]) != names for row in declared) or len(names) != num_given or len(set(names)) != len(names):
+        logger.warning("%s: keypoints are left out: its categories and annotations do not all have the same ones", file.path)
+        return None
+    pairs = [pair for pair in first.get("skeleton") or [] if len(pair) == 2 and all(1 <= end <= len(names) for end in pair)]
+    skeleton = tuple((int(a) - 1, int(b) - 1) for a, b in pairs)
+    sigmas = tuple(float(sigma) for sigma in first.get("sigmas") or ())
+    return keypoint_facts(names, skeleton, sigmas if len(sigmas) == len(names) else ())

@@ -1,0 +1,345 @@
+"""A COCO annotation file as flat arrays: read, and written back with the file's own numbers.
+
+One Python object an annotation costs a kilobyte, and worker processes copy each of them when they touch its reference
+count. Here everything is a handful of arrays whose pages all processes share, whatever the number of annotations.
+
+Letters: I images, A annotations, P polygon parts, K keypoints.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.errors import UserError
+
+__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "read_coco_file"]
+
+NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
+"""How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
+
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Texts:
+    """Many short byte strings in one buffer; text i is ``buffer[offsets[i] : offsets[i + 1]]``."""
+
+    buffer: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes]) -> Texts:
+        return cls(np.frombuffer(b"".join(texts), dtype=np.uint8), _offsets([len(text) for text in texts]))
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.buffer[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+
+@dataclass(slots=True)
+class CocoFile:
+    """The numbers of a COCO file, unchanged, in the order of its rows."""
+
+    path: str
+    categories: list[dict[str, Any]]
+    """As in the file; the only part that is kept as objects."""
+    image_ids: NDArray[np.int64]
+    image_sizes: NDArray[np.int64]
+    """(I, 2) height, width."""
+    file_names: Texts
+    ids: NDArray[np.int64]
+    image_rows: NDArray[np.int64]
+    """(A,) row of each annotation's image; -1 where the file has no such image."""
+    annotation_image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    """(A, 4) x, y, width, height."""
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    mask_kinds: NDArray[np.uint8]
+    parts: NDArray[np.int64]
+    """(A + 1,) annotation a has the polygon parts ``parts[a] : parts[a + 1]``."""
+    points: NDArray[np.int64]
+    """(P + 1,) part p has the numbers ``points[p] : points[p + 1]`` of ``coordinates``."""
+    coordinates: NDArray[np.float64]
+    rles: Texts
+    """(A) run lengths: COCO's text, or uint32 counts; empty for other masks."""
+    rle_sizes: NDArray[np.int64]
+    """(A, 2) height, width; zeros for other masks."""
+    keypoint_rows: NDArray[np.int64]
+    """(A,) row of ``keypoints``, -1 for annotations without."""
+    keypoints: NDArray[np.float64]
+    """(., 3K) x, y, visibility."""
+    by_image: NDArray[np.int64]
+    """(A,) annotation rows, those of one image side by side in the order of the file."""
+    starts: NDArray[np.int64]
+    """(I + 1,) image i has the annotations ``by_image[starts[i] : starts[i + 1]]``."""
+
+    def file_name(self, image: int) -> str:
+        return self.file_names[image].decode()
+
+    def describe(self, annotation: int) -> str:
+        """The words by which a message names an annotation."""
+        row = int(self.image_rows[annotation])
+        name = f" '{self.file_name(row)}'" if row >= 0 else ""
+        return f"annotation {self.ids[annotation]} (row {annotation}) of image {self.annotation_image_ids[annotation]}{name}"
+
+    def polygon_parts(self, annotation: int) -> list[NDArray[np.float64]]:
+        """Each part's numbers x, y, x, y, ... as in the file."""
+        return [
+            self.coordinates[self.points[part] : self.points[part + 1]]
+            for part in range(int(self.parts[annotation]), int(self.parts[annotation + 1]))
+        ]
+
+    def segmentation(self, annotation: int) -> Any:
+        """The mask as COCO writes it, or None."""
+        kind = self.mask_kinds[annotation]
+        if kind == NO_MASK:
+            return None
+        if kind == POLYGONS:
+            return [part.tolist() for part in self.polygon_parts(annotation)]
+        code = self.rles[annotation]
+        counts = code.decode("ascii") if kind == RLE_TEXT else np.frombuffer(code, dtype=np.uint32).tolist()
+        return {"size": self.rle_sizes[annotation].tolist(), "counts": counts}
+
+    def to_coco(self) -> dict[str, Any]:
+        """The file's images, annotations and categories as a COCO dictionary; boxes with nan or inf are left out."""
+        finite = np.isfinite(self.boxes).all(axis=1)
+        images = [
+            {"id": image_id, "file_name": self.file_name(row), "height": height, "width": width}
+            for row, (image_id, (height, width)) in enumerate(zip(self.image_ids.tolist(), self.image_sizes.tolist(), strict=True))
+        ]
+        return {
+            "images": images,
+            "annotations": [self._annotation(row) for row in np.flatnonzero(finite).tolist()],
+            "categories": [dict(category) for category in self.categories],
+        }
+
+    def _annotation(self, row: int) -> dict[str, Any]:
+        annotation: dict[str, Any] = {
+            "id": int(self.ids[row]),
+            "image_id": int(self.annotation_image_ids[row]),
+            "category_id": int(self.category_ids[row]),
+            "bbox": self.boxes[row].tolist(),
+            "area": float(self.areas[row]),
+            "iscrowd": int(self.crowd[row]),
+        }
+        segmentation = self.segmentation(row)
+        if segmentation is not None:
+            annotation["segmentation"] = segmentation
+        if self.keypoint_rows[row] >= 0:
+            keypoints = self.keypoints[self.keypoint_rows[row]]
+            annotation["keypoints"] = keypoints.tolist()
+            annotation["num_keypoints"] = int((keypoints[2::3] > 0).sum())
+        return annotation
+
+
+def read_coco_file(path: str | Path) -> CocoFile:
+    """Read a COCO annotation file into arrays.
+
+    Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
+    What can be wrong between well-formed rows is found by `boxwood.data.checks`.
+    """
+    tree = _read_json(Path(path))
+    images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
+    if not images:
+        raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
+    if not categories:
+        raise UserError(f"{path}: 'categories' is empty; a data set needs at least one class")
+    take_image, take = _Taker(images, "images", path), _Taker(annotations, "annotations", path)
+    take_category = _Taker(categories, "categories", path)
+    take_category.integers("id")
+    take_category.texts("name")
+    image_ids = take_image.integers("id")
+    heights, widths = take_image.integers("height"), take_image.integers("width")
+    annotation_image_ids = take.integers("image_id")
+    image_rows = _lookup(image_ids, annotation_image_ids)
+    boxes = take.boxes()
+    by_image = np.argsort(image_rows, kind="stable")
+    return CocoFile(
+        path=str(path),
+        categories=list(categories),
+        image_ids=image_ids,
+        image_sizes=np.stack([heights, widths], axis=1),
+        file_names=Texts.of([name.encode() for name in take_image.texts("file_name")]),
+        ids=take.integers("id"),
+        image_rows=image_rows,
+        annotation_image_ids=annotation_image_ids,
+        category_ids=take.integers("category_id"),
+        boxes=boxes,
+        areas=take.areas(boxes),
+        crowd=take.integers("iscrowd", default=0) != 0,
+        **take.masks(),
+        **take.keypoints(),
+        by_image=by_image,
+        starts=np.searchsorted(image_rows[by_image], np.arange(len(images) + 1)),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    collecting = gc.isenabled()
+    gc.disable()  # Millions of new objects, none of them garbage: collecting would double the time.
+    try:
+        tree = json.loads(path.read_bytes())
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise UserError(f"{path}: the annotation file cannot be read ({reason}); name an existing COCO file") from None
+    except json.JSONDecodeError as error:
+        where, what = f"{path}:{error.lineno}", f"{error.msg}, column {error.colno}"
+        raise UserError(f"{where}: is not JSON ({what}); name a COCO annotation file") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise UserError(f"{path}: is not JSON text; name a COCO annotation file") from None
+    finally:
+        if collecting:
+            gc.enable()
+    if not isinstance(tree, dict):
+        got = type(tree).__name__
+        raise UserError(f"{path}: is not COCO: expected a mapping with 'images', 'annotations' and 'categories', got a {got}")
+    missing = [f"'{key}'" for key in ("images", "annotations", "categories") if key not in tree]
+    if missing:
+        raise UserError(f"{path}: is not COCO: {', '.join(missing)} missing; its keys are {sorted(tree)[:8]}")
+    return tree
+
+
+def _section(tree: dict[str, Any], key: str, path: str | Path) -> Rows:
+    rows = tree[key]
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: is not COCO: '{key}' must be a list, got a {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: {key} row {index}: must be a mapping, got {_short(row)}")
+    return rows
+
+
+class _Taker:
+    """Takes columns out of the rows of one section, and names the row where one is missing or of the wrong type."""
+
+    def __init__(self, rows: Rows, section: str, path: str | Path) -> None:
+        self.rows, self.section, self.path = rows, section, path
+
+    def integers(self, key: str, default: int | None = None) -> NDArray[np.int64]:
+        values = [row.get(key, default) for row in self.rows]
+        self._refuse(key, values, _is_whole, "a whole number")
+        return np.array(values, dtype=np.int64)
+
+    def texts(self, key: str) -> list[str]:
+        values: list[Any] = [row.get(key) for row in self.rows]
+        self._refuse(key, values, lambda v: isinstance(v, str) and bool(v), "text")
+        return values
+
+    def boxes(self) -> NDArray[np.float64]:
+        values = [row.get("bbox") for row in self.rows]
+        self._refuse("bbox", values, lambda v: isinstance(v, list) and len(v) == 4 and _all_numbers(v), "four numbers x, y, w, h")
+        return np.array(values, dtype=np.float64).reshape(-1, 4)
+
+    def areas(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As in the file; where a row has none, its box's."""
+        values = [row.get("area") for row in self.rows]
+        self._refuse("area", values, lambda v: v is None or _all_numbers([v]), "a number")
+        areas = np.array(values, dtype=np.float64)
+        return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+
+    def masks(self) -> dict[str, Any]:
+        kinds = np.zeros(len(self.rows), dtype=np.uint8)
+        sizes = np.zeros((len(self.rows), 2), dtype=np.int64)
+        parts: list[list[float]] = []
+        part_counts: list[int] = []
+        codes: list[bytes] = []
+        for index, row in enumerate(self.rows):
+            mask, code, before = row.get("segmentation"), b"", len(parts)
+            if isinstance(mask, list) and all(isinstance(part, list) for part in mask):
+                kinds[index] = POLYGONS
+                parts.extend(mask)
+            elif isinstance(mask, dict) and _is_rle(mask):
+                counts = mask["counts"]
+                kinds[index] = RLE_TEXT if isinstance(counts, str) else RLE_COUNTS
+                sizes[index] = mask["size"]
+                code = counts.encode("ascii") if isinstance(counts, str) else np.array(counts, dtype=np.uint32).tobytes()
+            elif mask is not None:
+                self._fail(index, "segmentation", "polygons [[x, y, ...], ...] or run lengths {'size', 'counts'}", mask)
+            codes.append(code)
+            part_counts.append(len(parts) - before)
+        points = _offsets([len(part) for part in parts])
+        try:
+            coordinates = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=int(points[-1]))
+        except (TypeError, ValueError):
+            masks = [row.get("segmentation") for row in self.rows]
+            self._refuse(
+                "segmentation", masks, lambda v: not isinstance(v, list) or all(map(_all_numbers, v)), "polygons of numbers"
+            )
+        return {
+            "mask_kinds": kinds,
+            "parts": _offsets(part_counts),
+            "points": points,
+            "coordinates": coordinates,
+            "rles": Texts.of(codes),
+            "rle_sizes": sizes,
+        }
+
+    def keypoints(self) -> dict[str, Any]:
+        values = [row.get("keypoints") or None for row in self.rows]
+        present = [value for value in values if value is not None]
+        width = len(present[0]) if present and isinstance(present[0], list) else 0
+        expected = f"{width} numbers (as many as in the first row that has them), x, y, visibility for each keypoint"
+
+        def right(value: Any) -> bool:
+            return value is None or (isinstance(value, list) and len(value) == width and width % 3 == 0 and _all_numbers(value))
+
+        self._refuse("keypoints", values, right, expected)
+        rows = np.cumsum([value is not None for value in values], dtype=np.int64) - 1
+        rows[[value is None for value in values]] = -1
+        return {"keypoint_rows": rows, "keypoints": np.array(present, dtype=np.float64).reshape(len(present), width)}
+
+    def _refuse(self, key: str, values: Sequence[Any], right: Callable[[Any], bool], expected: str) -> None:
+        for index, value in enumerate(values):
+            if not right(value):
+                self._fail(index, key, expected, value)
+
+    def _fail(self, index: int, key: str, expected: str, value: Any) -> None:
+        row = self.rows[index]
+        name = f" (id {row['id']})" if "id" in row and key != "id" else ""
+        got = _short(value) if key in row else "nothing"
+        raise UserError(f"{self.path}: {self.section} row {index}{name}: '{key}' must be {expected}, got {got}; correct the file")
+
+
+def _is_rle(mask: dict[str, Any]) -> bool:
+    size, counts = mask.get("size"), mask.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 <= side < 2**31 for side in size)):
+        return False
+    if isinstance(counts, str):
+        return counts.isascii()
+    return isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**32 for count in counts)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is an integer that fits int64; 640.0 and true count, as some tools write them."""
+    return (isinstance(value, int) or (isinstance(value, float) and value.is_integer())) and abs(value) < 2**63
+
+
+def _all_numbers(values: Sequence[Any]) -> bool:
+    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values)
+
+
+def _lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The index in ``known`` of each of ``wanted``; -1 where there is none."""
+    order = np.argsort(known, kind="stable")
+    positions = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)
+    found = order[positions]
+    return np.where(known[found] == wanted, found, -1)
+
+
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
