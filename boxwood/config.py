@@ -70,10 +70,15 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, strict=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        strict=True,
+        validate_assignment=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
-    if not TYPE_CHECKING:  # the checker knows the fields of every subclass, and would see only ``**values``
+    if not TYPE_CHECKING:  # a type checker knows every field, and would take these to mean that any is right
 
         def __init__(self, **values: Any) -> None:
             try:
@@ -84,22 +89,22 @@ class Config(BaseModel):
 
         __init__.__pydantic_base_init__ = True  # pydantic need not call it for the configurations inside another
 
+        def __setattr__(self, name: str, value: Any) -> None:
+            fields = type(self).model_fields
+            if name not in fields:
+                raise UnknownAttributeError([f"{type(self).__name__} has no key {name!r}{did_you_mean(name, fields)}"])
+            value = _tuples(value)
+            try:
+                super().__setattr__(name, value)
+            except ValidationError as error:
+                problems = _problems(type(self), {name: value}, error)
+                raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems]) from None
+
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, value: Any) -> Any:
         """YAML and JSON know only lists; every sequence of a configuration is a tuple."""
         return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        fields = type(self).model_fields
-        if name not in fields:
-            raise UnknownAttributeError([f"{type(self).__name__} has no key {name!r}{did_you_mean(name, fields)}"])
-        value = _tuples(value)
-        try:
-            super().__setattr__(name, value)
-        except ValidationError as error:
-            problems = _problems(type(self), {name: value}, error)
-            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems]) from None
 
 
 class Component(Config):
