@@ -75,6 +75,8 @@ class TrainConfig(Config):
     """Steps between lines of the log; each is the mean since the last."""
     weights: str | None = None
     """A ``.safetensors`` file to start from; layers whose shape depends on the classes start anew where the classes differ."""
+    tensorboard: bool = False
+    """Write TensorBoard's files to ``tensorboard/`` in the run directory; needs ``pip install 'boxwood[tensorboard]'``."""
     compile: bool = False
     """Compile the network with `torch.compile`; pays on a GPU."""
 

@@ -1,0 +1,7 @@
+"""Training: one loop, its optimizer and schedule, and what makes a run survive."""
+
+from boxwood.training.divergence import TrainingDiverged
+from boxwood.training.loop import train
+from boxwood.training.optimizer import build_optimizer, learning_rate
+
+__all__ = ["TrainingDiverged", "build_optimizer", "learning_rate", "train"]

@@ -1,0 +1,174 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+    checkpoints/step-00005000.pt     torch.save of `Checkpoint.tree`; read with weights_only=True, so reading runs no code
+
+Every random choice about data is seeded by its position in the run, so the number of steps done stands for the place in the
+data. What remains is what each process has: its random number generators (for dropout and the like), and its sums since the
+last line of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwood.errors import UserError
+from boxwood.weights.file import write_whole
+
+__all__ = [
+    "Checkpoint",
+    "newest_checkpoint",
+    "preserved_random_state",
+    "random_state",
+    "save_checkpoint",
+    "seed_process",
+    "set_random_state",
+]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+@dataclass
+class Checkpoint:
+    """The state of a run after ``step`` updates. Plain values and tensors only."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    """Of the fp16 loss scale; empty with other precisions."""
+    evaluated: int
+    """The last step whose weights were evaluated; 0 before the first."""
+    best: float | None
+    """The highest primary metric so far."""
+    metrics: str
+    """The last evaluation's metrics as JSON; empty before the first."""
+    config: str
+    """The run's configuration as YAML."""
+    classes: tuple[tuple[int, str], ...]
+    """Id and name of each class, by label."""
+    processes: list[dict[str, Any]]
+    """What each process has of its own, by rank."""
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint whole or not at all, then delete all but the newest ``keep``.
+
+    Raises `UserError` where it cannot be written; the earlier ones are then untouched.
+    """
+    path = directory / f"step-{checkpoint.step:08d}.pt"
+    # asdict would copy every tensor; the fields are enough.
+    tree = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
+    write_whole(path, lambda temporary: _save(tree, temporary))
+    for old in _by_age(directory)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_checkpoint(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; says in the log which newer ones are not. None where there is none at all.
+
+    Raises `UserError` where there are checkpoints but all are damaged.
+    """
+    paths = _by_age(directory)
+    for path in paths:
+        problem = _problem(path)
+        if problem is None:
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+            if tree.pop("version") != VERSION:
+                raise UserError(f"{path}: was written by another version of Boxwood; go on with that, or start anew")
+            return Checkpoint(**tree)
+        logger.warning("%s: %s; trying the one before", path, problem)
+    if paths:
+        raise UserError(f"{directory}: all {len(paths)} checkpoints are damaged; start anew (train.weights=last.safetensors)")
+    return None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of this process's random number generators: torch, CUDA, numpy, Python."""
+    version, words, gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002  (code of others draws from it)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": {
+            "key": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "pos": int(legacy["state"]["pos"]),
+            "has_gauss": int(legacy["has_gauss"]),
+            "gauss": float(legacy["gauss"]),
+        },
+        "python": [version, list(words), gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo everything that happened to the generators since `random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    numpy = state["numpy"]
+    key = numpy["key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, numpy["pos"], numpy["has_gauss"], numpy["gauss"]))  # noqa: NPY002
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def seed_process(seed: int, rank: int) -> None:
+    """Give the generators of each process another state, decided by ``seed``."""
+    words = np.random.SeedSequence([seed, rank]).generate_state(3)
+    torch.manual_seed(int(words[0]))
+    np.random.seed(words[1])  # noqa: NPY002  (for code of others that draws from it)
+    random.seed(int(words[2]))
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """What happens inside leaves no trace in the generators."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+def _save(tree: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(tree, path)
+    except RuntimeError as error:  # torch's own writer says nothing of the disk's answer
+        raise OSError(str(error).splitlines()[0]) from None
+
+
+def _by_age(directory: Path) -> list[Path]:
+    """The checkpoints, newest first."""
+    found = [(int(match[1]), path) for path in directory.glob("step-*.pt") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _problem(path: Path) -> str | None:
+    """Why a checkpoint cannot be used. Its archive holds a checksum of every part, which `torch.load` does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged:
+                return f"is damaged ({damaged} does not fit its checksum)"
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                return "is no checkpoint"
+    except (zipfile.BadZipFile, EOFError) as error:
+        return f"is cut short or damaged ({error})"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None

@@ -1,0 +1,119 @@
+"""The few things that training asks of `torch.distributed`. With one process each of them does nothing.
+
+Processes are started by torchrun, which says in the environment how many there are. Tensors on the CPU and objects go through
+gloo, tensors on a GPU through NCCL; so processes can agree on small things without waiting for their GPUs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from boxwood.errors import UserError
+
+__all__ = ["any_process", "barrier", "choose_device", "first_process_does", "gather_objects", "process_group", "rank", "world_size"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a configuration names; ``auto`` is the GPU of this process where there is one, else the CPU.
+
+    Raises `UserError` where the device is unknown or not there.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"train.device={name}: no such device; choose auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        device = torch.device("cuda", local if device.index is None else device.index)
+        if device.index >= count:
+            found = f"only {count} GPUs were" if count else "no GPU was"
+            raise UserError(f"train.device={name}: {found} found; choose train.device=cpu or another")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("train.device=mps: this machine has none; choose train.device=cpu")
+    elif device.type != "cpu":
+        raise UserError(f"train.device={name}: Boxwood trains on cpu, cuda and mps")
+    return device
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun has started for as long as the context lasts; only rank 0 logs what is below a warning.
+
+    After an error the group is left without a word to the others: they notice the broken connection, and torchrun ends them.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    logger = logging.getLogger("boxwood")
+    level = logger.level
+    if dist.get_rank() > 0:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+        barrier()
+        dist.destroy_process_group()
+    except KeyboardInterrupt:
+        dist.destroy_process_group()
+        raise
+    finally:
+        logger.setLevel(level)
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that writes the files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    any_process(False)
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """For each flag, whether it is set on any process. All processes must ask; costs one message, and no GPU is waited for."""
+    if world_size() == 1:
+        return flags
+    values = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return tuple(bool(value) for value in values.tolist())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The value of every process, by rank, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def first_process_does(work: Callable[[], None]) -> None:
+    """Let rank 0 do something while the others wait. Its `UserError` is raised on all of them."""
+    problem: str | None = None
+    if rank() == 0:
+        try:
+            work()
+        except UserError as error:
+            problem = str(error)
+    problem = gather_objects(problem)[0]
+    if problem is not None:
+        raise UserError(problem)

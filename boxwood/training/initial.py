@@ -1,0 +1,55 @@
+"""What training starts from: a precision that the device has, and weights from a file."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from boxwood.config import differences
+from boxwood.errors import UserError
+from boxwood.run import RunConfig
+from boxwood.structures import Categories
+from boxwood.weights.file import load_state, read_weights
+
+__all__ = ["check_precision", "load_initial_weights"]
+
+logger = logging.getLogger(__name__)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise `UserError` where ``device`` cannot train in ``precision``; warn where it can but slowly."""
+    if precision == "fp32":
+        return
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError(f"train.precision=fp16: needs a CUDA GPU, not {device.type}; choose fp32 or bf16")
+    if precision == "bf16" and device.type == "mps":
+        raise UserError("train.precision=bf16: needs a CUDA GPU or a CPU, not mps; choose fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"train.precision=bf16: {torch.cuda.get_device_name(device)} lacks it; choose fp16 or fp32")
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        logger.warning("train.precision=bf16: this CPU has no bf16 instructions and is several times slower than with fp32")
+
+
+def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:
+    """Load ``train.weights``; what follows the number of classes starts anew where that differs, with a line in the log."""
+    assert config.train.weights is not None
+    saved = read_weights(config.train.weights)
+    where = f"train.weights={config.train.weights}"
+    anew = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
+    difference = saved.categories.difference(categories)
+    if anew:
+        logger.warning(
+            "%s: of %d classes, data.train has %d; these start anew: %s",
+            where,
+            len(saved.categories),
+            len(categories),
+            ", ".join(anew),
+        )
+    elif difference:
+        logger.warning(
+            "%s: as many classes as data.train but others; their outputs are kept: %s (the first is the file)", where, difference
+        )
+    for key, theirs, ours in differences(saved.config.model, config.model):
+        logger.warning("%s: trained with model.%s = %r, this run has %r", where, key, theirs, ours)

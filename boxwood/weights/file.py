@@ -1,0 +1,204 @@
+"""The weights file: safetensors, with the configuration and the classes in its metadata.
+
+A file says by itself which network it belongs to, and reading it runs no code. The metadata (text by text) are ``format``
+(``boxwood``), ``format_version``, ``config`` (a complete `RunConfig` as YAML) and ``categories`` (JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from boxwood.config import from_yaml, to_yaml
+from boxwood.errors import UserError
+from boxwood.run import RunConfig
+from boxwood.structures import Categories, KeypointFacts
+
+__all__ = ["SavedWeights", "load_state", "read_weights", "save_weights", "write_whole"]
+
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 100_000_000
+"""safetensors' own limit."""
+MAX_NAMED = 6
+"""Tensors that an error names of each sort."""
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """What a weights file holds."""
+
+    state: dict[str, Tensor]
+    config: RunConfig
+    categories: Categories
+
+
+def save_weights(path: Path | str, state: Mapping[str, Tensor], config: RunConfig, categories: Categories) -> None:
+    """Write a state dict with its configuration and classes, whole or not at all.
+
+    Raises `UserError` where the file cannot be written; what was there before is then untouched.
+    """
+    metadata = {
+        "format": "boxwood",
+        "format_version": str(FORMAT_VERSION),
+        "config": to_yaml(config),
+        "categories": json.dumps(asdict(categories), ensure_ascii=False),
+    }
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in state.items():
+        # safetensors refuses tensors that share memory (tied weights), so the second is a copy.
+        value = tensor.detach().cpu().contiguous()
+        tensors[name] = value.clone() if value.numel() and value.data_ptr() in storages else value
+        storages.add(value.data_ptr())
+    write_whole(Path(path), lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
+
+
+def read_weights(path: Path | str) -> SavedWeights:
+    """Read a file written by `save_weights`; tensors on the CPU.
+
+    A configuration that uses classes outside Boxwood (kinds ``module:Class``) needs their modules imported first. Raises
+    `UserError` where the file is missing, no safetensors, cut short, not Boxwood's, of a newer format, or its configuration
+    cannot be understood.
+    """
+    path = Path(path)
+    metadata = _metadata(path)
+    if metadata.get("format") != "boxwood":
+        raise UserError(
+            f"{path}: a safetensors file, but not Boxwood's (no configuration in it); name one that boxwood train wrote"
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: has format version {version or 'unknown'}, this Boxwood reads {FORMAT_VERSION}; install a newer one"
+        )
+    try:
+        categories, text = _categories(json.loads(metadata["categories"])), metadata["config"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata are damaged ({type(error).__name__}: {_line(error)}); name another file") from None
+    config = from_yaml(RunConfig, text, where=str(path))
+    try:
+        state = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({_line(error)}); copy it again or name another file") from None
+    return SavedWeights(state, config, categories)
+
+
+def load_state(
+    model: nn.Module, state: Mapping[str, Tensor], *, saved_classes: int | None = None, where: str = "weights"
+) -> list[str]:
+    """Load a state dict into a model with ``categories``; returns the names of the tensors that were left as the model made
+    them.
+
+    Nothing is left, unless the state is of ``saved_classes`` classes and the model has another number: then tensors that differ
+    in one dimension, and there as the number of classes does (a multiple of it, with or without a background), keep the model's
+    values. Raises `UserError`, and changes nothing, where anything else differs: it names the tensors that are missing,
+    unexpected, or of another shape. ``where`` begins the message.
+    """
+    own = model.state_dict()
+    categories = getattr(model, "categories", None)
+    classes = (saved_classes, len(categories)) if saved_classes is not None and categories is not None else None
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    other = [name for name in own if name in state and own[name].shape != state[name].shape]
+    anew = [name for name in other if classes is not None and _follows_classes(state[name].shape, own[name].shape, *classes)]
+    wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in other if name not in anew]
+    if missing or unexpected or wrong:
+        sorts = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
+        told = "; ".join(f"{len(names)} tensors {sort} ({_some(names)})" for sort, names in sorts.items() if names)
+        raise UserError(f"{where}: of another architecture than the model: {told}; use their own configuration")
+    model.load_state_dict({**state, **{name: own[name] for name in anew}})
+    return anew
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, bring it to the disk, and give it its name in one step.
+
+    A reader sees the old file or the new one, after a crash or a power cut too. Raises `UserError` where it cannot be written
+    (a full disk); the old file is then untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        if os.name == "posix":
+            _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
+        raise UserError(
+            f"{path}: cannot be written ({reason}); what was there is untouched; make room or name another directory"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------------ internals
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, after checking that the file is as long as its header says."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+                raise UserError(f"{path}: not a safetensors file; name a .safetensors that boxwood train wrote")
+            text = file.read(length)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing .safetensors file") from None
+    try:
+        header = json.loads(text) if len(text) == length else None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not a safetensors file; name a .safetensors that boxwood train wrote") from None
+    if header is None and not text.startswith(b"{"):
+        raise UserError(f"{path}: not a safetensors file; name a .safetensors that boxwood train wrote")
+    entries = [entry for name, entry in (header or {}).items() if name != "__metadata__"]
+    end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    if header is None or 8 + length + end > size:
+        raise UserError(f"{path}: is cut short ({size} bytes); copy it again")
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata
+
+
+def _categories(tree: dict[str, Any]) -> Categories:
+    facts = tree["keypoints"]
+    keypoints = facts and KeypointFacts(
+        tuple(facts["names"]), tuple(facts["flip"]), tuple((a, b) for a, b in facts["skeleton"]), tuple(facts["sigmas"])
+    )
+    return Categories(tuple(int(number) for number in tree["ids"]), tuple(str(name) for name in tree["names"]), keypoints)
+
+
+def _follows_classes(saved: torch.Size, own: torch.Size, saved_classes: int, own_classes: int) -> bool:
+    """Whether two shapes differ in one dimension, the same multiple of the classes in both, or of classes and background."""
+    if len(saved) != len(own):
+        return False
+    pairs = [(a, b) for a, b in zip(saved, own, strict=True) if a != b]
+    return len(pairs) == 1 and any(pairs[0][0] * (own_classes + extra) == pairs[0][1] * (saved_classes + extra) for extra in (0, 1))
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes, or a directory's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
