@@ -91,7 +91,7 @@ class Config(BaseModel):
 
         def __setattr__(self, name: str, value: Any) -> None:
             fields = type(self).model_fields
-            if name not in fields:
+            if not name.startswith("_") and name not in fields:
                 raise UnknownAttributeError([f"{type(self).__name__} has no key {name!r}{did_you_mean(name, fields)}"])
             value = _tuples(value)
             try:

@@ -1,0 +1,102 @@
+"""The command line: one small file a command, imported only when it is used.
+
+Exit status: 0 done, 1 failed, 2 the user's input (one line on stderr for each mistake), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import click
+
+from boxwood import __version__
+from boxwood.errors import UserError
+
+__all__ = ["cli", "main"]
+
+COMMANDS = ("demo", "train", "eval", "predict", "data", "config", "weights", "bench")
+
+
+class LazyGroup(click.Group):
+    """A group whose command ``name`` is the object ``name`` of the module ``boxwood.cli.name``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"boxwood.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="boxwood")
+def cli() -> None:
+    """Object detection research: train, evaluate and use detectors such as Faster and Mask R-CNN.
+
+    \b
+    Start here:
+      boxwood demo                  a detector trained, scored and drawn on generated pictures, in minutes
+      boxwood config list           the recipes that are there
+      boxwood train RECIPE data.train.annotations=FILE data.train.images=FOLDER ...
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit status; ``args`` are those of the process by default."""
+    try:
+        with _log_to_stderr():
+            status = cli.main(args, prog_name="boxwood", standalone_mode=False)
+            sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except UserError as error:
+        for problem in getattr(error, "problems", (str(error),)):
+            _complain(" ".join(problem.split()))
+        sys.exit(2)
+    except click.UsageError as error:
+        help_command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _complain(" ".join(error.format_message().split()) + help_command)
+        sys.exit(2)
+    except click.ClickException as error:
+        _complain(error.format_message())
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. What Python would still flush at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _complain(text: str) -> None:
+    print(f"boxwood: {text}", file=sys.stderr)
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Plain lines on stderr: Boxwood's from level info on, everybody else's from warning on."""
+    root, ours = logging.getLogger(), logging.getLogger("boxwood")
+    before = ours.level
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        ours.setLevel(before)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"

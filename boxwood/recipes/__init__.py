@@ -1,0 +1,136 @@
+"""Recipes: functions that return a complete configuration; and finding the one that a person names.
+
+A recipe of your own is such a function in any module: ``boxwood train my_work:mine``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import boxwood
+from boxwood.config import ConfigError, apply_overrides, did_you_mean, from_tree, overlay, read_yaml
+from boxwood.errors import UserError
+from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x, mask_rcnn_r50_fpn_1x
+from boxwood.recipes.demo import demo_shapes
+from boxwood.recipes.small import faster_rcnn_mobilenetv2_fpn, mask_rcnn_mobilenetv2_fpn
+from boxwood.run import RunConfig
+
+__all__ = [
+    "demo_shapes",
+    "faster_rcnn_mobilenetv2_fpn",
+    "faster_rcnn_r50_fpn_1x",
+    "import_module",
+    "mask_rcnn_mobilenetv2_fpn",
+    "mask_rcnn_r50_fpn_1x",
+    "names",
+    "resolve",
+]
+
+RECIPES = (
+    faster_rcnn_r50_fpn_1x,
+    mask_rcnn_r50_fpn_1x,
+    faster_rcnn_mobilenetv2_fpn,
+    mask_rcnn_mobilenetv2_fpn,
+    demo_shapes,
+)
+
+
+def names() -> tuple[str, ...]:
+    """The names of the recipes that come with Boxwood.
+
+    >>> "mask_rcnn_r50_fpn_1x" in names()
+    True
+    """
+    return tuple(recipe.__name__ for recipe in RECIPES)
+
+
+def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration that a person names, with ``dotted.key=value`` applied.
+
+    ``config`` is the name of a recipe, ``module:function`` (the current folder is searched), a YAML file, or a run's directory. A
+    YAML file holds all keys, or only those that differ from its ``base``: a recipe, module:function, or another file, named
+    relative to it. Raises `UserError` where there is no such thing, `ConfigError` where keys or values are wrong.
+
+    >>> resolve("faster_rcnn_r50_fpn_1x", ["optim.lr=0.01"]).optim.lr
+    0.01
+    """
+    return apply_overrides(_find(config, ()), overrides)
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a user's module, from the current folder too. Raises `UserError` where there is none of that name."""
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there and imports something else that is not
+        raise UserError(f"no module {name!r} in {folder} or among the installed packages; name one without .py") from None
+    except (ValueError, TypeError):
+        raise UserError(f"{name!r} is no module's name; write it as Python imports it, such as my_work") from None
+
+
+def _find(config: str, above: tuple[Path, ...]) -> RunConfig:
+    """``above`` are the files that have this one as their base."""
+    for recipe in RECIPES:
+        if config == recipe.__name__:
+            return recipe()
+    path = Path(config)
+    if path.suffix in {".yaml", ".yml"}:
+        return _read(path, above)
+    if path.is_dir():
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: is a folder without config.yaml, so it is no run; name a run, a YAML file or a recipe")
+        return _read(path / "config.yaml", above)
+    module, colon, function = config.partition(":")
+    if colon:
+        return _call(module, function)
+    hint = did_you_mean(config, names())
+    raise UserError(f"unknown recipe {config!r}{hint}; boxwood config list shows all, and module:function and file.yaml work too")
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> RunConfig:
+    if path.resolve() in above:
+        raise UserError(f"{path}: is its own base, by way of {above[-1]}; end the circle")
+    tree, lines = read_yaml(path)
+    if "base" not in tree:
+        return from_tree(RunConfig, tree, str(path), lines)
+    base, line = tree.pop("base"), lines.pop("base")
+    if not isinstance(base, str):
+        raise UserError(f"{path}:{line}: base should be the name of a recipe or of a file, got {base!r}")
+    beside = path.parent / base
+    try:
+        config = _find(str(beside) if beside.exists() or beside.suffix in {".yaml", ".yml"} else base, (*above, path.resolve()))
+    except ConfigError:
+        raise  # it names the base's own file and lines
+    except UserError as error:
+        raise UserError(f"{path}:{line}: base: {error}") from None
+    return overlay(config, tree, str(path), lines)
+
+
+def _call(module: str, function: str) -> RunConfig:
+    """Call a user's recipe. A mistake in its configuration is told with the line that made it."""
+    imported = import_module(module)
+    recipe = getattr(imported, function, None)
+    if not callable(recipe):
+        hint = did_you_mean(
+            function, [name for name, value in vars(imported).items() if callable(value) and not name.startswith("_")]
+        )
+        raise UserError(f"{imported.__file__}: has no function {function!r}{hint}")
+    try:
+        config = recipe()
+    except ConfigError as error:
+        ours = str(Path(boxwood.__file__).parent)
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+        place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+        raise ConfigError([place + problem for problem in error.problems]) from None
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{imported.__file__}: {function}() should return a RunConfig, got {type(config).__name__}")
+    return config
