@@ -39,7 +39,8 @@ class DivergenceWatch:
     nothing is written before a check. On a CPU looking is free, and the loop checks every update before it is made.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, deferred: bool) -> None:
+        self.deferred = deferred
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         self._seen: list[_Seen] = []
         self._norms: dict[int, Tensor] = {}
@@ -57,7 +58,7 @@ class DivergenceWatch:
         if not overflow_is_ordinary:
             self._norms[step] = gradient_norm
             self.finite &= torch.isfinite(gradient_norm)
-        if self.finite.device.type != "cpu":
+        if self.deferred:
             for gradient in gradients:
                 gradient.masked_fill_(~self.finite, 0.0)
 

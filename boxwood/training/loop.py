@@ -202,7 +202,7 @@ def _update(run: _Run, batches: Iterator[Batch]) -> None:
     if run.config.optim.clip_norm is not None:
         clip_grads_with_norm_(trained, run.config.optim.clip_norm, norm)
     run.watch.guard(run.step + 1, norm, gradients, overflow_is_ordinary=run.scaler.is_enabled())
-    if device.type == "cpu":
+    if not run.watch.deferred:
         run.watch.check()
     run.meter.add({"gradient_norm": norm}, 1.0)
     run.meter.count()
@@ -301,7 +301,17 @@ def _start(config: RunConfig, out: Path, device: torch.device, categories: Categ
     network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None) if world_size() > 1 else model
     optimizer = build_optimizer(model, config, device)
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-    run = _Run(config, out, device, model, network, optimizer, scaler, Meter(device), DivergenceWatch(device))
+    run = _Run(
+        config,
+        out,
+        device,
+        model,
+        network,
+        optimizer,
+        scaler,
+        Meter(device),
+        DivergenceWatch(device, deferred=device.type != "cpu"),
+    )
     if config.optim.scale_lr:
         logger.info(
             "optim.scale_lr: learning rate %g for batches of %d, so %g for batches of %d",

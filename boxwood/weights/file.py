@@ -15,7 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from boxwood.config import from_yaml, to_yaml
@@ -146,28 +146,20 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, after checking that the file is as long as its header says."""
+    """The metadata of a safetensors file that is as long as its header says."""
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or not 2 <= length <= MAX_HEADER_BYTES:
-                raise UserError(f"{path}: not a safetensors file; name a .safetensors that boxwood train wrote")
-            text = file.read(length)
+            start = file.read(9)
+        with safe_open(path, "pt") as archive:
+            metadata: dict[str, str] | None = archive.metadata()
+            return metadata or {}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing .safetensors file") from None
-    try:
-        header = json.loads(text) if len(text) == length else None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: not a safetensors file; name a .safetensors that boxwood train wrote") from None
-    if header is None and not text.startswith(b"{"):
-        raise UserError(f"{path}: not a safetensors file; name a .safetensors that boxwood train wrote")
-    entries = [entry for name, entry in (header or {}).items() if name != "__metadata__"]
-    end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-    if header is None or 8 + length + end > size:
-        raise UserError(f"{path}: is cut short ({size} bytes); copy it again")
-    metadata: dict[str, str] = header.get("__metadata__", {})
-    return metadata
+    except SafetensorError:
+        # It begins with the length of its header, in 8 bytes, and the header, which is JSON.
+        if len(start) == 9 and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES and start[8:] == b"{":
+            raise UserError(f"{path}: is cut short or damaged; copy it again") from None
+        raise UserError(f"{path}: not a safetensors file; name one that boxwood train wrote") from None
 
 
 def _categories(tree: dict[str, Any]) -> Categories:

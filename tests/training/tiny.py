@@ -1,4 +1,7 @@
-"""A detector of a few layers and pictures of one coloured square, to train in a second; used by subprocesses too."""
+"""A detector of a few layers and pictures of one coloured square, to train in a second; used by subprocesses too.
+
+``TINY_SIGNAL=SIGTERM:5:0`` in the environment sends that signal to the process of that rank in its fifth forward pass of training.
+"""
 
 from __future__ import annotations
 
@@ -96,8 +99,6 @@ class TinyConfig(ModelConfig):
     width: int = 8
     dropout: float = 0.0
     batch_norm: bool = False
-    signal_at: int | None = None
-    """At this forward pass of training the process gets SIGINT: a person's Ctrl-C."""
 
     def build(self, categories: Categories, test: TestConfig) -> nn.Module:
         return TinyDetector(self, categories)
@@ -134,10 +135,10 @@ class TinyDetector(nn.Module):
         self.calls = 0
 
     def forward(self, batch: Batch) -> TinyOutput:
-        if self.training:
-            self.calls += 1
-            if self.calls == self.config.signal_at:
-                os.kill(os.getpid(), signal.SIGINT)
+        self.calls += self.training
+        name, call, rank = os.environ.get("TINY_SIGNAL", "SIGINT:-1:0").split(":")
+        if self.training and self.calls == int(call) and int(rank) == int(os.environ.get("RANK", "0")):
+            os.kill(os.getpid(), signal.Signals[name])
         features = self.body(normalize_images(batch.images, batch.sizes, self.mean, self.std))
         centre, size = self.locate(features).sigmoid().mul(SIDE).split(2, dim=1)
         return TinyOutput(self.classify(features), torch.cat([centre - size / 2, centre + size / 2], dim=1))

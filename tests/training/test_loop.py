@@ -1,0 +1,406 @@
+"""The loop, with a detector of a few layers: resume to the bit, interruption, divergence, refusals."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from boxwood import safe_yaml
+from boxwood.config import differences, from_yaml
+from boxwood.errors import UserError
+from boxwood.run import OptimConfig, RunConfig
+from boxwood.structures import Batch, Detections
+from boxwood.training import TrainingDiverged, train
+from boxwood.training.loop import _Run
+from boxwood.weights import read_weights
+from tests.training import tiny
+from tests.training.tiny import TinyConfig, TinyData, TinyDetector, tiny_run
+
+
+def weights(out: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return read_weights(out / f"{name}.safetensors").state
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def lines(out: Path, split: str = "train") -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["split"] == split]
+
+
+def losses(out: Path, split: str = "train") -> list[tuple[int, float]]:
+    return [(entry["step"], entry["loss"]) for entry in lines(out, split)]
+
+
+def hard_run(**train_settings: Any) -> RunConfig:
+    """Everything that has a state: dropout, batch norm, momentum, accumulation, evaluation, means across a stop."""
+    run = tiny_run(**{"accumulate": 2, "eval_every": 3, "log_every": 4, **train_settings})
+    run.model = TinyConfig(dropout=0.3, batch_norm=True)
+    return run
+
+
+# ------------------------------------------------------------------------------------------------- a run and its files
+
+
+def test_a_run_leaves_what_users_rely_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = tiny_run(eval_every=6, checkpoint_every=5, keep_checkpoints=1)
+    metrics = train(run, out)
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "best.safetensors",
+        "last.safetensors",
+        "eval",
+    }
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000012.pt"]
+    assert {path.name for path in (out / "eval").iterdir()} == {"metrics.json", "detections.json"}
+    assert json.loads((out / "eval" / "metrics.json").read_text()) == metrics
+    assert len(json.loads((out / "eval" / "detections.json").read_text())) == 4
+    assert differences(from_yaml(RunConfig, (out / "config.yaml").read_text()), run) == []
+    environment = json.loads((out / "environment.json").read_text())
+    assert (
+        environment["packages"]["torch"] == torch.__version__.split("+")[0] or environment["packages"]["torch"] == torch.__version__
+    )
+    assert environment["processes"] == 1 and environment["device"] == "cpu"
+    assert [entry["step"] for entry in lines(out)] == [4, 8, 12]
+    keys = {"step", "split", "loss", "loss_class", "loss_box", "lr", "images_per_second", "data_wait", "memory_mb", "gradient_norm"}
+    for entry in lines(out):
+        assert set(entry) == keys
+        assert entry["loss"] == pytest.approx(entry["loss_class"] + entry["loss_box"])
+        assert 0 <= entry["data_wait"] <= 1 and entry["images_per_second"] > 0 and entry["memory_mb"] > 0
+    assert [entry["step"] for entry in lines(out, "val")] == [6, 12]
+    assert lines(out, "val")[-1]["bbox_AP"] == metrics["bbox"]["AP"]
+    assert lines(out)[-1]["lr"] == pytest.approx(0.02 * 0.01)
+
+
+def test_the_same_configuration_gives_the_same_weights_and_the_seed_matters(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = hard_run(seed=seed)
+        train(run, tmp_path / name)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_learning_happens(tmp_path: Path) -> None:
+    train(tiny_run(steps=60, log_every=10), tmp_path / "run")
+    curve = [loss for _, loss in losses(tmp_path / "run")]
+    assert curve[-1] < curve[0] / 4
+
+
+def test_evaluating_changes_nothing_of_training(tmp_path: Path) -> None:
+    train(hard_run(eval_every=1), tmp_path / "often")
+    train(hard_run(eval_every=0), tmp_path / "once")
+    assert same(weights(tmp_path / "often"), weights(tmp_path / "once"))
+
+
+def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.1, 0.5, 0.3, 0.5])
+
+    def fake(*_: object) -> dict[str, Any]:
+        return {"bbox": {"AP": next(scores)}}
+
+    monkeypatch.setattr("boxwood.training.loop.evaluate", fake)
+    train(tiny_run(eval_every=3), tmp_path / "whole")
+    stopped = tiny_run(eval_every=0, steps=6)
+    stopped.optim.drops = (8 / 6, 11 / 6)  # the same rates as in the first six of twelve
+    scores = iter([0.5])
+    train(stopped, tmp_path / "six")
+    assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "six"))
+    assert not same(weights(tmp_path / "whole", "best"), weights(tmp_path / "whole"))
+
+
+def test_validation_losses_are_in_eval_mode_and_do_not_vary(tmp_path: Path) -> None:
+    run = hard_run(steps=4, eval_every=2)
+    run.optim.lr = 1e-30  # weights stay, so only chance could make a difference; batch norm is left out for the same reason
+    run.model = TinyConfig(dropout=0.5)
+    train(run, tmp_path / "run")
+    (_, first), (_, second) = losses(tmp_path / "run", "val")
+    assert first == second
+
+
+def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
+    train(tiny_run(accumulate=1, log_every=1), tmp_path / "one")
+    train(tiny_run(accumulate=2, log_every=1), tmp_path / "two")
+    for (_, a), (_, b) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "two")[name], rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    run = tiny_run(steps=1, log_every=1)
+    run.optim = OptimConfig(lr=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=1e-3, drops=())
+    train(run, tmp_path / "clipped")
+    start = tiny_run(steps=1)
+    start.optim = OptimConfig(lr=1e-30, warmup_steps=0)
+    train(start, tmp_path / "start")
+    moved = [weights(tmp_path / "clipped")[name] - tensor for name, tensor in weights(tmp_path / "start").items()]
+    assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert lines(tmp_path / "clipped")[0]["gradient_norm"] > 1e-2, "the log has the norm before clipping"
+
+
+def test_bf16_and_pictures_without_boxes(tmp_path: Path) -> None:
+    run = tiny_run(precision="bf16", log_every=1)
+    run.data.train = TinyData(without_boxes=True)
+    metrics = train(run, tmp_path / "run")
+    assert all(entry["loss_box"] == 0 and np.isfinite(entry["loss"]) for entry in lines(tmp_path / "run"))
+    assert metrics["bbox"]["AP"] >= 0
+    assert weights(tmp_path / "run")["locate.weight"].dtype == torch.float32
+
+
+# ----------------------------------------------------------------------------------------------------- stop and resume
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("call", [1, 11, 13])
+def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, call: int) -> None:
+    """Interrupted in the forward pass ``call`` (of 2 an update), between lines of the log and evaluations."""
+    run = hard_run()
+    run.optim.kind = kind
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = train(run, whole)
+    monkeypatch.setenv("TINY_SIGNAL", f"SIGINT:{call}:0")
+    with pytest.raises(KeyboardInterrupt):
+        train(run, parts)
+    done = (call + 1) // 2
+    assert (parts / "checkpoints" / f"step-{done:08d}.pt").exists()
+    monkeypatch.delenv("TINY_SIGNAL")
+    # What others draw before the run goes on must not matter.
+    torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
+    metrics = train(run, parts, resume=True)
+    assert same(weights(whole), weights(parts)) and same(weights(whole, "best"), weights(parts, "best"))
+    assert losses(whole) == losses(parts) and losses(whole, "val") == losses(parts, "val")
+    assert metrics["bbox"] == expected["bbox"]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends without a chance to save: what it logged after the checkpoint stands once in the end."""
+    run = hard_run(checkpoint_every=5, log_every=2)
+    train(run, tmp_path / "whole")
+    forward = TinyDetector.forward
+
+    def dying(self: TinyDetector, batch: Batch) -> tiny.TinyOutput:
+        if self.training and self.calls == 18:
+            raise MemoryError
+        return forward(self, batch)
+
+    monkeypatch.setattr(TinyDetector, "forward", dying)
+    with pytest.raises(MemoryError):
+        train(run, tmp_path / "parts")
+    assert [step for step, _ in losses(tmp_path / "parts")] == [2, 4, 6, 8]
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "spl')
+    monkeypatch.setattr(TinyDetector, "forward", forward)
+    train(run, tmp_path / "parts", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_interrupted_while_evaluating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = hard_run()
+    train(run, tmp_path / "whole")
+    detections = TinyDetector.detections
+    calls = 0
+
+    def interrupting(self: TinyDetector, output: tiny.TinyOutput, batch: Batch) -> list[Detections]:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # the second picture of the second evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+        return detections(self, output, batch)
+
+    monkeypatch.setattr(TinyDetector, "detections", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path / "parts")
+    assert calls == 6, "evaluation stops at the picture"
+    assert (tmp_path / "parts" / "checkpoints" / "step-00000006.pt").exists()
+    train(run, tmp_path / "parts", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert losses(tmp_path / "whole", "val") == losses(tmp_path / "parts", "val")
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatient(self: TinyDetector, batch: Batch) -> tiny.TinyOutput:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr(TinyDetector, "forward", impatient)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_run(), tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
+    short = tiny_run(steps=6)
+    short.optim.drops = (4 / 6,)
+    train(short, tmp_path / "run")
+    assert train(short, tmp_path / "run", resume=True)["bbox"], "nothing to do, and the metrics are still known"
+    longer = tiny_run(steps=12)
+    longer.optim.drops = (4 / 12,)
+    train(longer, tmp_path / "run", resume=True)
+    train(longer, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert safe_yaml.read(tmp_path / "run" / "config.yaml")[0]["train"]["steps"] == 12
+    changed = tiny_run(steps=24)
+    with pytest.raises(UserError, match=r"other learning rates"):
+        train(changed, tmp_path / "run", resume=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(tiny_run(steps=1), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"holds a run already.*--resume"):
+        train(tiny_run(steps=2), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no checkpoint"):
+        train(tiny_run(), tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(tiny_run(steps=2), out)
+    other = tiny_run(steps=2, seed=5)
+    other.optim.lr = 0.5
+    other.data.workers = 1
+    with pytest.raises(UserError, match=r"optim\.lr was 0\.02, is 0\.5; train\.seed was 0, is 5") as error:
+        train(other, out, resume=True)
+    assert "workers" not in str(error.value)
+
+
+def test_other_categories_in_val(tmp_path: Path) -> None:
+    run = tiny_run()
+    run.data.val = TinyData(ids=(3, 7, 9))
+    with pytest.raises(UserError, match=r"only the second has 9 'class9'"):
+        train(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"device": "cuda"}, r"train\.device=cuda: no GPU was found"),
+        ({"device": "gpu"}, r"train\.device=gpu: no such device"),
+        ({"device": "mps"}, r"train\.device=mps"),
+        ({"precision": "fp16"}, r"train\.precision=fp16: needs a CUDA GPU"),
+        ({"accumulate": 3}, r"train\.batch_size=4 is no multiple of train\.accumulate=3"),
+        ({"weights": "no.safetensors"}, r"no\.safetensors: cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    if (
+        settings.get("device") == "cuda"
+        and torch.cuda.is_available()
+        or settings.get("device") == "mps"
+        and torch.backends.mps.is_available()
+    ):
+        pytest.skip("this machine has that device")
+    with pytest.raises(UserError, match=words) as error:
+        train(tiny_run(**settings), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------------------------- initial weights
+
+
+def test_initial_weights_and_layers_of_other_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tiny_run(steps=2), tmp_path / "first")
+    run = tiny_run(steps=1, weights=str(tmp_path / "first" / "last.safetensors"))
+    run.optim = OptimConfig(lr=1e-30, warmup_steps=0, drops=())
+    run.data.train, run.data.val = TinyData(ids=(1, 2, 3, 4)), TinyData(ids=(1, 2, 3, 4), count=4)
+    with caplog.at_level(logging.WARNING):
+        train(run, tmp_path / "second")
+    assert "of 2 classes, data.train has 4; these start anew: classify.weight, classify.bias" in caplog.text
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert torch.equal(first["locate.weight"], second["locate.weight"])
+    assert first["classify.bias"].shape == (3,) and second["classify.bias"].shape == (5,)
+
+
+def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:
+    train(tiny_run(steps=1), tmp_path / "first")
+    run = tiny_run(weights=str(tmp_path / "first" / "last.safetensors"))
+    run.model = TinyConfig(width=16, batch_norm=True)
+    with pytest.raises(
+        UserError, match=r"another architecture.*missing \(body\.1\.weight.*another shape \(body\.0\.weight"
+    ) as error:
+        train(run, tmp_path / "second")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "second").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- divergence
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
+    """Picture 102 comes once an epoch of two updates; ``deferred`` is what a GPU does: look only when logging."""
+    states: list[dict[str, torch.Tensor]] = []
+    created = _Run.__init__
+
+    def as_on_a_gpu(self: _Run, *arguments: Any, **named: Any) -> None:
+        created(self, *arguments, **named)
+        self.watch.deferred = deferred
+        states.append(self.model.state_dict())
+
+    monkeypatch.setattr(_Run, "__init__", as_on_a_gpu)
+    run = tiny_run(log_every=6, checkpoint_every=3)
+    run.data.train = TinyData(nan_box_in=102)
+    with pytest.raises(TrainingDiverged) as error:
+        train(run, tmp_path / "run")
+    text = str(error.value)
+    for words in (
+        "the loss is not finite at step",
+        "loss_box nan",
+        "loss_class ",
+        "image 102 (2.png): 1 boxes xyxy [[nan, nan, nan, nan]]",
+    ):
+        assert words in text
+    assert int(text.split("at step ")[1].split("\n")[0]) in (1, 2)
+    assert all(torch.isfinite(tensor).all() for tensor in states[0].values()), "the weights were kept from it"
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == [], "nothing of it is on the disk"
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
+    original, created = TinyDetector.losses, _Run.__init__
+
+    def as_on_a_gpu(self: _Run, *arguments: Any, **named: Any) -> None:
+        created(self, *arguments, **named)
+        self.watch.deferred = deferred
+
+    def steep(self: TinyDetector, output: tiny.TinyOutput, targets: Any) -> dict[str, torch.Tensor]:
+        losses = original(self, output, targets)
+        if self.calls == 3:
+            losses["loss_root"] = (output.logits.sum() * 0).abs().sqrt()  # 0, with an infinite slope
+        return losses
+
+    monkeypatch.setattr(_Run, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(TinyDetector, "losses", steep)
+    with pytest.raises(TrainingDiverged, match=r"losses are finite but the gradient is not \(norm nan\) at step 3") as error:
+        train(tiny_run(), tmp_path / "run")
+    assert "loss_root 0" in str(error.value) and ".png): 1 boxes" in str(error.value)
