@@ -1,0 +1,95 @@
+"""boxwood eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from boxwood.cli.arguments import default_out, imports_option, overrides_argument
+from boxwood.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from boxwood.run import RunConfig
+    from boxwood.weights.file import SavedWeights
+
+__all__ = ["eval"]
+
+
+@click.command()
+@click.argument("source", metavar="RUN|CONFIG")
+@overrides_argument
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="The run's best.safetensors by default.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
+@imports_option
+def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Path | None) -> None:
+    """Measure a detector on the val set: a table, metrics.json and detections.json.
+
+    The data are data.val of the run's configuration, or what you set instead.
+
+    \b
+      boxwood eval runs/nuts
+      boxwood eval runs/nuts data.val.annotations=test.json data.val.images=photos --out test
+      torchrun --nproc-per-node 8 -m boxwood eval runs/coco
+    """
+    from boxwood.data.loader import eval_batches
+    from boxwood.evaluation import CocoEvaluator, evaluate, format_table, save_detections, save_metrics
+    from boxwood.recipes import resolve
+    from boxwood.training.distributed import choose_device, process_group, rank, world_size
+    from boxwood.weights.file import read_weights
+
+    config = resolve(source, overrides)
+    path = weights or _weights_of_run(Path(source))
+    out = out or default_out(source) / "eval"
+    device = choose_device(config.train.device)
+    with process_group(device):
+        val_set = config.data.val.open()
+        saved = read_weights(path)
+        if difference := saved.categories.difference(val_set.categories):
+            raise UserError(
+                f"{path} and data.val differ in categories: {difference} (the first is the weights); name matching data"
+            )
+        model = _build(config, saved, str(path)).to(device)
+        # One image at a time, as in training, so that no image's padding depends on its neighbours.
+        batches = eval_batches(
+            val_set,
+            config.data.val.transforms,
+            batch_size=1,
+            workers=config.data.workers,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        evaluator = CocoEvaluator(val_set.to_coco(), saved.categories)
+        metrics = evaluate(model, batches, evaluator, device)
+        if rank() == 0:
+            save_metrics(metrics, out / "metrics.json")
+            save_detections(evaluator.records, out / "detections.json")
+            click.echo(format_table(metrics))
+            click.echo(f"\n{path} on {len(val_set)} images; written to {out}")
+
+
+def _weights_of_run(run: Path) -> Path:
+    """The best weights of a run, or the last where there are no best yet."""
+    folder = run.parent if run.name == "config.yaml" else run
+    for name in ("best.safetensors", "last.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{run}: is no run, so name the weights to evaluate with --weights FILE")
+    raise UserError(f"{folder}: has neither best.safetensors nor last.safetensors yet; let it train on, or name --weights FILE")
+
+
+def _build(config: RunConfig, saved: SavedWeights, where: str) -> nn.Module:
+    """The configuration's network with the saved weights. A body's ImageNet weights are not fetched to be overwritten."""
+    from boxwood.config import overlay, to_tree
+    from boxwood.weights.file import load_state
+
+    model = config.model
+    if "weights" in to_tree(model).get("backbone", {}):
+        model = overlay(model, {"backbone": {"weights": None}})
+    network = model.build(saved.categories, config.test)
+    load_state(network, saved.state, where=where)
+    return network
