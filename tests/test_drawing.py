@@ -1,0 +1,246 @@
+"""Pictures are drawn where they should be and nothing breaks them; whether they please, a person must see."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from boxwood.drawing import class_color, contact_sheet, draw_instances, side_by_side
+from boxwood.errors import UserError
+from boxwood.structures import Detections
+
+HEIGHT, WIDTH = 120, 160
+
+
+def plain(value: int = 128) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+
+
+def draw(boxes: Any, image: Any = None, **more: Any) -> np.ndarray:
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    more = {"labels": list(range(len(boxes))), "names": [""] * len(boxes)} | more
+    picture = draw_instances(plain() if image is None else image, boxes=boxes, **more)
+    assert picture.size == (WIDTH, HEIGHT)
+    assert picture.mode == "RGB"
+    return np.array(picture)
+
+
+def changed(drawn: np.ndarray) -> np.ndarray:
+    return (drawn != plain()).any(axis=2)
+
+
+def test_nothing_to_draw_leaves_the_picture() -> None:
+    assert not changed(draw([])).any()
+    empty = draw([], scores=[], masks=np.zeros((0, HEIGHT, WIDTH), bool), keypoints=np.zeros((0, 17, 3)), skeleton=((0, 1),))
+    assert not changed(empty).any()
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_an_outline_is_on_the_edges_in_the_class_color(value: int) -> None:
+    drawn = draw([[20, 30, 100, 90]], plain(value))
+    edge = [drawn[30, 20:100], drawn[89, 20:100], drawn[30:90, 20], drawn[30:90, 99]]
+    assert all((line == class_color(0)).all() for line in edge)
+    assert (drawn[40:80, 30:90] == value).all()
+    assert (drawn[:25] == value).all()
+
+
+@given(
+    boxes=st.lists(
+        st.tuples(st.floats(0, WIDTH - 2), st.floats(0, HEIGHT - 2), st.floats(1, WIDTH), st.floats(1, HEIGHT)),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_every_box_changes_pixels_at_its_outline(boxes: list[tuple[float, float, float, float]]) -> None:
+    corners = [[x, y, min(x + w, WIDTH), min(y + h, HEIGHT)] for x, y, w, h in boxes]
+    seen = changed(draw(corners))
+    for x1, y1, x2, y2 in corners:
+        left, top = round(x1), round(y1)
+        assert seen[min(top, HEIGHT - 1), min(left, WIDTH - 1)]
+        assert seen[min(round(y2), HEIGHT) - 1, min(round(x2), WIDTH) - 1]
+
+
+def test_small_boxes_stay_visible_on_large_ones() -> None:
+    small, large = [50, 50, 53, 53], [40, 40, 110, 110]
+    for boxes, labels in (([small, large], [1, 0]), ([large, small], [0, 1])):
+        drawn = draw(boxes, labels=labels, masks=np.ones((2, HEIGHT, WIDTH), bool) * (np.arange(2)[:, None, None] >= 0))
+        assert tuple(drawn[50, 50]) == class_color(1)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [-50, -50, 20, 20],
+        [-500, -500, 5000, 5000],
+        [150, 110, 400, 400],
+        [1000, 1000, 1100, 1100],
+        [-90, -90, -50, -50],
+        [1e9, 1e9, 2e9, 2e9],
+        [-3e38, -3e38, 3e38, 3e38],
+        [10, 10, 10, 10],
+        [50, 50, 20, 20],
+        [0, 0, WIDTH, HEIGHT],
+        [np.nan, 0, 10, 10],
+        [0, 0, np.inf, 10],
+    ],
+)
+def test_odd_boxes_do_not_break_the_picture(box: list[float]) -> None:
+    masks = np.zeros((1, HEIGHT, WIDTH), bool)
+    draw([box], names=["somewhere"], scores=[0.5], masks=masks, keypoints=np.array([[[box[0], box[1], 1.0]]]))
+    draw([box, [20, 20, 60, 60]], names=["somewhere", "here"])
+
+
+def test_one_pixel_boxes() -> None:
+    for x, y in ((0, 0), (WIDTH - 1, HEIGHT - 1), (80, 60)):
+        seen = changed(draw([[x, y, x + 1, y + 1]]))
+        assert seen[y, x]
+        assert seen.sum() <= 9
+
+
+def test_pictures_of_one_pixel_and_of_odd_shapes() -> None:
+    for height, width in ((1, 1), (1, 300), (300, 1), (7, 9)):
+        picture = draw_instances(
+            np.zeros((height, width, 3), np.uint8),
+            boxes=np.array([[0, 0, width, height]]),
+            labels=[3],
+            names=["a name that is too long"],
+            scores=[1.0],
+            masks=np.ones((1, height, width), bool),
+            keypoints=np.array([[[0.0, 0.0, 2.0], [width, height, 2.0]]]),
+            skeleton=((0, 1),),
+        )
+        assert picture.size == (width, height)
+
+
+def test_masks_are_tinted_with_an_outline_also_at_the_border() -> None:
+    mask = np.zeros((1, HEIGHT, WIDTH), bool)
+    mask[0, :60, :80] = True
+    drawn = draw([[200, 200, 210, 210]], masks=mask)
+    color = np.array(class_color(0))
+    assert (drawn[0, :80] == color).all()
+    assert (drawn[:60, 0] == color).all()
+    assert (drawn[59, :80] == color).all()
+    inside = drawn[30, 40].astype(int)
+    assert (np.sign(inside - 128) == np.sign(color - 128)).all()
+    assert (np.abs(inside - 128) < np.abs(color - 128)).all()
+    assert (drawn[60, 5:75] < 128).all()  # the dark rim
+    assert (drawn[70:, :] == 128).all()
+    assert (drawn[:, 90:] == 128).all()
+
+
+def test_keypoints_and_links() -> None:
+    points = np.array([[[20.0, 20, 2], [100, 20, 1], [60, 100, 0]]])
+    seen = changed(draw([[400, 400, 410, 410]], keypoints=points, skeleton=((0, 1), (1, 2), (0, 2))))
+    assert seen[20, 20]
+    assert seen[20, 60]
+    assert seen[20, 99]
+    assert not seen[40:].any()
+
+
+@pytest.mark.parametrize("name", ["hazelnut", "胡桃", "Haselnuß é", "مكسرات", "🌰", "two\nlines", "", "a" * 500])
+def test_names_of_any_alphabet_stay_inside(name: str) -> None:
+    for box in ([0, 0, 20, 20], [140, 100, 160, 120], [60, 0, 90, 120]):
+        without = changed(draw([box])).sum()
+        drawn = changed(draw([box], names=[name])).sum()
+        assert drawn >= without
+        assert (drawn > without) == bool(name)
+
+
+def test_names_do_not_cover_each_other() -> None:
+    """Three equal boxes: three plates in different places, none half covered."""
+    one = changed(draw([[40, 40, 120, 90]], names=["nut"])) & ~changed(draw([[40, 40, 120, 90]]))
+    three = changed(draw([[40, 40, 120, 90]] * 3, names=["nut"] * 3)) & ~changed(draw([[40, 40, 120, 90]]))
+    assert three.sum() > 2 * one.sum()
+
+
+def test_thousands_of_boxes() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 100, (3000, 2))
+    draw(np.concatenate([low, low + rng.uniform(1, 30, (3000, 2))], axis=1), names=["nut"] * 3000, scores=[0.5] * 3000)
+
+
+def test_every_kind_of_picture_gives_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    box = [[10, 20, 60, 70]]
+    expected = draw(box, array)
+    untouched = Image.fromarray(array)
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), untouched, torch.from_numpy(array).permute(2, 0, 1)):
+        assert (draw(box, image) == expected).all()
+    assert (np.array(untouched) == array).all()
+    draw(box, Image.new("L", (WIDTH, HEIGHT)))
+    draw(box, Image.new("RGBA", (WIDTH, HEIGHT)))
+    draw(box, Image.new("P", (WIDTH, HEIGHT)))
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    turned = Image.new("RGB", (HEIGHT, WIDTH))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    draw([[1, 1, 9, 9]], tmp_path / "turned.jpg")
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        draw([[1, 1, 9, 9]], opened)
+
+
+def test_what_is_no_picture_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("not a picture")
+    for image, said in (
+        (tmp_path / "none.jpg", "none.jpg: no such file"),
+        (tmp_path / "a.jpg", "a.jpg: not a picture"),
+        (plain().astype(float), r"float64 \(120, 160, 3\)"),
+        (plain()[:, :, 0], r"uint8 \(120, 160\)"),
+        (torch.zeros(1, 5, 5, dtype=torch.uint8), r"uint8 \(5, 5, 1\)"),
+        (7, "int"),
+    ):
+        with pytest.raises(UserError, match=said):
+            draw_instances(image, boxes=np.zeros((0, 4)), labels=[], names=[])
+
+
+def test_colors_differ() -> None:
+    colors = [class_color(label) for label in range(21)]
+    assert len(set(colors)) == 21
+    for first, second in itertools.pairwise(colors):
+        assert np.abs(np.subtract(first, second)).sum() > 100
+
+
+def test_detections_draw_themselves() -> None:
+    found = Detections(
+        torch.tensor([[10.0, 10, 60, 60], [70, 70, 90, 90]]),
+        torch.tensor([0.9, 0.2]),
+        torch.tensor([0, 1]),
+        (HEIGHT, WIDTH),
+        ("fig", "date"),
+        mask_probabilities=torch.ones(2, 28, 28),
+    )
+    seen = changed(np.array(found.draw(plain(), score=0.5)))
+    assert seen[30, 30]
+    assert not seen[80, 80]
+    assert changed(np.array(found.draw(plain(), score=0.1)))[80, 80]
+
+
+def test_sheets() -> None:
+    pictures = [Image.new("RGB", size, (200, 0, 0)) for size in ((80, 60), (40, 90), (80, 60))]
+    sheet = contact_sheet(pictures, 2)
+    assert sheet.size == (2 * 80 + 3 * 4, 2 * 90 + 3 * 4)
+    assert (np.array(sheet) == (200, 0, 0)).all(axis=2).sum() == 2 * 80 * 60 + 40 * 90
+    assert contact_sheet(pictures[:1], 5).size == (88, 68)
+    row = side_by_side(pictures, ["truth", "prediction with a caption that is much too long", ""])
+    assert (np.array(row) == (200, 0, 0)).all(axis=2).sum() == 2 * 80 * 60 + 40 * 90
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, boxwood.drawing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
