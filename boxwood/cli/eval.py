@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["eval"]
 
 
-@click.command()
+@click.command(short_help="Measure a detector on the val set.")
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="The run's best.safetensors by default.")

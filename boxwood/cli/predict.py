@@ -26,7 +26,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 """Of the files that are taken from a folder."""
 
 
-@click.command()
+@click.command(short_help="Detect objects in pictures, and draw them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", required=True, metavar="RUN|FILE", help="A run, or a .safetensors file.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), show_default=True, metavar="DIR")

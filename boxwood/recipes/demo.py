@@ -32,9 +32,9 @@ def demo_shapes() -> RunConfig:
         ),
         data=DataConfig(
             train=CocoConfig(
-                annotations="demo/data/train.json", images="demo/data/images", transforms=(resize, HorizontalFlip(p=0.5))
+                annotations="demo/data/train.json", images="demo/data/train", transforms=(resize, HorizontalFlip(p=0.5))
             ),
-            val=CocoConfig(annotations="demo/data/val.json", images="demo/data/images", transforms=(resize,)),
+            val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
         optim=OptimConfig(kind="adamw", lr=1e-3, schedule="cosine", warmup_steps=50, warmup_factor=0.1, clip_norm=5.0),
         train=TrainConfig(steps=500, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
