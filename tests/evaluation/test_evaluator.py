@@ -99,6 +99,7 @@ def evaluate_share(out: Path, rank: int, world_size: int) -> None:
     save_detections(evaluator.records, out / f"records-{rank}-of-{world_size}.json")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     evaluate_share(tmp_path, 0, 1)
     with socket.socket() as probe:
