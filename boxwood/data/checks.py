@@ -27,6 +27,7 @@ __all__ = [
     "check_images",
     "check_masks",
     "check_pixels",
+    "check_run_lengths",
     "check_same_categories",
     "refuse",
 ]
@@ -156,6 +157,18 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
         problem = "annotations without a mask beside others that have one"
         found.append(_found(problem, without, file.describe, repair="no mask is learnt from these"))
     return usable, [finding for finding in found if finding]
+
+
+def check_run_lengths(file: CocoFile) -> list[Finding]:
+    """Run-length masks that cannot be decoded. Decodes each of them, so that this is not done whenever a file is opened."""
+    damaged: dict[int, str] = {}
+    for annotation in np.flatnonzero(file.mask_kinds > POLYGONS).tolist():
+        try:
+            file.decoded(annotation)
+        except ValueError as error:
+            damaged[annotation] = f"{file.describe(annotation)}: {error}"
+    finding = _listed("run-length masks that cannot be decoded", damaged, advice="correct the annotation file")
+    return [finding] if finding else []
 
 
 def check_images(file: CocoFile, folder: str | Path) -> list[Finding]:

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from hotcoco import mask as coco_mask
 
 from boxwood.data.checks import check_boxes, check_identities, check_images, check_masks, refuse
-from boxwood.data.coco_file import POLYGONS, RLE_COUNTS, CocoFile, read_coco_file
+from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
 from boxwood.errors import UserError
@@ -161,12 +160,8 @@ class CocoDataset:
                     if self._usable_parts[part]
                 ]
             )
-        height, width = file.rle_sizes[annotation].tolist()
-        code = file.segmentation(annotation)
         try:
-            if file.mask_kinds[annotation] == RLE_COUNTS:
-                code = coco_mask.frPyObjects(code, height, width)
-            mask = coco_mask.decode(code)
+            mask = file.decoded(annotation)
         except ValueError as error:
             where = f"{file.path}: {file.describe(annotation)}"
             raise UserError(f"{where}: 'segmentation' cannot be decoded ({error}); correct the file") from None

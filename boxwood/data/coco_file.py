@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
 from boxwood.errors import UserError
@@ -109,6 +110,14 @@ class CocoFile:
         code = self.rles[annotation]
         counts = code.decode("ascii") if kind == RLE_TEXT else np.frombuffer(code, dtype=np.uint32).tolist()
         return {"size": self.rle_sizes[annotation].tolist(), "counts": counts}
+
+    def decoded(self, annotation: int) -> NDArray[np.uint8]:
+        """The pixels of a run-length mask: (H, W) uint8 of 0 and 1. Raises ValueError where its code is damaged."""
+        code = self.segmentation(annotation)
+        if self.mask_kinds[annotation] == RLE_COUNTS:
+            code = coco_mask.frPyObjects(code, *code["size"])
+        pixels: NDArray[np.uint8] = coco_mask.decode(code)
+        return pixels
 
     def to_coco(self) -> dict[str, Any]:
         """The file's images, annotations and categories as a COCO dictionary; boxes with nan or inf are left out."""
