@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -217,7 +218,7 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
     """
     problems: list[str] = []
     changes: list[tuple[list[str], Any]] = []
-    now = dict(_leaves(to_tree(config), ()))
+    texts = dict(_texts(to_tree(config), ()))
     for override in overrides:
         key, equals, text = (part.strip() for part in override.partition("="))
         if not equals or not key:
@@ -228,7 +229,7 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
         except UserError as error:
             problems.append(f"{_short(override)}: the value {error}")
             continue
-        if isinstance(now.get(key), str) and isinstance(value, bool | int | float):
+        if key in texts and isinstance(value, bool | int | float):
             value = text  # a folder may be called 2017
         changes.append((key.split("."), value))
     tree = to_tree(config)
@@ -249,18 +250,14 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
 
 
 def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
-    """The dotted keys whose values differ, with both values (None where one side lacks the key).
+    """The dotted keys whose values differ, with both values as `to_tree` gives them (None where one side lacks the key).
 
     >>> class Optim(Config):
     ...     lr: float = 0.02
     >>> differences(Optim(), Optim(lr=0.01))
     [('lr', 0.02, 0.01)]
     """
-    left, right = dict(_leaves(to_tree(a), ())), dict(_leaves(to_tree(b), ()))
-    keys = [*left, *(key for key in right if key not in left)]
-    return [
-        (key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key) or (key in left) != (key in right)
-    ]
+    return list(_differences(to_tree(a), to_tree(b), ()))
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
@@ -288,15 +285,23 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, (*path, str(key)))
-    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
-        for index, value in enumerate(tree):
-            yield from _leaves(value, (*path, str(index)))
-    else:
+def _texts(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The dotted keys whose values are text."""
+    if isinstance(tree, str):
         yield ".".join(path), tree
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from _texts(value, (*path, str(key)))
+
+
+def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            yield from _differences(a.get(key), b.get(key), (*path, str(key)))
+    elif isinstance(a, list) and isinstance(b, list) and any(isinstance(item, dict) for item in a + b):
+        for index, (left, right) in enumerate(zip_longest(a, b)):
+            yield from _differences(left, right, (*path, str(index)))
+    elif a != b:
+        yield ".".join(path), a, b
 
 
 def _merge(old: Any, new: Any, config: Any, path: tuple[str, ...] = ()) -> Any:

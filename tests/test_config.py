@@ -469,14 +469,14 @@ def test_yaml_fits_on_a_screen() -> None:
 
 
 def test_differences_of_components_and_tuples() -> None:
-    a, b = Run(), Run(model=Model(body=MobileNet()), data=Part(transforms=(Flip(p=1), Flip())))
+    a, b = Run(), Run(model=Model(body=MobileNet(), mask=Mask()), data=Part(transforms=(Flip(p=1), Flip())))
     assert differences(a, b) == [
         ("model.body.kind", "resnet", "mobilenet_v2"),
         ("model.body.depth", 50, None),
-        ("data.transforms.0.p", 0.5, 1.0),
         ("model.body.width", None, 1.0),
-        ("data.transforms.1.kind", None, "flip"),
-        ("data.transforms.1.p", None, 0.5),
+        ("model.mask", None, {"convs": 4}),
+        ("data.transforms.0.p", 0.5, 1.0),
+        ("data.transforms.1", None, {"kind": "flip", "p": 0.5}),
     ]
     assert differences(a, Run()) == []
 

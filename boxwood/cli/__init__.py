@@ -35,6 +35,13 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"boxwood.cli.{cmd_name}"), cmd_name)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from boxwood.config import did_you_mean
+
+            raise click.UsageError(f"unknown command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="boxwood")
@@ -60,9 +67,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         for problem in getattr(error, "problems", (str(error),)):
             _complain(" ".join(problem.split()))
         sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.UsageError as error:
         help_command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        _complain(" ".join(error.format_message().split()) + help_command)
+        _complain(" ".join(error.format_message().split()).rstrip(".") + help_command)
         sys.exit(2)
     except click.ClickException as error:
         _complain(error.format_message())

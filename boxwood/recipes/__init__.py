@@ -72,7 +72,8 @@ def import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there and imports something else that is not
-        raise UserError(f"no module {name!r} in {folder} or among the installed packages; name one without .py") from None
+        hint = f"; write {name.removesuffix('.py')!r}" if name.endswith(".py") else ""
+        raise UserError(f"no module {name!r} in {folder} or among the installed packages{hint}") from None
     except (ValueError, TypeError):
         raise UserError(f"{name!r} is no module's name; write it as Python imports it, such as my_work") from None
 

@@ -18,7 +18,7 @@ def demo_shapes() -> RunConfig:
 
     Group norm, because frozen statistics need a body that was trained before, and batches are small. By hand::
 
-        boxwood data shapes demo/data
+        boxwood data shapes --out demo/data
         boxwood train demo_shapes --out demo/run
     """
     resize = ResizeShortestEdge(short=(192,), long=320)
