@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Config
-from boxwood.models.backbones.backbone import Norm, make_norm
+from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
 
 __all__ = ["FPN", "FPNConfig"]
 
@@ -49,4 +49,4 @@ def _convolution(channels_in: int, channels_out: int, kernel: int, norm: Norm | 
     nn.init.kaiming_uniform_(convolution.weight, a=1)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
-    return convolution if norm is None else nn.Sequential(convolution, make_norm(norm, channels_out))
+    return convolution if norm is None else ConvNorm(convolution, make_norm(norm, channels_out))

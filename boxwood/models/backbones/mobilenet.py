@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torchvision.models
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, Norm, freeze, make_norm
+from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, make_norm
 
 __all__ = ["MobileNetV2", "MobileNetV2Config"]
 
@@ -18,8 +18,6 @@ class MobileNetV2Config(BackboneConfig):
     short_kind: ClassVar[str] = "mobilenet_v2"
 
     norm: Norm = "frozen_bn"
-    frozen_blocks: int = 0
-    """How many of the 19 blocks, from the image on, are not trained."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
 
@@ -42,7 +40,7 @@ class MobileNetV2(Backbone):
             weights = torchvision.models.MobileNet_V2_Weights[config.weights]
             network.load_state_dict(weights.get_state_dict(progress=False, check_hash=True), strict=config.norm != "gn")
         self.features: nn.Sequential = network.features
-        freeze(list(self.features)[: config.frozen_blocks])
+        _pair_convs_with_norms(self.features)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps, x = [], images
@@ -51,3 +49,15 @@ class MobileNetV2(Backbone):
             if index in self.taps:
                 maps.append(x)
         return maps
+
+
+def _pair_convs_with_norms(module: nn.Module) -> None:
+    """In every sequence, make a convolution and the norm that follows it one `ConvNorm`."""
+    for child in module.children():
+        _pair_convs_with_norms(child)
+    if isinstance(module, nn.Sequential):
+        layers = list(module)
+        for index, (conv, norm) in enumerate(zip(layers, layers[1:], strict=False)):
+            if isinstance(conv, nn.Conv2d):
+                module[index] = ConvNorm(conv, norm)
+                module[index + 1] = nn.Identity()

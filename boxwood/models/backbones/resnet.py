@@ -1,8 +1,6 @@
 """ResNet (He et al., Deep Residual Learning, 2015): the body of most R-CNNs.
 
-    conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
-
-Modules have torchvision's names, so that its ImageNet weights load as they are.
+    stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, Norm, freeze, make_norm
+from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, make_norm
 
-__all__ = ["ResNet", "ResNetConfig"]
+__all__ = ["ResNet", "ResNetConfig", "from_torchvision"]
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -29,7 +27,7 @@ class ResNetConfig(BackboneConfig):
     norm: Norm = "frozen_bn"
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
-    frozen_stages: int = 2
+    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's weights enum for this depth; None starts from random weights."""
@@ -46,24 +44,28 @@ class ResNet(Backbone):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         block: type[BasicBlock | Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = make_norm(config.norm, 64)
+        norms = [_stage_norm(config, stage) for stage in range(5)]
+        self.conv1 = _conv(3, 64, 7, 2, norms[0])
         stages, channels = [], 64
         for index, num_blocks in enumerate(BLOCKS[config.depth]):
             width = 64 * 2**index
             blocks = []
             for position in range(num_blocks):
                 stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(channels, width, stride, config))
+                blocks.append(block(channels, width, stride, norms[index + 1], config.stride_in))
                 channels = width * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = tuple(64 * 2**index * block.expansion for index in range(4))
-        self._initialize(config)
-        freeze([self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4][: config.frozen_stages + 1 if config.frozen_stages else 0])
+        if config.weights is not None:
+            enum = torchvision.models.get_model_weights(f"resnet{config.depth}")
+            state = from_torchvision(enum[config.weights].get_state_dict(progress=False, check_hash=True))
+            self.load_state_dict(state, strict=config.norm != "gn")
+        for part in [self.conv1, *stages][: config.frozen_stages]:
+            part.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        x = F.relu(self.conv1(images), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -71,34 +73,22 @@ class ResNet(Backbone):
             maps.append(x)
         return maps
 
-    def _initialize(self, config: ResNetConfig) -> None:
-        if config.weights is not None:
-            enum = torchvision.models.get_model_weights(f"resnet{config.depth}")
-            state = enum[config.weights].get_state_dict(progress=False, check_hash=True)
-            self.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")}, strict=config.norm != "gn")
-            return
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the block of ResNet-18 and -34."""
+    """Two 3x3 convolutions beside a shortcut; the block of ResNet-18 and -34. It has no 1x1 to stride in."""
 
     expansion = 1
 
-    def __init__(self, channels_in: int, width: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, stride_in: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = make_norm(config.norm, width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = make_norm(config.norm, width)
-        self.downsample = _shortcut(channels_in, width, stride, config.norm)
+        self.conv1 = _conv(channels_in, width, 3, stride, norm)
+        self.conv2 = _conv(width, width, 3, 1, norm)
+        self.downsample = _shortcut(channels_in, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+        x = F.relu(self.conv1(x), inplace=True)
+        return F.relu(self.conv2(x) + shortcut, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -106,26 +96,53 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels_in: int, width: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, stride_in: str) -> None:
         super().__init__()
-        stride_1x1, stride_3x3 = (stride, 1) if config.stride_in == "1x1" else (1, stride)
-        self.conv1 = nn.Conv2d(channels_in, width, 1, stride=stride_1x1, bias=False)
-        self.bn1 = make_norm(config.norm, width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride_3x3, padding=1, bias=False)
-        self.bn2 = make_norm(config.norm, width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = make_norm(config.norm, 4 * width)
-        self.downsample = _shortcut(channels_in, 4 * width, stride, config.norm)
+        self.conv1 = _conv(channels_in, width, 1, stride if stride_in == "1x1" else 1, norm)
+        self.conv2 = _conv(width, width, 3, stride if stride_in == "3x3" else 1, norm)
+        self.conv3 = _conv(width, 4 * width, 1, 1, norm)
+        self.downsample = _shortcut(channels_in, 4 * width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return F.relu(self.bn3(self.conv3(x)) + shortcut, inplace=True)
+        x = F.relu(self.conv1(x), inplace=True)
+        x = F.relu(self.conv2(x), inplace=True)
+        return F.relu(self.conv3(x) + shortcut, inplace=True)
 
 
-def _shortcut(channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Module | None:
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a torchvision ResNet under our names; its classifier is left out.
+
+    >>> list(from_torchvision({"bn1.bias": 0, "layer1.0.downsample.1.weight": 0, "fc.weight": 0}))
+    ['conv1.norm.bias', 'layer1.0.downsample.norm.weight']
+    """
+    renamed = {}
+    for name, value in state.items():
+        *path, part, leaf = name.split(".")
+        if part.startswith("bn"):
+            part = f"conv{part[2:]}.norm"
+        elif path and path[-1] == "downsample":
+            part = "norm" if part == "1" else "conv"
+        elif part.startswith("conv"):
+            part = f"{part}.conv"
+        if part != "fc":
+            renamed[".".join([*path, part, leaf])] = value
+    return renamed
+
+
+def _stage_norm(config: ResNetConfig, stage: int) -> Norm:
+    """A stage that is not trained keeps the statistics of its batch norms too."""
+    return "frozen_bn" if stage < config.frozen_stages and config.norm in ("bn", "sync_bn") else config.norm
+
+
+def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm) -> ConvNorm:
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return ConvNorm(conv, make_norm(norm, channels_out))
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int, norm: Norm) -> ConvNorm | None:
     """A strided 1x1 projection where the shape changes; None where the shortcut is the identity."""
     if stride == 1 and channels_in == channels_out:
         return None
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), make_norm(norm, channels_out))
+    return _conv(channels_in, channels_out, 1, stride, norm)

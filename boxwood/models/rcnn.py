@@ -1,0 +1,388 @@
+"""Faster R-CNN (Ren et al., 2015) and Mask R-CNN (He et al., 2017) on a feature pyramid (Lin et al., 2017).
+
+    images -> backbone -> FPN -> RPN -> proposals
+        training:   proposals + truth -> sampled RoIs -> box head, and the mask head on the positives -> losses
+        inference:  proposals -> box head -> instances (suppressed, the best 100) -> mask head on these -> detections
+
+With ``mask_head`` unset it is Faster R-CNN. Letters: B images, K proposals or sampled RoIs an image, D instances an image, C classes, R RoIs of
+the batch in one row, M the side of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from boxwood.config import Config
+from boxwood.models.backbones import BackboneConfig, ResNetConfig
+from boxwood.models.detector import ModelConfig, TestConfig, normalize_images
+from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.heads import BoxHeadConfig, MaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.ops.boxes import clip, decode, encode, ioa, iou
+from boxwood.ops.losses import global_mean, smooth_l1
+from boxwood.ops.masks import mask_targets
+from boxwood.ops.matching import BACKGROUND, match
+from boxwood.ops.nms import nms_mask
+from boxwood.ops.roi_align import assign_levels, roi_align_levels
+from boxwood.ops.sampling import sample_balanced
+from boxwood.structures import Batch, Categories, Detections, InstanceMasks, Target
+
+__all__ = ["RCNN", "Instances", "RCNNConfig", "RCNNOutput", "RoIConfig", "RoISample"]
+
+MAX_CANDIDATES = 4096
+"""The best (RoI, class) pairs of an image that go into the last suppression. It is greedy, so leaving out the rest changes a
+result only where fewer than ``detections_per_image`` of so many survive."""
+
+
+class RoIConfig(Config):
+    """Which regions the second stage learns from, and how features are taken from them."""
+
+    samples_per_image: int = 512
+    positive_fraction: float = 0.25
+    foreground_iou: float = 0.5
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """What dx, dy, dw, dh are multiplied with, so that they vary by about 1."""
+    smooth_l1_beta: float = 1.0
+    sampling_ratio: int = 2
+    """Points a cell and side that RoIAlign averages; 0 takes as many as the cell has map pixels."""
+    aligned: bool = True
+    """RoIAlign with pixel centres at i + 0.5; torchvision's weights were trained without."""
+
+
+class RCNNConfig(ModelConfig):
+    """A two-stage detector on a pyramid; with a mask head it is Mask R-CNN."""
+
+    short_kind: ClassVar[str] = "rcnn"
+
+    backbone: BackboneConfig = Field(default_factory=ResNetConfig)
+    fpn: FPNConfig = Field(default_factory=FPNConfig)
+    rpn: RPNConfig = Field(default_factory=RPNConfig)
+    rois: RoIConfig = Field(default_factory=RoIConfig)
+    box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
+    mask_head: MaskHeadConfig | None = None
+
+    def build(self, categories: Categories, test: TestConfig) -> RCNN:
+        return RCNN(self, categories, test)
+
+
+@dataclass(slots=True)
+class RoISample:
+    """The regions of a training batch and what each is to learn; positives stand before negatives."""
+
+    boxes: Tensor
+    """(B, K, 4) xyxy, pixels of the network's input."""
+    valid: Tensor
+    """(B, K) bool."""
+    labels: Tensor
+    """(B, K) int64: 0..C-1, C for background, -1 where not valid."""
+    instances: Tensor
+    """(B, K) int64, the instance of each positive; 0 elsewhere."""
+    deltas: Tensor
+    """(B, K, 4) to be regressed by positives, else 0."""
+
+
+@dataclass(slots=True)
+class Instances:
+    """The final boxes of inference, best first, of fixed length."""
+
+    boxes: Tensor
+    """(B, D, 4) xyxy, pixels of the network's input."""
+    scores: Tensor
+    """(B, D)."""
+    labels: Tensor
+    """(B, D) int64."""
+    valid: Tensor
+    """(B, D) bool."""
+    masks: Tensor | None = None
+    """(B, D, M, M) probabilities inside the box."""
+
+
+@dataclass(slots=True)
+class RCNNOutput:
+    """Everything that the network computes. Training fills the samples, inference fills the instances."""
+
+    rpn: RPNOutput
+    proposals: Proposals
+    class_logits: Tensor
+    """(B, K, C + 1), background last."""
+    box_deltas: Tensor
+    """(B, K, C, 4)."""
+    anchor_sample: AnchorSample | None = None
+    roi_sample: RoISample | None = None
+    mask_logits: Tensor | None = None
+    """(R, C, M, M) of ``mask_rows`` in training."""
+    mask_rows: Tensor | None = None
+    """(R,) int64 into the flattened (B, K) sample."""
+    instances: Instances | None = None
+
+
+class RCNN(nn.Module):
+    """The network; a `boxwood.models.detector.Detector`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: RCNNConfig, categories: Categories, test: TestConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.test = test
+        self.categories = categories
+        num_classes = len(categories)
+        self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
+        self.backbone = config.backbone.build()
+        self.strides = self.backbone.strides
+        channels = config.fpn.channels
+        self.fpn = FPN(config.fpn, self.backbone.channels)
+        self.rpn = RPN(config.rpn, channels, (*self.strides, 2 * self.strides[-1]))
+        self.box_head = config.box_head.build(channels)
+        self.class_logits = nn.Linear(self.box_head.channels, num_classes + 1)
+        self.box_deltas = nn.Linear(self.box_head.channels, 4 * num_classes)
+        _initialize(self.class_logits, 0.01)
+        _initialize(self.box_deltas, 0.001)
+        self.mask_head = None if config.mask_head is None else config.mask_head.build(channels)
+        if self.mask_head is not None:
+            self.mask_logits = nn.Conv2d(self.mask_head.channels, num_classes, 1)
+            nn.init.kaiming_normal_(self.mask_logits.weight, mode="fan_out", nonlinearity="relu")
+            assert self.mask_logits.bias is not None
+            nn.init.zeros_(self.mask_logits.bias)
+
+    # -------------------------------------------------------------------------------------------------- the network
+
+    def forward(self, batch: Batch) -> RCNNOutput:
+        """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
+        images = normalize_images(batch.images, batch.sizes, self.mean, self.std)
+        maps = self.fpn(self.backbone(images))
+        rpn = self.rpn(maps)
+        return self._infer(maps, rpn, batch) if batch.targets is None else self._learn(maps, rpn, batch)
+
+    def _learn(self, maps: list[Tensor], rpn: RPNOutput, batch: Batch) -> RCNNOutput:
+        settings = self.config.rpn
+        proposals = propose(
+            rpn,
+            batch.sizes,
+            candidates=settings.train_candidates,
+            proposals=settings.train_proposals,
+            nms_threshold=settings.nms_threshold,
+        )
+        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories))
+        class_logits, box_deltas = self._boxes(maps, sample.boxes, sample.valid)
+        output = RCNNOutput(rpn, proposals, class_logits, box_deltas, sample_anchors(rpn, batch, settings), sample)
+        if self.mask_head is not None:
+            # Positives stand first, and no image has more than its share of them.
+            most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
+            positive = sample.valid & (sample.labels < len(self.categories))
+            positive[:, most:] = False
+            output.mask_rows = _rows(positive, most)
+            output.mask_logits = self._mask_logits(maps, sample.boxes, output.mask_rows)
+        return output
+
+    def _infer(self, maps: list[Tensor], rpn: RPNOutput, batch: Batch) -> RCNNOutput:
+        settings = self.config.rpn
+        proposals = propose(
+            rpn, batch.sizes, candidates=settings.test_candidates, proposals=settings.test_proposals, nms_threshold=settings.nms_threshold
+        )
+        class_logits, box_deltas = self._boxes(maps, proposals.boxes, proposals.valid)
+        instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, self.config.rois.box_weights, self.test)
+        if self.mask_head is not None:
+            rows = _rows(instances.valid, instances.valid.shape[1])
+            logits = self._mask_logits(maps, instances.boxes, rows)
+            own_class = instances.labels.flatten()[rows]
+            masks = logits[torch.arange(len(rows), device=rows.device), own_class].float().sigmoid()
+            instances.masks = _spread(masks, rows, instances.valid.shape)
+        return RCNNOutput(rpn, proposals, class_logits, box_deltas, instances=instances)
+
+    def _boxes(self, maps: list[Tensor], boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C, 4); zeros where not valid."""
+        rows = _rows(valid, valid.shape[1])
+        hidden = self.box_head(self._pool(maps, boxes, rows, self.config.box_head.resolution))
+        class_logits = _spread(self.class_logits(hidden).float(), rows, valid.shape)
+        box_deltas = _spread(self.box_deltas(hidden).float(), rows, valid.shape)
+        return class_logits, box_deltas.unflatten(-1, (-1, 4))
+
+    def _mask_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor) -> Tensor:
+        """The masks of all classes for ``rows`` of the flattened (B, K, 4) boxes -> (R, C, M, M)."""
+        assert self.mask_head is not None and self.config.mask_head is not None
+        logits: Tensor = self.mask_logits(self.mask_head(self._pool(maps, boxes, rows, self.config.mask_head.resolution)))
+        return logits
+
+    def _pool(self, maps: list[Tensor], boxes: Tensor, rows: Tensor, size: int) -> Tensor:
+        """RoIAlign of ``rows`` of the flattened (B, K, 4) boxes, each from the level of its size; the coarsest map serves the RPN alone."""
+        chosen = boxes.flatten(0, 1)[rows]
+        levels = assign_levels(chosen, len(self.strides))
+        images = rows // boxes.shape[1]
+        rois = self.config.rois
+        return roi_align_levels(
+            maps[:-1], self.strides, levels, chosen, images, size, sampling_ratio=rois.sampling_ratio, aligned=rois.aligned
+        )
+
+    # ------------------------------------------------------------------------------------------------- the objective
+
+    def losses(self, output: RCNNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The multi-task loss: L_rpn + L_cls + L_box + L_mask (Mask R-CNN, section 3)."""
+        assert output.anchor_sample is not None and output.roi_sample is not None, "losses need a batch with targets"
+        losses = rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
+        losses |= box_losses(output.class_logits, output.box_deltas, output.roi_sample, self.config.rois.smooth_l1_beta)
+        if output.mask_logits is not None and output.mask_rows is not None:
+            losses["loss_mask"] = mask_loss(output.mask_logits, output.mask_rows, output.roi_sample, targets)
+        return losses
+
+    # --------------------------------------------------------------------------------------------------- the results
+
+    def detections(self, output: RCNNOutput, batch: Batch) -> list[Detections]:
+        """The instances of each image, scaled to the pixels of the original."""
+        found = output.instances
+        assert found is not None, "detections need a batch without targets"
+        results = []
+        for index, (height, width) in enumerate(batch.original_sizes):
+            rows = found.valid[index].nonzero()[:, 0]
+            original = torch.tensor([height, width], device=rows.device)
+            scale = (original / batch.sizes[index]).flip(0).repeat(2)
+            results.append(
+                Detections(
+                    clip(found.boxes[index, rows] * scale, original),
+                    found.scores[index, rows],
+                    found.labels[index, rows],
+                    (height, width),
+                    self.categories.names,
+                    None if found.masks is None else found.masks[index, rows],
+                    mask_threshold=self.test.mask_threshold,
+                )
+            )
+        return results
+
+
+# -------------------------------------------------------------------------------------------------- stages as functions
+
+
+@torch.no_grad()
+def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int) -> RoISample:
+    """Choose the regions to learn from among proposals and true boxes (Fast R-CNN, section 2.3).
+
+    Negatives that lie mostly in a region to be ignored are not used.
+    """
+    assert batch.targets is not None
+    parts = []
+    for index, target in enumerate(batch.targets):
+        boxes = torch.cat([proposals.boxes[index], target.boxes])
+        exists = torch.cat([proposals.valid[index], torch.ones(len(target.boxes), dtype=torch.bool, device=boxes.device)])
+        matched = match(iou(target.boxes, boxes), config.foreground_iou, config.foreground_iou)
+        positive, negative = (matched >= 0) & exists, (matched == BACKGROUND) & exists
+        if len(target.ignore):
+            negative &= ioa(boxes, target.ignore).amax(dim=1) < 0.5
+        generator = torch.Generator(boxes.device).manual_seed(batch.seeds[index] + 1)
+        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, generator)
+        learns = positive[chosen] & valid
+        instances = matched[chosen].clamp(min=0)
+        labels = torch.full_like(chosen, num_classes)
+        deltas = boxes.new_zeros(len(chosen), 4)
+        if len(target.boxes):
+            labels = target.labels[instances].where(learns, labels)
+            deltas = encode(target.boxes[instances], boxes[chosen], config.box_weights).where(learns[:, None], deltas)
+        labels = labels.masked_fill(~valid, -1)
+        missing = config.samples_per_image - len(chosen)
+        parts.append(
+            (
+                F.pad(boxes[chosen], (0, 0, 0, missing)),
+                F.pad(valid, (0, missing)),
+                F.pad(labels, (0, missing), value=-1),
+                F.pad(instances, (0, missing)),
+                F.pad(deltas, (0, 0, 0, missing)),
+            )
+        )
+    return RoISample(*(torch.stack(column) for column in zip(*parts, strict=True)))
+
+
+def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, beta: float) -> dict[str, Tensor]:
+    """Log loss over classes and smooth L1 of the positives' deltas, both over the number of sampled RoIs (Fast R-CNN, equation 1).
+
+    ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C, 4).
+    """
+    num_classes = box_deltas.shape[2]
+    positive = (sample.labels >= 0) & (sample.labels < num_classes)
+    own_class = sample.labels.clamp(0, num_classes - 1)[..., None, None].expand(-1, -1, 1, 4)
+    deltas = box_deltas.gather(2, own_class)[:, :, 0]
+    count = sample.valid.sum()
+    classes = F.cross_entropy(class_logits.flatten(0, 1), sample.labels.flatten(), ignore_index=-1, reduction="sum")
+    box = smooth_l1(deltas, sample.deltas, beta).sum(dim=-1) * positive
+    return {"loss_class": global_mean(classes, count), "loss_box": global_mean(box.sum(), count)}
+
+
+def mask_loss(mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
+    """Binary cross-entropy of the mask of each positive's own class, averaged over cells and positives (Mask R-CNN, section 3).
+
+    ``mask_logits`` (R, C, M, M) belong to ``rows`` of the flattened sample.
+    """
+    num_classes, size = mask_logits.shape[1], mask_logits.shape[-1]
+    labels = sample.labels.flatten()[rows]
+    positive = (labels >= 0) & (labels < num_classes)
+    truth = mask_logits.new_zeros(len(rows), size, size, dtype=torch.float32)
+    counts = [len(target.labels) for target in targets]
+    if sum(counts) > 0:
+        first = torch.tensor([sum(counts[:index]) for index in range(len(counts))], device=rows.device)
+        instances = (sample.instances + first[:, None]).clamp(max=sum(counts) - 1).flatten()[rows]
+        masks = _all_masks(targets)
+        truth = mask_targets(masks.bitmaps, masks.boxes, sample.boxes.flatten(0, 1)[rows], instances, size)
+    own_class = labels.clamp(0, num_classes - 1)
+    logits = mask_logits[torch.arange(len(rows), device=rows.device), own_class].float()
+    cells = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
+    return global_mean((cells * positive).sum(), positive.sum())
+
+
+@torch.no_grad()
+def select_instances(
+    proposals: Proposals, class_logits: Tensor, box_deltas: Tensor, sizes: Tensor, box_weights: Sequence[float], test: TestConfig
+) -> Instances:
+    """The final boxes: every class's box of every proposal, suppressed a class at a time, the best of all kept.
+
+    ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C, 4), ``sizes`` (B, 2) height and width without padding.
+    """
+    num_classes = box_deltas.shape[2]
+    scores = (class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]).flatten(1)
+    scores, pairs = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
+    rois = proposals.boxes.gather(1, (pairs // num_classes)[..., None].expand(-1, -1, 4))
+    deltas = box_deltas.flatten(1, 2).gather(1, pairs[..., None].expand(-1, -1, 4))
+    boxes = clip(decode(deltas, rois, box_weights), sizes[:, None])
+    labels = pairs % num_classes
+    possible = (scores > test.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= 1e-2)
+    kept = torch.stack([nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))])
+    best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
+    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order), best >= 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _rows(valid: Tensor, columns: int) -> Tensor:
+    """Which entries of a flattened (B, K) to compute: on a CPU, where looking costs nothing, the valid ones; elsewhere the
+    first ``columns`` of each image, so that the host need not wait for the device."""
+    if valid.device.type == "cpu":
+        return valid.flatten().nonzero()[:, 0]
+    return torch.arange(valid.numel(), device=valid.device).view(valid.shape)[:, :columns].flatten()
+
+
+def _spread(values: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of taking ``rows``: (R, ...) -> (B, K, ...), zeros elsewhere."""
+    num_images, num_columns = shape
+    flat = values.new_zeros(num_images * num_columns, *values.shape[1:]).index_copy(0, rows, values)
+    return flat.unflatten(0, (num_images, num_columns))
+
+
+def _all_masks(targets: Sequence[Target]) -> InstanceMasks:
+    """The masks of all images in one row."""
+    masks = [target.masks for target in targets if target.masks is not None]
+    if len(masks) < len(targets):
+        raise ValueError("a mask head learns from masks, and this data set has none: set model.mask_head=null or use another data set")
+    return InstanceMasks(torch.cat([mask.bitmaps for mask in masks]), torch.cat([mask.boxes for mask in masks]))
+
+
+def _initialize(layer: nn.Linear, std: float) -> None:
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
