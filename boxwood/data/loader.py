@@ -278,6 +278,7 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal: the training process saves, and then ends its workers by SIGTERM.
+    # Ctrl-C reaches every process of a terminal, SIGTERM every process of a job (torchrun, batch systems). The training process
+    # finishes its step and saves; a worker that died before would break that. Workers end when they are told to, or find it gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -10,6 +10,7 @@ last line of the log.
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 import re
 import zipfile
@@ -86,13 +87,10 @@ def newest_checkpoint(directory: Path) -> Checkpoint | None:
     """
     paths = _by_age(directory)
     for path in paths:
-        problem = _problem(path)
-        if problem is None:
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-            if tree.pop("version") != VERSION:
-                raise UserError(f"{path}: was written by another version of Boxwood; go on with that, or start anew")
-            return Checkpoint(**tree)
-        logger.warning("%s: %s; trying the one before", path, problem)
+        try:
+            return _read(path)
+        except _Damaged as problem:
+            logger.warning("%s: %s; trying the one before", path, problem)
     if paths:
         raise UserError(f"{directory}: all {len(paths)} checkpoints are damaged; start anew (train.weights=last.safetensors)")
     return None
@@ -158,17 +156,25 @@ def _by_age(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be used. Its archive holds a checksum of every part, which `torch.load` does not look at."""
+class _Damaged(Exception):
+    """Why a checkpoint cannot be used, in words that follow its name."""
+
+
+def _read(path: Path) -> Checkpoint:
+    """Its archive holds a checksum of every part, which `torch.load` does not look at. Raises `_Damaged`."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged:
-                return f"is damaged ({damaged} does not fit its checksum)"
-            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-                return "is no checkpoint"
+            part = archive.testzip()
+        if part:
+            raise _Damaged(f"is damaged ({part} does not fit its checksum)")
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+        version = tree.pop("version")
+        if version == VERSION:
+            return Checkpoint(**tree)
     except (zipfile.BadZipFile, EOFError) as error:
-        return f"is cut short or damaged ({error})"
+        raise _Damaged(f"is cut short or damaged ({error})") from None
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None
+        raise _Damaged(f"cannot be read ({error.strerror})") from None
+    except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, TypeError):
+        raise _Damaged("is an archive, but not of a checkpoint") from None
+    raise UserError(f"{path}: is of version {version}, this Boxwood reads {VERSION}; go on with the Boxwood that wrote it")

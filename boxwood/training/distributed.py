@@ -107,13 +107,15 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def first_process_does(work: Callable[[], None]) -> None:
-    """Let rank 0 do something while the others wait. Its `UserError` is raised on all of them."""
+    """Let rank 0 write something while the others wait. Its `UserError`, or the system's, is raised on all as a `UserError`."""
     problem: str | None = None
     if rank() == 0:
         try:
             work()
         except UserError as error:
             problem = str(error)
+        except OSError as error:
+            problem = f"{error.filename}: cannot be written ({error.strerror}); make room or name another directory"
     problem = gather_objects(problem)[0]
     if problem is not None:
         raise UserError(problem)

@@ -189,13 +189,20 @@ class _ProgressBar:
             console=Console(stderr=True),
         )
         self._task = self._progress.add_task("", total=steps, completed=start)
+        # Lines of the log are to appear above the bar, so they go through what rich puts in the place of stderr.
+        root = logging.getLogger()
+        self._handlers = [h for h in root.handlers if isinstance(h, logging.StreamHandler) and h.stream is sys.stderr]
         self._progress.start()
+        for handler in self._handlers:
+            handler.setStream(sys.stderr)
 
     def show(self, step: int, text: str | None = None) -> None:
         self._progress.update(self._task, completed=step, description=text)
 
     def stop(self) -> None:
         self._progress.stop()
+        for handler in self._handlers:
+            handler.setStream(sys.stderr)
 
 
 def _peak_memory_mb(device: torch.device) -> float:

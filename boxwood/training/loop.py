@@ -109,7 +109,6 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         barrier()
 
         run = _start(config, out, device, train_set.categories, checkpoint)
-        first_process_does(lambda: run_directory.begin(out, config, device, world_size()))
         batches = train_batches(
             train_set,
             config.data.train.transforms,
@@ -122,6 +121,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
             world_size=world_size(),
             pin_memory=device.type == "cuda",
         )
+        first_process_does(lambda: run_directory.begin(out, config, device, world_size()))
         # Starting the workers may draw from the generators, so that is done before they are given their state.
         batches = itertools.chain([next(batches)], batches)
         if checkpoint is not None and rank() < len(checkpoint.processes):
@@ -134,7 +134,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
             try:
                 _loop(run, batches, val_set, interruption, run_log)
             except Interrupted:
-                _save(run)
+                _save(run, needed=True)
                 logger.warning("interrupted after step %d, which is saved: go on with --resume", run.step)
                 raise KeyboardInterrupt from None
     return run.metrics
@@ -152,7 +152,7 @@ def _loop(run: _Run, batches: Iterator[Batch], val_set: Dataset, interruption: I
                 _evaluate(run, val_set, interruption, log)
         if (last or (run.step > 0 and run.step % settings.checkpoint_every == 0)) and run.saved != run.step:
             with run.meter.paused():
-                _save_or_go_on(run, last)
+                _save(run, needed=last)
         if last:
             return
         interruption.check()
@@ -244,7 +244,7 @@ def _evaluate(run: _Run, val_set: Dataset, interruption: Interruption, log: RunL
         if better:
             save_weights(run.out / "best.safetensors", run.model.state_dict(), config, run.categories)
 
-    first_process_does(write)
+    _write(write, needed=run.step == config.train.steps)
     if log is not None:
         numbers = {f"{task}_{name}": value for task in ("bbox", "segm") for name, value in run.metrics.get(task, {}).items()}
         log.val(run.step, {**losses, **numbers})
@@ -342,8 +342,8 @@ def _restore(run: _Run, checkpoint: Checkpoint) -> None:
     logger.info("going on after step %d of %d", run.step, run.config.train.steps)
 
 
-def _save(run: _Run) -> None:
-    """Write the checkpoint and last.safetensors. Raises `UserError` on all processes where that fails."""
+def _save(run: _Run, *, needed: bool) -> None:
+    """Write the checkpoint and last.safetensors."""
     run.watch.check()
     processes = gather_objects({"random": random_state(), "meter": run.meter.state_dict()})
 
@@ -364,15 +364,17 @@ def _save(run: _Run) -> None:
         save_checkpoint(run.out / "checkpoints", checkpoint, run.config.train.keep_checkpoints)
         save_weights(run.out / "last.safetensors", state, run.config, run.categories)
 
-    first_process_does(write)
-    run.saved = run.step
+    if _write(write, needed=needed):
+        run.saved = run.step
 
 
-def _save_or_go_on(run: _Run, last: bool) -> None:
-    """A checkpoint on the way that cannot be written (a full disk) costs nothing but itself; at the end it is an error."""
+def _write(write: Callable[[], None], *, needed: bool) -> bool:
+    """Let rank 0 write files, and say whether it could. A full disk costs only these files, unless they are ``needed``."""
     try:
-        _save(run)
+        first_process_does(write)
     except UserError as error:
-        if last:
+        if needed:
             raise
-        logger.error("%s; training goes on, the next checkpoint is due after %d steps", error, run.config.train.checkpoint_every)
+        logger.error("%s; training goes on without it", error)
+        return False
+    return True

@@ -312,11 +312,8 @@ def test_other_categories_in_val(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
-    if (
-        settings.get("device") == "cuda"
-        and torch.cuda.is_available()
-        or settings.get("device") == "mps"
-        and torch.backends.mps.is_available()
+    if (settings.get("device") == "cuda" and torch.cuda.is_available()) or (
+        settings.get("device") == "mps" and torch.backends.mps.is_available()
     ):
         pytest.skip("this machine has that device")
     with pytest.raises(UserError, match=words) as error:

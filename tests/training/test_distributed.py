@@ -1,0 +1,134 @@
+"""Two processes under torchrun against one: the same curve, the same evaluation, exact resume, and nobody waits forever."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from boxwood.config import to_yaml
+from boxwood.run import RunConfig
+from boxwood.training import train
+from boxwood.training.distributed import any_process, first_process_does, gather_objects, rank, world_size
+from boxwood.weights import read_weights
+from tests.training import torchrun
+from tests.training.tiny import TinyConfig, TinyData, tiny_run
+
+
+def written(run: RunConfig, directory: Path) -> Path:
+    path = directory / "config.yaml"
+    path.write_text(to_yaml(run))
+    return path
+
+
+def lines(out: Path, split: str) -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["split"] == split]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    left, right = (read_weights(out / "last.safetensors").state for out in (a, b))
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_alone_a_process_agrees_with_itself() -> None:
+    done: list[int] = []
+    first_process_does(lambda: done.append(1))
+    assert (rank(), world_size(), any_process(True, False), gather_objects("a"), done) == (0, 1, (True, False), ["a"], [1])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+    """The val set has an odd number of pictures, and one picture in two of a batch has no box on one process only."""
+    run = tiny_run(steps=20, log_every=1, eval_every=10, accumulate=2)
+    run.data.val = TinyData(count=7, seed=1)
+    train(run, tmp_path / "one")
+    status, output = torchrun.run(written(run, tmp_path), tmp_path / "two")
+    assert status == 0, output
+    for a, b in zip(lines(tmp_path / "one", "train"), lines(tmp_path / "two", "train"), strict=True):
+        for name in ("loss", "loss_class", "loss_box", "gradient_norm"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), (a["step"], name)
+    one, two = (lines(tmp_path / name, "val") for name in ("one", "two"))
+    assert [entry["step"] for entry in two] == [10, 20]
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["bbox_AP"] == pytest.approx(b["bbox_AP"], abs=1e-6)
+    assert len(json.loads((tmp_path / "two" / "eval" / "detections.json").read_text())) == 7
+    assert output.count("step 20/20  loss") == 1, "only the first process speaks"
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_bit(tmp_path: Path) -> None:
+    """A signal to one of them only: both finish the step and save."""
+    run = tiny_run(accumulate=2, eval_every=5, log_every=3)
+    run.model = TinyConfig(dropout=0.3, batch_norm=True)
+    config = written(run, tmp_path)
+    status, output = torchrun.run(config, tmp_path / "whole")
+    assert status == 0, output
+    status, output = torchrun.run(config, tmp_path / "parts", TINY_SIGNAL="SIGINT:13:1")
+    assert status != 0 and "interrupted after step 7, which is saved" in output
+    status, output = torchrun.run(config, tmp_path / "parts", "--resume")
+    assert status == 0, output
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    losses = [[(e["step"], e["loss"]) for e in lines(tmp_path / name, "train")] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves(tmp_path: Path) -> None:
+    """What a batch system sends; with worker processes, which get it too."""
+    run = tiny_run(steps=100_000, log_every=5)
+    run.data.workers = 1
+    process = torchrun.start(written(run, tmp_path), tmp_path / "run")
+    torchrun.wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10,')
+    process.send_signal(signal.SIGTERM)
+    status, output = torchrun.finish(process, 60)
+    assert status != 0 and "which is saved" in output
+    assert "Traceback" not in output.split("which is saved")[0]
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_whole_process_group_saves(tmp_path: Path, number: signal.Signals) -> None:
+    """One training process with loader workers, all of which get the signal, as by Ctrl-C on a terminal."""
+    run = tiny_run(steps=100_000, log_every=5)
+    run.data.workers = 2
+    process = torchrun.start(written(run, tmp_path), tmp_path / "run", processes=1)
+    torchrun.wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10,')
+    os.killpg(process.pid, number)
+    status, output = torchrun.finish(process, 60)
+    assert status == 130, output
+    assert "which is saved" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    status, _ = torchrun.run(written(tiny_run(steps=100_000), tmp_path), tmp_path / "run", TINY_SIGNAL="SIGKILL:5:1")
+    assert status != 0
+    assert time.monotonic() - begun < 90
+
+
+@pytest.mark.slow
+def test_a_nan_on_one_process_is_told_by_all(tmp_path: Path) -> None:
+    run = tiny_run(steps=100)
+    run.data.train = TinyData(nan_box_in=105)
+    status, output = torchrun.run(written(run, tmp_path), tmp_path / "run")
+    assert status == 1
+    assert "image 105 (5.png): 1 boxes" in output and "the loss is not finite at step" in output
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once_and_nothing_is_written(tmp_path: Path) -> None:
+    status, output = torchrun.run(written(tiny_run(batch_size=3), tmp_path), tmp_path / "run")
+    assert status != 0
+    assert "train.batch_size: 3 images cannot be shared by 2 processes" in output
+    assert not (tmp_path / "run").exists()
