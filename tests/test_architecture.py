@@ -1,0 +1,153 @@
+"""The house: which way imports run, what must not be there, how much there is to read."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import boxwood
+
+PACKAGE = Path(boxwood.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LEVELS: tuple[set[str], ...] = (
+    {"errors"},
+    {"safe_yaml"},
+    {"config", "ops", "drawing"},
+    {"structures"},
+    {"models", "data", "evaluation"},
+    {"run"},
+    {"weights"},
+    {"inference", "training"},
+    {"recipes"},
+    {"cli"},
+    {"__main__"},
+)
+"""Each part may import from those above it. Parts of one level do not import each other."""
+
+MAX_FILES, MAX_FUNCTIONS, MAX_LINES = 14, 75, 3500
+
+
+def part_of(path: Path) -> str:
+    """The first folder or file below the package: ``models``, ``config``."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def level_of(part: str) -> int:
+    (level,) = [index for index, parts in enumerate(LEVELS) if part in parts]
+    return level
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and part of every import from the project, inside functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "boxwood" else [str(node.module)]
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "boxwood" and rest and not rest.startswith("__"):
+                yield node.lineno, rest.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return  # the front door: names of all parts, each imported when it is first used
+    own = part_of(path)
+    wrong = [
+        f"{path}:{line}: {own} imports {other}"
+        for line, other in imports_of(path)
+        if other != own and level_of(other) >= level_of(own)
+    ]
+    assert not wrong, wrong
+
+
+def test_every_part_has_its_level() -> None:
+    parts = {part_of(path) for path in FILES} - {"__init__"}
+    assert parts == set().union(*LEVELS)
+
+
+def test_no_drawers_for_everything() -> None:
+    forbidden = {"utils", "util", "misc", "helpers", "helper", "common", "registry", "tools", "base"}
+    names = {path.stem for path in FILES} | {path.parent.name for path in FILES}
+    assert not names & forbidden
+    siblings = [path for path in FILES if path.stem.endswith(("_v2", "_legacy", "_new", "_old", "_copy"))]
+    assert not siblings
+
+
+def public_functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """The functions and classes of a module that its ``__all__`` names."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    exported: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            exported = set(ast.literal_eval(node.value))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in exported:
+            yield node.name, node
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_public_has_a_docstring(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.read_text() == "", f"{path}: the module has none"
+    missing = [name for name, node in public_functions(path) if not ast.get_docstring(node)]
+    assert not missing, f"{path}: {missing}"
+
+
+def test_the_package_imports_no_torch() -> None:
+    code = "import sys, boxwood, boxwood.cli; assert not {'torch', 'torchvision', 'numpy', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_budget() -> None:
+    """From the recipe to the losses and their gradients: what of the project runs is what a reader has to read."""
+    import torch
+
+    from boxwood.recipes import faster_rcnn_r50_fpn_1x
+    from boxwood.structures import Batch, Categories, Target
+
+    batch = Batch(
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        torch.tensor([[64, 64]]),
+        ((64, 64),),
+        (1,),
+        ("a.jpg",),
+        (1,),
+        (Target(torch.tensor([[8.0, 8.0, 40.0, 48.0]]), torch.tensor([0]), torch.zeros(0, 4)),),
+    )
+    categories = Categories((1,), ("thing",))
+    functions: set[tuple[str, str, int]] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(str(PACKAGE)) and not code.co_name.startswith("<"):
+            functions.add((code.co_filename, code.co_qualname, code.co_firstlineno))
+
+    sys.setprofile(note)
+    try:
+        config = faster_rcnn_r50_fpn_1x()
+        config.model.backbone.weights = None  # type: ignore[attr-defined]  # of RCNNConfig and ResNetConfig
+        model = config.model.build(categories, config.test)
+        assert batch.targets is not None
+        losses = model.losses(model(batch), batch.targets)
+        torch.stack(list(losses.values())).sum().backward()
+    finally:
+        sys.setprofile(None)
+
+    files = sorted({name for name, _, _ in functions})
+    lines = {str(Path(name).relative_to(PACKAGE)): len(Path(name).read_text(encoding="utf-8").splitlines()) for name in files}
+    print(f"\nreading budget: {len(files)} files, {len(functions)} functions, {sum(lines.values())} lines: {lines}")
+    assert len(files) <= MAX_FILES
+    assert len(functions) <= MAX_FUNCTIONS
+    assert sum(lines.values()) <= MAX_LINES
