@@ -35,7 +35,8 @@ class TinyData(DatasetConfig):
     ids: tuple[int, ...] = (3, 7)
     nan_box_in: int | None = None
     """The image id whose box is NaN."""
-    without_boxes: bool = False
+    without_boxes: tuple[int, ...] = ()
+    """The image ids that have none."""
 
     def open(self) -> Dataset:
         return TinyDataset(self)
@@ -62,7 +63,7 @@ class TinyDataset:
         boxes = torch.tensor([[x, y, x + w, y + h]], dtype=torch.float32)
         if self.config.nan_box_in == 100 + index:
             boxes = boxes * float("nan")
-        keep = 0 if self.config.without_boxes else 1
+        keep = 0 if 100 + index in self.config.without_boxes else 1
         return Sample(
             image,
             100 + index,
@@ -108,6 +109,7 @@ class TinyConfig(ModelConfig):
 class TinyOutput:
     logits: Tensor
     boxes: Tensor
+    """In training of the images that have a box, which may be none; else of all."""
 
 
 class TinyDetector(nn.Module):
@@ -140,18 +142,20 @@ class TinyDetector(nn.Module):
         if self.training and self.calls == int(call) and int(rank) == int(os.environ.get("RANK", "0")):
             os.kill(os.getpid(), signal.Signals[name])
         features = self.body(normalize_images(batch.images, batch.sizes, self.mean, self.std))
+        logits = self.classify(features)
+        if batch.targets is not None:
+            features = features[torch.tensor([len(target.labels) > 0 for target in batch.targets])]
         centre, size = self.locate(features).sigmoid().mul(SIDE).split(2, dim=1)
-        return TinyOutput(self.classify(features), torch.cat([centre - size / 2, centre + size / 2], dim=1))
+        return TinyOutput(logits, torch.cat([centre - size / 2, centre + size / 2], dim=1))
 
     def losses(self, output: TinyOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         background = torch.tensor([len(self.categories)])
         labels = torch.cat([torch.cat([target.labels, background])[:1] for target in targets])
-        found = torch.tensor([len(target.labels) > 0 for target in targets])
         truth = torch.cat([target.boxes[:1] for target in targets])
-        distance = F.l1_loss(output.boxes[found], truth, reduction="sum") / SIDE
+        distance = F.l1_loss(output.boxes, truth, reduction="sum") / SIDE
         return {
             "loss_class": global_mean(F.cross_entropy(output.logits, labels, reduction="sum"), len(targets)),
-            "loss_box": global_mean(distance, found.sum()),
+            "loss_box": global_mean(distance, len(truth)),
         }
 
     def detections(self, output: TinyOutput, batch: Batch) -> list[Detections]:
