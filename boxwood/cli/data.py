@@ -48,9 +48,9 @@ def check(
     from boxwood.data.coco_file import read_coco_file
 
     faults = 0
-    for annotations, folder, exif in _sources(source, overrides, images, exif=not no_exif):
-        file = read_coco_file(annotations)
-        click.echo(f"{annotations}: {_overview(file)}")
+    for path, folder, exif in _sources(source, overrides, images, exif=not no_exif):
+        file = read_coco_file(path)
+        click.echo(f"{path}: {_overview(file)}")
         findings = _findings(file, folder, exif, decode)
         faults += len(findings)
         for finding in findings:

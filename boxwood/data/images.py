@@ -50,7 +50,9 @@ def read_header(path: str | Path) -> ImageHeader:
             warnings.simplefilter("ignore")  # Pillow warns of large images and of odd EXIF; the limit is checked below.
             with Image.open(path) as image:
                 width, height = image.size
-                turned = image.getexif().get(_ORIENTATION) in _TURNED
+                # The PNG reader's own getexif decodes all pixels, in search of tags behind them.
+                tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+                turned = tags.get(_ORIENTATION) in _TURNED
                 form = image.format or ""
     except Image.DecompressionBombError as error:
         digits = re.search(r"\d+", str(error))

@@ -46,7 +46,7 @@ def texture(rng: Rng, size: tuple[int, int], kind: str) -> Field:
     u, v = x * cosine + y * sine, y * cosine - x * sine
     wave = np.float32(2 * np.pi / period)
     phase = np.float32(rng.uniform(0, 2 * np.pi))
-    field: NDArray[np.float32]
+    field: NDArray[Any]
     if kind == "plain":
         field = np.zeros(size, dtype=np.float32)
     elif kind == "gradient":

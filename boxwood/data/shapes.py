@@ -313,13 +313,12 @@ def write_shapes(out: Path, *, train: int, val: int, seed: int = 0, size: tuple[
 
 
 def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    skeleton = [[1, 2], [2, 3], [3, 4], [4, 1]]
     return {
         "info": {"description": "Generated textured shapes", "contributor": "Boxwood"},
         "images": images,
         "annotations": annotations,
         "categories": [
-            {"id": number, "name": name, "supercategory": "shape", "keypoints": list(KEYPOINTS), "skeleton": skeleton}
+            {"id": number, "name": name, "supercategory": "shape", "keypoints": list(KEYPOINTS)}
             for number, name in enumerate(CLASSES, start=1)
         ],
     }

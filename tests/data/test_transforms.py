@@ -1,0 +1,146 @@
+"""Transforms: boxes, outlines, bitmaps and keypoints go where the pixels go."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.v2 import functional as reference
+from torchvision.tv_tensors import BoundingBoxFormat
+
+from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, resized_size
+from boxwood.structures import Bitmap, Polygons, Sample
+
+FLIP = HorizontalFlip(p=1.0)
+RNG = np.random.default_rng(0)
+
+
+def make_sample(seed: int = 0, height: int = 30, width: int = 50, instances: int = 3) -> Sample:
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(0, 1, (instances, 2, 2)), axis=1) * (width, height)
+    boxes = torch.from_numpy(corners.reshape(-1, 4).astype(np.float32))
+    keypoints = torch.from_numpy(rng.uniform(0, min(height, width), (instances, 3, 3)).astype(np.float32))
+    keypoints[..., 2] = torch.tensor([2.0, 1.0, 0.0])
+    keypoints[:, 2, :2] = 0
+    segmentations: list[Polygons | Bitmap] = []
+    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        triangle = np.array([[x1, y1], [x2, y1], [x2, y2]], dtype=np.float32)
+        segmentations.append(
+            Polygons([triangle]) if index % 2 else Bitmap(rng.integers(0, 2, (4, 6)).astype(np.uint8), (x1, y1, x2, y2))
+        )
+    return Sample(
+        image=torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8)),
+        image_id=1, file_name="a.jpg", original_size=(height, width),
+        boxes=boxes, labels=torch.zeros(instances, dtype=torch.int64), crowd=torch.zeros(instances, dtype=torch.bool),
+        segmentations=segmentations, keypoints=keypoints, keypoint_flip=(1, 0, 2),
+    )  # fmt: skip
+
+
+def assert_same(one: Sample, other: Sample, tolerance: float) -> None:
+    torch.testing.assert_close(one.boxes, other.boxes, atol=tolerance, rtol=0)
+    torch.testing.assert_close(one.keypoints, other.keypoints, atol=tolerance, rtol=0)
+    assert one.segmentations is not None and other.segmentations is not None
+    for a, b in zip(one.segmentations, other.segmentations, strict=True):
+        if isinstance(a, Polygons) and isinstance(b, Polygons):
+            for part, other_part in zip(a.parts, b.parts, strict=True):
+                np.testing.assert_allclose(part, other_part, atol=tolerance)
+        else:
+            assert isinstance(a, Bitmap) and isinstance(b, Bitmap)
+            np.testing.assert_array_equal(a.values, b.values)
+            np.testing.assert_allclose(a.box, b.box, atol=tolerance)
+
+
+sizes = st.integers(2, 90)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), sizes, sizes, st.integers(0, 4))
+def test_flipping_twice_changes_nothing(seed: int, height: int, width: int, instances: int) -> None:
+    before = make_sample(seed, height, width, instances)
+    after = FLIP(FLIP(copy.deepcopy(before), RNG), RNG)
+    assert torch.equal(after.image, before.image)
+    assert_same(after, before, tolerance=2e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), sizes, sizes, st.integers(2, 200), st.integers(0, 4))
+def test_resizing_there_and_back_restores_the_truth(seed: int, height: int, width: int, short: int, instances: int) -> None:
+    before = make_sample(seed, height, width, instances)
+    there = ResizeShortestEdge(short=(short,), long=100_000)(copy.deepcopy(before), RNG)
+    assert min(there.size) == short
+    back = ResizeShortestEdge(short=(min(height, width),), long=100_000)(there, RNG)
+    if back.size == before.size:  # Rounding may change the longer side by a pixel.
+        assert_same(back, before, tolerance=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, sizes, st.integers(2, 200), st.integers(2, 300))
+def test_the_size_keeps_its_limits_and_proportions(height: int, width: int, short: int, long: int) -> None:
+    new_height, new_width = resized_size((height, width), short, long)
+    assert min(new_height, new_width) == short or max(new_height, new_width) == long or 1 in (new_height, new_width)
+    assert max(new_height, new_width) <= max(long, 1) and min(new_height, new_width) <= max(short, 1)
+    scale = min(short / min(height, width), long / max(height, width))
+    assert abs(new_height - height * scale) <= 0.5 + 1e-9 or new_height == 1
+    assert abs(new_width - width * scale) <= 0.5 + 1e-9 or new_width == 1
+
+
+@pytest.mark.parametrize("short", [(15,), (77,)])
+def test_resized_pixels_are_pillows(short: tuple[int, ...]) -> None:
+    sample = make_sample(height=30, width=50)
+    expected = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
+    resized = ResizeShortestEdge(short=short)(sample, RNG)
+    expected = expected.resize((resized.size[1], resized.size[0]), Image.Resampling.BILINEAR)
+    difference = resized.image.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)
+    assert resized.image.dtype == torch.uint8 and np.abs(difference).max() <= 1
+
+
+def test_boxes_and_pixels_agree_with_torchvision() -> None:
+    sample = make_sample()
+    boxes = reference.horizontal_flip_bounding_boxes(sample.boxes.clone(), format=BoundingBoxFormat.XYXY, canvas_size=(30, 50))
+    image = reference.horizontal_flip(sample.image)
+    flipped = FLIP(sample, RNG)
+    torch.testing.assert_close(flipped.boxes, boxes)
+    assert torch.equal(flipped.image, image)
+
+
+def test_a_painted_rectangle_stays_under_its_box_and_bitmap() -> None:
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    image[:, 10:20, 30:50] = 255
+    values = np.tril(np.ones((10, 20), dtype=np.uint8))
+    box, label, crowd = torch.tensor([[30.0, 10, 50, 20]]), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
+    sample = Sample(image, 1, "a", (40, 60), box, label, crowd,
+                    [Bitmap(values, (30.0, 10.0, 50.0, 20.0))])  # fmt: skip
+    changed = FLIP(ResizeShortestEdge(short=(80,))(sample, RNG), RNG)
+    assert changed.boxes.tolist() == [[20.0, 20.0, 60.0, 40.0]]
+    assert changed.image[0, 21:39, 21:59].min() > 250 and changed.image[0, :18].max() == 0
+    assert changed.segmentations is not None
+    (bitmap,) = changed.segmentations
+    assert isinstance(bitmap, Bitmap) and bitmap.box == (20.0, 20.0, 60.0, 40.0)
+    np.testing.assert_array_equal(bitmap.values, values[:, ::-1])
+
+
+def test_keypoints_swap_sides_and_unlabelled_ones_stay() -> None:
+    sample = make_sample(instances=1)
+    assert sample.keypoints is not None
+    sample.keypoints = torch.tensor([[[10.0, 5.0, 2.0], [20.0, 6.0, 1.0], [0.0, 0.0, 0.0]]])
+    flipped = FLIP(sample, RNG).keypoints
+    assert flipped is not None and flipped.tolist() == [[[30.0, 6.0, 1.0], [40.0, 5.0, 2.0], [0.0, 0.0, 0.0]]]
+
+
+def test_chance_is_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np.random, "random", lambda *a: pytest.fail("global randomness"))
+    flip, jitter = HorizontalFlip(p=0.5), ResizeShortestEdge(short=(20, 40, 60))
+    results: list[Any] = []
+    for _ in range(2):
+        rng = np.random.default_rng(7)
+        results.append([(jitter(flip(make_sample(), rng), rng)).image.shape for _ in range(30)])
+    assert results[0] == results[1] and {shape[1] for shape in results[0]} == {20, 40, 60}
+    rng = np.random.default_rng(0)
+    flips = [not torch.equal(flip(make_sample(), rng).image, make_sample().image) for _ in range(200)]
+    assert 70 < sum(flips) < 130
