@@ -88,7 +88,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
     ``out``.
 
     Under torchrun all its processes train together. With ``resume`` the run in ``out`` goes on from its newest checkpoint as if
-    it had never stopped: on a CPU the weights are the same to the last bit.
+    it had never stopped: on a CPU, with as many threads, the weights are the same to the last bit.
 
     SIGINT and SIGTERM finish the step, save, and raise `KeyboardInterrupt`. Raises `UserError` for what a person can mend,
     `TrainingDiverged` when a loss or a gradient is not finite.

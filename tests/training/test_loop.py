@@ -165,8 +165,7 @@ def test_bf16_and_pictures_without_boxes(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- stop and resume
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-@pytest.mark.parametrize("call", [1, 11, 13])
+@pytest.mark.parametrize(("kind", "call"), [("sgd", 1), ("adamw", 11), ("sgd", 13)])
 def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, call: int) -> None:
     """Interrupted in the forward pass ``call`` (of 2 an update), between lines of the log and evaluations."""
     run = hard_run()
