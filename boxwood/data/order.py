@@ -41,8 +41,8 @@ def train_order(wide: NDArray[np.bool_], batch_size: int, seed: int, aspect_grou
     """Endless batches of ``batch_size`` places; image i is landscape where ``wide[i]``.
 
     With ``aspect_grouping`` a batch holds only landscape or only portrait images. What an epoch leaves over in the two groups
-    (under two batches) is put together, so that an epoch has at most one mixed batch; what then still fills no batch goes first
-    in the next epoch. No image is dropped: every epoch's permutation is used up before the next one's.
+    (under two batches) is put together, and what then still fills no batch is filled up by the first images of the next epoch: two
+    mixed batches an epoch at most. No image is dropped or waits: an epoch's images are used up by the first batch of the next.
 
     >>> order = train_order(np.array([True, True, False]), batch_size=2, seed=0)
     >>> batches = [next(order) for _ in range(3)]
@@ -54,6 +54,9 @@ def train_order(wide: NDArray[np.bool_], batch_size: int, seed: int, aspect_grou
     while True:
         permutation = np.random.default_rng([seed, epoch]).permutation(len(wide))
         stream = carried + [Place(epoch, image) for image in permutation.tolist()]
+        if aspect_grouping and carried and len(stream) >= batch_size:
+            yield stream[:batch_size]
+            stream = stream[batch_size:]
         batches, carried = _grouped(stream, wide, batch_size) if aspect_grouping else _cut(stream, batch_size)
         yield from batches
         epoch += 1
