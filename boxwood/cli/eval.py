@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from boxwood.cli.arguments import default_out, imports_option, overrides_argument
 from boxwood.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from boxwood.run import RunConfig
-    from boxwood.weights.file import SavedWeights
 
 __all__ = ["eval"]
 
@@ -37,9 +30,11 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
     """
     from boxwood.data.loader import eval_batches
     from boxwood.evaluation import CocoEvaluator, evaluate, format_table, save_detections, save_metrics
+    from boxwood.inference.predictor import prepare
+    from boxwood.models.detector import without_pretrained
     from boxwood.recipes import resolve
     from boxwood.training.distributed import choose_device, process_group, rank, world_size
-    from boxwood.weights.file import read_weights
+    from boxwood.weights.file import load_state, read_weights
 
     config = resolve(source, overrides)
     path = weights or _weights_of_run(Path(source))
@@ -52,7 +47,10 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
             raise UserError(
                 f"{path} and data.val differ in categories: {difference} (the first is the weights); name matching data"
             )
-        model = _build(config, saved, str(path)).to(device)
+        # The weights are in the file: what the body was once started from need not be fetched.
+        model = without_pretrained(config.model).build(saved.categories, config.test)
+        load_state(model, saved.state, where=str(path))
+        model = prepare(model).to(device)
         # One image at a time, as in training, so that no image's padding depends on its neighbours.
         batches = eval_batches(
             val_set,
@@ -80,16 +78,3 @@ def _weights_of_run(run: Path) -> Path:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{run}: is no run, so name the weights to evaluate with --weights FILE")
     raise UserError(f"{folder}: has neither best.safetensors nor last.safetensors yet; let it train on, or name --weights FILE")
-
-
-def _build(config: RunConfig, saved: SavedWeights, where: str) -> nn.Module:
-    """The configuration's network with the saved weights. A body's ImageNet weights are not fetched to be overwritten."""
-    from boxwood.config import overlay, to_tree
-    from boxwood.weights.file import load_state
-
-    model = config.model
-    if "weights" in to_tree(model).get("backbone", {}):
-        model = overlay(model, {"backbone": {"weights": None}})
-    network = model.build(saved.categories, config.test)
-    load_state(network, saved.state, where=where)
-    return network

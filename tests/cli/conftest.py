@@ -1,0 +1,100 @@
+"""The command line, called in this process, and a small data set and run to call it with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from boxwood.cli import main
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        """What stands on stderr, without the log's own lines."""
+        return [line for line in self.err.splitlines() if line.startswith("boxwood: ")]
+
+
+Boxwood = Callable[..., Outcome]
+
+
+@pytest.fixture
+def boxwood(capsys: pytest.CaptureFixture[str]) -> Boxwood:
+    """``boxwood("train", ...)`` as a person would type it."""
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Outcome(left.value.code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six generated pictures: train.json, train/, val.json, val/."""
+    from boxwood.data.shapes import write_shapes
+
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, train=4, val=2, size=(96, 128))
+    return folder
+
+
+def tiny(shapes: Path) -> list[str]:
+    """Overrides of demo_shapes: a network and a schedule that take seconds."""
+    return [
+        f"data.train.annotations={shapes / 'train.json'}",
+        f"data.train.images={shapes / 'train'}",
+        f"data.val.annotations={shapes / 'val.json'}",
+        f"data.val.images={shapes / 'val'}",
+        "data.workers=0",
+        "data.train.transforms.0.short=[64]",
+        "data.val.transforms.0.short=[64]",
+        "model.fpn.channels=32",
+        "model.box_head.width=32",
+        "model.mask_head={convs: 1, width: 32}",
+        "model.rois.samples_per_image=16",
+        "model.rpn.train_candidates=100",
+        "model.rpn.test_proposals=20",
+        "test.detections_per_image=10",
+        "test.score_threshold=0.0",
+        "train.steps=2",
+        "train.batch_size=2",
+        "train.device=cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.raises(SystemExit) as left:
+        main(["train", "demo_shapes", *tiny(shapes), "--out", str(run)])
+    assert left.value.code == 0
+    return run
+
+
+@pytest.fixture
+def edited(shapes: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, list[dict[str, object]]]], None]], Path]:
+    """``edited(change)``: val.json changed by a function, as a new file."""
+
+    def edit(change: Callable[[dict[str, list[dict[str, object]]]], None]) -> Path:
+        coco = json.loads((shapes / "val.json").read_text())
+        change(coco)
+        path = tmp_path / "edited.json"
+        path.write_text(json.dumps(coco))
+        return path
+
+    return edit

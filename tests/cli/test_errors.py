@@ -1,0 +1,216 @@
+"""Mistakes that people make, through the command they make them with: one clear line, status 2, nothing left half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.cli.conftest import Boxwood, tiny
+
+Edit = Callable[[Callable[[Any], None]], Path]
+
+
+def refused(boxwood: Boxwood, out: Path, *arguments: object) -> str:
+    """The one line that a command says when it refuses; checks that it is one, and that nothing was written."""
+    before = sorted(out.parent.rglob("*")) if out.parent.exists() else []
+    outcome = boxwood(*arguments)
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert len(outcome.error_lines) == 1, outcome.err
+    assert not out.exists()
+    assert sorted(out.parent.rglob("*")) == before
+    return outcome.error_lines[0]
+
+
+@pytest.fixture
+def train_refused(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> Callable[..., str]:
+    """``train_refused("key=value", ...)``: what training the tiny recipe with these says."""
+
+    def call(*overrides: object) -> str:
+        out = tmp_path / "out" / "run"
+        out.parent.mkdir(exist_ok=True)
+        return refused(boxwood, out, "train", "demo_shapes", *tiny(shapes), *overrides, "--out", out)
+
+    return call
+
+
+Refused = Callable[..., str]
+
+
+def test_a_misspelt_key_on_the_command_line(train_refused: Refused) -> None:
+    assert train_refused("optim.rl=0.1") == "boxwood: unknown key 'optim.rl' (did you mean 'optim.lr'?)"
+
+
+def test_several_mistakes_are_told_at_once(boxwood: Boxwood) -> None:
+    outcome = boxwood("train", "demo_shapes", "optim.rl=0.1", "train.stpes=3", "optim.lr=fast")
+    assert outcome.status == 2
+    assert sorted(outcome.err.splitlines()) == [
+        "boxwood: 'optim.lr' should be a valid number, got 'fast'",
+        "boxwood: unknown key 'optim.rl' (did you mean 'optim.lr'?)",
+        "boxwood: unknown key 'train.stpes' (did you mean 'train.steps'?)",
+    ]
+
+
+def test_a_misspelt_key_in_yaml(boxwood: Boxwood, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: demo_shapes\n\noptim:\n  rl: 0.1\n")
+    line = refused(boxwood, tmp_path / "run", "train", path, "--out", tmp_path / "run")
+    assert line == f"boxwood: {path}:4: unknown key 'optim.rl' (did you mean 'optim.lr'?)"
+
+
+def test_a_misspelt_attribute_in_a_recipe_of_ones_own(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_misspelt.py").write_text(
+        "from boxwood.recipes import demo_shapes\ndef mine():\n    c = demo_shapes()\n    c.optim.rl = 1\n    return c\n"
+    )
+    outcome = boxwood("train", "my_misspelt:mine")
+    assert outcome.status == 2
+    assert outcome.err == f"boxwood: {tmp_path / 'my_misspelt.py'}:4: OptimConfig has no key 'rl' (did you mean 'lr'?)\n"
+
+
+def test_a_wrong_type(train_refused: Refused) -> None:
+    assert train_refused("train.steps=many") == "boxwood: 'train.steps' should be a valid integer, got 'many'"
+
+
+def test_an_unknown_recipe(boxwood: Boxwood, tmp_path: Path) -> None:
+    line = refused(boxwood, tmp_path / "run", "train", "demo_shape", "--out", tmp_path / "run")
+    assert "unknown recipe 'demo_shape' (did you mean 'demo_shapes'?)" in line
+
+
+def test_a_missing_annotation_file(train_refused: Refused, tmp_path: Path) -> None:
+    absent = tmp_path / "absent.json"
+    assert str(absent) in train_refused(f"data.val.annotations={absent}")
+
+
+def test_an_image_folder_without_the_images(train_refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    line = train_refused(f"data.train.images={tmp_path / 'empty'}")
+    assert str(tmp_path / "empty") in line
+    assert "000000.jpg" in line
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"a": 1}', "{", "", '{"images": 3, "annotations": [], "categories": []}', "\x00\x01"])
+def test_json_that_is_not_coco(train_refused: Refused, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(text)
+    assert str(path) in train_refused(f"data.train.annotations={path}")
+
+
+def test_a_category_in_val_that_train_does_not_have(train_refused: Refused, edited: Edit) -> None:
+    path = edited(lambda coco: coco["categories"].append({"id": 99, "name": "unicorn"}))
+    assert "99 'unicorn'" in train_refused(f"data.val.annotations={path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        pytest.param(b"this is text", "image", id="text"),
+        pytest.param((1, 1), "1", id="one-pixel"),
+        pytest.param((30_000, 30_000), "900,000,000", id="huge"),
+    ],
+)
+def test_a_file_that_is_no_usable_image(
+    boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path, content: bytes | tuple[int, int], word: str
+) -> None:
+    """As one of the training images, and as the only one to predict on."""
+    images = tmp_path / "images"
+    shutil.copytree(shapes / "train", images)
+    path = images / "000001.jpg"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        # A palette of one bit a pixel, so that even the huge one is a small file.
+        Image.new("1", content).save(path, format="PNG")
+    run = tmp_path / "run"
+    outcome = boxwood("train", "demo_shapes", *tiny(shapes), f"data.train.images={images}", "--out", run)
+    assert outcome.status == 2
+    (line,) = outcome.error_lines
+    assert "000001.jpg" in line
+    assert word in line
+    # Pixels are read while training, so the run has begun; what it has written is whole, and there is no weight in it.
+    assert {path.name for path in run.rglob("*") if path.is_file()} <= {"config.yaml", "environment.json"}
+
+    outcome = boxwood("predict", path, "--model", trained, "--out", tmp_path / "seen")
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert str(path) in outcome.error_lines[-1]
+
+
+def test_weights_of_another_architecture(boxwood: Boxwood, train_refused: Refused, trained: Path, tmp_path: Path) -> None:
+    line = train_refused(f"train.weights={trained / 'last.safetensors'}", "model.mask_head=null", "model.fpn.channels=64")
+    assert "another architecture" in line
+    assert "mask_head" in line
+    line = refused(boxwood, tmp_path / "scores", "eval", trained, "model.fpn.channels=64", "--out", tmp_path / "scores")
+    assert "fpn.inner" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_when_one_is_asked_for(train_refused: Refused) -> None:
+    line = train_refused("train.device=cuda")
+    assert "train.device=cuda" in line
+    assert "no GPU" in line
+
+
+def test_a_run_is_not_overwritten(boxwood: Boxwood, shapes: Path, trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    outcome = boxwood("train", "demo_shapes", *tiny(shapes), "--out", trained)
+    assert outcome.status == 2
+    assert "--resume" in outcome.error_lines[0]
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_resume_of_nothing(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert "no checkpoint" in refused(boxwood, out, "train", "demo_shapes", *tiny(shapes), "--out", out, "--resume")
+
+
+def test_classes_of_the_data_that_the_weights_do_not_know(boxwood: Boxwood, trained: Path, edited: Edit, tmp_path: Path) -> None:
+    path = edited(lambda coco: coco["categories"].append({"id": 99, "name": "unicorn"}))
+    line = refused(boxwood, tmp_path / "scores", "eval", trained, f"data.val.annotations={path}", "--out", tmp_path / "scores")
+    assert "99 'unicorn'" in line
+
+
+@pytest.mark.parametrize("command", [["eval", "demo_shapes"], ["eval", "."], ["predict", "absent.jpg", "--model", "absent"]])
+def test_a_model_that_is_not_there(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(boxwood, tmp_path / "predictions", *command)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", b"\xff" * 64])
+def test_a_weights_file_that_is_none(boxwood: Boxwood, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    assert str(path) in refused(boxwood, tmp_path / "x", "weights", "inspect", path)
+
+
+def test_the_real_command() -> None:
+    """As a person runs it, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "boxwood", "train", "demo_shapes", "optim.rl=1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "boxwood: unknown key 'optim.rl' (did you mean 'optim.lr'?)\n"
+
+
+def test_annotations_without_positives_train_without_nan(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    """Images without annotations, and with boxes of one pixel, are ordinary."""
+    coco = json.loads((shapes / "train.json").read_text())
+    first = coco["images"][0]["id"]
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] == first][:1]
+    coco["annotations"][0].update(bbox=[3, 3, 1, 1], area=1, segmentation=[[3, 3, 4, 3, 4, 4, 3, 4]])
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(coco))
+    outcome = boxwood("train", "demo_shapes", *tiny(shapes), f"data.train.annotations={path}", "--out", tmp_path / "run")
+    assert outcome.status == 0
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(isinstance(step["loss"], float) for step in steps)
