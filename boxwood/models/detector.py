@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from boxwood.config import Component, Config
 from boxwood.structures import Batch, Categories, Detections, Target
 
-__all__ = ["Detector", "ModelConfig", "TestConfig", "normalize_images"]
+__all__ = ["Detector", "ModelConfig", "TestConfig", "normalize_images", "without_pretrained"]
 
 
 class Detector(Protocol):
@@ -65,6 +65,17 @@ class ModelConfig(Component):
     @abstractmethod
     def build(self, categories: Categories, test: TestConfig) -> nn.Module:
         """The network (a `Detector`) for these classes, with random weights where no pretrained body is asked for."""
+
+
+def without_pretrained(model: ModelConfig) -> ModelConfig:
+    """A copy of the configuration that starts from random weights: for a network whose weights come from a file."""
+    copy = model.model_copy(deep=True)
+    parts: list[Config] = [copy]
+    for part in parts:
+        if "weights" in type(part).model_fields:
+            part.weights = None  # type: ignore[attr-defined]  # of bodies that have such a field
+        parts += [value for _, value in part if isinstance(value, Config)]
+    return copy
 
 
 def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -> Tensor:

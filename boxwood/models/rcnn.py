@@ -330,6 +330,7 @@ def mask_loss(mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Seq
         instances = (sample.instances + first[:, None]).clamp(max=sum(counts) - 1).flatten()[rows]
         masks = _all_masks(targets)
         truth = mask_targets(masks.bitmaps, masks.boxes, sample.boxes.flatten(0, 1)[rows], instances, size)
+        positive &= (masks.bitmaps.flatten(1).amax(dim=1) > 0)[instances]  # an instance that came without a mask teaches none
     own_class = labels.clamp(0, num_classes - 1)
     logits = mask_logits[torch.arange(len(rows), device=rows.device), own_class].float()
     cells = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
