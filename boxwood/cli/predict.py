@@ -60,7 +60,7 @@ def predict(sources: tuple[str, ...], model: str, out: Path, score: float) -> No
         logger.info("%s: %s", file, _summary(kept.names))
     text = json.dumps(found, ensure_ascii=False, indent=1)
     write_whole(out / "predictions.json", lambda path: _write_text(path, text))
-    click.echo(f"{len(files) - len(failed)} pictures and predictions.json ({len(found)} detections) in {out}")
+    click.echo(f"{out}: {len(files) - len(failed)} drawn, {len(found)} detections in predictions.json")
     if failed:
         raise UserError(f"{len(failed)} of {len(files)} pictures could not be read: {', '.join(failed)}; the others are done")
 
