@@ -45,7 +45,7 @@ def test_alone_a_process_agrees_with_itself() -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path: Path) -> None:
-    """Each process has one picture a pass; where that has no box, a head gets nothing. The val set has an odd number of pictures."""
+    """Each process has one picture a pass; where that has no box, a head gets nothing. The val set has an odd number of images."""
     run = tiny_run(steps=20, log_every=1, eval_every=10, accumulate=2)
     run.data.train = TinyData(without_boxes=(100, 103, 106))
     run.data.val = TinyData(count=7, seed=1)
