@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -78,23 +79,23 @@ def simplified(outline: Points, tolerance: float) -> Points:
     """
     # A closed line has no ends: the two halves between the first point and the one farthest from it are simplified.
     far = int(np.argmax(((outline - outline[0]) ** 2).sum(axis=1)))
-    closed = np.vstack([outline, outline[:1]])
-    keep = np.zeros(len(closed), dtype=np.bool_)
+    x, y = np.vstack([outline, outline[:1]]).T
+    keep = np.zeros(len(x), dtype=np.bool_)
     keep[[0, far, -1]] = True
-    pending = [(0, far), (far, len(closed) - 1)]
+    pending = [(0, far), (far, len(x) - 1)]
     while pending:
         first, last = pending.pop()
         if last - first < 2:
             continue
-        chord = closed[last] - closed[first]
-        offsets = closed[first + 1 : last] - closed[first]
-        distances = np.abs(offsets[:, 0] * chord[1] - offsets[:, 1] * chord[0]) / max(float(np.hypot(*chord)), 1e-9)
-        worst = int(np.argmax(distances))
-        if distances[worst] > tolerance:
+        dx, dy = float(x[last] - x[first]), float(y[last] - y[first])
+        # Twice the areas of the triangles over the chord: its length times their heights.
+        areas = np.abs(x[first + 1 : last] * dy - y[first + 1 : last] * dx - (x[first] * dy - y[first] * dx))
+        worst = int(areas.argmax())
+        if areas[worst] > tolerance * math.hypot(dx, dy):
             middle = first + 1 + worst
             keep[middle] = True
             pending += [(first, middle), (middle, last)]
-    return closed[:-1][keep[:-1]]
+    return outline[keep[:-1]]
 
 
 def run_lengths(mask: Mask) -> dict[str, Any]:

@@ -141,10 +141,9 @@ def develop(picture: Picture, rng: Rng) -> NDArray[np.uint8]:
     canvas = Image.fromarray(_bytes(exposed))
     if rng.random() < 0.6:
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
-    noisy = rng.standard_normal(picture.shape, dtype=np.float32)
-    noisy *= np.float32(255 * rng.uniform(0.0, 0.03))
-    noisy += np.asarray(canvas)
-    return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
+    noise = rng.standard_normal(size, dtype=np.float32) * np.float32(255 * rng.uniform(0.0, 0.03))
+    noisy: Picture = np.asarray(canvas) + noise[:, :, None]
+    return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
 def _bytes(picture: Picture) -> NDArray[np.uint8]:
