@@ -32,7 +32,7 @@ def faster_rcnn_mobilenetv2_fpn() -> RunConfig:
         model=RCNNConfig(
             backbone=MobileNetV2Config(),
             fpn=FPNConfig(channels=128),
-            rois=RoIConfig(samples_per_image=128),
+            rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
         ),
         data=DataConfig(
             train=CocoConfig(annotations="data/train.json", images="data/images", transforms=(resize, HorizontalFlip(p=0.5))),
@@ -56,7 +56,7 @@ def mask_rcnn_mobilenetv2_fpn() -> RunConfig:
     config.model = RCNNConfig(
         backbone=MobileNetV2Config(),
         fpn=FPNConfig(channels=128),
-        rois=RoIConfig(samples_per_image=128),
+        rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
         mask_head=ConvMaskHeadConfig(width=128),
     )
     return config
