@@ -3,9 +3,10 @@
     python benchmarks/accuracy.py boxes --train bccd/trainval.json --val bccd/test.json --images bccd/images
     python benchmarks/accuracy.py masks --train nuts/train.json --val nuts/test.json --images nuts/images --steps 200 --batch-size 2
 
-Ours is trained by `boxwood.train` with the recipe ``faster_rcnn_mobilenetv2_fpn`` or ``mask_rcnn_mobilenetv2_fpn``; torchvision's `FasterRCNN` or
-`MaskRCNN`, built with the same sizes, by the short loop below on the same samples in the same order. Both are scored by the same evaluator.
-Each run appends one line of JSON to the file of results, and what is already there is not run again.
+Ours is trained by `boxwood.train` with the recipe ``faster_rcnn_mobilenetv2_fpn`` or ``mask_rcnn_mobilenetv2_fpn``; torchvision's
+`FasterRCNN` or `MaskRCNN`, built with the same sizes, by the short loop below on the same samples in the same order. Both are
+scored by the same evaluator. Each run appends one line of JSON to the file of results, and what is already there is not run
+again.
 """
 
 from __future__ import annotations
@@ -170,7 +171,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def report(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """AP of each seed and their mean, beside each other."""
-    chosen = [run for run in runs if run["task"] == arguments.task and run["train"] == arguments.train and run["steps"] == arguments.steps]
+    chosen = [
+        run for run in runs if run["task"] == arguments.task and run["train"] == arguments.train and run["steps"] == arguments.steps
+    ]
     for kind in ("bbox", "segm") if arguments.task == "masks" else ("bbox",):
         print(f"\n{kind:12}{'AP':>8}{'AP50':>8}{'AP75':>8}   AP of each seed")
         for who in ("boxwood", "torchvision"):

@@ -68,7 +68,8 @@ class Categories:
 
     def table(self) -> str:
         """One line a class: id, name, label."""
-        return "\n".join(f"  id {i} -> '{n}' -> label {label}" for label, (i, n) in enumerate(zip(self.ids, self.names, strict=True)))
+        rows = zip(self.ids, self.names, strict=True)
+        return "\n".join(f"  id {category} -> '{name}' -> label {label}" for label, (category, name) in enumerate(rows))
 
     def difference(self, other: Categories) -> str:
         """In words what differs from ``other``; empty where ids, names and order are equal."""

@@ -29,8 +29,8 @@ Picture = str | Path | Image.Image | np.ndarray[Any, np.dtype[np.uint8]] | Tenso
 def load(source: str | Path, device: str = "auto") -> Predictor:
     """A trained detector: from a run's directory (its best weights, or its last), or from a .safetensors file.
 
-    ``device`` is ``auto`` (the GPU where there is one), ``cpu``, ``cuda``, ... Raises `UserError` where there are no such weights, they cannot
-    be read, or the device is not there.
+    ``device`` is ``auto`` (the GPU where there is one), ``cpu``, ``cuda``, ... Raises `UserError` where there are no such
+    weights, they cannot be read, or the device is not there.
     """
     path = _weights_file(Path(source))
     saved = read_weights(path)
@@ -59,12 +59,13 @@ class Predictor:
         return categories
 
     @overload
-    def __call__(self, pictures: Picture) -> Detections: ...
+    def __call__(self, pictures: Picture) -> Detections: ...  # type: ignore[overload-overlap]  # a str is a sequence of str too
     @overload
     def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Detections | list[Detections]:
-        """The detections in one picture, or in each of a list, which then run as one batch; on the CPU, in each picture's own pixels.
+        """The detections in one picture, or in each of a list, which then run as one batch; on the CPU, in each picture's own
+        pixels.
 
         Raises `UserError` for a file that is no image, and for an array or tensor of another shape or type.
         """
@@ -91,14 +92,15 @@ class Predictor:
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Make a model faster to call, without changing what it says: frozen norms go into the convolutions, memory is laid out channels last.
+    """Make a model faster to call, without changing what it says: frozen norms go into the convolutions, memory is laid out
+    channels last.
 
     The model is changed in place, put in eval mode, and its parameters no longer take gradients.
     """
     for module in model.modules():
         if isinstance(module, ConvNorm):
             module.fuse()
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # not in torch's types
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _weights_file(source: Path) -> Path:

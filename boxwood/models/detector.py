@@ -81,8 +81,8 @@ def without_pretrained(model: ModelConfig) -> ModelConfig:
 def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """RGB images as the network wants them, with zeros (the mean colour) in the padding.
 
-    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``mean`` and ``std`` (3,) -> (B, 3, H, W) of
-    ``mean``'s dtype.
+    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``mean`` and ``std`` (3,) -> (B, 3, H,
+    W) of ``mean``'s dtype.
     """
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)[None, :, None] < sizes[:, 0, None, None]

@@ -26,7 +26,8 @@ class FPNConfig(Config):
 
 
 class FPN(nn.Module):
-    """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and one of twice the coarsest stride."""
+    """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and one of twice the coarsest
+    stride."""
 
     def __init__(self, config: FPNConfig, channels_in: Sequence[int]) -> None:
         super().__init__()

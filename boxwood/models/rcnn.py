@@ -4,8 +4,8 @@
         training:   proposals + truth -> sampled RoIs -> box head, and the mask head on the positives -> losses
         inference:  proposals -> box head -> instances (suppressed, the best 100) -> mask head on these -> detections
 
-With ``mask_head`` unset it is Faster R-CNN. Letters: B images, K proposals or sampled RoIs an image, D instances an image, C classes, R RoIs of
-the batch in one row, M the side of a mask.
+With ``mask_head`` unset it is Faster R-CNN. Letters: B images, K proposals or sampled RoIs an image, D instances an image, C
+classes, R RoIs of the batch in one row, M the side of a mask.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from boxwood.models.detector import ModelConfig, TestConfig, normalize_images
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.heads import BoxHeadConfig, MaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.ops.boxes import clip, decode, encode, ioa, iou
+from boxwood.ops.boxes import clip, decode, encode, ioa, iou, nms_mask
 from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.masks import mask_targets
-from boxwood.ops.matching import BACKGROUND, match
-from boxwood.ops.nms import nms_mask
+from boxwood.ops.matching import BACKGROUND, match, sample_balanced
 from boxwood.ops.roi_align import assign_levels, roi_align_levels
-from boxwood.ops.sampling import sample_balanced
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, Target
 
 __all__ = ["RCNN", "Instances", "RCNNConfig", "RCNNOutput", "RoIConfig", "RoISample"]
@@ -187,7 +185,11 @@ class RCNN(nn.Module):
     def _infer(self, maps: list[Tensor], rpn: RPNOutput, batch: Batch) -> RCNNOutput:
         settings = self.config.rpn
         proposals = propose(
-            rpn, batch.sizes, candidates=settings.test_candidates, proposals=settings.test_proposals, nms_threshold=settings.nms_threshold
+            rpn,
+            batch.sizes,
+            candidates=settings.test_candidates,
+            proposals=settings.test_proposals,
+            nms_threshold=settings.nms_threshold,
         )
         class_logits, box_deltas = self._boxes(maps, proposals.boxes, proposals.valid)
         instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, self.config.rois.box_weights, self.test)
@@ -205,7 +207,7 @@ class RCNN(nn.Module):
         hidden = self.box_head(self._pool(maps, boxes, rows, self.config.box_head.resolution))
         class_logits = _spread(self.class_logits(hidden).float(), rows, valid.shape)
         box_deltas = _spread(self.box_deltas(hidden).float(), rows, valid.shape)
-        return class_logits, box_deltas.unflatten(-1, (-1, 4))
+        return class_logits, box_deltas.view(*valid.shape, -1, 4)
 
     def _mask_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor) -> Tensor:
         """The masks of all classes for ``rows`` of the flattened (B, K, 4) boxes -> (R, C, M, M)."""
@@ -214,7 +216,8 @@ class RCNN(nn.Module):
         return logits
 
     def _pool(self, maps: list[Tensor], boxes: Tensor, rows: Tensor, size: int) -> Tensor:
-        """RoIAlign of ``rows`` of the flattened (B, K, 4) boxes, each from the level of its size; the coarsest map serves the RPN alone."""
+        """RoIAlign of ``rows`` of the flattened (B, K, 4) boxes, each from the level of its size; the coarsest map serves the RPN
+        alone."""
         chosen = boxes.flatten(0, 1)[rows]
         levels = assign_levels(chosen, len(self.strides))
         images = rows // boxes.shape[1]
@@ -373,14 +376,16 @@ def _spread(values: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
     """The inverse of taking ``rows``: (R, ...) -> (B, K, ...), zeros elsewhere."""
     num_images, num_columns = shape
     flat = values.new_zeros(num_images * num_columns, *values.shape[1:]).index_copy(0, rows, values)
-    return flat.unflatten(0, (num_images, num_columns))
+    return flat.view(num_images, num_columns, *values.shape[1:])
 
 
 def _all_masks(targets: Sequence[Target]) -> InstanceMasks:
     """The masks of all images in one row."""
     masks = [target.masks for target in targets if target.masks is not None]
     if len(masks) < len(targets):
-        raise ValueError("a mask head learns from masks, and this data set has none: set model.mask_head=null or use another data set")
+        raise ValueError(
+            "a mask head learns from masks, and this data set has none: set model.mask_head=null or use another data set"
+        )
     return InstanceMasks(torch.cat([mask.bitmaps for mask in masks]), torch.cat([mask.boxes for mask in masks]))
 
 

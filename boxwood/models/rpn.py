@@ -16,12 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Config
-from boxwood.ops.anchors import anchor_grid, cell_anchors
-from boxwood.ops.boxes import clip, decode, encode, ioa, iou
+from boxwood.ops.boxes import anchor_grid, cell_anchors, clip, decode, encode, ioa, iou, nms_mask
 from boxwood.ops.losses import global_mean, smooth_l1
-from boxwood.ops.matching import BACKGROUND, match
-from boxwood.ops.nms import nms_mask
-from boxwood.ops.sampling import sample_balanced
+from boxwood.ops.matching import BACKGROUND, match, sample_balanced
 from boxwood.structures import Batch
 
 __all__ = ["RPN", "AnchorSample", "Proposals", "RPNConfig", "RPNOutput", "propose", "rpn_losses", "sample_anchors"]
@@ -129,7 +126,8 @@ class RPN(nn.Module):
 def propose(rpn: RPNOutput, sizes: Tensor, *, candidates: int, proposals: int, nms_threshold: float) -> Proposals:
     """The best boxes of each image after suppression within each level.
 
-    ``sizes`` (B, 2) are the images' heights and widths without padding. Boxes are cut at the image; what is left of no area is dropped.
+    ``sizes`` (B, 2) are the images' heights and widths without padding. Boxes are cut at the image; what is left of no area is
+    dropped.
     """
     level_boxes, level_logits, level_kept = [], [], []
     start = 0
@@ -176,7 +174,8 @@ def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSam
 
 
 def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig) -> dict[str, Tensor]:
-    """Log loss of objectness and smooth L1 of the positives' deltas (Faster R-CNN, equation 1), both over the number of sampled anchors."""
+    """Log loss of objectness and smooth L1 of the positives' deltas (Faster R-CNN, equation 1), both over the number of sampled
+    anchors."""
     logits = rpn.logits.gather(1, sample.indices)
     deltas = rpn.deltas.gather(1, sample.indices[..., None].expand(-1, -1, 4))
     objectness = F.binary_cross_entropy_with_logits(logits, sample.positive.float(), reduction="none")

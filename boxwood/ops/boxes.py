@@ -1,4 +1,4 @@
-"""Boxes: areas, overlaps, clipping, and the coding of one box relative to another.
+"""Boxes: areas, overlaps, clipping, the coding of one box relative to another, suppression, and the grids of anchors.
 
 Boxes are (..., 4) xyxy in absolute pixels with continuous coordinates: the width is x2 - x1.
 Letters: N, M boxes; R boxes that are coded, each against its own reference box.
@@ -10,9 +10,22 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torchvision.ops
 from torch import Tensor
 
-__all__ = ["MAX_LOG_SCALE", "area", "clip", "decode", "encode", "intersection", "ioa", "iou"]
+__all__ = [
+    "MAX_LOG_SCALE",
+    "anchor_grid",
+    "area",
+    "cell_anchors",
+    "clip",
+    "decode",
+    "encode",
+    "intersection",
+    "ioa",
+    "iou",
+    "nms_mask",
+]
 
 MAX_LOG_SCALE = math.log(1000 / 16)
 """A decoded box is at most so many times (e to this) larger than its reference; larger deltas would overflow exp."""
@@ -92,3 +105,75 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 
     centre = references[..., :2] + 0.5 * reference_size + deltas[..., :2] * reference_size
     half = 0.5 * reference_size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, valid: Tensor | None = None) -> Tensor:
+    """Which boxes survive greedy suppression among the boxes of their group.
+
+    In order of score, a box is kept unless it overlaps a kept box of its group by an IoU of more than ``threshold``.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,).
+        groups: (N,) int64: labels or levels, each suppressed on its own; None is one group.
+        threshold: IoU.
+        valid: (N,) bool: the others are neither kept nor do they suppress.
+
+    Returns:
+        (N,) bool.
+
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    >>> nms_mask(boxes, torch.tensor([0.8, 0.9, 0.1]), None, 0.5).tolist()
+    [False, True, True]
+    """
+    kept = torch.zeros(boxes.shape[0], dtype=torch.bool, device=boxes.device)
+    if valid is None:
+        valid = torch.ones_like(kept)
+    boxes, scores = boxes.float(), scores.float()
+    if groups is None:
+        members = valid.nonzero()[:, 0]
+        return kept.index_fill(0, members[torchvision.ops.nms(boxes[members], scores[members], threshold)], True)
+    if boxes.device.type == "cpu":
+        # One group after another: the work grows with the square of the boxes that are compared.
+        for group in set(groups[valid].tolist()):
+            kept |= nms_mask(boxes, scores, None, threshold, valid & (groups == group))
+        return kept
+    members = valid.nonzero()[:, 0]
+    chosen = torchvision.ops.batched_nms(boxes[members], scores[members], groups[members], threshold)
+    return kept.index_fill(0, members[chosen], True)
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
+    """The anchors of one cell, centred at the origin: for each ratio (height / width) every size (square root of the area).
+
+    Faster R-CNN, section 3.1.1; with a pyramid, one size a level (FPN, section 4.1). ``rounded`` rounds the corners to whole
+    pixels, as torchvision does -> (len(ratios) * len(sizes), 4) xyxy float32.
+
+    >>> cell_anchors([16], [1.0, 4.0]).tolist()
+    [[-8.0, -8.0, 8.0, 8.0], [-4.0, -16.0, 4.0, 16.0]]
+    """
+    size = torch.as_tensor(sizes, dtype=torch.float32)
+    root = torch.as_tensor(ratios, dtype=torch.float32).sqrt()
+    heights = (root[:, None] * size[None, :]).flatten()
+    widths = ((1 / root)[:, None] * size[None, :]).flatten()
+    anchors = torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+    return anchors.round() if rounded else anchors
+
+
+def anchor_grid(cell: Tensor, height: int, width: int, stride: int, offset: float = 0.5) -> Tensor:
+    """The anchors of a whole map, cells row by row, in pixels of the network's input.
+
+    Args:
+        cell: (A, 4) xyxy around a cell's point.
+        height, width: of the map, in cells.
+        stride: pixels a cell.
+        offset: where a cell's point lies, in cells: 0.5 is its middle; 0 its corner, as Detectron and torchvision have it.
+
+    Returns:
+        (height * width * A, 4) xyxy on the device of ``cell``.
+    """
+    x = (torch.arange(width, device=cell.device, dtype=torch.float32) + offset) * stride
+    y = (torch.arange(height, device=cell.device, dtype=torch.float32) + offset) * stride
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).reshape(-1, 1, 4)
+    return (shifts + cell).reshape(-1, 4)

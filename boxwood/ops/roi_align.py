@@ -1,8 +1,9 @@
 """RoIAlign (He et al., Mask R-CNN, 2017, section 3): features of a fixed size from boxes of any size.
 
-Every output cell averages a grid of points, each read bilinearly from the map: it is a weighted sum of a few of the map's
-pixels. On a CPU that sum is one `embedding_bag` whose table is the map itself, channels last, and whose per-sample weights are the bilinear ones: several
-times faster than an operator that walks the channels. On other devices torchvision's operator does the work.
+Every output cell averages a grid of points, each read bilinearly from the map: it is a weighted sum of a few of the map's pixels.
+On a CPU that sum is one `embedding_bag` whose table is the map itself, channels last, and whose per-sample weights are the
+bilinear ones: several times faster than an operator that walks the channels. On other devices torchvision's operator does the
+work.
 
 Letters: B images, C channels, H x W the map, R RoIs, P cells a side, G sampling points a cell and side.
 """
@@ -49,7 +50,7 @@ def roi_align(
     points = torch.ceil(extent / size).clamp(min=1).long()
     longest = points.amax(dim=1)
     pooled = features.new_empty(len(rois), features.shape[1], size, size)
-    for most in longest.unique().tolist():
+    for most in sorted(set(longest.tolist())):
         chosen = (longest == most).nonzero()[:, 0]
         part = _pool(features, rois[chosen], extent[chosen], images[chosen], size, points[chosen], most)
         pooled = pooled.index_copy(0, chosen, part)
@@ -69,7 +70,8 @@ def roi_align_levels(
 ) -> Tensor:
     """`roi_align` of each RoI on the pyramid level that it is assigned to.
 
-    ``features`` are the levels' (B, C, H_l, W_l), ``strides`` theirs in pixels, ``levels`` (R,) the index of each RoI's -> (R, C, P, P).
+    ``features`` are the levels' (B, C, H_l, W_l), ``strides`` theirs in pixels, ``levels`` (R,) the index of each RoI's -> (R, C,
+    P, P).
     """
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
     for level, (level_features, stride) in enumerate(zip(features, strides, strict=True)):
@@ -98,7 +100,7 @@ def assign_levels(boxes: Tensor, num_levels: int, *, canonical_size: float = 224
 
 def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: int, points: Tensor, most: int) -> Tensor:
     """RoIs in map pixels -> (R, C, P, P). ``points`` (R,) or (R, 2: x, y) counts a cell's sampling points, at most ``most``."""
-    num_images, channels, height, width = features.shape
+    channels, height, width = features.shape[1:]
     points = points if points.dim() == 2 else points[:, None].expand(-1, 2)
     x, x_weight = _axis(rois[:, 0], extent[:, 0], width, size, points[:, 0], most)
     y, y_weight = _axis(rois[:, 1], extent[:, 1], height, size, points[:, 1], most)

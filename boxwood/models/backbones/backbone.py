@@ -18,7 +18,8 @@ from boxwood.config import Component
 __all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "make_norm"]
 
 Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
-"""Frozen batch norm (its statistics and scales fixed, as in Detectron), batch norm over one or all processes, group norm of 32 groups."""
+"""Frozen batch norm (its statistics and scales fixed, as in Detectron), batch norm over one or all processes, group norm of 32
+groups."""
 
 
 class Backbone(nn.Module):
@@ -31,7 +32,8 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W), H and W multiples of the last stride -> maps (B, channels[i], H / strides[i], W / strides[i])."""
+        """Normalised images (B, 3, H, W), H and W multiples of the last stride -> maps (B, channels[i], H / strides[i], W /
+        strides[i])."""
 
 
 class BackboneConfig(Component):

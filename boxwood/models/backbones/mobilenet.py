@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torchvision.models
@@ -57,7 +58,7 @@ def _pair_convs_with_norms(module: nn.Module) -> None:
         _pair_convs_with_norms(child)
     if isinstance(module, nn.Sequential):
         layers = list(module)
-        for index, (conv, norm) in enumerate(zip(layers, layers[1:], strict=False)):
+        for index, (conv, norm) in enumerate(pairwise(layers)):
             if isinstance(conv, nn.Conv2d):
                 module[index] = ConvNorm(conv, norm)
                 module[index + 1] = nn.Identity()

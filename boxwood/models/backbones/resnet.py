@@ -1,6 +1,6 @@
 """ResNet (He et al., Deep Residual Learning, 2015): the body of most R-CNNs.
 
-    stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
+stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
 """
 
 from __future__ import annotations
