@@ -1,0 +1,384 @@
+"""Speed and memory beside torchvision and pycocotools, in one run on one machine.
+
+    python benchmarks/speed.py                          everything; about 10 minutes on two cores
+    python benchmarks/speed.py --only inference roi_align --repeats 9
+
+Both contenders of a row do the same work on the same input and take turns; a row gives the median of each, their ratio, and how
+far the results are apart. Networks have the same random weights, scaled so that 50 to 100 detections come out, and run at 800 x
+1216, one image at a time. Peak memory is that of a fresh process that runs the network three times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms import v2
+from torchvision.tv_tensors import BoundingBoxes, Mask
+
+from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
+from boxwood.data.loader import collate, transformed_sample
+from boxwood.data.order import Place
+from boxwood.data.shapes import write_shapes
+from boxwood.evaluation import CocoEvaluator
+from boxwood.inference.predictor import prepare
+from boxwood.models.detector import TestConfig
+from boxwood.ops.masks import paste_masks
+from boxwood.ops.roi_align import roi_align
+from boxwood.structures import Batch, Categories, Detections, InstanceMasks, Target
+from boxwood.weights.torchvision import rcnn_config, rcnn_state
+
+HEIGHT, WIDTH = 800, 1216
+CLASSES = 80
+
+Contender = Callable[[], Any]
+
+
+def take_turns(ours: Contender, peer: Contender, repeats: int) -> tuple[float, float]:
+    """Median seconds of each, after one uncounted turn; they alternate, so that a drift of the machine's speed meets both."""
+    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    for turn in range(repeats + 1):
+        for name, work in (("ours", ours), ("peer", peer)):
+            start = time.perf_counter()
+            work()
+            if turn > 0:
+                times[name].append(time.perf_counter() - start)
+    return statistics.median(times["ours"]), statistics.median(times["peer"])
+
+
+# -------------------------------------------------------------------------------------------------------------- networks
+
+
+def picture(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    """A smooth random image, (3, H, W) uint8."""
+    coarse = torch.rand(1, 3, height // 32, width // 32, generator=torch.Generator().manual_seed(0))
+    return (torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(0, 1) * 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def torchvision_network(masks: bool) -> Any:
+    """torchvision's detector with random weights, scaled layer by layer so that the network is alive and finds 50 to 100 things."""
+    torch.manual_seed(0)
+    build = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
+    network: Any = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
+    for name, module in network.backbone.body.named_modules():
+        if isinstance(module, torchvision.ops.FrozenBatchNorm2d):
+            module.weight.fill_(0.2 if name.endswith("bn3") else 1.0)
+            module.bias.normal_(0, 0.1)
+    image = picture(320, 480).float() / 255
+    predictor = network.roi_heads.box_predictor
+    scales = [(network.rpn.head.cls_logits, 2.0), (network.rpn.head.bbox_pred, 0.3)]
+    scales += [(predictor.cls_score, 2.5), (predictor.bbox_pred, 0.5)]
+    if masks:
+        scales.append((network.roi_heads.mask_predictor.mask_fcn_logits, 2.0))
+    for layer, spread in scales:
+        layer.weight.normal_(0, 0.01)
+        seen: list[Tensor] = []
+        hook = layer.register_forward_hook(lambda _module, _input, output, seen=seen: seen.append(output.flatten()))
+        network([image])
+        hook.remove()
+        layer.weight.mul_(spread / torch.cat(seen).std())
+    while len(network([image])[0]["boxes"]) >= 95:
+        predictor.cls_score.bias[0] += 0.25
+    return network
+
+
+def our_network(peer: Any, masks: bool) -> Any:
+    categories = Categories(tuple(range(CLASSES)), tuple(f"class {index}" for index in range(CLASSES)))
+    network = rcnn_config(masks=masks).build(categories, TestConfig())
+    network.load_state_dict(rcnn_state(peer.state_dict()))
+    return network
+
+
+def detector(who: str, network: Any, image: Tensor) -> Callable[[], Any]:
+    """One call from a uint8 image to its boxes, scores, labels and pasted masks."""
+    if who == "torchvision":
+        return lambda: network([image.float() / 255])[0]
+    size = (image.shape[-2], image.shape[-1])
+
+    def detect() -> Detections:
+        batch = Batch(image[None], torch.tensor([size]), (size,))
+        found: Detections = network.detections(network(batch), batch)[0]
+        _ = found.masks
+        return found
+
+    return detect
+
+
+def bench_inference(repeats: int) -> list[dict[str, Any]]:
+    rows = []
+    for masks in (False, True):
+        name = "Mask" if masks else "Faster"
+        peer = torchvision_network(masks)
+        network = prepare(our_network(peer, masks))
+        ours, theirs = detector("boxwood", network, picture()), detector("torchvision", peer, picture())
+        with torch.no_grad():
+            a, b = ours(), theirs()
+            seconds = take_turns(ours, theirs, repeats)
+        same = len(a) == len(b["boxes"])
+        apart = f"{len(a)} and {len(b['boxes'])} detections"
+        if same:
+            boxes, scores = (a.boxes - b["boxes"]).abs().max(), (a.scores - b["scores"]).abs().max()
+            apart += f", boxes within {boxes:.1e} px, scores within {scores:.1e}"
+        rows.append(row(f"{name} R-CNN R50-FPN, {HEIGHT}x{WIDTH}", "torchvision", *seconds, apart))
+        memory = [peak_memory(who, masks) for who in ("boxwood", "torchvision")]
+        rows.append(
+            {"what": f"{name} R-CNN, peak memory", "peer": "torchvision", "ours": memory[0], "theirs": memory[1], "unit": "MB"}
+        )
+    return rows
+
+
+def peak_memory(who: str, masks: bool) -> float:
+    """Megabytes of a fresh process that runs one network."""
+    command = [sys.executable, __file__, "--memory-of", who, *(["--masks"] if masks else [])]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def print_own_memory(who: str, masks: bool) -> None:
+    """The network is built at rest: from the weights alone, so that nothing else has raised the peak."""
+    build = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
+    network: Any = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
+    network.roi_heads.score_thresh = 0.0
+    if who == "boxwood":
+        ours = our_network(network, masks)
+        ours.test.score_threshold = 0.0
+        network = prepare(ours)
+    with torch.no_grad():
+        for _ in range(3):
+            detector(who, network, picture())()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def bench_training(repeats: int) -> list[dict[str, Any]]:
+    """Two images of 320 x 480 with eight instances each: forward, losses, backward, an update of the weights."""
+    peer = torchvision_network(masks=True).train()
+    network = our_network(peer, masks=True).train()
+    for parameter in [*peer.backbone.body.conv1.parameters(), *peer.backbone.body.layer1.parameters()]:
+        parameter.requires_grad_(False)
+    peer.transform.min_size, peer.transform.max_size = (320,), 480
+    image = picture(320, 480)
+    corners = torch.rand(2, 8, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([300.0, 180.0])
+    boxes = torch.cat([corners, corners + torch.tensor([150.0, 120.0])], dim=-1)
+    labels = torch.arange(8)
+    grid = torch.ones(8, 112, 112, dtype=torch.uint8)
+    targets = tuple(Target(each, labels, torch.zeros(0, 4), InstanceMasks(grid, each)) for each in boxes)
+    batch = Batch(torch.stack([image, image]), torch.tensor([[320, 480]] * 2), ((320, 480),) * 2, seeds=(1, 2), targets=targets)
+    whole = [paste_masks(grid.float(), each, (320, 480)).to(torch.uint8) for each in boxes]
+    inputs = [{"boxes": each, "labels": labels + 1, "masks": masks} for each, masks in zip(boxes, whole, strict=True)]
+
+    def step(network: Any, losses: Callable[[], dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        torch.stack(list(losses().values())).sum().backward()
+        optimizer.step()
+
+    optimizers = [torch.optim.SGD([p for p in n.parameters() if p.requires_grad], lr=1e-5, momentum=0.9) for n in (network, peer)]
+    seconds = take_turns(
+        lambda: step(network, lambda: network.losses(network(batch), targets), optimizers[0]),
+        lambda: step(peer, lambda: peer([image.float() / 255] * 2, [dict(target) for target in inputs]), optimizers[1]),
+        repeats,
+    )
+    return [row("training step, Mask R-CNN R50-FPN, 2 x 320x480", "torchvision", *seconds, "")]
+
+
+# ------------------------------------------------------------------------------------------------------------- operators
+
+
+def bench_roi_align(repeats: int) -> list[dict[str, Any]]:
+    """7 x 7 of 256 channels, sampling ratio 2, from a 200 x 304 map."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 256, HEIGHT // 4, WIDTH // 4, generator=random).contiguous(memory_format=torch.channels_last)
+    plain = features.contiguous()
+    centres = torch.rand(1000, 2, generator=random) * torch.tensor([WIDTH, HEIGHT])
+    half = torch.exp(torch.rand(1000, 2, generator=random) * 3 + 2)
+    rois = torch.cat([centres - half, centres + half], dim=1).clamp(min=0)
+    images = torch.zeros(1000, dtype=torch.int64)
+    indexed = torch.cat([images[:, None].float(), rois], dim=1)
+
+    def ours(map_: Tensor, count: int) -> Tensor:
+        return roi_align(map_, rois[:count], images[:count], 7, scale=0.25, sampling_ratio=2)
+
+    def theirs(map_: Tensor, count: int) -> Tensor:
+        pooled: Tensor = torchvision.ops.roi_align(map_, indexed[:count], 7, 0.25, 2, True)
+        return pooled
+
+    def both_ways(pool: Callable[[Tensor, int], Tensor], map_: Tensor) -> Tensor:
+        map_ = map_.detach().requires_grad_()
+        pool(map_, 512).square().sum().backward()
+        assert map_.grad is not None
+        return map_.grad
+
+    with torch.no_grad():
+        apart = (ours(features, 1000) - theirs(plain, 1000)).abs().max()
+        forward = take_turns(lambda: ours(features, 1000), lambda: theirs(plain, 1000), repeats)
+    gradients = (both_ways(ours, plain) - both_ways(theirs, plain)).abs().max()
+    return [
+        row("RoIAlign of 1000", "torchvision", *forward, f"within {apart:.1e}"),
+        row(
+            "RoIAlign of 512, forward and backward",
+            "torchvision",
+            *take_turns(lambda: both_ways(ours, plain), lambda: both_ways(theirs, plain), repeats),
+            f"gradients within {gradients:.1e}",
+        ),
+    ]
+
+
+def bench_paste(repeats: int) -> list[dict[str, Any]]:
+    """100 masks of 28 x 28 into an image of 800 x 1216."""
+    random = torch.Generator().manual_seed(0)
+    masks = torch.rand(100, 1, 28, 28, generator=random)
+    corners = torch.rand(100, 2, generator=random) * torch.tensor([900.0, 600.0])
+    boxes = torch.cat([corners, corners + 20 + torch.rand(100, 2, generator=random) * 250], dim=1)
+    paste = torchvision.models.detection.roi_heads.paste_masks_in_image
+    seconds = take_turns(
+        lambda: paste_masks(masks[:, 0], boxes, (HEIGHT, WIDTH)), lambda: paste(masks, boxes, (HEIGHT, WIDTH)) >= 0.5, repeats
+    )
+    return [row("pasting 100 masks", "torchvision", *seconds, "torchvision rounds boxes to pixels, so masks differ at the rim")]
+
+
+# ------------------------------------------------------------------------------------------------------------ data and AP
+
+
+def bench_loader(repeats: int) -> list[dict[str, Any]]:
+    """Decode, resize to 800, flip, targets with masks; against what torchvision's detection references do: Pillow, masks of the
+    whole image by pycocotools, v2 transforms, and the resize of `GeneralizedRCNNTransform`, which they leave to the model; without its normalisation."""
+    from pycocotools import mask as peer_mask
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_shapes(Path(folder), train=8, val=1, seed=0, size=(480, 640))
+        for file in Path(folder, "train").iterdir():  # photographs come as JPEG
+            Image.open(file).convert("RGB").save(file, format="JPEG", quality=90)
+        dataset = CocoConfig(annotations=f"{folder}/train.json", images=f"{folder}/train").open()
+        transforms = (ResizeShortestEdge(short=(800,), long=1333), HorizontalFlip(p=0.5))
+        coco = dataset.to_coco()
+        by_image = {image["id"]: [a for a in coco["annotations"] if a["image_id"] == image["id"]] for image in coco["images"]}
+        peer_transforms = v2.Compose(
+            [v2.PILToTensor(), v2.Resize(800, max_size=1333, antialias=True), v2.RandomHorizontalFlip(0.5)]
+        )
+
+        def ours() -> None:
+            for index in range(len(dataset)):
+                collate([transformed_sample(dataset, transforms, 0, Place(0, index))], [0], with_targets=True)
+
+        def theirs() -> None:
+            for image in coco["images"]:
+                height, width = image["height"], image["width"]
+                opened = Image.open(Path(folder, "train", image["file_name"])).convert("RGB")
+                truth = by_image[image["id"]]
+                codes = [peer_mask.frPyObjects(a["segmentation"], height, width) for a in truth]
+                masks = [peer_mask.decode(peer_mask.merge(code) if isinstance(code, list) else code) for code in codes]
+                boxes = torch.tensor([a["bbox"] for a in truth], dtype=torch.float32).reshape(-1, 4)
+                boxes[:, 2:] += boxes[:, :2]
+                target = {
+                    "boxes": BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+                    "masks": Mask(torch.from_numpy(np.stack(masks))),
+                    "labels": torch.tensor([a["category_id"] for a in truth]),
+                }
+                peer_resize.resize(*peer_transforms(opened, target))
+
+        seconds = take_turns(ours, theirs, repeats)
+    return [row("training sample, 480x640 to 800, with masks", "torchvision", *(each / 8 for each in seconds), "")]
+
+
+def bench_ap(repeats: int) -> list[dict[str, Any]]:
+    """COCO AP of boxes: 1,000 images of 10 instances and 100 detections each, 80 classes."""
+    random = np.random.default_rng(0)
+    categories = Categories(tuple(range(1, CLASSES + 1)), tuple(f"class {index}" for index in range(CLASSES)))
+    truth: dict[str, Any] = {
+        "images": [{"id": image, "width": 640, "height": 480, "file_name": f"{image}.jpg"} for image in range(1000)],
+        "annotations": [],
+        "categories": [{"id": i, "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],
+    }
+    found: list[Detections] = []
+    for image in range(1000):
+        boxes = np.concatenate([random.uniform(0, 400, (10, 2)), random.uniform(10, 200, (10, 2))], axis=1)
+        labels = random.integers(0, CLASSES, 10)
+        for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            number = len(truth["annotations"]) + 1
+            record = {"id": number, "image_id": image, "category_id": label + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            truth["annotations"].append(record)
+        near = np.repeat(boxes, 10, axis=0) + random.normal(0, 8, (100, 4))
+        near[:, 2:] = near[:, :2] + near[:, 2:].clip(1)
+        scores = torch.from_numpy(random.uniform(0, 1, 100)).float().sort(descending=True).values
+        chosen = torch.from_numpy(np.where(random.uniform(size=100) < 0.7, np.repeat(labels, 10), random.integers(0, CLASSES, 100)))
+        found.append(Detections(torch.from_numpy(near).float(), scores, chosen, (480, 640), categories.names))
+
+    results: dict[str, Any] = {}
+
+    def ap(backend: str) -> None:
+        evaluator = CocoEvaluator(truth, categories, tasks=("bbox",), backend=backend)  # type: ignore[arg-type]
+        for image, detections in enumerate(found):
+            evaluator.add(image, detections)
+        results[backend] = evaluator.compute()["bbox"]
+
+    seconds = take_turns(lambda: ap("hotcoco"), lambda: ap("pycocotools"), min(repeats, 3))
+    equal = results["hotcoco"] == results["pycocotools"]
+    return [row("COCO AP, 1,000 images x 100 detections", "pycocotools", *seconds, f"equal to the last digit: {equal}")]
+
+
+# ---------------------------------------------------------------------------------------------------------------- report
+
+
+def row(what: str, peer: str, ours: float, theirs: float, apart: str) -> dict[str, Any]:
+    return {"what": what, "peer": peer, "ours": 1000 * ours, "theirs": 1000 * theirs, "unit": "ms", "apart": apart}
+
+
+BENCHES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "roi_align": bench_roi_align,
+    "paste": bench_paste,
+    "loader": bench_loader,
+    "ap": bench_ap,
+    "training": bench_training,
+    "inference": bench_inference,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(BENCHES), default=list(BENCHES))
+    parser.add_argument("--repeats", type=int, default=5, help="counted turns of each contender")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--memory-of", choices=["boxwood", "torchvision"], help=argparse.SUPPRESS)
+    parser.add_argument("--masks", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print_own_memory(arguments.memory_of, arguments.masks)
+        return
+    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, {arguments.threads} threads")
+    print(f"median of {arguments.repeats} turns each\n")
+    print(f"{'':48}{'ours':>10}{'peer':>10}  {'ratio':>6}")
+    rows = []
+    for name in arguments.only:
+        for result in BENCHES[name](arguments.repeats):
+            rows.append(result)
+            ratio = result["theirs"] / result["ours"]
+            print(
+                f"{result['what']:48}{result['ours']:8,.0f} {result['unit']}{result['theirs']:8,.0f} {result['unit']}"
+                f"{ratio:6.2f}x  {result['peer']}  {result.get('apart', '')}",
+                flush=True,
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
