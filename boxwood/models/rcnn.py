@@ -170,7 +170,7 @@ class RCNN(nn.Module):
             proposals=settings.train_proposals,
             nms_threshold=settings.nms_threshold,
         )
-        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories))
+        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), len(rpn.anchors))
         class_logits, box_deltas = self._boxes(maps, sample.boxes, sample.valid)
         output = RCNNOutput(rpn, proposals, class_logits, box_deltas, sample_anchors(rpn, batch, settings), sample)
         if self.mask_head is not None:
@@ -266,9 +266,10 @@ class RCNN(nn.Module):
 
 
 @torch.no_grad()
-def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int) -> RoISample:
+def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int, num_anchors: int) -> RoISample:
     """Choose the regions to learn from among proposals and true boxes (Fast R-CNN, section 2.3).
 
+    A proposal's chance hangs on the anchor that it came from, not on its rank: rounding that swaps two ranks changes nothing.
     Negatives that lie mostly in a region to be ignored are not used.
     """
     assert batch.targets is not None
@@ -281,7 +282,9 @@ def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_class
         if len(target.ignore):
             negative &= ioa(boxes, target.ignore).amax(dim=1) < 0.5
         generator = torch.Generator(boxes.device).manual_seed(batch.seeds[index] + 1)
-        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, generator)
+        chances = torch.rand(num_anchors + len(target.boxes), device=boxes.device, generator=generator)
+        chance = torch.cat([chances[proposals.anchors[index]], chances[num_anchors:]])
+        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
         learns = positive[chosen] & valid
         instances = matched[chosen].clamp(min=0)
         labels = torch.full_like(chosen, num_classes)

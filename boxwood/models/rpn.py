@@ -73,6 +73,8 @@ class Proposals:
     """(B, K) objectness."""
     valid: Tensor
     """(B, K) bool."""
+    anchors: Tensor
+    """(B, K) int64, the anchor that each came from."""
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ def propose(rpn: RPNOutput, sizes: Tensor, *, candidates: int, proposals: int, n
     ``sizes`` (B, 2) are the images' heights and widths without padding. Boxes are cut at the image; what is left of no area is
     dropped.
     """
-    level_boxes, level_logits, level_kept = [], [], []
+    level_boxes, level_logits, level_anchors, level_kept = [], [], [], []
     start = 0
     for length in rpn.level_lengths:
         logits, indices = rpn.logits[:, start : start + length].topk(min(candidates, length), dim=1)
@@ -140,12 +142,13 @@ def propose(rpn: RPNOutput, sizes: Tensor, *, candidates: int, proposals: int, n
         kept = [nms_mask(boxes[i], logits[i], None, nms_threshold, large[i]) for i in range(len(boxes))]
         level_boxes.append(boxes)
         level_logits.append(logits)
+        level_anchors.append(indices)
         level_kept.append(torch.stack(kept))
         start += length
     all_logits = torch.cat(level_logits, dim=1).masked_fill(~torch.cat(level_kept, dim=1), -torch.inf)
-    best, indices = all_logits.topk(min(proposals, all_logits.shape[1]), dim=1)
-    best_boxes = torch.cat(level_boxes, dim=1).gather(1, indices[..., None].expand(-1, -1, 4))
-    return Proposals(best_boxes, best, best > -torch.inf)
+    best, chosen = all_logits.topk(min(proposals, all_logits.shape[1]), dim=1)
+    best_boxes = torch.cat(level_boxes, dim=1).gather(1, chosen[..., None].expand(-1, -1, 4))
+    return Proposals(best_boxes, best, best > -torch.inf, torch.cat(level_anchors, dim=1).gather(1, chosen))
 
 
 @torch.no_grad()
@@ -164,7 +167,8 @@ def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSam
         if len(target.ignore):
             negative &= ioa(rpn.anchors, target.ignore).amax(dim=1) < 0.5
         generator = torch.Generator(rpn.anchors.device).manual_seed(batch.seeds[index])
-        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, generator)
+        chance = torch.rand(len(rpn.anchors), device=rpn.anchors.device, generator=generator)
+        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
         learns = positive[chosen] & valid
         deltas = rpn.anchors.new_zeros(len(chosen), 4)
         if len(target.boxes):

@@ -17,6 +17,9 @@ from torch import Tensor
 
 __all__ = ["mask_targets", "masks_to_rle", "paste_masks", "rasterize_polygons", "resize_bitmap"]
 
+MAX_POINTS = 64
+"""Each way in a cell of a RoI at which its mask is read, at most: bitmaps whose pixels are finer are taken as if they were not."""
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -66,7 +69,9 @@ def mask_targets(bitmaps: Tensor, mask_boxes: Tensor, rois: Tensor, instances: T
     height, width = bitmaps.shape[-2:]
     covered = mask_boxes[instances]
     origin = covered[:, :2].repeat(1, 2)
-    cell = ((covered[:, 2:] - covered[:, :2]).clamp(min=1e-6) / rois.new_tensor([width, height])).repeat(1, 2)
+    cell = (covered[:, 2:] - covered[:, :2]) / rois.new_tensor([width, height])
+    # Each cell of a RoI reads as many points as it has pixels of the bitmap: in a RoI far larger than its mask, without end.
+    cell = cell.maximum((rois[:, 2:] - rois[:, :2]) / (size * MAX_POINTS)).clamp(min=1e-6).repeat(1, 2)
     in_bitmap = (rois - origin) / cell
     indexed = torch.cat([instances[:, None].to(rois.dtype), in_bitmap], dim=1)
     targets: Tensor = torchvision.ops.roi_align(bitmaps[:, None].to(rois.dtype), indexed, size, aligned=True)

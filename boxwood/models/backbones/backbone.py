@@ -5,7 +5,10 @@ A backbone of your own is one class with these members and one `BackboneConfig` 
 
 from __future__ import annotations
 
+import logging
+import pickle
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,13 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwood.config import Component
+from boxwood.config import Component, did_you_mean
+from boxwood.errors import UserError
 
-__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "make_norm"]
+__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "imagenet_weights", "make_norm"]
+
+logger = logging.getLogger(__name__)
 
 Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
 """Frozen batch norm (its statistics and scales fixed, as in Detectron), batch norm over one or all processes, group norm of 32
 groups."""
+
+GROUPS = 32
+"""Of group norm (Wu and He, 2018, section 4)."""
 
 
 class Backbone(nn.Module):
@@ -81,7 +90,7 @@ class ConvNorm(nn.Module):
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
-    """A normalisation layer for (B, ``channels``, H, W)."""
+    """A normalisation layer for (B, ``channels``, H, W). Raises `UserError` where ``gn`` cannot divide the channels by 32."""
     match kind:
         case "frozen_bn":
             frozen: nn.Module = FrozenBatchNorm2d(channels)
@@ -91,4 +100,35 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
         case "sync_bn":
             return nn.SyncBatchNorm(channels)
         case "gn":
-            return nn.GroupNorm(32, channels)
+            if channels % GROUPS:
+                raise UserError(
+                    f"norm=gn: a layer of {channels} channels cannot be divided into {GROUPS} groups; choose widths that are "
+                    f"multiples of {GROUPS}, or another norm"
+                )
+            return nn.GroupNorm(GROUPS, channels)
+
+
+def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
+    """The state dict that torchvision publishes as the member ``name`` of one of its weights enums; downloaded where it is not in
+    torch's cache.
+
+    Raises `UserError` where there is no such member, or the file is neither in the cache nor to be had.
+    """
+    if name not in members.__members__:
+        raise UserError(f"weights={name}: not among torchvision's {members.__name__}{did_you_mean(name, members.__members__)}")
+    url = members[name].url
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.exists():
+        logger.info("%s is fetched into %s", url, path.parent)
+    try:
+        state: dict[str, Tensor] = members[name].get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:  # no connection, a damaged file
+        raise UserError(
+            f"{path.name}: the ImageNet weights are not in {path.parent} and cannot be had from {url} ({_line(error)}); "
+            "put the file there, or train from random weights with weights=null"
+        ) from None
+    return state
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

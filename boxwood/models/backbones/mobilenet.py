@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torchvision.models
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
 
 __all__ = ["MobileNetV2", "MobileNetV2Config"]
 
@@ -38,8 +38,8 @@ class MobileNetV2(Backbone):
         super().__init__()
         network: Any = torchvision.models.mobilenet_v2(norm_layer=lambda channels: make_norm(config.norm, channels))
         if config.weights is not None:
-            weights = torchvision.models.MobileNet_V2_Weights[config.weights]
-            network.load_state_dict(weights.get_state_dict(progress=False, check_hash=True), strict=config.norm != "gn")
+            state = imagenet_weights(torchvision.models.MobileNet_V2_Weights, config.weights)
+            network.load_state_dict(state, strict=config.norm != "gn")
         self.features: nn.Sequential = network.features
         _pair_convs_with_norms(self.features)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
 
 __all__ = ["ResNet", "ResNetConfig", "from_torchvision"]
 
@@ -58,9 +58,8 @@ class ResNet(Backbone):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = tuple(64 * 2**index * block.expansion for index in range(4))
         if config.weights is not None:
-            enum = torchvision.models.get_model_weights(f"resnet{config.depth}")
-            state = from_torchvision(enum[config.weights].get_state_dict(progress=False, check_hash=True))
-            self.load_state_dict(state, strict=config.norm != "gn")
+            published = imagenet_weights(torchvision.models.get_model_weights(f"resnet{config.depth}"), config.weights)
+            self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
         for part in [self.conv1, *stages][: config.frozen_stages]:
             part.requires_grad_(False)
 

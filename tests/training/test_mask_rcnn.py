@@ -1,0 +1,75 @@
+"""The promises of the training loop, kept by a real network: Mask R-CNN on generated pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from boxwood.config import to_yaml
+from boxwood.data.shapes import write_shapes
+from boxwood.recipes import demo_shapes
+from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.training import train
+from boxwood.weights import read_weights
+from tests.training import torchrun
+from tests.training.test_distributed import lines
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that starts from a network that has learnt a little: a fresh one scores all anchors alike, and then rounding decides
+    which of two anchors is suppressed."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, train=12, val=3, seed=0, size=(96, 128))
+    config = demo_shapes()
+    for split in ("train", "val"):
+        data = getattr(config.data, split)
+        data.annotations, data.images = str(folder / f"{split}.json"), str(folder / split)
+        data.transforms = data.transforms[1:]  # the flip alone: the pictures are small already
+    config.data.workers = 0
+    config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
+    train(config, folder / "before")
+    config.optim = OptimConfig(lr=0.002, warmup_steps=5)
+    config.train = TrainConfig(steps=20, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
+    config.train.weights = str(folder / "before" / "last.safetensors")
+    return config
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(config: RunConfig, tmp_path: Path) -> None:
+    """20 steps, the loss within 1e-4 and its small parts within 1e-3, though each process has another number of positives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(config, tmp_path / "one")
+    torch.set_num_threads(threads)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    status, output = torchrun.run(path, tmp_path / "two")
+    assert status == 0, output
+    one, two = (lines(tmp_path / name, "train") for name in ("one", "two"))
+    assert len(one) == 20
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4), a["step"]
+        for name in ("loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3), (a["step"], name)
+
+
+@pytest.mark.slow
+def test_resume_to_the_bit_on_two_processes(config: RunConfig, tmp_path: Path) -> None:
+    """Two processes, 8 steps; then 4 steps, a kill, and 4 more."""
+    config = config.model_copy(deep=True)
+    config.train.steps, config.train.checkpoint_every = 8, 4
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    status, output = torchrun.run(path, tmp_path / "whole")
+    assert status == 0, output
+    process = torchrun.start(path, tmp_path / "parts")
+    torchrun.wait_for(tmp_path / "parts" / "metrics.jsonl", '"step": 5,')
+    process.kill()
+    process.communicate()
+    status, output = torchrun.run(path, tmp_path / "parts", "--resume")
+    assert status == 0, output
+    whole, parts = (read_weights(tmp_path / name / "last.safetensors").state for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
