@@ -55,8 +55,8 @@ def sample_balanced(positive: Tensor, negative: Tensor, num: int, fraction: floa
         chance: (A,) uniform random numbers in 0..1: those with the largest are drawn.
 
     Returns:
-        ``indices`` (min(num, A),) int64 into the candidates, the positives first, and ``valid`` of the same length: False where there
-        were not enough candidates. Valid entries stand before invalid ones.
+        ``indices`` (min(num, A),) int64 into the candidates, the positives first, and ``valid`` of the same length: False where
+        there were not enough candidates. Valid entries stand before invalid ones.
 
     >>> positive = torch.tensor([False, True, False, True, False])
     >>> indices, valid = sample_balanced(positive, ~positive, 4, 0.25, torch.tensor([0.1, 0.5, 0.2, 0.6, 0.3]))
