@@ -19,8 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
-    {"safe_yaml"},
-    {"config", "ops", "drawing"},
+    {"safe_yaml", "files"},
+    {"config", "ops", "drawing", "distributed"},
     {"structures"},
     {"models", "data", "evaluation"},
     {"run"},

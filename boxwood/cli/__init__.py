@@ -64,8 +64,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except UserError as error:
-        for problem in getattr(error, "problems", (str(error),)):
-            _complain(" ".join(problem.split()))
+        _complain_once([" ".join(problem.split()) for problem in getattr(error, "problems", (str(error),))])
         sys.exit(2)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -88,6 +87,19 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _complain(text: str) -> None:
     print(f"boxwood: {text}", file=sys.stderr)
+
+
+def _complain_once(problems: Sequence[str]) -> None:
+    """Under torchrun, what all processes have to say is said by rank 0; what only another one has, by that one, with its rank."""
+    rank = ""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from boxwood.distributed import first_process_says
+
+        if first_process_says("\n".join(problems)):
+            return
+        rank = "" if os.environ.get("RANK", "0") == "0" else f"rank {os.environ['RANK']}: "
+    for problem in problems:
+        _complain(rank + problem)
 
 
 @contextmanager

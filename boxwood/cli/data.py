@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def stats(source: str, overrides: tuple[str, ...]) -> None:
 def show(config: str, overrides: tuple[str, ...], out: Path, count: int) -> None:
     """Draw the first training samples as the network will see them: scaled, flipped, with the boxes and masks it learns from."""
     from boxwood.data.loader import train_batches
+    from boxwood.files import write_whole
     from boxwood.recipes import resolve
 
     run = resolve(config, overrides)
@@ -97,12 +99,12 @@ def show(config: str, overrides: tuple[str, ...], out: Path, count: int) -> None
         workers=0,
         aspect_grouping=run.data.aspect_grouping,
     )
-    out.mkdir(parents=True, exist_ok=True)
     written = 0
     for batch in batches:
         for position in range(min(len(batch), count - written)):
             name = Path(batch.file_names[position]).stem
-            _save(_drawn(batch, position, train_set.categories), out / f"{written:03d}-{name}.png")
+            picture = _drawn(batch, position, train_set.categories)
+            write_whole(out / f"{written:03d}-{name}.png", partial(picture.save, format="PNG"))
             written += 1
         if written == count:
             break
@@ -240,11 +242,3 @@ def _drawn(batch: Batch, position: int, categories: Categories) -> Image.Image:
         keypoints=keypoints,
         skeleton=() if categories.keypoints is None else categories.keypoints.skeleton,
     )
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    import os
-
-    temporary = path.with_name(path.name + ".part")
-    picture.save(temporary, "PNG")
-    os.replace(temporary, path)

@@ -29,12 +29,12 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
       torchrun --nproc-per-node 8 -m boxwood eval runs/coco
     """
     from boxwood.data.loader import eval_batches
+    from boxwood.distributed import choose_device, process_group, rank, world_size
     from boxwood.evaluation import CocoEvaluator, evaluate, format_table, save_detections, save_metrics
+    from boxwood.files import make_folder
     from boxwood.inference.predictor import prepare
-    from boxwood.models.detector import without_pretrained
     from boxwood.recipes import resolve
-    from boxwood.training.distributed import choose_device, process_group, rank, world_size
-    from boxwood.weights.file import load_state, read_weights
+    from boxwood.weights.file import read_weights, restore_model
 
     config = resolve(source, overrides)
     path = weights or _weights_of_run(Path(source))
@@ -47,10 +47,9 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
             raise UserError(
                 f"{path} and data.val differ in categories: {difference} (the first is the weights); name matching data"
             )
-        # The weights are in the file: what the body was once started from need not be fetched.
-        model = without_pretrained(config.model).build(saved.categories, config.test)
-        load_state(model, saved.state, where=str(path))
-        model = prepare(model).to(device)
+        model = prepare(restore_model(saved, model=config.model, test=config.test, where=str(path))).to(device)
+        if rank() == 0:
+            make_folder(out)  # before the work, not after it
         # One image at a time, as in training, so that no image's padding depends on its neighbours.
         batches = eval_batches(
             val_set,

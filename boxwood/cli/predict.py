@@ -38,11 +38,12 @@ def predict(sources: tuple[str, ...], model: str, out: Path, score: float) -> No
     SOURCE is an image, a folder of images, or a pattern such as 'photos/*.jpg'. A picture that cannot be read is named and left
     out; the others are done all the same.
     """
+    from boxwood.files import make_folder, write_text, write_whole
     from boxwood.inference.predictor import load
-    from boxwood.weights.file import write_whole
 
     files = [file for source in sources for file in image_files(source)]
     predictor = load(model)
+    make_folder(out)
     found: list[dict[str, Any]] = []
     failed: list[str] = []
     taken: set[str] = set()
@@ -58,8 +59,7 @@ def predict(sources: tuple[str, ...], model: str, out: Path, score: float) -> No
         kept = detections[detections.scores >= score]
         found.extend(records(kept, str(file)))
         logger.info("%s: %s", file, _summary(kept.names))
-    text = json.dumps(found, ensure_ascii=False, indent=1)
-    write_whole(out / "predictions.json", lambda path: _write_text(path, text))
+    write_text(out / "predictions.json", json.dumps(found, ensure_ascii=False, indent=1))
     click.echo(f"{out}: {len(files) - len(failed)} drawn, {len(found)} detections in predictions.json")
     if failed:
         raise UserError(f"{len(failed)} of {len(files)} pictures could not be read: {', '.join(failed)}; the others are done")
@@ -111,7 +111,3 @@ def _new_name(file: Path, taken: set[str]) -> str:
 def _summary(names: Sequence[str]) -> str:
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

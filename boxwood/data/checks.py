@@ -240,7 +240,7 @@ def check_same_categories(train: Categories, val: Categories) -> None:
     if difference := train.difference(val):
         difference = difference.replace("the first", "train").replace("the second", "val")
         raise UserError(
-            f"data.train and data.val have different categories: {difference}; give both files the same 'categories' "
+            f"data.train and data.val have different categories: {difference}; give both the same ones "
             "(a class may have no annotations)"
         )
 

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from boxwood.data.outlines import run_lengths, signed_area, simplified, traced
 from boxwood.data.paint import Picture, color, develop, ground, mix, texture
+from boxwood.files import make_folder
 
 __all__ = ["CLASSES", "KEYPOINTS", "Scene", "Shape", "annotation", "compose_scene", "random_scene", "write_shapes"]
 
@@ -296,7 +297,7 @@ def write_shapes(out: Path, *, train: int, val: int, seed: int = 0, size: tuple[
     """
     for split, (name, count) in enumerate((("train", train), ("val", val))):
         folder = Path(out, name)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number in range(count):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwood.evaluation.evaluator import Metrics
+from boxwood.files import write_text, write_whole
 
 __all__ = ["format_table", "save_detections", "save_metrics"]
 
@@ -20,7 +20,7 @@ COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 def save_metrics(metrics: Metrics, path: Path | str) -> None:
     """Write the metrics as JSON, complete or not at all."""
-    _write(Path(path), [json.dumps(metrics, indent=2, ensure_ascii=False), "\n"])
+    write_text(Path(path), json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 
 
 def save_detections(records: Iterable[dict[str, Any]], path: Path | str) -> None:
@@ -33,18 +33,11 @@ def save_detections(records: Iterable[dict[str, Any]], path: Path | str) -> None
             before = ",\n"
         yield "[]\n" if before == "[\n" else "\n]\n"
 
-    _write(Path(path), lines())
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(parts)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            file.writelines(lines())
+
+    write_whole(Path(path), write)
 
 
 def format_table(metrics: Metrics) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.distributed
 from numpy.typing import NDArray
 
+from boxwood.distributed import gather_objects
 from boxwood.errors import UserError
 from boxwood.structures import Detections
 
@@ -46,12 +46,8 @@ Results = dict[int, ImageResults]
 
 def gather_results(results: Results) -> Results:
     """The results of all processes; of an image that several have seen, those of the first."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return results
-    parts: list[Results] = [{} for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(parts, results)
     merged: Results = {}
-    for part in parts:
+    for part in gather_objects(results):
         for image_id, found in part.items():
             merged.setdefault(image_id, found)
     return merged

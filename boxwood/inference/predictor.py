@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from boxwood.data.images import read_image
 from boxwood.data.loader import collate
 from boxwood.data.transforms import Transform
+from boxwood.distributed import choose_device
 from boxwood.errors import UserError
 from boxwood.models.backbones import ConvNorm
-from boxwood.models.detector import without_pretrained
 from boxwood.structures import Categories, Detections, Sample
-from boxwood.weights.file import load_state, read_weights
+from boxwood.weights.file import read_weights, restore_model
 
 __all__ = ["Picture", "Predictor", "load", "prepare"]
 
@@ -34,10 +34,8 @@ def load(source: str | Path, device: str = "auto") -> Predictor:
     """
     path = _weights_file(Path(source))
     saved = read_weights(path)
-    # The weights are in the file: what the body was once started from need not be fetched again.
-    model = without_pretrained(saved.config.model).build(saved.categories, saved.config.test)
-    load_state(model, saved.state, where=str(path))
-    return Predictor(model, saved.config.data.val.transforms, _device(device))
+    model = restore_model(saved, where=str(path))
+    return Predictor(model, saved.config.data.val.transforms, choose_device(device, key="device"))
 
 
 class Predictor:
@@ -112,17 +110,6 @@ def _weights_file(source: Path) -> Path:
     if not source.exists():
         raise UserError(f"{source}: there is no such run or weights file")
     return source
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"device '{name}' is not available here; use 'cpu' or 'auto'") from None
-    return device
 
 
 def _image(picture: Picture) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from boxwood.errors import UserError
-from boxwood.weights.file import write_whole
+from boxwood.files import write_whole
 
 __all__ = [
     "Checkpoint",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from boxwood.distributed import any_process, gather_objects
 from boxwood.structures import Batch
-from boxwood.training.distributed import any_process, gather_objects
 
 __all__ = ["DivergenceWatch", "TrainingDiverged"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from boxwood.training.distributed import any_process
+from boxwood.distributed import any_process
 
 __all__ = ["Interrupted", "Interruption"]
 

@@ -32,9 +32,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boxwood.distributed import gather_objects
 from boxwood.errors import UserError
-from boxwood.training.distributed import gather_objects
-from boxwood.weights.file import write_whole
+from boxwood.files import write_text
 
 __all__ = ["Meter", "RunLog"]
 
@@ -225,11 +225,7 @@ def _cut_off(path: Path, start: int, evaluated: int) -> None:
             continue  # torn by a kill
         if keep:
             lines.append(line + "\n")
-    write_whole(path, lambda temporary: _write_text(temporary, "".join(lines)))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def _tensorboard_writer(directory: Path, start: int) -> Any:

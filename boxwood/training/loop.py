@@ -23,8 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from boxwood.config import to_yaml
+from boxwood.data.checks import check_same_categories
 from boxwood.data.dataset import Dataset
 from boxwood.data.loader import eval_batches, train_batches
+from boxwood.distributed import barrier, choose_device, first_process_does, gather_objects, process_group, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import CocoEvaluator, Metrics, evaluate, save_detections, save_metrics
 from boxwood.run import RunConfig
@@ -38,7 +40,6 @@ from boxwood.training.checkpoint import (
     seed_process,
     set_random_state,
 )
-from boxwood.training.distributed import barrier, choose_device, first_process_does, gather_objects, process_group, rank, world_size
 from boxwood.training.divergence import DivergenceWatch
 from boxwood.training.initial import check_precision, load_initial_weights
 from boxwood.training.interruption import Interrupted, Interruption
@@ -104,8 +105,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         if checkpoint is None:
             run_directory.check_new(out)
         train_set, val_set = config.data.train.open(), config.data.val.open()
-        if difference := train_set.categories.difference(val_set.categories):
-            raise UserError(f"data.train and data.val differ in categories: {difference} (the first is train); mend one")
+        check_same_categories(train_set.categories, val_set.categories)
         barrier()
 
         run = _start(config, out, device, train_set.categories, checkpoint)
@@ -121,9 +121,10 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
             world_size=world_size(),
             pin_memory=device.type == "cuda",
         )
-        first_process_does(lambda: run_directory.begin(out, config, device, world_size()))
-        # Starting the workers may draw from the generators, so that is done before they are given their state.
+        # Starting the workers may draw from the generators, so that is done before they are given their state; and before the
+        # directory is made, since this is where broken images are found.
         batches = itertools.chain([next(batches)], batches)
+        first_process_does(lambda: run_directory.begin(out, config, device, world_size()))
         if checkpoint is not None and rank() < len(checkpoint.processes):
             set_random_state(checkpoint.processes[rank()]["random"])
         else:

@@ -25,10 +25,10 @@ import boxwood
 from boxwood import safe_yaml
 from boxwood.config import differences, from_tree, to_yaml
 from boxwood.errors import UserError
+from boxwood.files import make_folder, write_text
 from boxwood.run import RunConfig
 from boxwood.training.checkpoint import Checkpoint, newest_checkpoint
 from boxwood.training.optimizer import learning_rate
-from boxwood.weights.file import write_whole
 
 __all__ = ["begin", "check_new", "check_resumed", "check_same_run", "environment"]
 
@@ -51,12 +51,18 @@ SCHEDULE = {"train.steps", "optim.drops"}
 
 
 def check_new(out: Path) -> None:
-    """Raise `UserError` where ``out`` holds a run already, or is no directory."""
+    """Raise `UserError` where ``out`` holds what would be lost: a run that has got as far as a line of its log, or a
+    configuration that a person wrote; or where it is no directory.
+
+    A run that ended before its first update, such as for a broken image, has left nothing that counts.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a directory with --out")
-    for name in ("config.yaml", "metrics.jsonl", "checkpoints", "last.safetensors"):
-        if (out / name).exists():
-            raise UserError(f"{out}: holds a run already ({name}); go on with --resume, or name another directory with --out")
+    for path in [*(out / "checkpoints").glob("*.pt"), out / "metrics.jsonl", out / "best.safetensors", out / "last.safetensors"]:
+        if path.exists() and path.stat().st_size:
+            raise UserError(f"{out}: holds a run already ({path.name}); go on with --resume, or name another directory with --out")
+    if (out / "config.yaml").exists() and not (out / "environment.json").exists():
+        raise UserError(f"{out}: holds a config.yaml that no run wrote, and that would be lost; name another directory with --out")
 
 
 def check_resumed(out: Path, config: RunConfig) -> Checkpoint:
@@ -93,16 +99,13 @@ def check_same_run(out: Path, config: RunConfig, steps_done: int) -> None:
 
 def begin(out: Path, config: RunConfig, device: torch.device, processes: int) -> None:
     """Make the directory, remove what a kill left half-written, write the configuration and the environment."""
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); name another directory with --out") from None
+    make_folder(out)
+    make_folder(out / "checkpoints")
     for left in [*out.glob(".*.tmp"), *(out / "checkpoints").glob(".*.tmp")]:
         left.unlink(missing_ok=True)
-    text = to_yaml(config)
-    write_whole(out / "config.yaml", lambda path: _write_text(path, text))
-    facts = json.dumps(environment(device, processes), indent=2, ensure_ascii=False) + "\n"
-    write_whole(out / "environment.json", lambda path: _write_text(path, facts))
+    # In this order, so that a config.yaml alone is never a run's.
+    write_text(out / "environment.json", json.dumps(environment(device, processes), indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "config.yaml", to_yaml(config))
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
@@ -121,10 +124,6 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
         "processes": processes,
         "command": sys.argv,
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _version(package: str) -> str | None:

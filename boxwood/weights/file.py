@@ -7,8 +7,7 @@ A file says by itself which network it belongs to, and reading it runs no code. 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from torch import Tensor, nn
 
 from boxwood.config import from_yaml, to_yaml
 from boxwood.errors import UserError
+from boxwood.files import write_whole
+from boxwood.models.detector import ModelConfig, TestConfig, without_pretrained
 from boxwood.run import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 
-__all__ = ["SavedWeights", "load_state", "read_weights", "save_weights", "write_whole"]
+__all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights", "write_whole"]
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000
@@ -59,7 +60,7 @@ def save_weights(path: Path | str, state: Mapping[str, Tensor], config: RunConfi
         value = tensor.detach().cpu().contiguous()
         tensors[name] = value.clone() if value.numel() and value.data_ptr() in storages else value
         storages.add(value.data_ptr())
-    write_whole(Path(path), lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
+    write_whole(Path(path), lambda temporary: _save(tensors, temporary, metadata))
 
 
 def read_weights(path: Path | str) -> SavedWeights:
@@ -92,6 +93,18 @@ def read_weights(path: Path | str) -> SavedWeights:
     return SavedWeights(state, config, categories)
 
 
+def restore_model(
+    saved: SavedWeights, *, model: ModelConfig | None = None, test: TestConfig | None = None, where: str = "weights"
+) -> nn.Module:
+    """The detector (`boxwood.models.Detector`) that a file holds, on the CPU; ``model`` and ``test`` replace its own settings.
+
+    What its body was once started from is not fetched again. Raises `UserError` as `load_state` does.
+    """
+    restored = without_pretrained(model or saved.config.model).build(saved.categories, test or saved.config.test)
+    load_state(restored, saved.state, where=where)
+    return restored
+
+
 def load_state(
     model: nn.Module, state: Mapping[str, Tensor], *, saved_classes: int | None = None, where: str = "weights"
 ) -> list[str]:
@@ -119,29 +132,6 @@ def load_state(
     return anew
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, bring it to the disk, and give it its name in one step.
-
-    A reader sees the old file or the new one, after a crash or a power cut too. Raises `UserError` where it cannot be written
-    (a full disk); the old file is then untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        _sync(temporary)
-        os.replace(temporary, path)
-        if os.name == "posix":
-            _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
-        raise UserError(
-            f"{path}: cannot be written ({reason}); what was there is untouched; make room or name another directory"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 # ------------------------------------------------------------------------------------------------------ internals
 
 
@@ -160,6 +150,13 @@ def _metadata(path: Path) -> dict[str, str]:
         if len(start) == 9 and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES and start[8:] == b"{":
             raise UserError(f"{path}: is cut short or damaged; copy it again") from None
         raise UserError(f"{path}: not a safetensors file; name one that boxwood train wrote") from None
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise OSError(_line(error)) from None
 
 
 def _categories(tree: dict[str, Any]) -> Categories:
@@ -185,12 +182,3 @@ def _some(names: list[str]) -> str:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _sync(path: Path) -> None:
-    """Bring a file's bytes, or a directory's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

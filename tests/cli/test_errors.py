@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,17 @@ def test_a_file_that_is_no_usable_image(
     (line,) = outcome.error_lines
     assert "000001.jpg" in line
     assert word in line
-    # Pixels are read while training, so the run has begun; what it has written is whole, and there is no weight in it.
+    # Pixels are read while training. What the run may have begun by then does not stand in the way once the image is mended.
     assert {path.name for path in run.rglob("*") if path.is_file()} <= {"config.yaml", "environment.json"}
+    broken = path.rename(tmp_path / "broken.jpg")
+    shutil.copy(shapes / "train" / "000001.jpg", path)
+    again = boxwood("train", "demo_shapes", *tiny(shapes), f"data.train.images={images}", "train.steps=1", "--out", run)
+    assert again.status == 0
 
-    outcome = boxwood("predict", path, "--model", trained, "--out", tmp_path / "seen")
+    outcome = boxwood("predict", broken, "--model", trained, "--out", tmp_path / "seen")
     assert outcome.status == 2
     assert "Traceback" not in outcome.err
-    assert str(path) in outcome.error_lines[-1]
+    assert str(broken) in outcome.error_lines[-1]
 
 
 def test_weights_of_another_architecture(boxwood: Boxwood, train_refused: Refused, trained: Path, tmp_path: Path) -> None:
@@ -159,6 +164,44 @@ def test_no_gpu_when_one_is_asked_for(train_refused: Refused) -> None:
     line = train_refused("train.device=cuda")
     assert "train.device=cuda" in line
     assert "no GPU" in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train", "demo_shapes"], ["eval"], ["predict"], ["data", "show", "demo_shapes"], ["data", "shapes", "--train", "1"]],
+)
+def test_a_folder_that_cannot_be_made(boxwood: Boxwood, shapes: Path, trained: Path, tmp_path: Path, command: list[str]) -> None:
+    """Below a file; what is already there stays."""
+    (tmp_path / "file").write_text("mine")
+    arguments: list[object] = list(command)
+    if "demo_shapes" in command:
+        arguments += tiny(shapes)
+    elif command == ["eval"]:
+        arguments += [trained]
+    elif command == ["predict"]:
+        arguments += [shapes / "val" / "000000.jpg", "--model", trained]
+    out = tmp_path / "file" / "out"
+    outcome = boxwood(*arguments, "--out", out)
+    assert (outcome.status, "Traceback" in outcome.err) == (2, False)
+    (line,) = outcome.error_lines
+    assert f"{out}" in line and "Not a directory" in line and "--out" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("body", [{"kind": "mobilenet_v2"}, {"kind": "resnet", "weights": "IMAGENET1K_V1"}])
+def test_imagenet_weights_without_a_network(
+    train_refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, object]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
+    line = train_refused(f"model.backbone={json.dumps(body)}")
+    assert f"are not in {tmp_path / 'hub' / 'checkpoints'}" in line
+    assert "https://download.pytorch.org/models/" in line
+    assert line.startswith(("boxwood: mobilenet_v2-", "boxwood: resnet18-"))
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise urllib.error.URLError("Temporary failure in name resolution")
 
 
 def test_a_run_is_not_overwritten(boxwood: Boxwood, shapes: Path, trained: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from boxwood.config import to_yaml
+from boxwood.distributed import any_process, first_process_does, gather_objects, rank, world_size
 from boxwood.run import RunConfig
 from boxwood.training import train
-from boxwood.training.distributed import any_process, first_process_does, gather_objects, rank, world_size
 from boxwood.weights import read_weights
 from tests.training import torchrun
 from tests.training.tiny import TinyConfig, TinyData, tiny_run

@@ -18,12 +18,12 @@ from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
 from boxwood.run import OptimConfig, RunConfig
-from boxwood.structures import Batch, Detections
+from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
 from boxwood.training.loop import _Run
 from boxwood.weights import read_weights
 from tests.training import tiny
-from tests.training.tiny import TinyConfig, TinyData, TinyDetector, tiny_run
+from tests.training.tiny import TinyConfig, TinyData, TinyDataset, TinyDetector, tiny_run
 
 
 def weights(out: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -274,6 +274,47 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_that_ended_before_its_first_update_does_not_block_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(self: TinyDetector, batch: Batch) -> tiny.TinyOutput:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TinyDetector, "forward", dying)
+        with pytest.raises(MemoryError):
+            train(tiny_run(steps=1), tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").exists()
+    train(tiny_run(steps=1, seed=1), tmp_path / "run")
+    assert safe_yaml.read(tmp_path / "run" / "config.yaml")[0]["train"]["seed"] == 1
+
+
+def test_an_image_that_cannot_be_read_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(self: TinyDataset, index: int) -> Sample:
+        raise UserError(f"{index}.png: is not an image")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TinyDataset, "__getitem__", unreadable)
+        with pytest.raises(UserError, match="is not an image"):
+            train(tiny_run(steps=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "best.safetensors", "checkpoints/step-00000001.pt"])
+def test_what_a_run_has_won_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("something")
+    with pytest.raises(UserError, match=rf"holds a run already \({path.name}\)"):
+        train(tiny_run(), tmp_path / "run")
+    assert path.read_text() == "something"
+
+
+def test_a_configuration_that_a_person_wrote_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("# mine\nbase: demo_shapes\n")
+    with pytest.raises(UserError, match=r"holds a config\.yaml that no run wrote"):
+        train(tiny_run(), tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "# mine\nbase: demo_shapes\n"
+
+
 def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no checkpoint"):
         train(tiny_run(), tmp_path / "nothing", resume=True)
@@ -294,7 +335,7 @@ def test_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> Non
 def test_other_categories_in_val(tmp_path: Path) -> None:
     run = tiny_run()
     run.data.val = TinyData(ids=(3, 7, 9))
-    with pytest.raises(UserError, match=r"only the second has 9 'class9'"):
+    with pytest.raises(UserError, match=r"data\.train and data\.val have different categories: only val has 9 'class9'"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""The few things that training asks of `torch.distributed`. With one process each of them does nothing.
+"""The device of a process, and the few things that are asked of `torch.distributed`. With one process each of these does nothing.
 
 Processes are started by torchrun, which says in the environment how many there are. Tensors on the CPU and objects go through
 gloo, tensors on a GPU through NCCL; so processes can agree on small things without waiting for their GPUs.
@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,13 +18,26 @@ import torch.distributed as dist
 
 from boxwood.errors import UserError
 
-__all__ = ["any_process", "barrier", "choose_device", "first_process_does", "gather_objects", "process_group", "rank", "world_size"]
+__all__ = [
+    "any_process",
+    "barrier",
+    "choose_device",
+    "first_process_does",
+    "first_process_says",
+    "gather_objects",
+    "process_group",
+    "rank",
+    "world_size",
+]
+
+FIRST_SAYS_WITHIN = timedelta(seconds=5)
+"""How long another process waits to hear from rank 0 before it tells its own error."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that a configuration names; ``auto`` is the GPU of this process where there is one, else the CPU.
+def choose_device(name: str, key: str = "train.device") -> torch.device:
+    """The device that a person names; ``auto`` is the GPU of this process where there is one, else the CPU.
 
-    Raises `UserError` where the device is unknown or not there.
+    Raises `UserError` where the device is unknown or not there; it says that ``key`` is what is to be changed.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
@@ -31,18 +45,18 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"train.device={name}: no such device; choose auto, cpu, cuda, cuda:1 or mps") from None
+        raise UserError(f"{key}={name}: no such device; choose auto, cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = torch.device("cuda", local if device.index is None else device.index)
         if device.index >= count:
             found = f"only {count} GPUs were" if count else "no GPU was"
-            raise UserError(f"train.device={name}: {found} found; choose train.device=cpu or another")
+            raise UserError(f"{key}={name}: {found} found; choose {key}=cpu or another")
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise UserError("train.device=mps: this machine has none; choose train.device=cpu")
+            raise UserError(f"{key}=mps: this machine has none; choose {key}=cpu")
     elif device.type != "cpu":
-        raise UserError(f"train.device={name}: Boxwood trains on cpu, cuda and mps")
+        raise UserError(f"{key}={name}: Boxwood runs on cpu, cuda and mps")
     return device
 
 
@@ -52,7 +66,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
     After an error the group is left without a word to the others: they notice the broken connection, and torchrun ends them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         yield
         return
     if device.type == "cuda":
@@ -75,12 +89,12 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def rank() -> int:
     """This process's number, 0 for the one that writes the files."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes work together."""
+    return dist.get_world_size() if _joined() else 1
 
 
 def barrier() -> None:
@@ -119,3 +133,28 @@ def first_process_does(work: Callable[[], None]) -> None:
     problem = gather_objects(problem)[0]
     if problem is not None:
         raise UserError(problem)
+
+
+def first_process_says(problem: str) -> bool:
+    """Whether rank 0 tells the user the same problem, so that this process need not; on rank 0: leave word for the others.
+
+    For errors that end all processes: nobody has to be in the process group, nor to answer. torchrun's own process passes the word
+    on; where something else has started the processes, the answer is no.
+    """
+    number = int(os.environ.get("RANK", "0"))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    key = f"boxwood/problem/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, timeout=FIRST_SAYS_WITHIN, wait_for_workers=False)  # type: ignore[attr-defined]  # unlisted
+        if number == 0:
+            store.set(key, problem)
+            return False
+        return bool(store.get(key) == problem.encode())
+    except RuntimeError:  # torchrun is gone, or rank 0 has nothing to say
+        return False
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all: to a temporary name beside the target, to the disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from boxwood.errors import UserError
+
+__all__ = ["make_folder", "write_text", "write_whole"]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there. Raises `UserError` where it cannot be made or written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: this folder cannot be made ({error.strerror}); name another with --out") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: this folder may not be written to; name another with --out")
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, bring it to the disk, and give it its name in one step.
+
+    A reader sees the old file or the new one, after a crash or a power cut too. Raises `UserError` where it cannot be written
+    (a full disk, a folder that cannot be made); the old file is then untouched.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        if os.name == "posix":
+            _sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be written ({reason}); what was there is untouched; make room or name another directory"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, UTF-8, written whole. Raises `UserError` as `write_whole` does."""
+    write_whole(path, lambda temporary: _fill(temporary, text))
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes, or a directory's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

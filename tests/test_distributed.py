@@ -1,0 +1,93 @@
+"""Devices by name, and mistakes that are told once by several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from boxwood.data.shapes import write_shapes
+from boxwood.distributed import choose_device, first_process_says
+from boxwood.errors import UserError
+from tests.cli.conftest import tiny
+from tests.training.torchrun import ROOT
+
+
+def test_devices_that_are_there() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("key", ["train.device", "device"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", ""])
+def test_devices_that_are_not(name: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"^{key}={name}: ") as error:
+        choose_device(name, key)
+    assert ("train." in str(error.value)) == (key == "train.device")
+
+
+def test_without_torchrun_every_process_speaks_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    assert not first_process_says("anything")
+
+
+def test_what_the_first_process_says_need_not_be_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store of torchrun's own process, here in this one."""
+    store: Any = cast(Any, torch.distributed).TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr("boxwood.distributed.FIRST_SAYS_WITHIN", timedelta(seconds=0.5))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setenv("RANK", "1")
+    assert not first_process_says("a.jpg: 胡桃"), "it has said nothing"
+    monkeypatch.setenv("RANK", "0")
+    assert not first_process_says("a.jpg: 胡桃"), "the first always speaks"
+    monkeypatch.setenv("RANK", "1")
+    assert first_process_says("a.jpg: 胡桃")
+    assert not first_process_says("b.jpg: 胡桃")
+
+
+def complaints(*arguments: str, folder: Path) -> list[str]:
+    """What two processes under torchrun complain of, one line a complaint."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, "-m", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    return [line for line in done.stderr.splitlines() if line.startswith("boxwood: ")]
+
+
+@pytest.mark.slow
+def test_a_mistake_of_all_processes_is_told_once(tmp_path: Path) -> None:
+    write_shapes(tmp_path, train=4, val=2, size=(96, 128))
+    (line,) = complaints("boxwood", "train", "demo_shapes", *tiny(tmp_path), "train.batch_size=3", folder=tmp_path)
+    assert line == "boxwood: train.batch_size: 3 images cannot be shared by 2 processes; choose a multiple"
+
+
+@pytest.mark.slow
+def test_a_mistake_of_one_process_is_told_by_that_one(tmp_path: Path) -> None:
+    (tmp_path / "different.py").write_text(
+        "import os, time\n"
+        "from boxwood.cli import main\n"
+        "from boxwood.errors import UserError\n"
+        "import boxwood.cli.data\n"
+        "def fail(*_):\n"
+        "    if os.environ['RANK'] == '0': time.sleep(60)\n"
+        "    raise UserError('problem of ' + os.environ['RANK'])\n"
+        "boxwood.cli.data.data.callback = fail\n"
+        "main(['data', 'shapes', '--out', 'never'])\n"
+    )
+    assert complaints("different", folder=tmp_path) == ["boxwood: rank 1: problem of 1"]

@@ -1,0 +1,53 @@
+"""Files are there whole or not at all, and where they cannot be, one line says why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from boxwood.errors import UserError
+from boxwood.files import make_folder, write_text, write_whole
+
+
+def test_folders_are_made_and_old_files_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text"
+    write_text(path, "old")
+    write_text(path, "胡桃\n")
+    assert path.read_bytes() == "胡桃\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    write_text(path, "old")
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"text: cannot be written \(No space left on device\)"):
+        write_whole(path, half)
+    with pytest.raises(ZeroDivisionError):
+        write_whole(path, lambda temporary: temporary.write_text(str(1 // 0)) and None)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_folders_that_cannot_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for attempt in (make_folder, lambda path: write_text(path / "text", "new")):
+        with pytest.raises(UserError, match=r"this folder cannot be made \(.+\); name another with --out") as error:
+            attempt(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="may not be written to"):
+        write_text(tmp_path / "text", "new")
+    with pytest.raises(UserError, match=r"cannot be made \(Permission denied\)"):
+        make_folder(tmp_path / "new")
