@@ -15,7 +15,7 @@ import torch
 from boxwood.data.shapes import write_shapes
 from boxwood.distributed import choose_device, first_process_says
 from boxwood.errors import UserError
-from tests.cli.conftest import tiny
+from tests.conftest import tiny
 from tests.training.torchrun import ROOT
 
 

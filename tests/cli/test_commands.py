@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from boxwood.cli.arguments import default_out
 from boxwood.recipes import names, resolve
-from tests.cli.conftest import Boxwood, tiny
+from tests.conftest import Boxwood, tiny
 
 
 def test_config_list_names_every_recipe(boxwood: Boxwood) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.conftest import Boxwood, tiny
+from tests.conftest import Boxwood, tiny
 
 Edit = Callable[[Callable[[Any], None]], Path]
 

@@ -11,7 +11,7 @@ import pytest
 
 from boxwood.cli import COMMANDS, cli
 from boxwood.errors import UserError
-from tests.cli.conftest import Boxwood
+from tests.conftest import Boxwood
 
 HEAVY = {"torch", "torchvision", "numpy", "pydantic", "rich"}
 

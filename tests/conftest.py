@@ -1,4 +1,4 @@
-"""The command line, called in this process, and a small data set and run to call it with."""
+"""What several tests share: the command line, called in this process, and a small data set and run to call it with."""
 
 from __future__ import annotations
 
