@@ -20,11 +20,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.config import Config
+from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.detector import ModelConfig, TestConfig, normalize_images
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.heads import BoxHeadConfig, MaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.rpn import (
+    RPN,
+    AnchorSample,
+    Proposals,
+    RPNConfig,
+    RPNOutput,
+    centred_inside,
+    propose,
+    rpn_losses,
+    sample_anchors,
+)
 from boxwood.ops.boxes import clip, decode, encode, ioa, iou, nms_mask
 from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.masks import mask_targets
@@ -170,7 +181,7 @@ class RCNN(nn.Module):
             proposals=settings.train_proposals,
             nms_threshold=settings.nms_threshold,
         )
-        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), len(rpn.anchors))
+        sample = sample_rois(proposals, rpn.anchors, batch, self.config.rois, len(self.categories))
         class_logits, box_deltas = self._boxes(maps, sample.boxes, sample.valid)
         output = RCNNOutput(rpn, proposals, class_logits, box_deltas, sample_anchors(rpn, batch, settings), sample)
         if self.mask_head is not None:
@@ -266,10 +277,11 @@ class RCNN(nn.Module):
 
 
 @torch.no_grad()
-def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int, num_anchors: int) -> RoISample:
+def sample_rois(proposals: Proposals, anchors: Tensor, batch: Batch, config: RoIConfig, num_classes: int) -> RoISample:
     """Choose the regions to learn from among proposals and true boxes (Fast R-CNN, section 2.3).
 
-    A proposal's chance hangs on the anchor that it came from, not on its rank: rounding that swaps two ranks changes nothing.
+    A proposal's chance hangs on the anchor (of ``anchors``) that it came from, not on its rank: rounding that swaps two ranks
+    changes nothing, and neither does padding.
     Negatives that lie mostly in a region to be ignored are not used.
     """
     assert batch.targets is not None
@@ -282,8 +294,10 @@ def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_class
         if len(target.ignore):
             negative &= ioa(boxes, target.ignore).amax(dim=1) < 0.5
         generator = torch.Generator(boxes.device).manual_seed(batch.seeds[index] + 1)
-        chances = torch.rand(num_anchors + len(target.boxes), device=boxes.device, generator=generator)
-        chance = torch.cat([chances[proposals.anchors[index]], chances[num_anchors:]])
+        of_truth = torch.rand(len(target.boxes), device=boxes.device, generator=generator)
+        of_anchors = torch.rand(len(anchors), device=boxes.device, generator=generator)
+        places = centred_inside(anchors, batch.sizes[index]).cumsum(0) - 1
+        chance = torch.cat([of_anchors[places[proposals.anchors[index]]], of_truth])
         chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
         learns = positive[chosen] & valid
         instances = matched[chosen].clamp(min=0)
@@ -385,8 +399,8 @@ def _spread(values: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
 def _all_masks(targets: Sequence[Target]) -> InstanceMasks:
     """The masks of all images in one row."""
     masks = [target.masks for target in targets if target.masks is not None]
-    if len(masks) < len(targets):
-        raise ValueError(
+    if any(target.masks is None and len(target.labels) for target in targets):
+        raise UserError(
             "a mask head learns from masks, and this data set has none: set model.mask_head=null or use another data set"
         )
     return InstanceMasks(torch.cat([mask.bitmaps for mask in masks]), torch.cat([mask.boxes for mask in masks]))

@@ -21,7 +21,17 @@ from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.matching import BACKGROUND, match, sample_balanced
 from boxwood.structures import Batch
 
-__all__ = ["RPN", "AnchorSample", "Proposals", "RPNConfig", "RPNOutput", "propose", "rpn_losses", "sample_anchors"]
+__all__ = [
+    "RPN",
+    "AnchorSample",
+    "Proposals",
+    "RPNConfig",
+    "RPNOutput",
+    "centred_inside",
+    "propose",
+    "rpn_losses",
+    "sample_anchors",
+]
 
 
 class RPNConfig(Config):
@@ -159,15 +169,15 @@ def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSam
     """
     assert batch.targets is not None
     parts = []
-    centres = (rpn.anchors[:, :2] + rpn.anchors[:, 2:]) / 2
     for index, target in enumerate(batch.targets):
         matched = match(iou(target.boxes, rpn.anchors), config.foreground_iou, config.background_iou, allow_low_quality=True)
-        inside = (centres < batch.sizes[index].flip(0)).all(dim=1)
+        inside = centred_inside(rpn.anchors, batch.sizes[index])
         positive, negative = (matched >= 0) & inside, (matched == BACKGROUND) & inside
         if len(target.ignore):
             negative &= ioa(rpn.anchors, target.ignore).amax(dim=1) < 0.5
         generator = torch.Generator(rpn.anchors.device).manual_seed(batch.seeds[index])
-        chance = torch.rand(len(rpn.anchors), device=rpn.anchors.device, generator=generator)
+        # One number after another for those inside, so that they are the same however much padding there is.
+        chance = torch.rand(len(rpn.anchors), device=rpn.anchors.device, generator=generator)[inside.cumsum(0) - 1]
         chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
         learns = positive[chosen] & valid
         deltas = rpn.anchors.new_zeros(len(chosen), 4)
@@ -175,6 +185,11 @@ def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSam
             deltas = encode(target.boxes[matched[chosen].clamp(min=0)], rpn.anchors[chosen]).where(learns[:, None], deltas)
         parts.append((chosen, valid, learns, deltas))
     return AnchorSample(*(torch.stack(column) for column in zip(*parts, strict=True)))
+
+
+def centred_inside(anchors: Tensor, size: Tensor) -> Tensor:
+    """Which anchors have their centre in the image, not in the padding: (A, 4), height and width of the image (2,) -> (A,) bool."""
+    return ((anchors[:, :2] + anchors[:, 2:]) / 2 < size.flip(0)).all(dim=1)
 
 
 def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig) -> dict[str, Tensor]:

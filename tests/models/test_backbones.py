@@ -1,0 +1,182 @@
+"""Bodies against torchvision's networks with the same weights; norms, frozen stages, channels and strides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from boxwood.config import from_tree, to_tree
+from boxwood.models.backbones import Backbone, BackboneConfig, ConvNorm, MobileNetV2Config, ResNetConfig
+from boxwood.models.backbones.resnet import from_torchvision
+
+IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+@torch.no_grad()
+def with_random_norms(network: nn.Module) -> nn.Module:
+    """Statistics and scales as a trained network has them: none of them 0 or 1."""
+    torch.manual_seed(7)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    return network.eval()
+
+
+def torchvisions_maps(network: Any, image: Tensor) -> list[Tensor]:
+    x, maps = network.maxpool(network.relu(network.bn1(network.conv1(image)))), []
+    for name in LAYERS:
+        x = getattr(network, name)(x)
+        maps.append(x)
+    return maps
+
+
+def fused(backbone: Backbone) -> Backbone:
+    for module in backbone.modules():
+        if isinstance(module, ConvNorm):
+            module.fuse()
+    return backbone
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+def test_resnet_is_torchvisions(depth: Any, norm: Any) -> None:
+    network = with_random_norms(torchvision.models.get_model(f"resnet{depth}", weights=None))
+    ours = ResNetConfig(depth=depth, norm=norm, frozen_stages=0, weights=None).build().eval()
+    ours.load_state_dict(from_torchvision(network.state_dict()))
+    with torch.no_grad():
+        expected = torchvisions_maps(network, IMAGE)
+        for maps in (ours(IMAGE), fused(ours)(IMAGE)):
+            for level, reference in zip(maps, expected, strict=True):
+                scale = float(reference.abs().max())
+                torch.testing.assert_close(level / scale, reference / scale, rtol=0, atol=1e-5)
+    norms_left = [module for module in ours.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert not norms_left
+
+
+@pytest.mark.parametrize("depth", [18, 50, 101, 152])
+def test_resnet_has_torchvisions_tensors(depth: Any) -> None:
+    with torch.device("meta"):
+        theirs = from_torchvision(torchvision.models.get_model(f"resnet{depth}", weights=None).state_dict())
+        ours = ResNetConfig(depth=depth, norm="bn", frozen_stages=0, weights=None).build().state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+
+
+def test_where_a_bottleneck_strides() -> None:
+    strides = {}
+    for where in ("1x1", "3x3"):
+        with torch.device("meta"):
+            block: Any = ResNetConfig(stride_in=where, weights=None).build().layer2[0]
+        strides[where] = [block.conv1.conv.stride[0], block.conv2.conv.stride[0], block.downsample.conv.stride[0]]
+    assert strides == {"1x1": [2, 1, 2], "3x3": [1, 2, 2]}
+
+
+def test_striding_in_the_1x1_looks_at_every_second_pixel() -> None:
+    """The first convolution of a stage then never sees the others, which a change of them shows."""
+    torch.manual_seed(0)
+    ours: Any = ResNetConfig(stride_in="1x1", frozen_stages=0, weights=None).build().eval()
+    x = torch.randn(1, 256, 8, 8)
+    other = x.clone()
+    other[..., 1::2, :] += 1
+    other[..., :, 1::2] += 1
+    with torch.no_grad():
+        torch.testing.assert_close(ours.layer2[0](x), ours.layer2[0](other))
+        assert not torch.equal(ours.layer1(x[:, :64]), ours.layer1(other[:, :64]))
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
+def test_norms_build_and_learn(norm: Any) -> None:
+    torch.manual_seed(0)
+    ours = ResNetConfig(depth=18, norm=norm, frozen_stages=0, weights=None).build().train()
+    kinds = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d, "gn": nn.GroupNorm}
+    assert {type(module.norm) for module in ours.modules() if isinstance(module, ConvNorm)} == {kinds[norm]}
+    torch.stack([level.square().mean() for level in ours(IMAGE)]).sum().backward()
+    gradients = [parameter.grad for parameter in ours.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "frozen_bn"])
+@pytest.mark.parametrize("frozen", [0, 1, 2, 5])
+def test_frozen_stages_stay_as_they_are(norm: Any, frozen: Any) -> None:
+    torch.manual_seed(0)
+    ours = ResNetConfig(depth=18, norm=norm, frozen_stages=frozen, weights=None).build().train()
+    stages = ["conv1", *LAYERS]
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    loss = torch.stack([level.square().mean() for level in ours(IMAGE)]).sum()
+    if frozen < 5:
+        loss.backward()
+    for index, stage in enumerate(stages):
+        parameters = list(getattr(ours, stage).parameters())
+        assert parameters
+        for parameter in parameters:
+            assert parameter.requires_grad == (index >= frozen)
+            assert (parameter.grad is not None) == (index >= frozen)
+        statistics = [name for name in before if name.startswith(f"{stage}.") and name.endswith("running_mean")]
+        moved = any(not torch.equal(before[name], ours.state_dict()[name]) for name in statistics)
+        assert moved == (norm == "bn" and index >= frozen)
+    assert not loss.requires_grad or frozen < 5
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+def test_mobilenet_is_torchvisions(norm: Any) -> None:
+    network: Any = with_random_norms(torchvision.models.mobilenet_v2(weights=None))
+    ours = MobileNetV2Config(norm=norm, weights=None).build().eval()
+    names = list(ours.state_dict())
+    theirs = {name: value for name, value in network.features.state_dict().items() if "num_batches" not in name or norm == "bn"}
+    # The order of the tensors is the same, the names are not: a convolution and its norm are one module here.
+    assert [tuple(value.shape) for value in theirs.values()] == [tuple(value.shape) for value in ours.state_dict().values()]
+    ours.load_state_dict(dict(zip(names, theirs.values(), strict=True)))
+    with torch.no_grad():
+        expected, x = [], IMAGE
+        for index, block in enumerate(network.features):
+            x = block(x)
+            if index in (3, 6, 13, 18):
+                expected.append(x)
+        for maps in (ours(IMAGE), fused(ours)(IMAGE)):
+            for level, reference in zip(maps, expected, strict=True):
+                scale = float(reference.abs().max())
+                torch.testing.assert_close(level / scale, reference / scale, rtol=0, atol=1e-5)
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in ours.modules())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(depth=18, weights=None),
+        ResNetConfig(depth=50, weights=None),
+        ResNetConfig(depth=50, stride_in="1x1", weights=None),
+        MobileNetV2Config(weights=None),
+    ],
+    ids=lambda config: f"{config.kind()}{getattr(config, 'depth', '')}{getattr(config, 'stride_in', '')}",
+)
+def test_channels_and_strides_are_as_declared(config: BackboneConfig) -> None:
+    with torch.device("meta"):
+        backbone = config.build()
+        maps = backbone(torch.zeros(2, 3, 96, 160))
+    expected = [(2, channels, 96 // s, 160 // s) for channels, s in zip(backbone.channels, backbone.strides, strict=True)]
+    assert [tuple(level.shape) for level in maps] == expected
+    assert [second / first for first, second in zip(backbone.strides, backbone.strides[1:])] == [2, 2, 2]
+    assert from_tree(BackboneConfig, to_tree(config)) == config
+
+
+def test_folding_a_norm_into_a_convolution_with_bias() -> None:
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d(4)
+    norm.load_state_dict(
+        {"weight": torch.rand(4) + 0.5, "bias": torch.randn(4), "running_mean": torch.randn(4), "running_var": torch.rand(4) + 0.5}
+    )
+    layer = ConvNorm(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=True), norm).eval()
+    with torch.no_grad():
+        expected = norm(layer.conv(IMAGE))
+        torch.testing.assert_close(layer(IMAGE), expected, rtol=1e-5, atol=1e-5)
+        layer.fuse()
+        torch.testing.assert_close(layer.conv(IMAGE), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer(IMAGE), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,152 @@
+"""RoIAlign against torchvision's operator, values and gradients."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+import torchvision.ops
+from torch import Tensor
+
+from boxwood.ops.roi_align import assign_levels, roi_align, roi_align_levels
+
+STRIDE = 4
+HEIGHT, WIDTH = 13, 17  # of the map: 52 x 68 pixels of the input
+
+RANDOM = torch.rand(12, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([40.0, 30, 28, 22])
+ROIS = torch.cat(
+    [
+        torch.cat([RANDOM[:, :2], RANDOM[:, :2] + RANDOM[:, 2:]], dim=1),
+        torch.tensor(
+            [
+                [0.0, 0, 68, 52],  # the whole map
+                [0, 0, 1, 1],  # a pixel in the corner
+                [67, 51, 68, 52],
+                [30, 20, 30, 20],  # nothing
+                [30.25, 20.5, 30.5, 20.75],  # a fraction of a pixel
+                [60, 40, 68, 52],  # at the border
+                [-30, -20, 25, 30],  # reaching out
+                [50, 30, 150, 140],
+                [-90, -90, -50, -60],  # outside
+                [200, 10, 260, 40],
+                [0, 51.9, 68, 52],  # a line along the border
+                [10, 0, 12, 52],
+            ]
+        ),
+    ]
+)
+IMAGES = torch.arange(len(ROIS)) % 3
+NOTHING = 15
+"""The RoI without area. With as many points as it has pixels, torchvision reads none and gives zeros; ours reads one."""
+
+
+def features(height: int = HEIGHT, width: int = WIDTH, channels: int = 5) -> Tensor:
+    return torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def regions(sampling_ratio: int) -> tuple[Tensor, Tensor]:
+    """The RoIs that ours and torchvision's are to agree on, and the image of each."""
+    chosen = torch.arange(len(ROIS)) != (NOTHING if sampling_ratio == 0 else -1)
+    return ROIS[chosen], IMAGES[chosen]
+
+
+def theirs(maps: Tensor, rois: Tensor, images: Tensor, size: int, sampling_ratio: int, aligned: bool, scale: float) -> Tensor:
+    indexed = torch.cat([images[:, None].float(), rois], dim=1)
+    pooled: Tensor = torchvision.ops.roi_align(maps, indexed, size, scale, sampling_ratio, aligned)
+    return pooled
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [7, 14])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_values_and_gradients_are_torchvisions(aligned: bool, sampling_ratio: int, size: int, channels_last: bool) -> None:
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    mine = features().contiguous(memory_format=memory).requires_grad_()
+    reference = features().requires_grad_()
+    rois, images = regions(sampling_ratio)
+    ours = roi_align(mine, rois, images, size, scale=1 / STRIDE, sampling_ratio=sampling_ratio, aligned=aligned)
+    expected = theirs(reference, rois, images, size, sampling_ratio, aligned, 1 / STRIDE)
+    assert ours.shape == (len(rois), 5, size, size)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
+    assert expected.abs().amax(dim=(1, 2, 3)).gt(0.1).sum() >= 18, "most RoIs see the map"
+
+    towards = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    (ours * towards).sum().backward()
+    (expected * towards).sum().backward()
+    assert mine.grad is not None and reference.grad is not None
+    scale = float(reference.grad.abs().max())
+    torch.testing.assert_close(mine.grad, reference.grad, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2)])
+def test_tiny_maps(shape: tuple[int, int], aligned: bool, sampling_ratio: int) -> None:
+    maps = features(*shape)
+    rois, images = regions(sampling_ratio)
+    rois = rois / 10
+    ours = roi_align(maps, rois, images, 3, scale=1 / STRIDE, sampling_ratio=sampling_ratio, aligned=aligned)
+    torch.testing.assert_close(ours, theirs(maps, rois, images, 3, sampling_ratio, aligned, 1 / STRIDE), rtol=0, atol=2e-5)
+
+
+def test_a_ramp_is_read_at_the_cells_centres() -> None:
+    """On a map whose value is its x in pixels of the input, the aligned features are the x of the cells."""
+    x = (torch.arange(20.0) + 0.5) * STRIDE
+    maps = x.expand(1, 1, 20, 20)
+    pooled = roi_align(maps, torch.tensor([[10.0, 20, 38, 48]]), torch.tensor([0]), 7, scale=1 / STRIDE)
+    torch.testing.assert_close(pooled[0, 0, 0], 10 + 4 * (torch.arange(7) + 0.5))
+
+
+def test_nothing_to_pool() -> None:
+    maps = features().requires_grad_()
+    pooled = roi_align(maps, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 7, scale=0.25)
+    assert pooled.shape == (0, 5, 7, 7)
+    pooled.sum().backward()
+    assert maps.grad is not None and not maps.grad.any()
+
+
+def test_no_gradient_flows_to_the_boxes() -> None:
+    rois = ROIS.clone().requires_grad_()
+    assert roi_align(features().requires_grad_(), rois, IMAGES, 3, scale=0.25).requires_grad
+    assert not roi_align(features(), rois, IMAGES, 3, scale=0.25).requires_grad
+
+
+# ----------------------------------------------------------------------------------------------------------------- levels
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_levels_are_torchvisions(sampling_ratio: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    strides = (4, 8, 16, 32)
+    maps = [torch.randn(2, 3, 512 // stride, 640 // stride, generator=generator) for stride in strides]
+    start, sides = torch.rand(40, 2, generator=generator) * 200, torch.exp(torch.rand(40, 2, generator=generator) * 5 + 1)
+    rois = torch.cat([start, start + sides], dim=1)
+    exact = torch.tensor([[0.0, 0, side, side] for side in (56, 112, 224, 448, 111.9, 112.1)])
+    rois = torch.cat([rois, exact])
+    images = torch.arange(len(rois)) % 2
+    levels = assign_levels(rois, 4)
+    assert set(levels.tolist()) == {0, 1, 2, 3}
+    ours = roi_align_levels(maps, strides, levels, rois, images, 7, sampling_ratio=sampling_ratio, aligned=False)
+
+    pool = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio)
+    named = OrderedDict((str(index), level) for index, level in enumerate(maps))
+    expected = pool(named, [rois[images == 0], rois[images == 1]], [(512, 640)] * 2)
+    torch.testing.assert_close(torch.cat([ours[images == 0], ours[images == 1]]), expected, rtol=0, atol=5e-5)
+
+
+def test_levels_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, side, side] for side in (1, 55, 111.9, 112, 223.9, 224, 447.9, 448, 5000)])
+    assert assign_levels(boxes, 4).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert assign_levels(torch.tensor([[5.0, 5, 5, 5]]), 4).tolist() == [0]
+    assert assign_levels(torch.zeros(0, 4), 4).tolist() == []
+    assert assign_levels(torch.tensor([[0.0, 0, 64, 256]]), 4).tolist() == [1]  # by area: 128 a side
+
+
+def test_levels_give_gradients_to_their_own_map() -> None:
+    maps = [torch.ones(1, 1, 8, 8, requires_grad=True), torch.ones(1, 1, 4, 4, requires_grad=True)]
+    rois = torch.tensor([[0.0, 0, 16, 16], [8, 8, 24, 24]])
+    roi_align_levels(maps, (4, 8), torch.tensor([1, 1]), rois, torch.tensor([0, 0]), 2).sum().backward()
+    assert maps[0].grad is None or not maps[0].grad.any()
+    assert maps[1].grad is not None and float(maps[1].grad.sum()) == pytest.approx(8.0)  # 2 RoIs of 4 cells, weights of 1
