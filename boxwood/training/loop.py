@@ -138,6 +138,11 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
                 _save(run, needed=True)
                 logger.warning("interrupted after step %d, which is saved: go on with --resume", run.step)
                 raise KeyboardInterrupt from None
+            except UserError:
+                # An image that cannot be read, of either set. One process alone can save what it has learnt until then.
+                if world_size() == 1 and run.step > 0 and run.saved != run.step and _save(run, needed=False):
+                    logger.warning("stopped after step %d, which is saved: mend what follows and go on with --resume", run.step)
+                raise
     return run.metrics
 
 
@@ -181,9 +186,10 @@ def _update(run: _Run, batches: Iterator[Batch]) -> None:
         device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision), enabled=settings.precision != "fp32"
     )
     run.optimizer.zero_grad(set_to_none=True)
-    for part in range(settings.accumulate):
-        with run.meter.waiting():
-            batch = next(batches)
+    with run.meter.waiting():
+        # All of them first: an image that cannot be read is found before anything has changed.
+        parts = list(itertools.islice(batches, settings.accumulate))
+    for part, batch in enumerate(parts):
         batch = batch.to(device)
         assert batch.targets is not None
         # Processes exchange gradients once an update, in the last backward pass.
@@ -343,8 +349,8 @@ def _restore(run: _Run, checkpoint: Checkpoint) -> None:
     logger.info("going on after step %d of %d", run.step, run.config.train.steps)
 
 
-def _save(run: _Run, *, needed: bool) -> None:
-    """Write the checkpoint and last.safetensors."""
+def _save(run: _Run, *, needed: bool) -> bool:
+    """Write the checkpoint and last.safetensors, and say whether that could be done; where not, and ``needed``, it raises."""
     run.watch.check()
     processes = gather_objects({"random": random_state(), "meter": run.meter.state_dict()})
 
@@ -365,8 +371,10 @@ def _save(run: _Run, *, needed: bool) -> None:
         save_checkpoint(run.out / "checkpoints", checkpoint, run.config.train.keep_checkpoints)
         save_weights(run.out / "last.safetensors", state, run.config, run.categories)
 
-    if _write(write, needed=needed):
+    written = _write(write, needed=needed)
+    if written:
         run.saved = run.step
+    return written
 
 
 def _write(write: Callable[[], None], *, needed: bool) -> bool:

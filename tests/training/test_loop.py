@@ -298,6 +298,31 @@ def test_an_image_that_cannot_be_read_leaves_no_directory(tmp_path: Path, monkey
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("split", "step"), [("train", 7), ("val", 12)])
+def test_an_image_that_is_found_broken_late_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, split: str, step: int
+) -> None:
+    run = hard_run(eval_every=0)
+    expected = train(run, tmp_path / "whole")
+    sample, seen = TinyDataset.__getitem__, 0
+
+    def broken_in_the_end(self: TinyDataset, index: int) -> Sample:
+        nonlocal seen
+        seen += self.config.seed == 0  # of the train set
+        if (split == "train" and seen > 30) or (split == "val" and self.config.seed == 1 and index == 2):
+            raise UserError(f"{index}.png: is not an image")
+        return sample(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TinyDataset, "__getitem__", broken_in_the_end)
+        patched.setattr(TinyDataset, "to_coco", lambda self: {"images": [], "annotations": [], "categories": []})
+        with pytest.raises(UserError, match="is not an image"):
+            train(run, tmp_path / "parts")
+    assert f"stopped after step {step}, which is saved" in caplog.text
+    assert train(run, tmp_path / "parts", resume=True)["bbox"] == expected["bbox"]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "best.safetensors", "checkpoints/step-00000001.pt"])
 def test_what_a_run_has_won_is_not_overwritten(tmp_path: Path, name: str) -> None:
     path = tmp_path / "run" / name
