@@ -259,8 +259,8 @@ def bench_paste(repeats: int) -> list[dict[str, Any]]:
 def bench_loader(repeats: int) -> list[dict[str, Any]]:
     """Decode, resize to 800, flip, make targets with masks.
 
-    The peer is what torchvision's detection references do: Pillow, masks of the whole image by pycocotools, v2 transforms, and the resize
-    of `GeneralizedRCNNTransform`, which they leave to the model; its normalisation is not counted.
+    The peer is what torchvision's detection references do: Pillow, masks of the whole image by pycocotools, v2 transforms, and the
+    resize of `GeneralizedRCNNTransform`, which they leave to the model; its normalisation is not counted.
     """
     from pycocotools import mask as peer_mask
 

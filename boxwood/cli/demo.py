@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +37,10 @@ def demo(overrides: tuple[str, ...], out: Path, seed: int) -> None:
     """
     from boxwood.data.shapes import write_shapes
     from boxwood.evaluation import format_table
+    from boxwood.files import write_whole
     from boxwood.inference.predictor import load
     from boxwood.recipes import resolve
     from boxwood.training.loop import train
-    from boxwood.weights.file import write_whole
 
     data, run, pictures = out / "data", out / "run", out / "pictures"
     paths = [
@@ -54,8 +53,6 @@ def demo(overrides: tuple[str, ...], out: Path, seed: int) -> None:
     _check_folder(out)
     resume = any((run / "checkpoints").glob("*.pt"))
     if not resume:
-        # A demo that was killed before its first checkpoint starts again.
-        shutil.rmtree(run, ignore_errors=True)
         logger.info("writing %d pictures to learn from and %d unseen ones to %s", TRAIN_PICTURES, VAL_PICTURES, data)
         write_shapes(data, train=TRAIN_PICTURES, val=VAL_PICTURES, seed=seed)
     metrics = train(config, run, resume)

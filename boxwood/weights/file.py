@@ -24,7 +24,7 @@ from boxwood.models.detector import ModelConfig, TestConfig, without_pretrained
 from boxwood.run import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 
-__all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights", "write_whole"]
+__all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights"]
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000

@@ -24,6 +24,8 @@ class ResNetConfig(BackboneConfig):
     short_kind: ClassVar[str] = "resnet"
 
     depth: Literal[18, 34, 50, 101, 152] = 50
+    width: int = 64
+    """Channels of the stem; the stages have 1, 2, 4 and 8 times as many inside their blocks. 64 in the paper and in all weights."""
     norm: Norm = "frozen_bn"
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
@@ -45,10 +47,10 @@ class ResNet(Backbone):
         super().__init__()
         block: type[BasicBlock | Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
         norms = [_stage_norm(config, stage) for stage in range(5)]
-        self.conv1 = _conv(3, 64, 7, 2, norms[0])
-        stages, channels = [], 64
+        self.conv1 = _conv(3, config.width, 7, 2, norms[0])
+        stages, channels = [], config.width
         for index, num_blocks in enumerate(BLOCKS[config.depth]):
-            width = 64 * 2**index
+            width = config.width * 2**index
             blocks = []
             for position in range(num_blocks):
                 stride = 2 if index > 0 and position == 0 else 1
@@ -56,7 +58,7 @@ class ResNet(Backbone):
                 channels = width * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.channels = tuple(64 * 2**index * block.expansion for index in range(4))
+        self.channels = tuple(config.width * 2**index * block.expansion for index in range(4))
         if config.weights is not None:
             published = imagenet_weights(torchvision.models.get_model_weights(f"resnet{config.depth}"), config.weights)
             self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
