@@ -119,9 +119,9 @@ def _image(picture: Picture) -> Tensor:
     if isinstance(picture, Image.Image):
         picture = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
             raise UserError(f"an image array must be (height, width, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
         return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-    if picture.dtype != torch.uint8 or picture.dim() != 3 or picture.shape[0] != 3:
+    if picture.dtype != torch.uint8 or picture.dim() != 3 or picture.shape[0] != 3 or picture.numel() == 0:
         raise UserError(f"an image tensor must be (3, height, width) uint8 RGB, got {tuple(picture.shape)} {picture.dtype}")
     return picture

@@ -1,0 +1,275 @@
+"""The predictor: what it takes, from where it loads, and that being faster changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
+from boxwood.errors import UserError
+from boxwood.inference.predictor import Predictor, load, prepare
+from boxwood.models.backbones import ConvNorm, MobileNetV2Config, ResNetConfig
+from boxwood.models.detector import TestConfig
+from boxwood.models.fpn import FPNConfig
+from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.rcnn import RCNN, RCNNConfig
+from boxwood.models.rpn import RPNConfig
+from boxwood.run import RunConfig
+from boxwood.structures import Batch, Categories, Detections
+from boxwood.weights import save_weights
+
+CLASSES = Categories((7, 2), ("nut", "fig"))
+
+
+def run_config(short: int = 96, **backbone: Any) -> RunConfig:
+    body = backbone.pop("body", None) or ResNetConfig(depth=18, weights=None)
+    val = CocoConfig(annotations="none.json", images="none", transforms=(ResizeShortestEdge(short=(short,), long=256),))
+    return RunConfig(
+        model=RCNNConfig(
+            backbone=body,
+            fpn=FPNConfig(channels=32),
+            rpn=RPNConfig(anchor_sizes=((16.0,), (32.0,), (48.0,), (64.0,), (96.0,)), test_proposals=50),
+            box_head=TwoFCHeadConfig(width=32),
+            mask_head=ConvMaskHeadConfig(convs=1, width=16),
+        ),
+        data=DataConfig(train=CocoConfig(annotations="none.json", images="none"), val=val),
+        test=TestConfig(score_threshold=0.5, detections_per_image=20),
+    )
+
+
+@torch.no_grad()
+def network(config: RunConfig, seed: int = 0) -> RCNN:
+    """Random weights, scaled so that the network says something of its images; the norms have been somewhere."""
+    torch.manual_seed(seed)
+    model: Any = config.model.build(CLASSES, config.test)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.uniform_(0.5, 1.0)
+            module.bias.normal_(0, 0.1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    for layer, scale in ((model.rpn.objectness, 30), (model.rpn.deltas, 5), (model.class_logits, 30), (model.box_deltas, 30)):
+        layer.weight.mul_(scale)
+    model.class_logits.bias[-1] = -4.0  # hardly anything is background
+    assert isinstance(model, RCNN)
+    return model.eval()
+
+
+def picture(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Coarse noise, so that there is something to see at any size."""
+    cells = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def same(a: Detections, b: Detections) -> None:
+    assert len(a) == len(b) > 3
+    assert a.size == b.size
+    assert torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores) and torch.equal(a.labels, b.labels)
+    assert a.mask_probabilities is not None and b.mask_probabilities is not None
+    assert torch.equal(a.mask_probabilities, b.mask_probabilities)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    config = run_config()
+    return Predictor(network(config), config.data.val.transforms)
+
+
+# ---------------------------------------------------------------------------------------------------------- what it takes
+
+
+def test_every_sort_of_picture_is_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    pixels = picture()
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    expected = predictor(pixels)
+    assert expected.size == (60, 80)
+    assert expected.names and set(expected.names) <= {"nut", "fig"}
+    same(predictor(path), expected)
+    same(predictor(str(path)), expected)
+    same(predictor(Image.open(path)), expected)
+    same(predictor(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), expected)
+    (alone,) = predictor([path])
+    same(alone, expected)
+    for found in predictor([path, pixels, Image.fromarray(pixels)]):
+        assert len(found) == len(expected)
+        torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
+    assert predictor([]) == []
+    assert predictor.categories == CLASSES
+
+
+def test_a_picture_is_turned_upright(predictor: Predictor, tmp_path: Path) -> None:
+    pixels, path = picture(), tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter to the right
+    Image.fromarray(np.rot90(pixels)).save(path, exif=exif)
+    expected = predictor(pixels)
+    same(predictor(path), expected)
+    same(predictor(Image.open(path)), expected)
+
+
+def test_grey_and_transparent_pictures(predictor: Predictor) -> None:
+    grey = Image.fromarray(picture()).convert("L")
+    expected = predictor(np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
+    same(predictor(grey), expected)
+    same(predictor(grey.convert("RGBA")), expected)
+
+
+def test_pictures_of_several_sizes_are_one_batch(predictor: Predictor) -> None:
+    """Each in its own frame. The features at the edge of padding are not quite those at the edge of an image, so the numbers of a
+    picture alone are not asked for."""
+    sizes = [(60, 80), (90, 50), (40, 40)]
+    found = predictor([picture(*size, seed) for seed, size in enumerate(sizes)])
+    assert [detections.size for detections in found] == sizes
+    for (height, width), detections in zip(sizes, found, strict=True):
+        assert len(detections) > 3
+        assert (detections.boxes <= torch.tensor([width, height, width, height])).all()
+        assert detections.boxes[:, 2].max() > 0.8 * width and detections.boxes[:, 3].max() > 0.8 * height
+        assert detections.masks is not None and detections.masks.shape[1:] == (height, width)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((5, 6), dtype=np.uint8), r"\(height, width, 3\) uint8 RGB, got \(5, 6\) uint8"),
+        (np.zeros((5, 6, 4), dtype=np.uint8), r"got \(5, 6, 4\) uint8"),
+        (np.zeros((3, 6, 5), dtype=np.uint8), r"got \(3, 6, 5\)"),
+        (np.zeros((5, 6, 3), dtype=np.float32), r"got \(5, 6, 3\) float32"),
+        (np.zeros((0, 6, 3), dtype=np.uint8), r"got \(0, 6, 3\)"),
+        (torch.zeros(5, 6, 3, dtype=torch.uint8), r"\(3, height, width\) uint8 RGB, got \(5, 6, 3\) torch.uint8"),
+        (torch.zeros(3, 5, 6), r"got \(3, 5, 6\) torch.float32"),
+        (torch.zeros(1, 3, 5, 6, dtype=torch.uint8), r"got \(1, 3, 5, 6\)"),
+        (torch.zeros(3, 5, 0, dtype=torch.uint8), r"got \(3, 5, 0\)"),
+    ],
+)
+def test_arrays_of_another_shape_or_type(predictor: Predictor, wrong: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        predictor(wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_image(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no")
+    with pytest.raises(UserError, match=r"a\.jpg"):
+        predictor(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="absent"):
+        predictor(tmp_path / "absent.jpg")
+
+
+# ------------------------------------------------------------------------------------------------------ the original frame
+
+
+def direct(model: nn.Module, image: Tensor) -> Detections:
+    """The detections of a network's input, in its own pixels."""
+    height, width = image.shape[-2:]
+    batch = Batch(image[None], torch.tensor([[height, width]]), ((height, width),))
+    with torch.no_grad():
+        (found,) = model.detections(model(batch), batch)  # type: ignore[operator]
+    assert isinstance(found, Detections)
+    return found
+
+
+def test_boxes_are_in_the_pictures_own_pixels() -> None:
+    """A picture that is doubled for the network: its boxes are half of what the network says, its masks of its own size."""
+    config = run_config(short=128)
+    predictor = Predictor(network(config), config.data.val.transforms)
+    pixels = picture(64, 96)
+    found = predictor(pixels)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    doubled = torch.nn.functional.interpolate(image, (128, 192), mode="bilinear", antialias=True)[0]
+    expected = direct(predictor.model, doubled)
+    assert len(found) == len(expected) > 3
+    assert found.size == (64, 96)
+    torch.testing.assert_close(found.boxes, expected.boxes / 2)
+    torch.testing.assert_close(found.scores, expected.scores)
+    assert found.masks is not None and found.masks.shape == (len(found), 64, 96)
+
+
+# ----------------------------------------------------------------------------------------------------------------- prepare
+
+
+@pytest.mark.parametrize("body", [ResNetConfig(depth=18, weights=None), MobileNetV2Config(weights=None)], ids=["resnet", "mobile"])
+def test_being_prepared_changes_nothing(body: Any) -> None:
+    config = run_config(body=body)
+    model = network(config)
+    images = torch.stack([torch.from_numpy(picture(96, 128, seed).copy()).permute(2, 0, 1) for seed in (0, 1)])
+    batch = Batch(images, torch.tensor([[96, 128]] * 2), ((96, 128),) * 2)
+    with torch.no_grad():
+        before = model(batch)
+        found = model.detections(before, batch)
+        assert any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+        assert prepare(model) is model
+        after = model(batch)
+        found_after = model.detections(after, batch)
+    norms = [module for module in model.modules() if isinstance(module, ConvNorm)]
+    assert norms and all(isinstance(module.norm, nn.Identity) for module in norms)
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    scale = float(before.rpn.logits.abs().max())
+    torch.testing.assert_close(after.rpn.logits / scale, before.rpn.logits / scale, atol=1e-5, rtol=0)
+    for a, b in zip(found, found_after, strict=True):
+        assert len(a) == len(b) > 3
+        assert torch.equal(a.labels, b.labels)
+        torch.testing.assert_close(b.boxes, a.boxes, atol=1e-2, rtol=1e-4)
+        torch.testing.assert_close(b.scores, a.scores, atol=1e-4, rtol=0)
+        torch.testing.assert_close(b.mask_probabilities, a.mask_probabilities, atol=1e-4, rtol=0)
+
+
+def test_norms_that_learn_are_left() -> None:
+    config = run_config(body=ResNetConfig(depth=18, norm="gn", frozen_stages=0, weights=None))
+    predictor = Predictor(network(config), config.data.val.transforms)
+    kinds = {type(module.norm) for module in predictor.model.modules() if isinstance(module, ConvNorm)}
+    assert kinds == {nn.GroupNorm}
+
+
+# -------------------------------------------------------------------------------------------------------------------- load
+
+
+def test_loading_a_run_or_a_file(tmp_path: Path) -> None:
+    config = run_config()
+    best, last = network(config, seed=1), network(config, seed=2)
+    pixels = picture()
+    save_weights(tmp_path / "last.safetensors", last.state_dict(), config, CLASSES)
+    from_last = load(tmp_path, device="cpu")(pixels)
+    save_weights(tmp_path / "best.safetensors", best.state_dict(), config, CLASSES)
+    from_best = load(tmp_path, device="cpu")(pixels)
+    same(load(tmp_path / "last.safetensors", device="cpu")(pixels), from_last)
+    same(load(str(tmp_path / "best.safetensors"), device="cpu")(pixels), from_best)
+    same(Predictor(best, config.data.val.transforms)(pixels), from_best)
+    assert not torch.equal(from_best.boxes, from_last.boxes)
+    assert load(tmp_path, device="cpu").categories == CLASSES
+
+
+def test_loading_does_not_fetch_what_the_body_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config()
+    model = network(config)
+    config.model = config.model.model_copy(update={"backbone": ResNetConfig(depth=18, weights="IMAGENET1K_V1")})
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), config, CLASSES)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr("boxwood.models.backbones.resnet.imagenet_weights", refuse)
+    assert len(load(tmp_path, device="cpu")(picture())) > 3
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"best\.safetensors nor last\.safetensors"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="no such run or weights file"):
+        load(tmp_path / "absent.safetensors")
+    config = run_config()
+    save_weights(tmp_path / "best.safetensors", network(config).state_dict(), config, CLASSES)
+    with pytest.raises(UserError, match="device=abacus"):
+        load(tmp_path, device="abacus")
+    state = {name: value for name, value in network(config).state_dict().items() if not name.startswith("mask_logits")}
+    save_weights(tmp_path / "best.safetensors", state, config, CLASSES)
+    with pytest.raises(UserError, match=r"2 tensors missing \(mask_logits"):
+        load(tmp_path)
