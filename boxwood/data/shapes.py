@@ -1,7 +1,7 @@
 """Generated pictures of textured shapes, with boxes, masks and keypoints, as a COCO data set.
 
 Made for demonstrations and tests: learnt in minutes, yet not trivial. Colour and texture say nothing of the class; shapes
-are turned, overlap and leave the picture; the truth is what can be seen of each.
+lean, overlap and leave the picture; the truth is what can be seen of each.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from boxwood.files import make_folder
 
 __all__ = ["CLASSES", "KEYPOINTS", "Scene", "Shape", "annotation", "compose_scene", "random_scene", "write_shapes"]
 
+LEAN = np.pi / 6
+"""Shapes stand upright or lean by up to this either way, so that top, right, bottom and left mean something."""
 CLASSES = ("disc", "triangle", "square", "star", "ring", "cross")
 KEYPOINTS = ("top", "right", "bottom", "left")
 """The outermost points of the whole shape in each direction of the picture; left and right swap on a mirror image."""
@@ -94,11 +96,11 @@ def _polar(angles: NDArray[np.float64], radii: NDArray[np.float64] | float) -> N
 
 
 def _random_shape(rng: Rng, size: tuple[int, int]) -> Shape:
-    """A shape of random class, size, proportions and turn, near the origin."""
+    """A shape of random class, size, proportions and lean, near the origin."""
     label = int(rng.integers(len(CLASSES)))
     unit = min(size) / 240
     radius = unit * np.exp(rng.uniform(np.log(12.0), np.log(58.0)))
-    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
+    angle, stretch = rng.uniform(-LEAN, LEAN), rng.uniform(0.8, 1.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = rng.random(2) + radius + 2
     outlines = [outline * (stretch, 1.0) @ turn.T * radius + shift for outline in _unit_outlines(label, rng)]
