@@ -1,0 +1,226 @@
+"""Same weights, same numbers as torchvision's Faster and Mask R-CNN: detections, and losses of the same samples.
+
+The networks have random weights, scaled so that each of three photographs has some dozens of detections with scores from 0.05 to
+about 0.7. The comparison is sharp, and so is suppression: two boxes whose overlap equals the threshold up to rounding may be
+decided one way here and the other way there, and then a detection more or less is right. With ``SEED`` that happens in none of
+the photographs, before and after `prepare`. Three seeds were looked at: the other two gave one of the photographs fewer than 40
+detections, and were not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.transforms.v2.functional import resize
+
+from boxwood.data.images import read_image
+from boxwood.inference.predictor import prepare
+from boxwood.models import rcnn, rpn
+from boxwood.models.detector import TestConfig
+from boxwood.models.rcnn import RCNN
+from boxwood.structures import Batch, Categories, InstanceMasks, Target
+from boxwood.weights.torchvision import rcnn_config, rcnn_state
+
+pytestmark = pytest.mark.slow
+
+PHOTOS = sorted((Path(__file__).parents[3] / "shared" / "photos").glob("*.jpg"))[:3]
+CLASSES = Categories(tuple(range(1, 91)), tuple(f"class{i}" for i in range(1, 91)))
+SEED, BACKGROUND = 1, 8.5
+"""Of the random numbers, and of the bias of the background's score, which decides how many detections there are."""
+SIZE = (768, 1216)
+"""Multiples of 64. Else torchvision's coarsest anchors stand elsewhere: it divides the height by the rows of the map, which are
+rounded up, and so takes 800 // 13 = 61 pixels for a stride of 64."""
+
+
+def photos(size: tuple[int, int]) -> list[Tensor]:
+    if len(PHOTOS) < 3:
+        pytest.skip("needs three photographs in ../shared/photos")
+    return [resize(read_image(path), list(size), antialias=True) for path in PHOTOS]
+
+
+def batch_of(image: Tensor, targets: tuple[Target, ...] | None = None) -> Batch:
+    height, width = image.shape[-2:]
+    return Batch(image[None], torch.tensor([[height, width]]), ((height, width),), seeds=(0,), targets=targets)
+
+
+@torch.no_grad()
+def spread(network: nn.Module, layer: Any, std: float, run: Callable[[], Any]) -> None:
+    """Random weights for a predictor, whose outputs then deviate by ``std`` where ``run`` makes it look at a picture."""
+    seen: list[Tensor] = []
+    layer.weight.normal_(0, 0.01)
+    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten()))
+    run()
+    handle.remove()
+    layer.weight.mul_(std / torch.cat(seen).std())
+
+
+@torch.no_grad()
+def random_network(image: Tensor, seed: int, *, masks: bool = True) -> Any:
+    """torchvision's network with random weights that find something in ``image`` (3, H, W) uint8."""
+    torch.manual_seed(seed)
+    build = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
+    network: Any = build(weights=None, weights_backbone=None, num_classes=91).eval()
+    for name, norm in network.backbone.body.named_modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.fill_(0.2 if name.endswith("bn3") else 1.0)
+            norm.bias.normal_(0, 0.1)
+            norm.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            norm.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+    heads = network.roi_heads
+
+    def run() -> Any:
+        return network([image.float() / 255])
+
+    network.transform.min_size, heads.score_thresh = (min(image.shape[-2:]),), 0.0
+    spread(network, network.rpn.head.cls_logits, 3.0, run)
+    spread(network, network.rpn.head.bbox_pred, 0.2, run)
+    spread(network, heads.box_predictor.cls_score, 3.5, run)
+    spread(network, heads.box_predictor.bbox_pred, 0.5, run)
+    if masks:
+        spread(network, heads.mask_predictor.mask_fcn_logits, 2.0, run)
+    network.transform.min_size, heads.score_thresh = (SIZE[0],), 0.05
+    return network
+
+
+# ------------------------------------------------------------------------------------------------------------- detections
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """torchvision's Mask R-CNN."""
+    network = random_network(photos((256, 384))[0], SEED)
+    network.roi_heads.box_predictor.cls_score.bias.data[0] = BACKGROUND
+    network.transform.postprocess = lambda results, *sizes: results  # the masks over their boxes, not pasted
+    return network
+
+
+def ours_with(network: Any, *, masks: bool) -> RCNN:
+    model = rcnn_config(masks=masks).build(CLASSES, TestConfig()).eval()
+    model.load_state_dict(rcnn_state(network.state_dict()))
+    return model
+
+
+def without_masks(network: Any) -> Any:
+    """torchvision's Faster R-CNN with the weights of its Mask R-CNN."""
+    faster: Any = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).eval()
+    faster.load_state_dict({name: value for name, value in network.state_dict().items() if "mask" not in name})
+    faster.transform.min_size, faster.transform.postprocess = (SIZE[0],), network.transform.postprocess
+    return faster
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
+def test_detections_are_torchvisions(theirs: Any, masks: bool) -> None:
+    network = theirs if masks else without_masks(theirs)
+    model = ours_with(network, masks=masks)
+    batches = [batch_of(image) for image in photos(SIZE)]
+    with torch.no_grad():
+        expected = [network([batch.images[0].float() / 255])[0] for batch in batches]
+        before = [model.detections(model(batch), batch)[0] for batch in batches]
+        prepare(model)
+        after = [model.detections(model(batch), batch)[0] for batch in batches]
+    for found in (before, after):
+        for detections, reference in zip(found, expected, strict=True):
+            assert 40 <= len(reference["boxes"]) < 100
+            assert len(detections) == len(reference["boxes"])
+            assert torch.equal(detections.labels, reference["labels"] - 1)
+            torch.testing.assert_close(detections.boxes, reference["boxes"], rtol=0, atol=0.01)
+            torch.testing.assert_close(detections.scores, reference["scores"], rtol=0, atol=1e-5)
+            if masks:
+                assert detections.mask_probabilities is not None
+                assert reference["masks"].std() > 0.1
+                torch.testing.assert_close(detections.mask_probabilities, reference["masks"][:, 0], rtol=0, atol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------------------- losses
+
+
+def first_ones(positive: Tensor, negative: Tensor, num: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """The first candidates instead of random ones: indices of positives and of negatives."""
+    positives = positive.nonzero()[:, 0][: int(num * fraction)]
+    return positives, negative.nonzero()[:, 0][: num - len(positives)]
+
+
+def our_sampler(positive: Tensor, negative: Tensor, num: int, fraction: float, chance: Tensor) -> tuple[Tensor, Tensor]:
+    chosen = torch.cat(first_ones(positive, negative, num, fraction))
+    missing = min(num, len(positive)) - len(chosen)
+    valid = torch.cat([torch.ones(len(chosen), dtype=torch.bool), torch.zeros(missing, dtype=torch.bool)])
+    return torch.cat([chosen, chosen.new_zeros(missing)]), valid
+
+
+def their_sampler(self: Any, matched: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    masks: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for indices in matched:
+        for mask, chosen in zip(
+            masks, first_ones(indices >= 1, indices == 0, self.batch_size_per_image, self.positive_fraction), strict=True
+        ):
+            mask.append(torch.zeros_like(indices, dtype=torch.uint8).index_fill(0, chosen, 1))
+    return masks
+
+
+NAMES = {
+    "loss_objectness": "loss_rpn_objectness",
+    "loss_rpn_box_reg": "loss_rpn_box",
+    "loss_classifier": "loss_class",
+    "loss_box_reg": "loss_box",
+    "loss_mask": "loss_mask",
+}
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
+def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one image with three instances; and their gradients, of all weights that Boxwood trains."""
+    monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
+    monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
+    monkeypatch.setattr(rcnn, "sample_balanced", our_sampler)
+    height, width = 256, 320
+    (image, *_) = photos((height, width))
+    network = random_network(image, SEED, masks=masks)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # ours are frozen
+    network.transform.min_size = (height,)
+    model = ours_with(network, masks=masks).train()
+
+    boxes = torch.tensor([[20.0, 30, 140, 200], [150.5, 10.25, 300, 120], [100, 150, 131, 190]])
+    labels = torch.tensor([4, 0, 77])
+    bitmaps = (torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+    truth: dict[str, Tensor] = {"boxes": boxes, "labels": labels + 1}
+    # torchvision's pixel 0 is from -0.5 to 0.5.
+    pixels = InstanceMasks(bitmaps, torch.tensor([[-0.5, -0.5, width - 0.5, height - 0.5]]).repeat(3, 1))
+    if masks:
+        truth["masks"] = bitmaps
+    expected = network([image.float() / 255], [truth])
+    target = Target(boxes, labels, torch.zeros(0, 4), pixels if masks else None)
+    batch = batch_of(image, (target,))
+    output = model(batch)
+    losses = model.losses(output, (target,))
+
+    assert output.roi_sample is not None and (output.roi_sample.labels < 90).sum() >= 3
+    assert {NAMES[name] for name in expected} == set(losses)
+    for name, loss in expected.items():
+        assert losses[NAMES[name]].item() == pytest.approx(loss.item(), rel=1e-5), name
+        assert loss > 1e-3, name
+
+    torch.stack(list(expected.values())).sum().backward()
+    torch.stack(list(losses.values())).sum().backward()
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    gradients = rcnn_state({name: value.grad for name, value in network.named_parameters() if name.rpartition(".")[0] not in norms})
+    trained = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+    assert len(trained) > 60
+    for name, gradient in trained.items():
+        assert gradient is not None
+        # None of the first candidates is on the coarsest maps, whose own weights then have gradients of zero.
+        scale = float(gradients[name].abs().max())
+        assert scale > 0 or name.startswith("fpn.outer."), name
+        scale = scale or 1.0
+        torch.testing.assert_close(
+            gradient / scale, gradients[name] / scale, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
