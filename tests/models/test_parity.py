@@ -31,7 +31,7 @@ from boxwood.weights.torchvision import rcnn_config, rcnn_state
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """The order of a sum, and so its rounding, depends on the number of threads: the seed was found with one."""
     threads = torch.get_num_threads()
