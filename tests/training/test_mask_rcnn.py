@@ -32,7 +32,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         data.transforms = data.transforms[1:]  # the flip alone: the pictures are small already
     config.data.workers = 0
     config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     train(config, folder / "before")
+    torch.set_num_threads(threads)
     config.optim = OptimConfig(lr=2e-4, warmup_steps=5)
     config.train = TrainConfig(steps=20, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
     config.train.weights = str(folder / "before" / "last.safetensors")
