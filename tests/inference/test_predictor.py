@@ -29,7 +29,7 @@ CLASSES = Categories((7, 2), ("nut", "fig"))
 
 
 def run_config(short: int = 96, **backbone: Any) -> RunConfig:
-    body = backbone.pop("body", None) or ResNetConfig(depth=18, weights=None)
+    body = backbone.pop("body", None) or ResNetConfig(depth=18, width=32, weights=None)
     val = CocoConfig(annotations="none.json", images="none", transforms=(ResizeShortestEdge(short=(short,), long=256),))
     return RunConfig(
         model=RCNNConfig(
@@ -195,7 +195,9 @@ def test_boxes_are_in_the_pictures_own_pixels() -> None:
 # ----------------------------------------------------------------------------------------------------------------- prepare
 
 
-@pytest.mark.parametrize("body", [ResNetConfig(depth=18, weights=None), MobileNetV2Config(weights=None)], ids=["resnet", "mobile"])
+@pytest.mark.parametrize(
+    "body", [ResNetConfig(depth=18, width=32, weights=None), MobileNetV2Config(weights=None)], ids=["resnet", "mobile"]
+)
 def test_being_prepared_changes_nothing(body: Any) -> None:
     config = run_config(body=body)
     model = network(config)
@@ -223,7 +225,7 @@ def test_being_prepared_changes_nothing(body: Any) -> None:
 
 
 def test_norms_that_learn_are_left() -> None:
-    config = run_config(body=ResNetConfig(depth=18, norm="gn", frozen_stages=0, weights=None))
+    config = run_config(body=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None))
     predictor = Predictor(network(config), config.data.val.transforms)
     kinds = {type(module.norm) for module in predictor.model.modules() if isinstance(module, ConvNorm)}
     assert kinds == {nn.GroupNorm}
@@ -250,7 +252,7 @@ def test_loading_a_run_or_a_file(tmp_path: Path) -> None:
 def test_loading_does_not_fetch_what_the_body_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config()
     model = network(config)
-    config.model = config.model.model_copy(update={"backbone": ResNetConfig(depth=18, weights="IMAGENET1K_V1")})
+    config.model = config.model.model_copy(update={"backbone": ResNetConfig(depth=18, width=32, weights="IMAGENET1K_V1")})
     save_weights(tmp_path / "best.safetensors", model.state_dict(), config, CLASSES)
 
     def refuse(*arguments: Any, **options: Any) -> None:

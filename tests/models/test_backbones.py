@@ -46,8 +46,7 @@ def fused(backbone: Backbone) -> Backbone:
     return backbone
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50])
-@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+@pytest.mark.parametrize(("depth", "norm"), [(18, "bn"), (18, "frozen_bn"), (34, "frozen_bn"), (50, "frozen_bn")])
 def test_resnet_is_torchvisions(depth: Any, norm: Any) -> None:
     network = with_random_norms(torchvision.models.get_model(f"resnet{depth}", weights=None))
     ours = ResNetConfig(depth=depth, norm=norm, frozen_stages=0, weights=None).build().eval()
@@ -95,7 +94,7 @@ def test_striding_in_the_1x1_looks_at_every_second_pixel() -> None:
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
 def test_norms_build_and_learn(norm: Any) -> None:
     torch.manual_seed(0)
-    ours = ResNetConfig(depth=18, norm=norm, frozen_stages=0, weights=None).build().train()
+    ours = ResNetConfig(depth=18, width=32, norm=norm, frozen_stages=0, weights=None).build().train()
     kinds = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d, "gn": nn.GroupNorm}
     assert {type(module.norm) for module in ours.modules() if isinstance(module, ConvNorm)} == {kinds[norm]}
     torch.stack([level.square().mean() for level in ours(IMAGE)]).sum().backward()
@@ -107,7 +106,7 @@ def test_norms_build_and_learn(norm: Any) -> None:
 @pytest.mark.parametrize("frozen", [0, 1, 2, 5])
 def test_frozen_stages_stay_as_they_are(norm: Any, frozen: Any) -> None:
     torch.manual_seed(0)
-    ours = ResNetConfig(depth=18, norm=norm, frozen_stages=frozen, weights=None).build().train()
+    ours = ResNetConfig(depth=18, width=32, norm=norm, frozen_stages=frozen, weights=None).build().train()
     stages = ["conv1", *LAYERS]
     before = {name: value.clone() for name, value in ours.state_dict().items()}
     loss = torch.stack([level.square().mean() for level in ours(IMAGE)]).sum()
@@ -151,11 +150,14 @@ def test_mobilenet_is_torchvisions(norm: Any) -> None:
     "config",
     [
         ResNetConfig(depth=18, weights=None),
+        ResNetConfig(depth=18, width=32, weights=None),
         ResNetConfig(depth=50, weights=None),
         ResNetConfig(depth=50, stride_in="1x1", weights=None),
         MobileNetV2Config(weights=None),
     ],
-    ids=lambda config: f"{config.kind()}{getattr(config, 'depth', '')}{getattr(config, 'stride_in', '')}",
+    ids=lambda config: (
+        f"{config.kind()}{getattr(config, 'depth', '')}{getattr(config, 'width', '')}{getattr(config, 'stride_in', '')}"
+    ),
 )
 def test_channels_and_strides_are_as_declared(config: BackboneConfig) -> None:
     with torch.device("meta"):

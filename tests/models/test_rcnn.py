@@ -33,7 +33,7 @@ HEIGHT, WIDTH = 96, 128
 def network(*, masks: bool = True, seed: int = 0, test: TestConfig | None = None) -> RCNN:
     torch.manual_seed(seed)
     config = RCNNConfig(
-        backbone=ResNetConfig(depth=18, norm="gn", frozen_stages=0, weights=None),
+        backbone=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None),
         fpn=FPNConfig(channels=32),
         rpn=RPNConfig(anchor_sizes=((16.0,), (32.0,), (48.0,), (64.0,), (96.0,)), samples_per_image=64, test_proposals=40),
         rois=RoIConfig(samples_per_image=32),
