@@ -169,20 +169,13 @@ class RCNN(nn.Module):
         images = normalize_images(batch.images, batch.sizes, self.mean, self.std)
         maps = self.fpn(self.backbone(images))
         rpn = self.rpn(maps)
-        return self._infer(maps, rpn, batch) if batch.targets is None else self._learn(maps, rpn, batch)
+        proposals = propose(rpn, batch.sizes, self.config.rpn, learning=batch.targets is not None)
+        return (self._infer if batch.targets is None else self._learn)(maps, rpn, proposals, batch)
 
-    def _learn(self, maps: list[Tensor], rpn: RPNOutput, batch: Batch) -> RCNNOutput:
-        settings = self.config.rpn
-        proposals = propose(
-            rpn,
-            batch.sizes,
-            candidates=settings.train_candidates,
-            proposals=settings.train_proposals,
-            nms_threshold=settings.nms_threshold,
-        )
+    def _learn(self, maps: list[Tensor], rpn: RPNOutput, proposals: Proposals, batch: Batch) -> RCNNOutput:
         sample = sample_rois(proposals, rpn.anchors, batch, self.config.rois, len(self.categories))
         class_logits, box_deltas = self._boxes(maps, sample.boxes, sample.valid)
-        output = RCNNOutput(rpn, proposals, class_logits, box_deltas, sample_anchors(rpn, batch, settings), sample)
+        output = RCNNOutput(rpn, proposals, class_logits, box_deltas, sample_anchors(rpn, batch, self.config.rpn), sample)
         if self.mask_head is not None:
             # Positives stand first, and no image has more than its share of them.
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
@@ -192,15 +185,7 @@ class RCNN(nn.Module):
             output.mask_logits = self._mask_logits(maps, sample.boxes, output.mask_rows)
         return output
 
-    def _infer(self, maps: list[Tensor], rpn: RPNOutput, batch: Batch) -> RCNNOutput:
-        settings = self.config.rpn
-        proposals = propose(
-            rpn,
-            batch.sizes,
-            candidates=settings.test_candidates,
-            proposals=settings.test_proposals,
-            nms_threshold=settings.nms_threshold,
-        )
+    def _infer(self, maps: list[Tensor], rpn: RPNOutput, proposals: Proposals, batch: Batch) -> RCNNOutput:
         class_logits, box_deltas = self._boxes(maps, proposals.boxes, proposals.valid)
         instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, self.config.rois.box_weights, self.test)
         if self.mask_head is not None:

@@ -135,12 +135,14 @@ class RPN(nn.Module):
 
 
 @torch.no_grad()
-def propose(rpn: RPNOutput, sizes: Tensor, *, candidates: int, proposals: int, nms_threshold: float) -> Proposals:
-    """The best boxes of each image after suppression within each level.
+def propose(rpn: RPNOutput, sizes: Tensor, config: RPNConfig, *, learning: bool) -> Proposals:
+    """The best boxes of each image after suppression within each level: as many as are to be learnt from, or as are to be tested.
 
     ``sizes`` (B, 2) are the images' heights and widths without padding. Boxes are cut at the image; what is left of no area is
     dropped.
     """
+    candidates = config.train_candidates if learning else config.test_candidates
+    proposals = config.train_proposals if learning else config.test_proposals
     level_boxes, level_logits, level_anchors, level_kept = [], [], [], []
     start = 0
     for length in rpn.level_lengths:
@@ -149,7 +151,7 @@ def propose(rpn: RPNOutput, sizes: Tensor, *, candidates: int, proposals: int, n
         deltas = rpn.deltas.gather(1, indices[..., None].expand(-1, -1, 4))
         boxes = clip(decode(deltas, rpn.anchors[indices]), sizes[:, None])
         large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= 1e-3
-        kept = [nms_mask(boxes[i], logits[i], None, nms_threshold, large[i]) for i in range(len(boxes))]
+        kept = [nms_mask(boxes[i], logits[i], None, config.nms_threshold, large[i]) for i in range(len(boxes))]
         level_boxes.append(boxes)
         level_logits.append(logits)
         level_anchors.append(indices)

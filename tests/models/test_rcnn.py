@@ -419,17 +419,19 @@ def test_a_mask_head_needs_masks() -> None:
 # ------------------------------------------------------------------------------------------------------------ what is found
 
 
+@pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("candidates", [15, 1000])
-def test_proposals_are_torchvisions(candidates: int) -> None:
+def test_proposals_are_torchvisions(candidates: int, learning: bool) -> None:
     generator = torch.Generator().manual_seed(4)
     lengths = (120, 40, 10)
     anchors = torch.rand(170, 2, generator=generator) * 100
     anchors = torch.cat([anchors, anchors + 4 + torch.rand(170, 2, generator=generator) * 40], dim=1)
     logits, deltas = torch.randn(2, 170, generator=generator), torch.randn(2, 170, 4, generator=generator) / 3
     sizes = [(90, 110), (60, 70)]
-    ours = propose(
-        RPNOutput(logits, deltas, anchors, lengths), torch.tensor(sizes), candidates=candidates, proposals=30, nms_threshold=0.6
-    )
+    used, other = ("train", "test") if learning else ("test", "train")
+    counts_of = {f"{used}_candidates": candidates, f"{used}_proposals": 30, f"{other}_candidates": 7, f"{other}_proposals": 5}
+    config = RPNConfig(nms_threshold=0.6, **counts_of)
+    ours = propose(RPNOutput(logits, deltas, anchors, lengths), torch.tensor(sizes), config, learning=learning)
     counts = {"training": candidates, "testing": candidates}
     kept = {"training": 30, "testing": 30}
     theirs = RegionProposalNetwork(AnchorGenerator(), torch.nn.Identity(), 0.7, 0.3, 256, 0.5, counts, kept, 0.6).eval()
