@@ -22,7 +22,7 @@ __all__ = ["demo"]
 
 logger = logging.getLogger(__name__)
 
-TRAIN_PICTURES, VAL_PICTURES = 400, 100
+TRAIN_PICTURES, VAL_PICTURES = 800, 100
 DRAWN = 12
 
 

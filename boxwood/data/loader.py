@@ -6,7 +6,7 @@ import itertools
 import math
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,8 +44,8 @@ def train_batches(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """Endless training batches of this process, from batch number ``start`` on.
+) -> Generator[Batch]:
+    """Endless training batches of this process, from batch number ``start`` on. Closing it ends its worker processes.
 
     ``batch_size`` counts the images of one batch over all processes; each process gets its contiguous share. What a batch holds
     depends only on the data, the seed and its number (`boxwood.data.order`), so any number of workers gives the same batches,
@@ -73,7 +73,7 @@ def eval_batches(
     world_size: int = 1,
     with_targets: bool = False,
     seed: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Each image once over all processes: landscape images first, then portrait ones, whole batches dealt out in turn.
 
     ``batch_size`` counts the images of one process's batch. Raises `UserError` where an image is found to be wrong as it is read.
@@ -169,7 +169,7 @@ def _load(dataset: Dataset, transforms: tuple[Transform, ...], seed: int, with_t
 Load = Callable[[list[Place]], Batch]
 
 
-def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory: bool) -> Iterator[Batch]:
+def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory: bool) -> Generator[Batch]:
     if workers == 0:
         for batch in map(load, places):
             yield batch.pin_memory() if pin_memory else batch

@@ -32,7 +32,7 @@ KEYPOINTS = ("top", "right", "bottom", "left")
 _TEXTURES = ("plain", "plain", "gradient", "noise", "stripes", "dots", "checks", "waves")
 _FINE = 2
 """The map of what is seen has so many pixels a pixel, each way."""
-_MIN_VISIBLE = 0.4
+_MIN_VISIBLE = 0.6
 """Of each shape at least this share is seen..."""
 _MIN_SIDE = 14.0
 """...and its visible part is at least so many pixels wide and high."""
@@ -99,7 +99,7 @@ def _random_shape(rng: Rng, size: tuple[int, int]) -> Shape:
     """A shape of random class, size, proportions and lean, near the origin."""
     label = int(rng.integers(len(CLASSES)))
     unit = min(size) / 240
-    radius = unit * np.exp(rng.uniform(np.log(12.0), np.log(58.0)))
+    radius = unit * np.exp(rng.uniform(np.log(24.0), np.log(62.0)))
     angle, stretch = rng.uniform(-LEAN, LEAN), rng.uniform(0.8, 1.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = rng.random(2) + radius + 2
@@ -131,10 +131,10 @@ def _window(shape: Shape, size: tuple[int, int], scale: int) -> tuple[tuple[slic
 
 
 def random_scene(rng: Rng, size: tuple[int, int]) -> Scene:
-    """Two to eight shapes that overlap, each still to be recognised."""
+    """Three to seven shapes that overlap, each still to be recognised."""
     height, width = size
     scene = Scene(size, [], np.full((height * _FINE, width * _FINE), -1, dtype=np.int16))
-    for _ in range(int(rng.integers(2, 9))):
+    for _ in range(int(rng.integers(3, 8))):
         shape = _random_shape(rng, size)
         side = shape.cover.shape[0]
         for _ in range(_TRIES):
@@ -208,15 +208,17 @@ def _paint(picture: Picture, scene: Scene, shape: Shape, light: float, rng: Rng)
 
 
 def _contrasting(below: Picture, cover: NDArray[np.float32], rng: Rng) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two colours for a texture whose mean stands out from what lies below."""
+    """Two tones of a colour for a texture whose mean stands out from what lies below."""
     around = (below * cover).sum(axis=(0, 1)) / max(float(cover.sum()), 1e-6)
     best, best_distance = None, -1.0
-    for _ in range(6):
-        pair = color(rng, (0.3, 0.95), (0.4, 1.0)), color(rng, (0.2, 0.95), (0.3, 1.0))
-        distance = float(np.linalg.norm((pair[0] + pair[1]) / 2 - around))
+    for _ in range(8):
+        first = color(rng, (0.3, 0.95), (0.4, 1.0))
+        # The other tone is darker, paler, or a little of another colour.
+        second = first * np.float32(rng.uniform(0.5, 0.8)) + np.float32(rng.uniform(0.0, 0.25)) * color(rng, (0.0, 1.0), (0.0, 1.0))
+        distance = float(np.linalg.norm((first + second) / 2 - around))
         if distance > best_distance:
-            best, best_distance = pair, distance
-        if distance > 0.35:
+            best, best_distance = (first, second), distance
+        if distance > 0.4:
             break
     assert best is not None
     return best

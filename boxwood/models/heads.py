@@ -6,14 +6,15 @@ A head of your own is one class and one configuration that builds it; see ``exam
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Component
+from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
 
-__all__ = ["BoxHeadConfig", "ConvMaskHeadConfig", "MaskHeadConfig", "RoIHead", "TwoFCHeadConfig"]
+__all__ = ["BoxHeadConfig", "ConvFCHeadConfig", "ConvMaskHeadConfig", "MaskHeadConfig", "RoIHead", "TwoFCHeadConfig"]
 
 
 class RoIHead(nn.Module):
@@ -60,6 +61,21 @@ class TwoFCHeadConfig(BoxHeadConfig):
         return TwoFCHead(channels * self.resolution**2, self.width)
 
 
+class ConvFCHeadConfig(BoxHeadConfig):
+    """3x3 convolutions and one fully connected layer, the head for training from scratch (Wu and He, 2018, section 5.2)."""
+
+    short_kind: ClassVar[str] = "conv_fc"
+
+    convs: int = 4
+    conv_width: int = 256
+    width: int = 1024
+    norm: Norm | None = "gn"
+    """After each convolution, which then has no bias; None for convolutions with bias alone."""
+
+    def build(self, channels: int) -> RoIHead:
+        return ConvFCHead(self, channels)
+
+
 class ConvMaskHeadConfig(MaskHeadConfig):
     """A stack of 3x3 convolutions and a deconvolution that doubles the resolution (Mask R-CNN, figure 4, right)."""
 
@@ -67,9 +83,11 @@ class ConvMaskHeadConfig(MaskHeadConfig):
 
     convs: int = 4
     width: int = 256
+    norm: Norm | None = None
+    """After each 3x3 convolution, which then has no bias; None for convolutions with bias alone."""
 
     def build(self, channels: int) -> RoIHead:
-        return ConvMaskHead(channels, self.convs, self.width)
+        return ConvMaskHead(self, channels)
 
 
 class TwoFCHead(RoIHead):
@@ -86,17 +104,48 @@ class TwoFCHead(RoIHead):
         return F.relu(self.fc7(F.relu(self.fc6(features.flatten(1)))))
 
 
-class ConvMaskHead(RoIHead):
-    def __init__(self, channels: int, convs: int, width: int) -> None:
+class ConvFCHead(RoIHead):
+    def __init__(self, config: ConvFCHeadConfig, channels: int) -> None:
         super().__init__()
-        self.channels = width
-        self.convs = nn.ModuleList(nn.Conv2d(channels if i == 0 else width, width, 3, padding=1) for i in range(convs))
-        self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
-        for layer in [*self.convs, self.deconv]:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        self.channels = config.width
+        self.convs, channels = _convolutions(config.convs, channels, config.conv_width, config.norm)
+        self.fc = nn.Linear(channels * config.resolution**2, config.width)
+        nn.init.kaiming_uniform_(self.fc.weight, a=1)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for conv in self.convs:
+            features = F.relu(conv(features), inplace=True)
+        return F.relu(self.fc(features.flatten(1)))
+
+
+class ConvMaskHead(RoIHead):
+    def __init__(self, config: ConvMaskHeadConfig, channels: int) -> None:
+        super().__init__()
+        self.channels = config.width
+        self.convs, channels = _convolutions(config.convs, channels, config.width, config.norm)
+        self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
+        _msra_fill(self.deconv)
 
     def forward(self, features: Tensor) -> Tensor:
         for conv in self.convs:
             features = F.relu(conv(features), inplace=True)
         return F.relu(self.deconv(features), inplace=True)
+
+
+def _convolutions(count: int, channels: int, width: int, norm: Norm | None) -> tuple[nn.ModuleList, int]:
+    """3x3 convolutions from ``channels`` to ``width``, and the channels behind them."""
+    layers = nn.ModuleList()
+    for _ in range(count):
+        conv = nn.Conv2d(channels, width, 3, padding=1, bias=norm is None)
+        _msra_fill(conv)
+        layers.append(conv if norm is None else ConvNorm(conv, make_norm(norm, width)))
+        channels = width
+    return layers, channels
+
+
+def _msra_fill(layer: Any) -> None:
+    """Detectron's name for He's initialisation by the outputs."""
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -181,7 +181,8 @@ class RCNN(nn.Module):
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
             positive = sample.valid & (sample.labels < len(self.categories))
             positive[:, most:] = False
-            output.mask_rows = _rows(positive, most)
+            # Convolutions are prepared anew for every number of rows; so there are few.
+            output.mask_rows = _rows(positive, most, multiple=16)
             output.mask_logits = self._mask_logits(maps, sample.boxes, output.mask_rows)
         return output
 
@@ -365,11 +366,13 @@ def select_instances(
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _rows(valid: Tensor, columns: int) -> Tensor:
-    """Which entries of a flattened (B, K) to compute: on a CPU, where looking costs nothing, the valid ones; elsewhere the
-    first ``columns`` of each image, so that the host need not wait for the device."""
+def _rows(valid: Tensor, columns: int, multiple: int = 1) -> Tensor:
+    """Which entries of a flattened (B, K) to compute: on a CPU, where looking costs nothing, the valid ones, and so many others
+    that their number is a multiple; elsewhere the first ``columns`` of each image, so that the host need not wait for it."""
     if valid.device.type == "cpu":
-        return valid.flatten().nonzero()[:, 0]
+        flat = valid.flatten()
+        number = -(-int(flat.sum()) // multiple) * multiple
+        return (~flat).to(torch.uint8).argsort(stable=True)[:number]
     return torch.arange(valid.numel(), device=valid.device).view(valid.shape)[:, :columns].flatten()
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.ops
 from hotcoco import mask as coco_mask
 from torch import Tensor
+
+from boxwood.ops.roi_align import roi_align_planes
 
 __all__ = ["mask_targets", "masks_to_rle", "paste_masks", "rasterize_polygons", "resize_bitmap"]
 
@@ -73,9 +74,7 @@ def mask_targets(bitmaps: Tensor, mask_boxes: Tensor, rois: Tensor, instances: T
     # Each cell of a RoI reads as many points as it has pixels of the bitmap: in a RoI far larger than its mask, without end.
     cell = cell.maximum((rois[:, 2:] - rois[:, :2]) / (size * MAX_POINTS)).clamp(min=1e-6).repeat(1, 2)
     in_bitmap = (rois - origin) / cell
-    indexed = torch.cat([instances[:, None].to(rois.dtype), in_bitmap], dim=1)
-    targets: Tensor = torchvision.ops.roi_align(bitmaps[:, None].to(rois.dtype), indexed, size, aligned=True)
-    return targets[:, 0]
+    return roi_align_planes(bitmaps, in_bitmap, instances, size)
 
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
-__all__ = ["assign_levels", "roi_align", "roi_align_levels"]
+__all__ = ["assign_levels", "roi_align", "roi_align_levels", "roi_align_planes"]
 
 
 def roi_align(
@@ -82,6 +82,27 @@ def roi_align_levels(
             )
             pooled = pooled.index_copy(0, chosen, part)
     return pooled
+
+
+def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -> Tensor:
+    """`roi_align` of each RoI on a plane of its own, such as its instance's mask: aligned, as many points as a cell has pixels.
+
+    A point's bilinear weight is a product of one of x and one of y, so on a CPU it is two small matrix products a RoI.
+    ``planes`` (N, H, W) of any type, ``rois`` (R, 4) xyxy in pixels of the plane, ``indices`` (R,) int64 -> (R, P, P) float32.
+    """
+    if planes.device.type != "cpu" or len(rois) == 0:
+        indexed = torch.cat([indices[:, None].to(rois.dtype), rois], dim=1)
+        pooled: Tensor = torchvision.ops.roi_align(planes[:, None].to(rois.dtype), indexed, size, aligned=True)
+        return pooled[:, 0]
+    rois = rois.detach().float() - 0.5
+    extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0)
+    points = torch.ceil(extent / size).clamp(min=1)
+    matrices = []
+    for axis, limit in ((1, planes.shape[1]), (0, planes.shape[2])):
+        pixels, weights = _axis(rois[:, axis], extent[:, axis], limit, size, points[:, axis], int(points[:, axis].max()))
+        matrices.append(torch.zeros(len(rois), size, limit).scatter_add_(2, pixels.long(), weights))
+    rows, columns = matrices
+    return rows @ planes[indices].float() @ columns.mT
 
 
 def assign_levels(boxes: Tensor, num_levels: int, *, canonical_size: float = 224.0, canonical_level: int = 2) -> Tensor:

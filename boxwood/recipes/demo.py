@@ -6,7 +6,7 @@ from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestE
 from boxwood.models import RCNNConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
-from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
 from boxwood.models.rcnn import RoIConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
@@ -23,21 +23,22 @@ def demo_shapes() -> RunConfig:
         boxwood data shapes --out demo/data
         boxwood train demo_shapes --out demo/run
     """
-    resize = ResizeShortestEdge(short=(192,), long=320)
+    resize = ResizeShortestEdge(short=(176,), long=320)
     return RunConfig(
         model=RCNNConfig(
-            backbone=ResNetConfig(depth=18, width=32, norm="bn", frozen_stages=0, weights=None),
-            fpn=FPNConfig(channels=64, norm="bn"),
+            backbone=ResNetConfig(depth=18, width=16, norm="bn", frozen_stages=0, weights=None),
+            fpn=FPNConfig(channels=48, norm="bn"),
             rpn=RPNConfig(
                 anchor_sizes=((12.0,), (24.0,), (48.0,), (96.0,), (192.0,)),
-                train_candidates=400,
-                train_proposals=256,
-                test_candidates=400,
-                test_proposals=200,
+                anchor_ratios=(1.0,),
+                train_candidates=200,
+                train_proposals=128,
+                test_candidates=200,
+                test_proposals=100,
             ),
-            rois=RoIConfig(samples_per_image=64, positive_fraction=0.5),
-            box_head=TwoFCHeadConfig(width=256),
-            mask_head=ConvMaskHeadConfig(convs=2, width=64),
+            rois=RoIConfig(samples_per_image=48, positive_fraction=0.5, smooth_l1_beta=0.3),
+            box_head=ConvFCHeadConfig(convs=3, conv_width=64, width=256),
+            mask_head=ConvMaskHeadConfig(convs=2, width=48),
         ),
         data=DataConfig(
             train=CocoConfig(
@@ -45,6 +46,6 @@ def demo_shapes() -> RunConfig:
             ),
             val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
-        optim=OptimConfig(kind="adamw", lr=2e-3, schedule="cosine", warmup_steps=50, warmup_factor=0.1, clip_norm=5.0),
-        train=TrainConfig(steps=600, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
+        optim=OptimConfig(kind="adamw", lr=4e-3, schedule="cosine", warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
+        train=TrainConfig(steps=950, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )

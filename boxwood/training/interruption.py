@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -50,17 +51,18 @@ class Interruption:
         if any_process(self.requested)[0]:
             raise Interrupted
 
-    def until(self, batches: Iterator[T]) -> Iterator[T]:
+    def until(self, batches: Generator[T]) -> Iterator[T]:
         """The batches, until all processes have had theirs; raises `Interrupted` on all of them once any is asked to stop.
 
         The processes speak to each other before every batch, also those that have fewer, so that none waits for one that has left.
         """
-        while True:
-            batch = next(batches, None)
-            stop, more = any_process(self.requested, batch is not None)
-            if stop:
-                raise Interrupted
-            if batch is not None:
-                yield batch
-            elif not more:
-                return
+        with closing(batches):
+            while True:
+                batch = next(batches, None)
+                stop, more = any_process(self.requested, batch is not None)
+                if stop:
+                    raise Interrupted
+                if batch is not None:
+                    yield batch
+                elif not more:
+                    return

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -123,7 +123,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         )
         # Starting the workers may draw from the generators, so that is done before they are given their state; and before the
         # directory is made, since this is where broken images are found.
-        batches = itertools.chain([next(batches)], batches)
+        first = next(batches)
         first_process_does(lambda: run_directory.begin(out, config, device, world_size()))
         if checkpoint is not None and rank() < len(checkpoint.processes):
             set_random_state(checkpoint.processes[rank()]["random"])
@@ -131,9 +131,9 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
             seed_process(settings.seed, rank())
 
         run_log = RunLog(out, settings.steps, run.step, run.evaluated, settings.tensorboard) if rank() == 0 else None
-        with Interruption() as interruption, run_log or nullcontext():
+        with closing(batches), Interruption() as interruption, run_log or nullcontext():
             try:
-                _loop(run, batches, val_set, interruption, run_log)
+                _loop(run, itertools.chain([first], batches), val_set, interruption, run_log)
             except Interrupted:
                 _save(run, needed=True)
                 logger.warning("interrupted after step %d, which is saved: go on with --resume", run.step)
@@ -300,8 +300,7 @@ def _start(config: RunConfig, out: Path, device: torch.device, categories: Categ
     elif config.train.weights is not None:
         load_initial_weights(model, config, categories)
     model.to(device)
-    if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     if config.train.compile:
         model.compile()
     model.train()

@@ -69,10 +69,11 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
 
 
 def build_optimizer(model: nn.Module, config: RunConfig, device: torch.device) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over `parameter_groups`; on a GPU fused, which needs no word from the host."""
+    """SGD with momentum or AdamW over `parameter_groups`; fused, which is one pass over memory, and on a GPU needs no
+    word from the host."""
     groups = parameter_groups(model, config)
     assert groups, "the model has nothing to train: every parameter is frozen"
-    fused = True if device.type == "cuda" else None
+    fused = True if device.type in ("cpu", "cuda") else None
     if config.optim.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.optim.lr, fused=fused)
     return torch.optim.SGD(groups, lr=config.optim.lr, momentum=config.optim.momentum, fused=fused)

@@ -34,7 +34,11 @@ NAMES = (
 
 
 def rcnn_config(*, masks: bool) -> RCNNConfig:
-    """The settings of ``fasterrcnn_resnet50_fpn`` and, with ``masks``, of ``maskrcnn_resnet50_fpn``; no weights."""
+    """The settings of ``fasterrcnn_resnet50_fpn`` and, with ``masks``, of ``maskrcnn_resnet50_fpn``; no weights.
+
+    One thing is not a setting: torchvision takes the stride of its coarsest anchors as the height of the input over the rows of the
+    map, rounded down, so 61 instead of 64 at 800 rows. Here it is 64; at multiples of 64 both agree.
+    """
     return RCNNConfig(
         backbone=ResNetConfig(depth=50, weights=None),
         rpn=RPNConfig(rounded_anchors=True, train_proposals=2000),

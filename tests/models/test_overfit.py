@@ -25,7 +25,7 @@ from boxwood.structures import Detections
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """30 instances, from 13 pixels a side."""
+    """33 instances, from 28 pixels a side."""
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=8, val=0, seed=34, size=(192, 240))
     return CocoConfig(annotations=str(folder / "train.json"), images=str(folder / "train")).open()
@@ -67,10 +67,10 @@ def learn(pictures: Any, *, masks: bool, steps: int) -> dict[str, Any]:
 
 
 def test_the_truth_as_a_mask_head_is_taught_it_is_the_truth(pictures: Any) -> None:
-    """What a perfect network would say (the targets of the true boxes), pasted and scored; a quarter of a pixel beside it is
+    """What a perfect network would say (the targets of the true boxes), pasted and scored; half a pixel beside it is
     noticed."""
     scores = []
-    for shift in (0.0, 0.25):
+    for shift in (0.0, 0.5):
         evaluator = CocoEvaluator(pictures.to_coco(), pictures.categories, tasks=("bbox", "segm"))
         for batch in eval_batches(pictures, (), batch_size=1, workers=0, with_targets=True):
             assert batch.targets is not None and batch.targets[0].masks is not None
@@ -94,4 +94,4 @@ def test_mask_rcnn_learns_by_heart(pictures: Any) -> None:
     metrics = learn(pictures, masks=True, steps=350)
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
     assert metrics["segm"]["AP50"] > 0.95, metrics["segm"]
-    assert metrics["segm"]["AP"] > 0.8, metrics["segm"]
+    assert metrics["segm"]["AP"] > 0.9, metrics["segm"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.transforms.v2.functional import resize
 
 from boxwood.data.images import read_image
@@ -42,11 +43,9 @@ def one_thread() -> Iterator[None]:
 
 PHOTOS = sorted((Path(__file__).parents[3] / "shared" / "photos").glob("*.jpg"))[:3]
 CLASSES = Categories(tuple(range(1, 91)), tuple(f"class{i}" for i in range(1, 91)))
-SEED, BACKGROUND = 1, 8.5
-"""Of the random numbers, and of the bias of the background's score, which decides how many detections there are."""
-SIZE = (768, 1216)
-"""Multiples of 64. Else torchvision's coarsest anchors stand elsewhere: it divides the height by the rows of the map, which are
-rounded up, and so takes 800 // 13 = 61 pixels for a stride of 64."""
+SEED, BACKGROUNDS = 1, (8.25, 8.5, 8.5)
+"""Of the random weights, and for each photograph the bias of the background's score, which decides how many things are found."""
+SIZE = (800, 1216)
 
 
 def photos(size: tuple[int, int]) -> list[Tensor]:
@@ -88,6 +87,7 @@ def random_network(image: Tensor, seed: int, *, masks: bool = True) -> Any:
     def run() -> Any:
         return network([image.float() / 255])
 
+    network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator.sizes, network.rpn.anchor_generator.aspect_ratios)
     network.transform.min_size, heads.score_thresh = (min(image.shape[-2:]),), 0.0
     spread(network, network.rpn.head.cls_logits, 3.0, run)
     spread(network, network.rpn.head.bbox_pred, 0.2, run)
@@ -99,6 +99,17 @@ def random_network(image: Tensor, seed: int, *, masks: bool = True) -> Any:
     return network
 
 
+class ExactAnchors(AnchorGenerator):
+    """torchvision's anchors at the true strides. Its own stride of the coarsest map is the height over the map's rows, rounded
+    down: 800 // 13 = 61 instead of 64."""
+
+    def forward(self, image_list: Any, feature_maps: list[Tensor]) -> list[Tensor]:
+        strides = [[torch.tensor(stride)] * 2 for stride in (4, 8, 16, 32, 64)]
+        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        anchors = self.grid_anchors([[*features.shape[-2:]] for features in feature_maps], strides)
+        return [torch.cat(anchors)] * len(image_list.image_sizes)
+
+
 # ------------------------------------------------------------------------------------------------------------- detections
 
 
@@ -106,7 +117,6 @@ def random_network(image: Tensor, seed: int, *, masks: bool = True) -> Any:
 def theirs() -> Any:
     """torchvision's Mask R-CNN."""
     network = random_network(photos((256, 384))[0], SEED)
-    network.roi_heads.box_predictor.cls_score.bias.data[0] = BACKGROUND
     network.transform.postprocess = lambda results, *sizes: results  # the masks over their boxes, not pasted
     return network
 
@@ -121,6 +131,7 @@ def without_masks(network: Any) -> Any:
     """torchvision's Faster R-CNN with the weights of its Mask R-CNN."""
     faster: Any = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).eval()
     faster.load_state_dict({name: value for name, value in network.state_dict().items() if "mask" not in name})
+    faster.rpn.anchor_generator = network.rpn.anchor_generator
     faster.transform.min_size, faster.transform.postprocess = (SIZE[0],), network.transform.postprocess
     return faster
 
@@ -131,13 +142,18 @@ def test_detections_are_torchvisions(theirs: Any, masks: bool) -> None:
     model = ours_with(network, masks=masks)
     batches = [batch_of(image) for image in photos(SIZE)]
     with torch.no_grad():
-        expected = [network([batch.images[0].float() / 255])[0] for batch in batches]
-        before = [model.detections(model(batch), batch)[0] for batch in batches]
+        expected, before, after = [], [], []
+        for batch, bias in zip(batches, BACKGROUNDS, strict=True):
+            network.roi_heads.box_predictor.cls_score.bias[0] = model.class_logits.bias[-1] = bias
+            expected.append(network([batch.images[0].float() / 255])[0])
+            before.append(model.detections(model(batch), batch)[0])
         prepare(model)
-        after = [model.detections(model(batch), batch)[0] for batch in batches]
+        for batch, bias in zip(batches, BACKGROUNDS, strict=True):
+            model.class_logits.bias[-1] = bias
+            after.append(model.detections(model(batch), batch)[0])
     for found in (before, after):
         for detections, reference in zip(found, expected, strict=True):
-            assert 40 <= len(reference["boxes"]) < 100
+            assert 50 <= len(reference["boxes"]) < 100
             assert len(detections) == len(reference["boxes"])
             assert torch.equal(detections.labels, reference["labels"] - 1)
             torch.testing.assert_close(detections.boxes, reference["boxes"], rtol=0, atol=0.01)

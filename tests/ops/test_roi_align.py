@@ -9,7 +9,7 @@ import torch
 import torchvision.ops
 from torch import Tensor
 
-from boxwood.ops.roi_align import assign_levels, roi_align, roi_align_levels
+from boxwood.ops.roi_align import assign_levels, roi_align, roi_align_levels, roi_align_planes
 
 STRIDE = 4
 HEIGHT, WIDTH = 13, 17  # of the map: 52 x 68 pixels of the input
@@ -150,3 +150,14 @@ def test_levels_give_gradients_to_their_own_map() -> None:
     roi_align_levels(maps, (4, 8), torch.tensor([1, 1]), rois, torch.tensor([0, 0]), 2).sum().backward()
     assert maps[0].grad is None or not maps[0].grad.any()
     assert maps[1].grad is not None and float(maps[1].grad.sum()) == pytest.approx(8.0)  # 2 RoIs of 4 cells, weights of 1
+
+
+def test_planes_are_read_as_torchvision_reads_them() -> None:
+    """RoIs inside, across each border, beyond it, and of many points a cell."""
+    torch.manual_seed(0)
+    planes = (torch.rand(3, 40, 30) < 0.5).to(torch.uint8)
+    rois = torch.tensor([(3.2, 4.1, 20.7, 33.3), (-9, -12, 14, 18), (20, 30, 55, 70), (-90, -80, -50, -40), (-300, -200, 400, 500)])
+    indices = torch.tensor([0, 1, 2, 0, 1])
+    indexed = torch.cat([indices[:, None].float(), rois], dim=1)
+    expected = torchvision.ops.roi_align(planes[:, None].float(), indexed, 7, aligned=True)[:, 0]
+    torch.testing.assert_close(roi_align_planes(planes, rois, indices, 7), expected, rtol=0, atol=1e-5)

@@ -111,6 +111,19 @@ def test_a_signal_to_a_whole_process_group_saves(tmp_path: Path, number: signal.
 
 
 @pytest.mark.slow
+def test_a_script_that_is_interrupted_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `KeyboardInterrupt` is caught by nobody; the worker, which ignores SIGTERM, is not waited for without end."""
+    run = tiny_run(steps=100_000, log_every=5)
+    run.data.workers = 1
+    monkeypatch.setattr(torchrun, "SCRIPT", torchrun.SCRIPT.partition("try:")[0] + "train(config, sys.argv[2])")
+    process = torchrun.start(written(run, tmp_path), tmp_path / "run", processes=1)
+    torchrun.wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10,')
+    process.send_signal(signal.SIGTERM)
+    status, output = torchrun.finish(process, 60)
+    assert status != 0 and "which is saved" in output and "KeyboardInterrupt" in output
+
+
+@pytest.mark.slow
 def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
     begun = time.monotonic()
     status, _ = torchrun.run(written(tiny_run(steps=100_000), tmp_path), tmp_path / "run", TINY_SIGNAL="SIGKILL:5:1")
