@@ -2,5 +2,6 @@
 
 from boxwood.models.detector import Detector, ModelConfig, TestConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
+from boxwood.models.retinanet import RetinaNet, RetinaNetConfig
 
-__all__ = ["RCNN", "Detector", "ModelConfig", "RCNNConfig", "TestConfig"]
+__all__ = ["RCNN", "Detector", "ModelConfig", "RCNNConfig", "RetinaNet", "RetinaNetConfig", "TestConfig"]

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from boxwood.config import Component, Config
+from boxwood.ops.boxes import clip, nms_mask
 from boxwood.structures import Batch, Categories, Detections, Target
 
-__all__ = ["Detector", "ModelConfig", "TestConfig", "normalize_images", "without_pretrained"]
+__all__ = [
+    "Detector",
+    "Instances",
+    "ModelConfig",
+    "TestConfig",
+    "normalize_images",
+    "to_detections",
+    "top_instances",
+    "without_pretrained",
+]
 
 
 class Detector(Protocol):
@@ -89,3 +100,54 @@ def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -
     columns = torch.arange(width, device=images.device)[None, None, :] < sizes[:, 1, None, None]
     normalized = (images.to(mean.dtype) - mean[:, None, None]) / std[:, None, None]
     return normalized * (rows & columns)[:, None]
+
+
+# ---------------------------------------------------------------------------------------------- how inference ends
+
+
+@dataclass(slots=True)
+class Instances:
+    """The final boxes of inference, best first, of fixed length. Letters: B images, D instances an image."""
+
+    boxes: Tensor
+    """(B, D, 4) xyxy, pixels of the network's input."""
+    scores: Tensor
+    """(B, D)."""
+    labels: Tensor
+    """(B, D) int64."""
+    valid: Tensor
+    """(B, D) bool."""
+    masks: Tensor | None = None
+    """(B, D, M, M) probabilities inside the box."""
+
+
+def top_instances(boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig) -> Instances:
+    """Suppress the boxes of each image, a class at a time, and keep the best of all.
+
+    ``boxes`` (B, N, 4), ``scores`` (B, N) 0..1, ``labels`` (B, N), ``possible`` (B, N) bool: those that may be kept and may
+    suppress.
+    """
+    kept = torch.stack([nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))])
+    best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
+    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order), best >= 0)
+
+
+def to_detections(found: Instances, batch: Batch, categories: Categories, test: TestConfig) -> list[Detections]:
+    """The instances of each image, scaled to the pixels of the original."""
+    results = []
+    for index, (height, width) in enumerate(batch.original_sizes):
+        rows = found.valid[index].nonzero()[:, 0]
+        original = torch.tensor([height, width], device=rows.device)
+        scale = (original / batch.sizes[index]).flip(0).repeat(2)
+        results.append(
+            Detections(
+                clip(found.boxes[index, rows] * scale, original),
+                found.scores[index, rows],
+                found.labels[index, rows],
+                (height, width),
+                categories.names,
+                None if found.masks is None else found.masks[index, rows],
+                mask_threshold=test.mask_threshold,
+            )
+        )
+    return results

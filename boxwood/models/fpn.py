@@ -1,12 +1,14 @@
 """Feature Pyramid Network (Lin et al., 2017): maps of equal width and rich meaning at every stride.
 
 From the coarsest map down, each level is a 1x1 projection of the body's map plus the level above, doubled in size; a 3x3
-convolution of the sum is the output (section 3, figure 3). One coarser level is added by taking every second cell.
+convolution of the sum is the output (section 3, figure 3). Coarser levels are added on top: one by taking every second cell, or
+two by convolutions of stride 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,16 +25,29 @@ class FPNConfig(Config):
     channels: int = 256
     norm: Norm | None = None
     """After each convolution, which then has no bias; None for convolutions with bias alone."""
+    top: Literal["subsampled", "conv_c5", "conv_p5"] = "subsampled"
+    """What stands above the body's coarsest level: one level that is every second cell of it (FPN, section 4.1), or two by strided
+    3x3 convolutions, from the body's own map (RetinaNet, section 4) or from the pyramid's."""
 
 
 class FPN(nn.Module):
-    """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and one of twice the coarsest
-    stride."""
+    """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and at coarser ones."""
 
-    def __init__(self, config: FPNConfig, channels_in: Sequence[int]) -> None:
+    strides: tuple[int, ...]
+    """Pixels of the input a cell of each map that ``forward`` returns."""
+
+    def __init__(self, config: FPNConfig, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.inner = nn.ModuleList(_convolution(channels, config.channels, 1, config.norm) for channels in channels_in)
-        self.outer = nn.ModuleList(_convolution(config.channels, config.channels, 3, config.norm) for _ in channels_in)
+        width = config.channels
+        self.inner = nn.ModuleList(_convolution(channels, width, 1, config.norm) for channels in channels_in)
+        self.outer = nn.ModuleList(_convolution(width, width, 3, config.norm) for _ in channels_in)
+        self.top = config.top
+        if config.top == "subsampled":
+            self.strides = (*strides, 2 * strides[-1])
+        else:
+            self.strides = (*strides, 2 * strides[-1], 4 * strides[-1])
+            self.p6 = _convolution(channels_in[-1] if config.top == "conv_c5" else width, width, 3, None, stride=2)
+            self.p7 = _convolution(width, width, 3, None, stride=2)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         x = self.inner[-1](maps[-1])
@@ -41,12 +56,15 @@ class FPN(nn.Module):
             lateral = self.inner[index](maps[index])
             x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
             levels.insert(0, self.outer[index](x))
-        return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
+        if self.top == "subsampled":
+            return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
+        p6 = self.p6(maps[-1] if self.top == "conv_c5" else levels[-1])
+        return [*levels, p6, self.p7(F.relu(p6))]
 
 
-def _convolution(channels_in: int, channels_out: int, kernel: int, norm: Norm | None) -> nn.Module:
+def _convolution(channels_in: int, channels_out: int, kernel: int, norm: Norm | None, stride: int = 1) -> nn.Module:
     """Detectron's XavierFill is the uniform He initialisation with a = 1."""
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=norm is None)
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=norm is None)
     nn.init.kaiming_uniform_(convolution.weight, a=1)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from boxwood.config import Config
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
-from boxwood.models.detector import ModelConfig, TestConfig, normalize_images
+from boxwood.models.detector import Instances, ModelConfig, TestConfig, normalize_images, to_detections, top_instances
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.heads import BoxHeadConfig, MaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.rpn import (
@@ -31,19 +31,18 @@ from boxwood.models.rpn import (
     Proposals,
     RPNConfig,
     RPNOutput,
-    centred_inside,
     propose,
     rpn_losses,
     sample_anchors,
 )
-from boxwood.ops.boxes import clip, decode, encode, ioa, iou, nms_mask
+from boxwood.ops.boxes import centred_inside, clip, decode, encode, ioa, iou
 from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.masks import mask_targets
 from boxwood.ops.matching import BACKGROUND, match, sample_balanced
 from boxwood.ops.roi_align import assign_levels, roi_align_levels
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, Target
 
-__all__ = ["RCNN", "Instances", "RCNNConfig", "RCNNOutput", "RoIConfig", "RoISample"]
+__all__ = ["RCNN", "RCNNConfig", "RCNNOutput", "RoIConfig", "RoISample"]
 
 MAX_CANDIDATES = 4096
 """The best (RoI, class) pairs of an image that go into the last suppression. It is greedy, so leaving out the rest changes a
@@ -98,22 +97,6 @@ class RoISample:
 
 
 @dataclass(slots=True)
-class Instances:
-    """The final boxes of inference, best first, of fixed length."""
-
-    boxes: Tensor
-    """(B, D, 4) xyxy, pixels of the network's input."""
-    scores: Tensor
-    """(B, D)."""
-    labels: Tensor
-    """(B, D) int64."""
-    valid: Tensor
-    """(B, D) bool."""
-    masks: Tensor | None = None
-    """(B, D, M, M) probabilities inside the box."""
-
-
-@dataclass(slots=True)
 class RCNNOutput:
     """Everything that the network computes. Training fills the samples, inference fills the instances."""
 
@@ -149,8 +132,8 @@ class RCNN(nn.Module):
         self.backbone = config.backbone.build()
         self.strides = self.backbone.strides
         channels = config.fpn.channels
-        self.fpn = FPN(config.fpn, self.backbone.channels)
-        self.rpn = RPN(config.rpn, channels, (*self.strides, 2 * self.strides[-1]))
+        self.fpn = FPN(config.fpn, self.backbone.channels, self.strides)
+        self.rpn = RPN(config.rpn, channels, self.fpn.strides)
         self.box_head = config.box_head.build(channels)
         self.class_logits = nn.Linear(self.box_head.channels, num_classes + 1)
         self.box_deltas = nn.Linear(self.box_head.channels, 4 * num_classes)
@@ -237,25 +220,8 @@ class RCNN(nn.Module):
 
     def detections(self, output: RCNNOutput, batch: Batch) -> list[Detections]:
         """The instances of each image, scaled to the pixels of the original."""
-        found = output.instances
-        assert found is not None, "detections need a batch without targets"
-        results = []
-        for index, (height, width) in enumerate(batch.original_sizes):
-            rows = found.valid[index].nonzero()[:, 0]
-            original = torch.tensor([height, width], device=rows.device)
-            scale = (original / batch.sizes[index]).flip(0).repeat(2)
-            results.append(
-                Detections(
-                    clip(found.boxes[index, rows] * scale, original),
-                    found.scores[index, rows],
-                    found.labels[index, rows],
-                    (height, width),
-                    self.categories.names,
-                    None if found.masks is None else found.masks[index, rows],
-                    mask_threshold=self.test.mask_threshold,
-                )
-            )
-        return results
+        assert output.instances is not None, "detections need a batch without targets"
+        return to_detections(output.instances, batch, self.categories, self.test)
 
 
 # -------------------------------------------------------------------------------------------------- stages as functions
@@ -358,9 +324,7 @@ def select_instances(
     boxes = clip(decode(deltas, rois, box_weights), sizes[:, None])
     labels = pairs % num_classes
     possible = (scores > test.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= 1e-2)
-    kept = torch.stack([nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))])
-    best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
-    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order), best >= 0)
+    return top_instances(boxes, scores, labels, possible, test)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals

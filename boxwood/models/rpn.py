@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Config
-from boxwood.ops.boxes import anchor_grid, cell_anchors, clip, decode, encode, ioa, iou, nms_mask
+from boxwood.ops.boxes import centred_inside, clip, decode, encode, ioa, iou, level_anchors, level_cells, nms_mask
 from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.matching import BACKGROUND, match, sample_balanced
 from boxwood.structures import Batch
@@ -27,7 +27,6 @@ __all__ = [
     "Proposals",
     "RPNConfig",
     "RPNOutput",
-    "centred_inside",
     "propose",
     "rpn_losses",
     "sample_anchors",
@@ -104,6 +103,8 @@ class AnchorSample:
 class RPN(nn.Module):
     """A 3x3 convolution and two 1x1 siblings, shared by all levels."""
 
+    cells: Tensor
+
     def __init__(self, config: RPNConfig, channels: int, strides: Sequence[int]) -> None:
         super().__init__()
         assert len(config.anchor_sizes) == len(strides), "one tuple of anchor sizes a level"
@@ -117,19 +118,18 @@ class RPN(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-        for level, sizes in enumerate(config.anchor_sizes):
-            cell = cell_anchors(sizes, config.anchor_ratios, rounded=config.rounded_anchors)
-            self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
+        cells = level_cells(config.anchor_sizes, config.anchor_ratios, rounded=config.rounded_anchors)
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutput:
-        logits, deltas, anchors = [], [], []
-        for level, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
+        logits, deltas = [], []
+        for features in maps:
             hidden = F.relu(self.conv(features), inplace=True)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell).
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4))
-            cell: Tensor = getattr(self, f"cell_anchors_{level}")
-            anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.offset))
+        shapes = [(features.shape[-2], features.shape[-1]) for features in maps]
+        anchors = level_anchors(self.cells, shapes, self.strides, self.offset)
         lengths = tuple(part.shape[0] for part in anchors)
         return RPNOutput(torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), lengths)
 
@@ -187,11 +187,6 @@ def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSam
             deltas = encode(target.boxes[matched[chosen].clamp(min=0)], rpn.anchors[chosen]).where(learns[:, None], deltas)
         parts.append((chosen, valid, learns, deltas))
     return AnchorSample(*(torch.stack(column) for column in zip(*parts, strict=True)))
-
-
-def centred_inside(anchors: Tensor, size: Tensor) -> Tensor:
-    """Which anchors have their centre in the image, not in the padding: (A, 4), height and width of the image (2,) -> (A,) bool."""
-    return ((anchors[:, :2] + anchors[:, 2:]) / 2 < size.flip(0)).all(dim=1)
 
 
 def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig) -> dict[str, Tensor]:

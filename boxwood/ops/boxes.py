@@ -18,12 +18,16 @@ __all__ = [
     "anchor_grid",
     "area",
     "cell_anchors",
+    "centred_inside",
     "clip",
     "decode",
     "encode",
+    "giou",
     "intersection",
     "ioa",
     "iou",
+    "level_anchors",
+    "level_cells",
     "nms_mask",
 ]
 
@@ -56,6 +60,21 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of each box with its partner (Rezatofighi et al., 2019, algorithm 1): IoU less the share of the smallest box
+    around both that neither covers; -1..1. ``a`` and ``b`` (..., 4) -> (...).
+
+    >>> giou(torch.tensor([[0.0, 0, 2, 2], [0, 0, 1, 1]]), torch.tensor([[2.0, 0, 4, 2], [3, 0, 4, 1]]))
+    tensor([ 0.0000, -0.5000])
+    """
+    tiny = torch.finfo(a.dtype).tiny
+    inner = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    shared, around = inner.clamp(min=0).prod(dim=-1), outer.prod(dim=-1)
+    union = area(a) + area(b) - shared
+    return shared / union.clamp(min=tiny) - (around - union) / around.clamp(min=tiny)
 
 
 def ioa(a: Tensor, b: Tensor) -> Tensor:
@@ -177,3 +196,21 @@ def anchor_grid(cell: Tensor, height: int, width: int, stride: int, offset: floa
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     shifts = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).reshape(-1, 1, 4)
     return (shifts + cell).reshape(-1, 4)
+
+
+def level_cells(sizes: Sequence[Sequence[float]], ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
+    """`cell_anchors` of each level of a pyramid, all with as many sizes -> (levels, A, 4)."""
+    return torch.stack([cell_anchors(level, ratios, rounded=rounded) for level in sizes])
+
+
+def level_anchors(
+    cells: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float = 0.0
+) -> tuple[Tensor, ...]:
+    """The `anchor_grid` of each level: ``cells`` (levels, A, 4), ``shapes`` height and width of each map in cells."""
+    return tuple(anchor_grid(cells[i], *shapes[i], strides[i], offset) for i in range(len(shapes)))
+
+
+def centred_inside(boxes: Tensor, size: Tensor) -> Tensor:
+    """Which boxes have their centre in the image, not in the padding to the right and below: (A, 4), (2,) height and width -> (A,)
+    bool."""
+    return ((boxes[:, :2] + boxes[:, 2:]) / 2 < size.flip(0)).all(dim=1)

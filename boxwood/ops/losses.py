@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["global_mean", "smooth_l1"]
+__all__ = ["focal", "global_mean", "smooth_l1"]
 
 
 def global_mean(total: Tensor, count: Tensor | float) -> Tensor:
@@ -38,3 +38,17 @@ def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
     if beta == 0:
         return F.l1_loss(prediction, target, reduction="none")
     return F.smooth_l1_loss(prediction, target, beta=beta, reduction="none")
+
+
+def focal(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
+    """-alpha_t (1 - p_t)^gamma log p_t, elementwise (Lin et al., Focal Loss, 2017, equation 5).
+
+    ``logits`` before the sigmoid, ``positive`` bool of the same shape: p_t is the probability of what is true, and alpha_t is
+    ``alpha`` for positives, 1 - ``alpha`` for negatives.
+
+    >>> focal(torch.tensor([0.0, 0.0]), torch.tensor([True, False]), alpha=0.25, gamma=2.0)  # 0.25 * 0.5^2 * ln 2, and 0.75 * ...
+    tensor([0.0433, 0.1300])
+    """
+    of_wrong = torch.where(positive, -logits, logits)
+    weight = torch.where(positive, alpha, 1 - alpha)
+    return weight * of_wrong.sigmoid() ** gamma * F.softplus(of_wrong)

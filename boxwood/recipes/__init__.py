@@ -16,9 +16,9 @@ from types import ModuleType
 import boxwood
 from boxwood.config import ConfigError, apply_overrides, did_you_mean, from_tree, overlay, read_yaml
 from boxwood.errors import UserError
-from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x, mask_rcnn_r50_fpn_1x
+from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x, mask_rcnn_r50_fpn_1x, retinanet_r50_fpn_1x
 from boxwood.recipes.demo import demo_shapes
-from boxwood.recipes.small import faster_rcnn_mobilenetv2_fpn, mask_rcnn_mobilenetv2_fpn
+from boxwood.recipes.small import faster_rcnn_mobilenetv2_fpn, mask_rcnn_mobilenetv2_fpn, retinanet_mobilenetv2_fpn
 from boxwood.run import RunConfig
 
 __all__ = [
@@ -30,13 +30,17 @@ __all__ = [
     "mask_rcnn_r50_fpn_1x",
     "names",
     "resolve",
+    "retinanet_mobilenetv2_fpn",
+    "retinanet_r50_fpn_1x",
 ]
 
 RECIPES = (
     faster_rcnn_r50_fpn_1x,
     mask_rcnn_r50_fpn_1x,
+    retinanet_r50_fpn_1x,
     faster_rcnn_mobilenetv2_fpn,
     mask_rcnn_mobilenetv2_fpn,
+    retinanet_mobilenetv2_fpn,
     demo_shapes,
 )
 

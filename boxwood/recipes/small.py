@@ -8,14 +8,15 @@ which is enough for a few hundred images of a few classes; for more, raise ``tra
 from __future__ import annotations
 
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
-from boxwood.models import RCNNConfig
+from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import MobileNetV2Config
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig
 from boxwood.models.rcnn import RoIConfig
+from boxwood.models.retinanet import RetinaNetHeadConfig
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 
-__all__ = ["faster_rcnn_mobilenetv2_fpn", "mask_rcnn_mobilenetv2_fpn"]
+__all__ = ["faster_rcnn_mobilenetv2_fpn", "mask_rcnn_mobilenetv2_fpn", "retinanet_mobilenetv2_fpn"]
 
 
 def faster_rcnn_mobilenetv2_fpn() -> RunConfig:
@@ -58,5 +59,25 @@ def mask_rcnn_mobilenetv2_fpn() -> RunConfig:
         fpn=FPNConfig(channels=128),
         rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
         mask_head=ConvMaskHeadConfig(width=128),
+    )
+    return config
+
+
+def retinanet_mobilenetv2_fpn() -> RunConfig:
+    """RetinaNet, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
+
+    As `faster_rcnn_mobilenetv2_fpn`, with towers as wide as the pyramid and group norm in them, so that they learn in a few hundred
+    steps; anchors begin at half the published size, as the pictures are smaller::
+
+        boxwood train retinanet_mobilenetv2_fpn \\
+            data.train.annotations=train.json data.train.images=photos \\
+            data.val.annotations=val.json data.val.images=photos
+    """
+    config = faster_rcnn_mobilenetv2_fpn()
+    sizes = tuple(tuple(2 * stride * 2 ** (third / 3) for third in range(3)) for stride in (8, 16, 32, 64, 128))
+    config.model = RetinaNetConfig(
+        backbone=MobileNetV2Config(),
+        fpn=FPNConfig(channels=128, top="conv_c5"),
+        head=RetinaNetHeadConfig(anchor_sizes=sizes, norm="gn"),
     )
     return config

@@ -1,22 +1,26 @@
-"""torchvision's R-CNNs as ours: their weights under our names, and the settings they were trained with.
+"""torchvision's R-CNNs and RetinaNets as ours: their weights under our names, and the settings they were trained with.
 
-torchvision counts background as class 0; here it is the last class logit, and has no boxes and no masks.
+torchvision counts background as class 0; here it is the last class logit, and has no boxes and no masks. Its RetinaNets have a
+class 0 that was never taught; here they have none.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.resnet import from_torchvision as resnet_from_torchvision
+from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig
 from boxwood.models.rcnn import RCNNConfig, RoIConfig
+from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rpn import RPNConfig
 
-__all__ = ["rcnn_config", "rcnn_state"]
+__all__ = ["rcnn_config", "rcnn_state", "retinanet_config", "retinanet_state"]
 
 NAMES = (
     (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.inner.\1."),
@@ -30,6 +34,21 @@ NAMES = (
     (r"roi_heads\.mask_head\.(\d)\.0\.", r"mask_head.convs.\1."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_logits."),
+)
+RETINANET_NAMES = (
+    *NAMES[:2],
+    (r"backbone\.fpn\.extra_blocks\.(p\d)\.", r"fpn.\1."),
+    (r"head\.classification_head\.conv\.(\d)\.0\.", r"class_tower.\1."),
+    (r"head\.classification_head\.cls_logits\.", "class_logits."),
+    (r"head\.regression_head\.conv\.(\d)\.0\.", r"box_tower.\1."),
+    (r"head\.regression_head\.bbox_reg\.", "box_deltas."),
+)
+RETINANET_V2_NAMES = (
+    (r"head\.classification_head\.conv\.(\d)\.0\.", r"class_tower.\1.conv."),
+    (r"head\.classification_head\.conv\.(\d)\.1\.", r"class_tower.\1.norm."),
+    (r"head\.regression_head\.conv\.(\d)\.0\.", r"box_tower.\1.conv."),
+    (r"head\.regression_head\.conv\.(\d)\.1\.", r"box_tower.\1.norm."),
+    *RETINANET_NAMES,
 )
 
 
@@ -52,15 +71,49 @@ def rcnn_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ValueError for a name that belongs to neither.
     """
+    renamed = _renamed(state, NAMES, "Faster or Mask R-CNN with FPN")
+    return {name: _without_background(name, value) for name, value in renamed.items()}
+
+
+def retinanet_config(*, v2: bool = False) -> RetinaNetConfig:
+    """The settings of ``retinanet_resnet50_fpn`` and, with ``v2``, of ``retinanet_resnet50_fpn_v2``; no weights."""
+    sizes = tuple(
+        (float(size), float(int(size * 2 ** (1 / 3))), float(int(size * 2 ** (2 / 3)))) for size in (32, 64, 128, 256, 512)
+    )
+    head = RetinaNetHeadConfig(anchor_sizes=sizes, rounded_anchors=True, smooth_l1_beta=0.0)
+    if v2:
+        head.norm, head.box_loss = "gn", "giou"
+    return RetinaNetConfig(
+        backbone=ResNetConfig(depth=50, norm="bn" if v2 else "frozen_bn", frozen_stages=0 if v2 else 2, weights=None),
+        fpn=FPNConfig(top="conv_c5" if v2 else "conv_p5"),
+        head=head,
+    )
+
+
+def retinanet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of torchvision's RetinaNet on a ResNet with FPN, either version -> ours.
+
+    Raises ValueError for a name that belongs to neither.
+    """
+    v2 = "head.classification_head.conv.0.1.weight" in state
+    ours = _renamed(state, RETINANET_V2_NAMES if v2 else RETINANET_NAMES, "RetinaNet with FPN")
+    per_cell = len(ours["box_deltas.bias"]) // 4
+    for name in ("class_logits.weight", "class_logits.bias"):
+        value = ours[name]
+        ours[name] = value.reshape(per_cell, -1, *value.shape[1:])[:, 1:].flatten(0, 1)
+    return ours
+
+
+def _renamed(state: dict[str, Tensor], names: Sequence[tuple[str, str]], what: str) -> dict[str, Tensor]:
     body = {name.removeprefix("backbone.body."): value for name, value in state.items() if name.startswith("backbone.body.")}
     ours = {f"backbone.{name}": value for name, value in resnet_from_torchvision(body).items()}
     for name, value in state.items():
         if name.startswith("backbone.body."):
             continue
-        renamed = next((re.sub(old, new, name) for old, new in NAMES if re.match(old, name)), None)
+        renamed = next((re.sub(old, new, name) for old, new in names if re.match(old, name)), None)
         if renamed is None:
-            raise ValueError(f"'{name}' is not a tensor of torchvision's Faster or Mask R-CNN with FPN")
-        ours[renamed] = _without_background(renamed, value)
+            raise ValueError(f"'{name}' is not a tensor of torchvision's {what}")
+        ours[renamed] = value
     return ours
 
 

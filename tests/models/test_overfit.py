@@ -14,10 +14,11 @@ from boxwood.data.loader import eval_batches, train_batches
 from boxwood.data.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator, evaluate
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.detector import TestConfig
+from boxwood.models.detector import ModelConfig, TestConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.rcnn import RCNNConfig, RoIConfig
+from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
@@ -31,10 +32,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return CocoConfig(annotations=str(folder / "train.json"), images=str(folder / "train")).open()
 
 
-def learn(pictures: Any, *, masks: bool, steps: int) -> dict[str, Any]:
-    """The scores of a small network after ``steps`` of four pictures."""
-    torch.manual_seed(0)
-    config = RCNNConfig(
+def rcnn(*, masks: bool) -> RCNNConfig:
+    return RCNNConfig(
         backbone=ResNetConfig(depth=18, width=16, norm="bn", frozen_stages=0, weights=None),
         fpn=FPNConfig(channels=32),
         rpn=RPNConfig(
@@ -49,8 +48,21 @@ def learn(pictures: Any, *, masks: bool, steps: int) -> dict[str, Any]:
         box_head=TwoFCHeadConfig(width=128),
         mask_head=ConvMaskHeadConfig(convs=2, width=48) if masks else None,
     )
-    model = config.build(pictures.categories, TestConfig()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0)
+
+
+def retinanet() -> RetinaNetConfig:
+    return RetinaNetConfig(
+        backbone=ResNetConfig(depth=18, width=16, norm="bn", frozen_stages=0, weights=None),
+        fpn=FPNConfig(channels=64, top="conv_c5"),
+        head=RetinaNetHeadConfig(convs=2, norm="gn"),
+    )
+
+
+def learn(pictures: Any, config: ModelConfig, *, steps: int, tasks: tuple[str, ...] = ("bbox",)) -> dict[str, Any]:
+    """The scores of a small network after ``steps`` of four pictures."""
+    torch.manual_seed(0)
+    model: Any = config.build(pictures.categories, TestConfig()).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0, fused=True)
     batches = list(itertools.islice(train_batches(pictures, (), batch_size=4, seed=0, workers=0), 40))
     for step, batch in enumerate(itertools.islice(itertools.cycle(batches), steps)):
         rate = 2.5e-3 * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
@@ -61,7 +73,6 @@ def learn(pictures: Any, *, masks: bool, steps: int) -> dict[str, Any]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
-    tasks = ("bbox", "segm") if masks else ("bbox",)
     evaluator = CocoEvaluator(pictures.to_coco(), pictures.categories, tasks=tasks)
     return evaluate(model, eval_batches(pictures, (), batch_size=8, workers=0), evaluator, "cpu")
 
@@ -85,13 +96,19 @@ def test_the_truth_as_a_mask_head_is_taught_it_is_the_truth(pictures: Any) -> No
 
 @pytest.mark.slow
 def test_faster_rcnn_learns_by_heart(pictures: Any) -> None:
-    metrics = learn(pictures, masks=False, steps=250)
+    metrics = learn(pictures, rcnn(masks=False), steps=250)
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
 
 
 @pytest.mark.slow
 def test_mask_rcnn_learns_by_heart(pictures: Any) -> None:
-    metrics = learn(pictures, masks=True, steps=350)
+    metrics = learn(pictures, rcnn(masks=True), steps=350, tasks=("bbox", "segm"))
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
     assert metrics["segm"]["AP50"] > 0.95, metrics["segm"]
     assert metrics["segm"]["AP"] > 0.9, metrics["segm"]
+
+
+@pytest.mark.slow
+def test_retinanet_learns_by_heart(pictures: Any) -> None:
+    metrics = learn(pictures, retinanet(), steps=250)
+    assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]

@@ -55,6 +55,16 @@ def test_detectrons_schedule() -> None:
     ]
 
 
+def test_detectrons_retinanet() -> None:
+    """Of retinanet_R-50-FPN_1x.yaml: Faster R-CNN's schedule at half its rate."""
+    config, faster = recipes.retinanet_r50_fpn_1x(), recipes.faster_rcnn_r50_fpn_1x()
+    assert config.optim.lr == 0.01
+    assert {key.split(".")[0] for key, _, _ in differences(faster, config)} == {"model", "optim"}
+    head = config.model.head  # type: ignore[attr-defined]  # of RetinaNetConfig
+    assert (head.convs, head.prior, head.focal_alpha, head.focal_gamma, head.smooth_l1_beta) == (4, 0.01, 0.25, 2.0, 0.11)
+    assert (head.foreground_iou, head.background_iou, head.test_candidates) == (0.5, 0.4, 1000)
+
+
 def two_images() -> Batch:
     """One image with two instances and one without any, 64 x 96 pixels."""
     boxes = torch.tensor([[4.0, 4.0, 40.0, 44.0], [30.0, 20.0, 90.0, 60.0]])
@@ -85,9 +95,12 @@ def test_every_recipe_learns_a_step(name: str) -> None:
     assert batch.targets is not None
     losses = model.losses(model(batch), batch.targets)
     sum(losses.values()).backward()
-    assert set(losses) >= {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"} | (
-        {"loss_mask"} if name.startswith(("mask", "demo")) else set()
-    )
+    expected = {"loss_class", "loss_box"}
+    if not name.startswith("retinanet"):
+        expected |= {"loss_rpn_objectness", "loss_rpn_box"}
+    if name.startswith(("mask", "demo")):
+        expected |= {"loss_mask"}
+    assert set(losses) == expected
     assert all(torch.isfinite(loss) for loss in losses.values())
     gradients = {key: value.grad for key, value in model.named_parameters() if value.requires_grad}
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients.values())

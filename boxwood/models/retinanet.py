@@ -1,0 +1,240 @@
+"""RetinaNet (Lin et al., Focal Loss for Dense Object Detection, 2017): one stage that classifies every anchor.
+
+    images -> backbone -> FPN (P3 .. P7) -> class tower and box tower, shared by all levels -> logits and deltas of all anchors
+        training:   anchors matched to the truth -> focal loss over all of them, box loss over the positives
+        inference:  the best (anchor, class) pairs of each level -> instances (suppressed, the best 100) -> detections
+
+Letters: B images, A anchors over all levels and cells, C classes, D instances an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from boxwood.config import Config
+from boxwood.models.backbones import BackboneConfig, ResNetConfig
+from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
+from boxwood.models.detector import Instances, ModelConfig, TestConfig, normalize_images, to_detections, top_instances
+from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.ops.boxes import centred_inside, clip, decode, encode, giou, ioa, iou, level_anchors, level_cells
+from boxwood.ops.losses import focal, global_mean, smooth_l1
+from boxwood.ops.matching import BACKGROUND, match
+from boxwood.structures import Batch, Categories, Detections, Target
+
+__all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutput"]
+
+OCTAVES = tuple(2 ** (third / 3) for third in range(3))
+
+
+class RetinaNetHeadConfig(Config):
+    """Anchors, the towers over them, what they learn and how many of them become candidates."""
+
+    anchor_sizes: tuple[tuple[float, ...], ...] = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
+    """Square roots of the anchors' areas in pixels, for each level, finest first: three an octave (section 4)."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height / width."""
+    anchor_offset: float = 0.0
+    """Where a cell's anchors are centred, in cells from its corner."""
+    rounded_anchors: bool = False
+    """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
+    convs: int = 4
+    """3x3 convolutions of a tower, as wide as the pyramid."""
+    norm: Norm | None = None
+    """After each of them, which then has no bias; None for convolutions with bias alone."""
+    shared_tower: bool = False
+    """One tower for classes and boxes instead of one each."""
+    prior: float = 0.01
+    """What every anchor's every class begins with, so that the many negatives do not drown the first steps (section 4.1)."""
+    foreground_iou: float = 0.5
+    background_iou: float = 0.4
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    smooth_l1_beta: float = 0.11
+    test_candidates: int = 1000
+    """The best (anchor, class) pairs of each level that go into suppression."""
+
+
+class RetinaNetConfig(ModelConfig):
+    """A one-stage detector on a pyramid from stride 8 on."""
+
+    short_kind: ClassVar[str] = "retinanet"
+
+    backbone: BackboneConfig = Field(default_factory=ResNetConfig)
+    """Its maps of stride 8 and coarser are used."""
+    fpn: FPNConfig = Field(default_factory=lambda: FPNConfig(top="conv_c5"))
+    head: RetinaNetHeadConfig = Field(default_factory=RetinaNetHeadConfig)
+
+    def build(self, categories: Categories, test: TestConfig) -> RetinaNet:
+        return RetinaNet(self, categories, test)
+
+
+@dataclass(slots=True)
+class RetinaNetOutput:
+    """What the network says about every anchor; inference fills the instances."""
+
+    class_logits: Tensor
+    """(B, A, C) before the sigmoid: a class is there or not, each on its own."""
+    box_deltas: Tensor
+    """(B, A, 4)."""
+    anchors: Tensor
+    """(A, 4) xyxy, pixels of the network's input, finest level first."""
+    sizes: Tensor
+    """(B, 2) height and width of the images without padding."""
+    instances: Instances | None = None
+
+
+class RetinaNet(nn.Module):
+    """The network; a `boxwood.models.detector.Detector`."""
+
+    mean: Tensor
+    std: Tensor
+    cells: Tensor
+
+    def __init__(self, config: RetinaNetConfig, categories: Categories, test: TestConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.test = test
+        self.categories = categories
+        head, width = config.head, config.fpn.channels
+        self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
+        self.register_buffer(
+            "cells", level_cells(head.anchor_sizes, head.anchor_ratios, rounded=head.rounded_anchors), persistent=False
+        )
+        self.backbone = config.backbone.build()
+        self.skipped = sum(stride < 8 for stride in self.backbone.strides)
+        self.fpn = FPN(config.fpn, self.backbone.channels[self.skipped :], self.backbone.strides[self.skipped :])
+        assert len(self.cells) == len(self.fpn.strides), "one tuple of anchor sizes a level"
+        per_cell = self.cells.shape[1]
+        self.class_tower = _tower(head, width)
+        self.box_tower = self.class_tower if head.shared_tower else _tower(head, width)
+        self.class_logits = _convolution(width, per_cell * len(categories), bias=-math.log((1 - head.prior) / head.prior))
+        self.box_deltas = _convolution(width, per_cell * 4)
+
+    def forward(self, batch: Batch) -> RetinaNetOutput:
+        """The whole network. A batch without targets runs through to the instances."""
+        images = normalize_images(batch.images, batch.sizes, self.mean, self.std)
+        maps = self.fpn(self.backbone(images)[self.skipped :])
+        num_images, num_classes = len(batch), len(self.categories)
+        logits, deltas = [], []
+        for features in maps:
+            seen = self.class_tower(features)
+            # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell, C).
+            logits.append(self.class_logits(seen).permute(0, 2, 3, 1).reshape(num_images, -1, num_classes))
+            seen = seen if self.config.head.shared_tower else self.box_tower(features)
+            deltas.append(self.box_deltas(seen).permute(0, 2, 3, 1).reshape(num_images, -1, 4))
+        shapes = [(features.shape[-2], features.shape[-1]) for features in maps]
+        anchors = level_anchors(self.cells, shapes, self.fpn.strides, self.config.head.anchor_offset)
+        output = RetinaNetOutput(
+            torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), batch.sizes
+        )
+        if batch.targets is None:
+            output.instances = select_instances(output, [len(level) for level in anchors], self.config.head, self.test)
+        return output
+
+    def losses(self, output: RetinaNetOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Focal loss of all anchors and classes, and the box loss of the positives, both over the number of positives (section
+        4.1)."""
+        head, num_classes = self.config.head, len(self.categories)
+        parts = [
+            assign(output.anchors, target, size, head, num_classes) for target, size in zip(targets, output.sizes, strict=True)
+        ]
+        labels, boxes = (torch.stack(column) for column in zip(*parts, strict=True))
+        positive = (labels >= 0) & (labels < num_classes)
+        is_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
+        classes = focal(output.class_logits, is_class, head.focal_alpha, head.focal_gamma) * (labels >= 0)[..., None]
+        if head.box_loss == "giou":
+            box = 1 - giou(decode(output.box_deltas, output.anchors), boxes)
+        else:
+            box = smooth_l1(output.box_deltas, encode(boxes, output.anchors), head.smooth_l1_beta).sum(dim=-1)
+        count = positive.sum()
+        return {"loss_class": global_mean(classes.sum(), count), "loss_box": global_mean((box * positive).sum(), count)}
+
+    def detections(self, output: RetinaNetOutput, batch: Batch) -> list[Detections]:
+        """The instances of each image, scaled to the pixels of the original."""
+        assert output.instances is not None, "detections need a batch without targets"
+        return to_detections(output.instances, batch, self.categories, self.test)
+
+
+# -------------------------------------------------------------------------------------------------- stages as functions
+
+
+@torch.no_grad()
+def assign(anchors: Tensor, target: Target, size: Tensor, config: RetinaNetHeadConfig, num_classes: int) -> tuple[Tensor, Tensor]:
+    """What each anchor is to say (section 4, anchors).
+
+    ``anchors`` (A, 4), ``size`` (2,) height and width of the image -> labels (A,) int64: the class, ``num_classes`` for background,
+    -1 where it is not used (overlaps between the thresholds, the padding, regions to be ignored); and the box that it is to
+    regress (A, 4), the anchor itself where there is none.
+    """
+    matched = match(iou(target.boxes, anchors), config.foreground_iou, config.background_iou, allow_low_quality=True)
+    negative = (matched == BACKGROUND) & centred_inside(anchors, size)
+    if len(target.ignore):
+        negative &= ioa(anchors, target.ignore).amax(dim=1) < 0.5
+    labels, boxes = torch.full_like(matched, -1).masked_fill(negative, num_classes), anchors
+    if len(target.boxes):
+        instances, positive = matched.clamp(min=0), (matched >= 0) & centred_inside(anchors, size)
+        labels = target.labels[instances].where(positive, labels)
+        boxes = target.boxes[instances].where(positive[:, None], boxes)
+    return labels, boxes
+
+
+@torch.no_grad()
+def select_instances(output: RetinaNetOutput, lengths: Sequence[int], config: RetinaNetHeadConfig, test: TestConfig) -> Instances:
+    """The final boxes: of each level the best (anchor, class) pairs, of all levels those that survive suppression.
+
+    ``lengths`` says how many of the A anchors belong to each level.
+    """
+    num_classes = output.class_logits.shape[2]
+    candidates = []
+    sizes = list(lengths)
+    logits_of = torch.split(output.class_logits, sizes, dim=1)
+    deltas_of, anchors_of = torch.split(output.box_deltas, sizes, dim=1), torch.split(output.anchors, sizes)
+    for logits, deltas, anchors in zip(logits_of, deltas_of, anchors_of, strict=True):
+        # The best k pairs belong to the k anchors whose best class is best: most anchors are left aside at a glance.
+        best = logits.amax(dim=2).topk(min(config.test_candidates, len(anchors)), dim=1).indices
+        pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)
+        scores, chosen = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)
+        rows = best.gather(1, chosen // num_classes)
+        boxes = decode(deltas.gather(1, rows[..., None].expand(-1, -1, 4)), anchors[rows])
+        candidates.append((clip(boxes, output.sizes[:, None]), scores.sigmoid(), chosen % num_classes))
+    boxes, scores, labels = (torch.cat(column, dim=1) for column in zip(*candidates, strict=True))
+    possible = (scores > test.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0)
+    return top_instances(boxes, scores, labels, possible, test)
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+class _Tower(nn.Sequential):
+    """Convolutions of one width, each with its norm and a ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = F.relu(layer(x), inplace=True)
+        return x
+
+
+def _tower(config: RetinaNetHeadConfig, width: int) -> _Tower:
+    layers: list[nn.Module] = []
+    for _ in range(config.convs):
+        conv = _convolution(width, width, bias=0.0 if config.norm is None else None)
+        layers.append(conv if config.norm is None else ConvNorm(conv, make_norm(config.norm, width)))
+    return _Tower(*layers)
+
+
+def _convolution(channels_in: int, channels_out: int, bias: float | None = 0.0) -> nn.Conv2d:
+    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias is not None)
+    nn.init.normal_(conv.weight, std=0.01)
+    if conv.bias is not None and bias is not None:
+        nn.init.constant_(conv.bias, bias)
+    return conv

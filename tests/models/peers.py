@@ -1,0 +1,68 @@
+"""torchvision's networks made comparable: alive with random weights, on real photographs, with anchors at the true strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.transforms.v2.functional import resize
+
+from boxwood.data.images import read_image
+from boxwood.structures import Batch, Categories, Target
+
+PHOTOS = sorted((Path(__file__).parents[3] / "shared" / "photos").glob("*.jpg"))[:3]
+CLASSES = Categories(tuple(range(1, 91)), tuple(f"class{i}" for i in range(1, 91)))
+
+
+def photos(size: tuple[int, int]) -> list[Tensor]:
+    """Three photographs, (3, H, W) uint8."""
+    if len(PHOTOS) < 3:
+        pytest.skip("needs three photographs in ../shared/photos")
+    return [resize(read_image(path), list(size), antialias=True) for path in PHOTOS]
+
+
+def batch_of(image: Tensor, targets: tuple[Target, ...] | None = None) -> Batch:
+    height, width = image.shape[-2:]
+    return Batch(image[None], torch.tensor([[height, width]]), ((height, width),), seeds=(0,), targets=targets)
+
+
+@torch.no_grad()
+def enliven(body: nn.Module) -> None:
+    """Random norms that let a deep body's maps neither vanish nor explode."""
+    for name, norm in body.named_modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.fill_(0.2 if name.endswith("bn3") else 1.0)
+            norm.bias.normal_(0, 0.1)
+            norm.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            norm.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def spread(network: nn.Module, layer: Any, std: float, run: Callable[[], Any]) -> None:
+    """Random weights for a predictor, whose outputs then deviate by ``std`` where ``run`` makes it look at a picture."""
+    seen: list[Tensor] = []
+    layer.weight.normal_(0, 0.01)
+    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten()))
+    run()
+    handle.remove()
+    layer.weight.mul_(std / torch.cat(seen).std())
+
+
+class ExactAnchors(AnchorGenerator):
+    """torchvision's anchors at the true strides. Its own stride of a coarse map is the height over the map's rows, rounded down:
+    800 // 13 = 61 instead of 64."""
+
+    def __init__(self, like: AnchorGenerator, finest: int) -> None:
+        super().__init__(like.sizes, like.aspect_ratios)
+        self.finest = finest
+
+    def forward(self, image_list: Any, feature_maps: list[Tensor]) -> list[Tensor]:
+        strides = [[torch.tensor(self.finest * 2**level)] * 2 for level in range(len(feature_maps))]
+        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        anchors = self.grid_anchors([[*features.shape[-2:]] for features in feature_maps], strides)
+        return [torch.cat(anchors)] * len(image_list.image_sizes)

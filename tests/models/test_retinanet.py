@@ -1,0 +1,289 @@
+"""RetinaNet: torchvision's numbers from torchvision's weights; what is matched, learnt and found, in ordinary and in odd images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.ops
+from torch import Tensor, nn
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+
+from boxwood.inference.predictor import prepare
+from boxwood.models.backbones import ResNetConfig
+from boxwood.models.detector import TestConfig
+from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHeadConfig, assign
+from boxwood.ops.boxes import giou
+from boxwood.ops.losses import focal
+from boxwood.structures import Batch, Categories, Target
+from boxwood.weights.torchvision import retinanet_config, retinanet_state
+from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread
+
+# ------------------------------------------------------------------------------------------------------- beside torchvision
+
+
+@torch.no_grad()
+def peer(image: Tensor, *, v2: bool, bias: float = -3.0) -> Any:
+    """torchvision's network with random weights that find something in ``image`` (3, H, W) uint8; ``bias`` decides how much."""
+    torch.manual_seed(0)
+    build = retinanet_resnet50_fpn_v2 if v2 else retinanet_resnet50_fpn
+    network: Any = build(weights=None, weights_backbone=None, num_classes=91).eval()
+    enliven(network.backbone.body)
+    network.anchor_generator = ExactAnchors(network.anchor_generator, 8)
+    network.detections_per_img = 100
+    network.transform.min_size = (min(image.shape[-2:]),)
+    network.transform.postprocess = lambda results, *sizes: results
+    for tower in (network.head.classification_head.conv, network.head.regression_head.conv):
+        for layer in tower.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+
+    def run() -> Any:
+        return network([image.float() / 255])
+
+    spread(network, network.head.classification_head.cls_logits, 1.0, run)
+    spread(network, network.head.regression_head.bbox_reg, 0.3, run)
+    network.head.classification_head.cls_logits.bias.fill_(bias)
+    network.head.classification_head.cls_logits.bias.view(9, 91)[:, 0] = -100  # the class 0 that nothing belongs to
+    return network
+
+
+def ours_with(network: Any, *, v2: bool) -> RetinaNet:
+    model = retinanet_config(v2=v2).build(CLASSES, TestConfig()).eval()
+    model.load_state_dict(retinanet_state(network.state_dict()))
+    return model
+
+
+def assert_same_detections(image: Tensor, *, v2: bool, bias: float) -> None:
+    network = peer(image, v2=v2, bias=bias)
+    model = ours_with(network, v2=v2)
+    batch = batch_of(image)
+    with torch.no_grad():
+        (expected,) = network([image.float() / 255])
+        (before,) = model.detections(model(batch), batch)
+        prepare(model)
+        (after,) = model.detections(model(batch), batch)
+    assert 50 <= len(expected["boxes"]) <= 100
+    assert expected["labels"].unique().numel() > 3
+    for found in (before, after):
+        assert len(found) == len(expected["boxes"])
+        assert torch.equal(found.labels, expected["labels"] - 1)
+        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
+def test_detections_are_torchvisions(v2: bool) -> None:
+    """At 800 x 1216, before and after `prepare`, on each of three photographs."""
+    for image in photos((800, 1216)):
+        assert_same_detections(image, v2=v2, bias=-5.0)
+
+
+@pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
+def test_losses_are_torchvisions(v2: bool) -> None:
+    """Of one image with three instances, and their gradients."""
+    height, width = 256, 384
+    (image, *_) = photos((height, width))
+    network = peer(image, v2=v2).train()
+    model = ours_with(network, v2=v2).train()
+    for module in (*network.modules(), *model.modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    boxes = torch.tensor([[20.0, 30, 140, 200], [150.5, 10.25, 300, 120], [100, 150, 131, 190]])
+    labels = torch.tensor([4, 0, 77])
+    expected = network([image.float() / 255], [{"boxes": boxes, "labels": labels + 1}])
+    target = Target(boxes, labels, torch.zeros(0, 4))
+    losses = model.losses(model(batch_of(image, (target,))), (target,))
+    assert losses["loss_box"].item() == pytest.approx(expected["bbox_regression"].item(), rel=1e-5)
+    # torchvision's class 0 is far below: it adds nothing.
+    assert losses["loss_class"].item() == pytest.approx(expected["classification"].item(), rel=1e-5)
+    sum(expected.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    trained = {name: value.grad for name, value in model.named_parameters() if value.requires_grad and "norm" not in name}
+    named = {n: v.grad if v.grad is not None else torch.zeros_like(v) for n, v in network.named_parameters()}
+    gradients = retinanet_state({name: value for name, value in named.items() if name.rpartition(".")[0] not in norms})
+    assert len(trained) > 60
+    for name, gradient in trained.items():
+        assert gradient is not None
+        scale = float(gradients[name].abs().max())
+        assert scale > 0, name
+        torch.testing.assert_close(gradient / scale, gradients[name] / scale, rtol=0, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# ------------------------------------------------------------------------------------------------------------ by hand
+
+
+def test_anchors_are_the_papers() -> None:
+    """Areas of 32^2 to 512^2 on P3 to P7, three an octave, three ratios (section 4, anchors)."""
+    head = RetinaNetHeadConfig()
+    assert [level[0] for level in head.anchor_sizes] == [32, 64, 128, 256, 512]
+    np.testing.assert_allclose(head.anchor_sizes[0], [32, 32 * 2 ** (1 / 3), 32 * 2 ** (2 / 3)])
+    model = small()
+    assert model.cells.shape == (5, 9, 4)
+    sides = model.cells[0, :, 2:] - model.cells[0, :, :2]
+    np.testing.assert_allclose(sides.prod(dim=1).sqrt().reshape(3, 3), [head.anchor_sizes[0]] * 3, rtol=1e-5)
+    np.testing.assert_allclose((sides[:, 1] / sides[:, 0]).reshape(3, 3).T, [[0.5, 1, 2]] * 3, rtol=1e-5)
+
+
+def test_focal_loss_is_torchvisions_and_stays_finite() -> None:
+    logits = torch.tensor([-200.0, -8, -1, 0, 0.3, 5, 90]).repeat(2, 1)
+    positive = torch.tensor([[True], [False]]).expand(2, 7)
+    expected = torchvision.ops.sigmoid_focal_loss(logits, positive.float(), 0.25, 2.0)
+    torch.testing.assert_close(focal(logits, positive, 0.25, 2.0), expected)
+    logits.requires_grad_()
+    focal(logits, positive, 0.25, 2.0).sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_giou_is_torchvisions() -> None:
+    corners = torch.rand(64, 2, 2, generator=torch.Generator().manual_seed(0)) * 10
+    sides = torch.rand(64, 2, 2, generator=torch.Generator().manual_seed(1)) * 6 + 0.1
+    a, b = torch.cat([corners, corners + sides], dim=2).unbind(1)
+    torch.testing.assert_close(giou(a, b), torchvision.ops.generalized_box_iou(a, b).diagonal())
+
+
+def test_every_class_begins_at_the_prior() -> None:
+    model = small()
+    batch = noise_batch(64, 64)
+    with torch.no_grad():
+        logits = model(batch).class_logits
+    assert logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_what_an_anchor_is_to_say() -> None:
+    """Anchors by hand: the same box, half of it, a box beside it, in the padding, in a region to be ignored, the best of a small
+    instance."""
+    anchors = torch.tensor(
+        [[0.0, 0, 40, 40], [0, 0, 40, 18], [0, 0, 40, 16.1], [50, 0, 90, 40], [0, 100, 40, 140], [50, 50, 90, 90], [10, 60, 40, 90]]
+    )
+    target = Target(
+        torch.tensor([[0.0, 0, 40, 40], [20, 60, 30, 90]]), torch.tensor([2, 0]), ignore=torch.tensor([[45.0, 45, 100, 99]])
+    )
+    labels, boxes = assign(anchors, target, torch.tensor([100, 100]), RetinaNetHeadConfig(), 3)
+    # IoU 1, 0.45, 0.4025, 0, (padding), (ignored), 0.33 but the best of its instance
+    assert labels.tolist() == [2, -1, -1, 3, -1, -1, 0]
+    assert boxes[0].tolist() == [0, 0, 40, 40] and boxes[6].tolist() == [20, 60, 30, 90]
+    assert torch.equal(boxes[1:6], anchors[1:6])
+
+
+@pytest.mark.parametrize("top", ["conv_c5", "conv_p5"])
+def test_the_top_of_the_pyramid(top: Any) -> None:
+    """P6 and P7 halve the map below, rounded up."""
+    fpn = FPN(FPNConfig(channels=8, top=top), (16, 24, 32), (8, 16, 32))
+    assert fpn.strides == (8, 16, 32, 64, 128)
+    maps = [torch.rand(1, channels, side, side) for channels, side in ((16, 20), (24, 10), (32, 5))]
+    levels = fpn(maps)
+    assert [level.shape[-1] for level in levels] == [20, 10, 5, 3, 2]
+    source = maps[2] if top == "conv_c5" else levels[2]
+    p6 = torch.conv2d(source, fpn.p6.weight, fpn.p6.bias, stride=2, padding=1)
+    torch.testing.assert_close(levels[3], p6)
+    torch.testing.assert_close(levels[4], torch.conv2d(p6.relu(), fpn.p7.weight, fpn.p7.bias, stride=2, padding=1))
+
+
+# ---------------------------------------------------------------------------------------------------------- small networks
+
+
+THREE = Categories((3, 5, 9), ("disc", "star", "ring"))
+
+
+def small(*, seed: int = 0, shared: bool = False, norm: Any = None, loss: Any = "smooth_l1") -> RetinaNet:
+    torch.manual_seed(seed)
+    config = RetinaNetConfig(
+        backbone=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None),
+        fpn=FPNConfig(channels=64, top="conv_c5"),
+        head=RetinaNetHeadConfig(convs=2, shared_tower=shared, norm=norm, box_loss=loss),
+    )
+    return config.build(THREE, TestConfig(score_threshold=0.0))
+
+
+def noise_batch(height: int, width: int, *targets: Target) -> Batch:
+    count = max(len(targets), 1)
+    images = torch.randint(0, 256, (count, 3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    sizes = torch.tensor([[height, width]] * count)
+    return Batch(images, sizes, ((height, width),) * count, tuple(range(count)), (), tuple(range(count)), targets or None)
+
+
+ONE = Target(torch.tensor([[10.0, 12, 60, 70], [70, 20, 110, 80]]), torch.tensor([0, 2]), torch.zeros(0, 4))
+EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("loss", ["smooth_l1", "giou"])
+def test_every_weight_learns(shared: bool, loss: str) -> None:
+    model = small(shared=shared, norm="gn", loss=loss)
+    batch = noise_batch(96, 128, ONE, EMPTY)
+    assert batch.targets is not None
+    losses = model.losses(model(batch), batch.targets)
+    assert set(losses) == {"loss_class", "loss_box"} and all(value.isfinite() for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    without = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+    assert not without
+
+
+def test_images_without_anything() -> None:
+    model = small()
+    batch = noise_batch(96, 128, EMPTY, EMPTY)
+    losses = model.losses(model(batch), (EMPTY, EMPTY))
+    assert losses["loss_box"] == 0 and losses["loss_class"].isfinite()
+    model.test.score_threshold = 1.0
+    with torch.no_grad():
+        output = model(noise_batch(96, 128))
+        (found,) = model.detections(output, noise_batch(96, 128))
+    assert len(found) == 0 and found.boxes.shape == (0, 4)
+
+
+def test_the_count_is_the_batchs() -> None:
+    """Two images with one and two instances learn as one sum over all positives."""
+    model = small().eval()
+    single = Target(ONE.boxes[:1], ONE.labels[:1], torch.zeros(0, 4))
+    batch = noise_batch(96, 128, ONE, single)
+    output = model(batch)
+    both = model.losses(output, (ONE, single))
+    total = torch.zeros(2)
+    count = 0
+    for index, target in enumerate((ONE, single)):
+        labels, _ = assign(output.anchors, target, batch.sizes[index], model.config.head, 3)
+        positives = int(((labels >= 0) & (labels < 3)).sum())
+        part = type(output)(
+            output.class_logits[index, None], output.box_deltas[index, None], output.anchors, batch.sizes[index, None]
+        )
+        losses = model.losses(part, (target,))
+        total += torch.stack([losses["loss_class"], losses["loss_box"]]).detach() * positives
+        count += positives
+    torch.testing.assert_close(torch.stack([both["loss_class"], both["loss_box"]]).detach(), total / count)
+
+
+def test_padding_changes_nothing() -> None:
+    """Truth and losses of an image do not hang on what it is padded to."""
+    model = small().eval()
+    anchors = model(noise_batch(96, 128)).anchors
+    labels, _ = assign(anchors, ONE, torch.tensor([80, 100]), model.config.head, 3)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    outside = (centres[:, 0] >= 100) | (centres[:, 1] >= 80)
+    assert outside.any() and (labels[outside] == -1).all() and (labels[~outside] == 3).any()
+
+
+def test_the_best_pairs_are_found() -> None:
+    """Looking at the best anchors first finds the pairs that looking at all would."""
+    model = small().eval()
+    model.config.head.test_candidates = 50
+    model.test.nms_threshold = 1.0
+    model.test.detections_per_image = 30
+    batch = noise_batch(96, 128)
+    with torch.no_grad():
+        nn.init.normal_(model.class_logits.weight, std=0.5)
+        output = model(batch)
+    assert output.instances is not None
+    everything = output.class_logits[0].sigmoid().flatten()
+    torch.testing.assert_close(output.instances.scores[0], everything.topk(30).values)
+    assert (output.instances.boxes >= 0).all() and (output.instances.boxes[..., 2] <= 128).all()
+
+
+def test_shared_tower_is_one() -> None:
+    one, two = small(shared=True), small()
+    assert sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters()) == 2 * (64 * 64 * 9 + 64)
