@@ -142,8 +142,9 @@ class RCNN(nn.Module):
         self.mask_head = None if config.mask_head is None else config.mask_head.build(channels)
         if self.mask_head is not None:
             self.mask_logits = nn.Conv2d(self.mask_head.channels, num_classes, 1)
-            # Detectron's variance of 2 / C suits COCO's 80 classes; with a few, the first masks would be certain.
-            _initialize(self.mask_logits, 0.001)
+            # Detectron's variance of 2 / C suits COCO's 80 classes; with a few, the first masks would be certain. Divided by the
+            # channels coming in, the logits begin near 1 whatever C.
+            _initialize(self.mask_logits, self.mask_head.channels**-0.5)
 
     # -------------------------------------------------------------------------------------------------- the network
 
