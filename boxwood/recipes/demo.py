@@ -15,10 +15,10 @@ __all__ = ["demo_shapes"]
 
 
 def demo_shapes() -> RunConfig:
-    """Mask R-CNN, a ResNet-18-FPN of half the usual width, from random weights, on generated shapes; `boxwood demo` runs it.
+    """Mask R-CNN, a ResNet-18-FPN of a quarter of its width, from random weights, on generated shapes; `boxwood demo` runs it.
 
     The body learns with batch norm, since frozen statistics need one that was trained before. Anchors begin at 12 pixels, because
-    the smallest shapes have about 11 at this size. By hand::
+    the smallest shapes have about 10 at this size, and are square, as the shapes nearly are. By hand::
 
         boxwood data shapes --out demo/data
         boxwood train demo_shapes --out demo/run
