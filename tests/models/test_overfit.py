@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,15 @@ from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The order of a sum, and so its rounding, depends on the number of threads; after hundreds of steps so does AP, by 0.03."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +112,7 @@ def test_faster_rcnn_learns_by_heart(pictures: Any) -> None:
 
 @pytest.mark.slow
 def test_mask_rcnn_learns_by_heart(pictures: Any) -> None:
-    metrics = learn(pictures, rcnn(masks=True), steps=350, tasks=("bbox", "segm"))
+    metrics = learn(pictures, rcnn(masks=True), steps=450, tasks=("bbox", "segm"))
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
     assert metrics["segm"]["AP50"] > 0.95, metrics["segm"]
     assert metrics["segm"]["AP"] > 0.9, metrics["segm"]
