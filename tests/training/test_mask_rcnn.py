@@ -24,8 +24,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=12, val=3, seed=0, size=(96, 128))
     config = demo_shapes()
-    # Batch norm would look at one picture on each of two processes, and at two on one.
-    config = apply_overrides(config, ["model.backbone.norm=gn", "model.fpn.norm=gn"])
+    # Batch norm would look at one picture on each of two processes, and at two on one; groups want twice the width.
+    widths = ["model.backbone.width=32", "model.fpn.channels=64"]
+    config = apply_overrides(config, ["model.backbone.norm=gn", "model.fpn.norm=gn", *widths])
     for split in ("train", "val"):
         data = getattr(config.data, split)
         data.annotations, data.images = str(folder / f"{split}.json"), str(folder / split)
