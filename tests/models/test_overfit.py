@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,14 +23,7 @@ from boxwood.models.rpn import RPNConfig
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The order of a sum, and so its rounding, depends on the number of threads; after hundreds of steps so does AP, by 0.03."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # after hundreds of steps rounding moves AP by 0.03
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ detections, and were not compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,16 +25,7 @@ from boxwood.structures import InstanceMasks, Target
 from boxwood.weights.torchvision import rcnn_config, rcnn_state
 from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The order of a sum, and so its rounding, depends on the number of threads: the seed was found with one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 SEED, BACKGROUNDS = 1, (8.25, 8.5, 8.5)

@@ -258,8 +258,7 @@ def test_the_count_is_the_batchs() -> None:
     torch.testing.assert_close(torch.stack([both["loss_class"], both["loss_box"]]).detach(), total / count)
 
 
-def test_padding_changes_nothing() -> None:
-    """Truth and losses of an image do not hang on what it is padded to."""
+def test_anchors_in_the_padding_are_not_used() -> None:
     model = small().eval()
     anchors = model(noise_batch(96, 128)).anchors
     labels, _ = assign(anchors, ONE, torch.tensor([80, 100]), model.config.head, 3)
