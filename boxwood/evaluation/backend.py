@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import hotcoco
@@ -42,18 +43,28 @@ def check_backend(backend: str) -> None:
 
 
 def compare(
-    truth: Truth, results: Results, positions: list[int], task: str, limits: list[int], by_class: bool, backend: Backend
+    truth: Truth,
+    results: Results,
+    positions: list[int],
+    task: str,
+    limits: list[int],
+    by_class: bool,
+    backend: Backend,
+    sigmas: Sequence[float] = (),
 ) -> Curves:
     """Match detections with the truth and return the precision and recall arrays.
 
     ``positions[label]`` is the category's position in ``truth``, 0 where the truth does not know it; such detections are left
     out, as are those of unknown images. ``limits`` are the numbers of best detections to look at, ascending. ``by_class`` False
-    matches any class with any (K = 1).
+    matches any class with any (K = 1). ``sigmas`` are the OKS constants of the keypoints, for their task, which has no small
+    instances (A = 3: all, medium, large).
     """
     order = sorted((image_id for image_id in results if image_id in truth.image_position), key=truth.image_position.__getitem__)
-    columns, rles = _columns(truth, results, order, positions, task)
-    evaluator = (_hotcoco if backend == "hotcoco" else _pycocotools)(truth, columns, rles, task)
+    columns, shapes = _columns(truth, results, order, positions, task)
+    evaluator = (_hotcoco if backend == "hotcoco" else _pycocotools)(truth, columns, shapes, task)
     parameters = evaluator.params
+    if task == "keypoints":
+        parameters.kpt_oks_sigmas = np.array(sigmas) if backend == "pycocotools" else list(sigmas)
     parameters.maxDets = limits
     parameters.useCats = by_class
     with contextlib.redirect_stdout(io.StringIO()):
@@ -64,10 +75,12 @@ def compare(
 
 def _columns(
     truth: Truth, results: Results, order: list[int], positions: list[int], task: str
-) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
-    """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks."""
+) -> tuple[NDArray[np.float64], list[Any]]:
+    """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks or
+    keypoints, where the task is about these."""
     table = np.asarray(positions, dtype=np.float64)
-    parts, rles = [np.zeros((0, 7))], []
+    parts: list[NDArray[np.float64]] = [np.zeros((0, 7))]
+    shapes: list[Any] = []
     for image_id in order:
         found = results[image_id]
         part = np.empty((len(found), 7))
@@ -78,29 +91,33 @@ def _columns(
         known = part[:, 6] > 0
         parts.append(part[known])
         if task == "segm":
-            rles += [rle for rle, keep in zip(found.rles or (), known, strict=True) if keep]
-    return np.concatenate(parts), rles
+            shapes += [rle for rle, keep in zip(found.rles or (), known, strict=True) if keep]
+        elif task == "keypoints" and found.keypoints is not None:
+            shapes += found.keypoints[known].tolist()
+    return np.concatenate(parts), shapes
 
 
-def _records(columns: NDArray[np.float64], rles: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """COCO results. Those of masks carry no box: with one, the COCO API would take the box's area for the mask's."""
+def _records(columns: NDArray[np.float64], shapes: list[Any], task: str) -> list[dict[str, Any]]:
+    """COCO results. Those of masks and keypoints carry no box: with one, the COCO API would take the box's area for theirs."""
     records = []
     for row, (image, x, y, width, height, score, category) in enumerate(columns.tolist()):
         record: dict[str, Any] = {"image_id": int(image), "category_id": int(category), "score": score}
         if task == "segm":
-            record["segmentation"] = rles[row]
+            record["segmentation"] = shapes[row]
+        elif task == "keypoints":
+            record["keypoints"] = shapes[row]
         else:
             record["bbox"] = [x, y, width, height]
         records.append(record)
     return records
 
 
-def _hotcoco(truth: Truth, columns: NDArray[np.float64], rles: list[dict[str, Any]], task: str) -> Any:
+def _hotcoco(truth: Truth, columns: NDArray[np.float64], shapes: list[Any], task: str) -> Any:
     coco = hotcoco.COCO(truth.coco(task))
-    return hotcoco.COCOeval(coco, coco.load_res(_records(columns, rles, task) if task == "segm" else columns), task)
+    return hotcoco.COCOeval(coco, coco.load_res(columns if task == "bbox" else _records(columns, shapes, task)), task)
 
 
-def _pycocotools(truth: Truth, columns: NDArray[np.float64], rles: list[dict[str, Any]], task: str) -> Any:
+def _pycocotools(truth: Truth, columns: NDArray[np.float64], shapes: list[Any], task: str) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -109,7 +126,7 @@ def _pycocotools(truth: Truth, columns: NDArray[np.float64], rles: list[dict[str
         coco.dataset = truth.coco(task)
         coco.createIndex()
         if len(columns):
-            found = coco.loadRes(_records(columns, rles, task))
+            found = coco.loadRes(_records(columns, shapes, task))
         else:  # its loadRes looks at the first record
             found.dataset = {**coco.dataset, "annotations": []}
             found.createIndex()

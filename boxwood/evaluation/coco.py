@@ -1,4 +1,4 @@
-"""COCO's average precision of boxes and masks."""
+"""COCO's average precision of boxes, masks and keypoints."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from boxwood.structures import Categories, Detections
 
 __all__ = ["CocoEvaluator"]
 
+KEYPOINT_DETECTIONS = 20
+"""Of an image, by the COCO API's rule for keypoints."""
+
 
 class CocoEvaluator:
     """AP and AR as the COCO API defines them (https://cocodataset.org/#detection-eval), in fractions; -1 where there is no truth.
@@ -27,7 +30,8 @@ class CocoEvaluator:
 
     `compute` gives for each task: AP (mean over IoU 0.50:0.95), AP50, AP75; APs, APm, APl and ARs, ARm, ARl of small (area up
     to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last at ``max_detections``, under its own
-    number). Then ``per_class``: AP of each task and ``count``, the number of true instances; and ``notes``: in words, why a
+    number). Keypoints are compared by OKS with the sigmas of ``categories``; of them the COCO API knows no small ones, and looks
+    at the best 20 detections of an image. Then ``per_class``: AP of each task and ``count``, the number of true instances; and ``notes``: in words, why a
     number is -1 or 0.
 
     Raises `UserError` where the backend is not installed or an annotation has no box.
@@ -37,13 +41,13 @@ class CocoEvaluator:
         self,
         truth: Mapping[str, Any],
         categories: Categories,
-        tasks: Sequence[str] = ("bbox", "segm"),
+        tasks: Sequence[str] = ("bbox", "segm", "keypoints"),
         max_detections: int = 100,
         backend: Backend = "hotcoco",
     ) -> None:
         check_backend(backend)
-        if unknown := set(tasks) - {"bbox", "segm"}:
-            raise UserError(f"unknown evaluation task '{sorted(unknown)[0]}'; choose among 'bbox' and 'segm'")
+        if unknown := set(tasks) - {"bbox", "segm", "keypoints"}:
+            raise UserError(f"unknown evaluation task '{sorted(unknown)[0]}'; choose among 'bbox', 'segm' and 'keypoints'")
         assert max_detections > 0
         self.truth = Truth(truth)
         self.categories = categories
@@ -80,6 +84,8 @@ class CocoEvaluator:
                 }
                 if found.rles is not None:
                     record["segmentation"] = found.rles[rank]
+                if found.keypoints is not None:
+                    record["keypoints"] = found.keypoints[rank].tolist()
                 records.append(record)
         return records
 
@@ -92,9 +98,14 @@ class CocoEvaluator:
         for task in self.tasks:
             if task == "segm" and any(found.rles is None and len(found) for found in self.results.values()):
                 continue  # a model without masks
-            curves = compare(self.truth, self.results, positions, task, limits, True, self.backend)
-            metrics[task] = summarize(curves, limits, self.max_detections)
-            for row, ap in zip(per_class.values(), class_precision(curves, limits.index(self.max_detections)), strict=True):
+            if task == "keypoints" and not self._has_keypoints():
+                continue
+            best = KEYPOINT_DETECTIONS if task == "keypoints" else self.max_detections
+            looks = [best] if task == "keypoints" else limits
+            sigmas = self.categories.keypoints.sigmas if self.categories.keypoints is not None else ()
+            curves = compare(self.truth, self.results, positions, task, looks, True, self.backend, sigmas)
+            metrics[task] = summarize(curves, looks, best)
+            for row, ap in zip(per_class.values(), class_precision(curves, looks.index(best)), strict=True):
                 row[task] = ap
         for row, count in zip(per_class.values(), self.truth.counts(), strict=True):
             row["count"] = count
@@ -102,22 +113,29 @@ class CocoEvaluator:
         metrics["notes"] = explain(self.truth, self.results, self.categories, metrics, self.max_detections)
         return metrics
 
+    def _has_keypoints(self) -> bool:
+        """A model that finds keypoints, on data that have them."""
+        known = self.categories.keypoints is not None and self.truth.num_keypoints == len(self.categories.keypoints.names)
+        return known and all(found.keypoints is not None or not len(found) for found in self.results.values())
+
 
 def summarize(curves: Curves, limits: list[int], limit: int) -> dict[str, float]:
-    """COCO's twelve numbers from the precision and recall arrays; AP and the AR by size look at ``limit`` detections."""
+    """COCO's twelve numbers (ten of keypoints) from the precision and recall arrays; AP and the AR by size look at ``limit``
+    detections."""
     precision, recall = curves
     last = limits.index(limit)
+    sizes = AREAS[1:] if precision.shape[3] == len(AREAS) else AREAS[2:]
     table = {
         "AP": mean_of_known(precision[:, :, :, 0, last]),
         "AP50": mean_of_known(precision[0, :, :, 0, last]),
         "AP75": mean_of_known(precision[5, :, :, 0, last]),
     }
-    for area in (1, 2, 3):
-        table[f"AP{AREAS[area]}"] = mean_of_known(precision[:, :, :, area, last])
+    for area, size in enumerate(sizes, start=1):
+        table[f"AP{size}"] = mean_of_known(precision[:, :, :, area, last])
     for position, number in enumerate(limits):
         table[f"AR{number}"] = mean_of_known(recall[:, :, 0, position])
-    for area in (1, 2, 3):
-        table[f"AR{AREAS[area]}"] = mean_of_known(recall[:, :, area, last])
+    for area, size in enumerate(sizes, start=1):
+        table[f"AR{size}"] = mean_of_known(recall[:, :, area, last])
     return table
 
 

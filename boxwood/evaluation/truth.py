@@ -28,6 +28,8 @@ class ImageResults:
     """(N,) 0..C-1."""
     rles: list[dict[str, Any]] | None = None
     """Masks as COCO run-length codes."""
+    keypoints: NDArray[np.float64] | None = None
+    """(N, K * 3) x, y as indices of pixels, as COCO has them, and a score."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -37,7 +39,11 @@ class ImageResults:
         boxes = detections.boxes.detach().cpu().double().numpy().reshape(-1, 4).copy()
         boxes[:, 2:] -= boxes[:, :2]
         scores = detections.scores.detach().cpu().double().numpy()
-        return cls(boxes, scores, detections.labels.cpu().numpy(), detections.rles() if with_masks else None)
+        keypoints = None
+        if detections.keypoints is not None:
+            half = np.array([0.5, 0.5, 0.0])  # a sample's keypoints are continuous: the centre of pixel 0 is 0.5
+            keypoints = (detections.keypoints.detach().cpu().double().numpy() - half).reshape(len(scores), -1)
+        return cls(boxes, scores, detections.labels.cpu().numpy(), detections.rles() if with_masks else None, keypoints)
 
 
 Results = dict[int, ImageResults]
@@ -71,6 +77,7 @@ class Truth:
         self.annotations: list[dict[str, Any]] = []
         self.without_area: list[int] = []
         self.without_mask: list[int] = []
+        self.num_keypoints = max((len(a.get("keypoints") or ()) // 3 for a in coco["annotations"]), default=0)
         for annotation in coco["annotations"]:
             if annotation["image_id"] in self.image_position and annotation["category_id"] in self.category_position:
                 self.annotations.append(self._prepare(annotation))
@@ -86,6 +93,7 @@ class Truth:
         if not annotation.get("segmentation"):
             self.without_mask.append(annotation.get("id", -1))
         area = annotation.get("area")
+        keypoints = annotation.get("keypoints") or []
         return {
             "id": len(self.annotations) + 1,
             "image_id": self.image_position[annotation["image_id"]],
@@ -94,6 +102,8 @@ class Truth:
             "area": annotation["bbox"][2] * annotation["bbox"][3] if area is None else area,
             "iscrowd": int(annotation.get("iscrowd") or 0),
             "segmentation": annotation.get("segmentation") or None,
+            "keypoints": keypoints,
+            "num_keypoints": sum(visibility > 0 for visibility in keypoints[2::3]),
         }
 
     def names(self) -> list[str]:
@@ -110,7 +120,8 @@ class Truth:
         return counts
 
     def coco(self, task: str) -> dict[str, Any]:
-        """The truth as a COCO dictionary. For ``segm`` an instance without a mask is a region to ignore: its box, as a crowd."""
+        """The truth as a COCO dictionary. For ``segm`` an instance without a mask is a region to ignore: its box, as a crowd. So is for
+        ``keypoints`` an instance without a labelled one, by the COCO API's own rule."""
         images = [
             {"id": position, "height": image.get("height", 0), "width": image.get("width", 0)}
             for position, image in enumerate(self.images, start=1)
@@ -120,6 +131,10 @@ class Truth:
         for annotation in self.annotations:
             copy = dict(annotation)
             segmentation = copy.pop("segmentation")
+            if task != "keypoints":
+                del copy["keypoints"], copy["num_keypoints"]
+            elif not copy["keypoints"]:
+                copy["keypoints"] = [0] * self.num_keypoints * 3
             if task == "segm":
                 x, y, width, height = annotation["bbox"]
                 copy["segmentation"] = segmentation or [[x, y, x, y + height, x + width, y + height, x + width, y]]

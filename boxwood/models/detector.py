@@ -119,6 +119,8 @@ class Instances:
     """(B, D) bool."""
     masks: Tensor | None = None
     """(B, D, M, M) probabilities inside the box."""
+    keypoints: Tensor | None = None
+    """(B, D, K, 3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
 
 
 def top_instances(boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig) -> Instances:
@@ -138,16 +140,19 @@ def to_detections(found: Instances, batch: Batch, categories: Categories, test: 
     for index, (height, width) in enumerate(batch.original_sizes):
         rows = found.valid[index].nonzero()[:, 0]
         original = torch.tensor([height, width], device=rows.device)
-        scale = (original / batch.sizes[index]).flip(0).repeat(2)
+        scale = (original / batch.sizes[index]).flip(0)
+        keypoints = None if found.keypoints is None else found.keypoints[index, rows]
         results.append(
             Detections(
-                clip(found.boxes[index, rows] * scale, original),
+                clip(found.boxes[index, rows] * scale.repeat(2), original),
                 found.scores[index, rows],
                 found.labels[index, rows],
                 (height, width),
                 categories.names,
                 None if found.masks is None else found.masks[index, rows],
+                None if keypoints is None else torch.cat([keypoints[..., :2] * scale, keypoints[..., 2:]], dim=-1),
                 mask_threshold=test.mask_threshold,
+                skeleton=() if keypoints is None or categories.keypoints is None else categories.keypoints.skeleton,
             )
         )
     return results

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from boxwood.config import Component
 from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
 
-__all__ = ["BoxHeadConfig", "ConvFCHeadConfig", "ConvMaskHeadConfig", "MaskHeadConfig", "RoIHead", "TwoFCHeadConfig"]
+__all__ = [
+    "BoxHeadConfig",
+    "ConvFCHeadConfig",
+    "ConvKeypointHeadConfig",
+    "ConvMaskHeadConfig",
+    "KeypointHeadConfig",
+    "MaskHeadConfig",
+    "RoIHead",
+    "TwoFCHeadConfig",
+]
 
 
 class RoIHead(nn.Module):
@@ -25,7 +34,8 @@ class RoIHead(nn.Module):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """(R, C, P, P) -> (R, channels) for a box head, (R, channels, M, M) for a mask head. R = 0 is ordinary."""
+        """(R, C, P, P) -> (R, channels) for a box head, (R, channels, M, M) for a mask head, (R, channels, P, P) for a
+        keypoint head. R = 0 is ordinary."""
 
 
 class BoxHeadConfig(Component):
@@ -44,6 +54,17 @@ class MaskHeadConfig(Component):
 
     resolution: int = 14
     """P, cells a side of the RoI's features; the head decides M."""
+
+    @abstractmethod
+    def build(self, channels: int) -> RoIHead:
+        """A head for features of ``channels`` channels."""
+
+
+class KeypointHeadConfig(Component):
+    """Base of the heads whose output becomes a heatmap an RoI and keypoint, four times as fine as the head's output."""
+
+    resolution: int = 14
+    """P, cells a side of the RoI's features."""
 
     @abstractmethod
     def build(self, channels: int) -> RoIHead:
@@ -90,6 +111,18 @@ class ConvMaskHeadConfig(MaskHeadConfig):
         return ConvMaskHead(self, channels)
 
 
+class ConvKeypointHeadConfig(KeypointHeadConfig):
+    """A stack of 3x3 convolutions (Mask R-CNN, section 5)."""
+
+    short_kind: ClassVar[str] = "conv_keypoint"
+
+    convs: int = 8
+    width: int = 512
+
+    def build(self, channels: int) -> RoIHead:
+        return ConvKeypointHead(self, channels)
+
+
 class TwoFCHead(RoIHead):
     def __init__(self, num_inputs: int, width: int) -> None:
         super().__init__()
@@ -131,6 +164,17 @@ class ConvMaskHead(RoIHead):
         for conv in self.convs:
             features = F.relu(conv(features), inplace=True)
         return F.relu(self.deconv(features), inplace=True)
+
+
+class ConvKeypointHead(RoIHead):
+    def __init__(self, config: ConvKeypointHeadConfig, channels: int) -> None:
+        super().__init__()
+        self.convs, self.channels = _convolutions(config.convs, channels, config.width, None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for conv in self.convs:
+            features = F.relu(conv(features), inplace=True)
+        return features
 
 
 def _convolutions(count: int, channels: int, width: int, norm: Norm | None) -> tuple[nn.ModuleList, int]:

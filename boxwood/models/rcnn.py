@@ -1,11 +1,12 @@
-"""Faster R-CNN (Ren et al., 2015) and Mask R-CNN (He et al., 2017) on a feature pyramid (Lin et al., 2017).
+"""Faster R-CNN (Ren et al., 2015), Mask and Keypoint R-CNN (He et al., 2017) on a feature pyramid (Lin et al., 2017).
 
     images -> backbone -> FPN -> RPN -> proposals
-        training:   proposals + truth -> sampled RoIs -> box head, and the mask head on the positives -> losses
-        inference:  proposals -> box head -> instances (suppressed, the best 100) -> mask head on these -> detections
+        training:   proposals + truth -> sampled RoIs -> box head; mask and keypoint heads on the positives -> losses
+        inference:  proposals -> box head -> instances (suppressed, the best 100) -> mask and keypoint heads -> detections
 
-With ``mask_head`` unset it is Faster R-CNN. Letters: B images, K proposals or sampled RoIs an image, D instances an image, C
-classes, R RoIs of the batch in one row, M the side of a mask.
+Without ``mask_head`` and ``keypoint_head`` it is Faster R-CNN. Letters: B images, K proposals or sampled RoIs an image, D
+instances an image, C classes, R RoIs of the batch in one row, M the side of a mask, J keypoints of an instance, S the side of a
+heatmap.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.detector import Instances, ModelConfig, TestConfig, normalize_images, to_detections, top_instances
 from boxwood.models.fpn import FPN, FPNConfig
-from boxwood.models.heads import BoxHeadConfig, MaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.rpn import (
     RPN,
     AnchorSample,
@@ -36,6 +37,7 @@ from boxwood.models.rpn import (
     sample_anchors,
 )
 from boxwood.ops.boxes import centred_inside, clip, decode, encode, ioa, iou
+from boxwood.ops.keypoints import decode_keypoints, keypoint_targets
 from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.masks import mask_targets
 from boxwood.ops.matching import BACKGROUND, match, sample_balanced
@@ -65,7 +67,7 @@ class RoIConfig(Config):
 
 
 class RCNNConfig(ModelConfig):
-    """A two-stage detector on a pyramid; with a mask head it is Mask R-CNN."""
+    """A two-stage detector on a pyramid; with a mask head it is Mask R-CNN, with a keypoint head Keypoint R-CNN, or both."""
 
     short_kind: ClassVar[str] = "rcnn"
 
@@ -75,6 +77,7 @@ class RCNNConfig(ModelConfig):
     rois: RoIConfig = Field(default_factory=RoIConfig)
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
+    keypoint_head: KeypointHeadConfig | None = None
 
     def build(self, categories: Categories, test: TestConfig) -> RCNN:
         return RCNN(self, categories, test)
@@ -108,10 +111,12 @@ class RCNNOutput:
     """(B, K, C, 4)."""
     anchor_sample: AnchorSample | None = None
     roi_sample: RoISample | None = None
+    positive_rows: Tensor | None = None
+    """(R,) int64 into the flattened (B, K) sample: whose masks and keypoints are learnt."""
     mask_logits: Tensor | None = None
-    """(R, C, M, M) of ``mask_rows`` in training."""
-    mask_rows: Tensor | None = None
-    """(R,) int64 into the flattened (B, K) sample."""
+    """(R, C, M, M) in training."""
+    keypoint_logits: Tensor | None = None
+    """(R, J, S, S) in training."""
     instances: Instances | None = None
 
 
@@ -145,6 +150,16 @@ class RCNN(nn.Module):
             # Detectron's variance of 2 / C suits COCO's 80 classes; with a few, the first masks would be certain. Divided by the
             # channels coming in, the logits begin near 1 whatever C.
             _initialize(self.mask_logits, self.mask_head.channels**-0.5)
+        self.keypoint_head = None if config.keypoint_head is None else config.keypoint_head.build(channels)
+        if self.keypoint_head is not None:
+            if categories.keypoints is None:
+                raise UserError(
+                    "a keypoint head learns keypoints, and this data set has none: "
+                    "set model.keypoint_head=null or use another data set"
+                )
+            self.keypoint_logits = nn.ConvTranspose2d(self.keypoint_head.channels, len(categories.keypoints.names), 4, 2, padding=1)
+            nn.init.kaiming_normal_(self.keypoint_logits.weight, mode="fan_out", nonlinearity="relu")
+            _zero_bias(self.keypoint_logits)
 
     # -------------------------------------------------------------------------------------------------- the network
 
@@ -160,25 +175,30 @@ class RCNN(nn.Module):
         sample = sample_rois(proposals, rpn.anchors, batch, self.config.rois, len(self.categories))
         class_logits, box_deltas = self._boxes(maps, sample.boxes, sample.valid)
         output = RCNNOutput(rpn, proposals, class_logits, box_deltas, sample_anchors(rpn, batch, self.config.rpn), sample)
-        if self.mask_head is not None:
+        if self.mask_head is not None or self.keypoint_head is not None:
             # Positives stand first, and no image has more than its share of them.
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
             positive = sample.valid & (sample.labels < len(self.categories))
             positive[:, most:] = False
             # Convolutions are prepared anew for every number of rows; so there are few.
-            output.mask_rows = _rows(positive, most, multiple=16)
-            output.mask_logits = self._mask_logits(maps, sample.boxes, output.mask_rows)
+            output.positive_rows = _rows(positive, most, multiple=16)
+            output.mask_logits = self._mask_logits(maps, sample.boxes, output.positive_rows)
+            output.keypoint_logits = self._keypoint_logits(maps, sample.boxes, output.positive_rows)
         return output
 
     def _infer(self, maps: list[Tensor], rpn: RPNOutput, proposals: Proposals, batch: Batch) -> RCNNOutput:
         class_logits, box_deltas = self._boxes(maps, proposals.boxes, proposals.valid)
         instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, self.config.rois.box_weights, self.test)
-        if self.mask_head is not None:
-            rows = _rows(instances.valid, instances.valid.shape[1])
-            logits = self._mask_logits(maps, instances.boxes, rows)
+        rows = _rows(instances.valid, instances.valid.shape[1])
+        masks = self._mask_logits(maps, instances.boxes, rows)
+        if masks is not None:
             own_class = instances.labels.flatten()[rows]
-            masks = logits[torch.arange(len(rows), device=rows.device), own_class].float().sigmoid()
-            instances.masks = _spread(masks, rows, instances.valid.shape)
+            probabilities = masks[torch.arange(len(rows), device=rows.device), own_class].float().sigmoid()
+            instances.masks = _spread(probabilities, rows, instances.valid.shape)
+        heatmaps = self._keypoint_logits(maps, instances.boxes, rows)
+        if heatmaps is not None:
+            keypoints = decode_keypoints(heatmaps.float(), instances.boxes.flatten(0, 1)[rows])
+            instances.keypoints = _spread(keypoints, rows, instances.valid.shape)
         return RCNNOutput(rpn, proposals, class_logits, box_deltas, instances=instances)
 
     def _boxes(self, maps: list[Tensor], boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,11 +209,20 @@ class RCNN(nn.Module):
         box_deltas = _spread(self.box_deltas(hidden).float(), rows, valid.shape)
         return class_logits, box_deltas.view(*valid.shape, -1, 4)
 
-    def _mask_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor) -> Tensor:
-        """The masks of all classes for ``rows`` of the flattened (B, K, 4) boxes -> (R, C, M, M)."""
-        assert self.mask_head is not None and self.config.mask_head is not None
+    def _mask_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor) -> Tensor | None:
+        """The masks of all classes for ``rows`` of the flattened (B, K, 4) boxes -> (R, C, M, M); None without a mask head."""
+        if self.mask_head is None or self.config.mask_head is None:
+            return None
         logits: Tensor = self.mask_logits(self.mask_head(self._pool(maps, boxes, rows, self.config.mask_head.resolution)))
         return logits
+
+    def _keypoint_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor) -> Tensor | None:
+        """The heatmaps of all keypoints -> (R, J, S, S); None without a keypoint head. The deconvolution's output is enlarged
+        twice more (Mask R-CNN, section 5)."""
+        if self.keypoint_head is None or self.config.keypoint_head is None:
+            return None
+        coarse = self.keypoint_logits(self.keypoint_head(self._pool(maps, boxes, rows, self.config.keypoint_head.resolution)))
+        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def _pool(self, maps: list[Tensor], boxes: Tensor, rows: Tensor, size: int) -> Tensor:
         """RoIAlign of ``rows`` of the flattened (B, K, 4) boxes, each from the level of its size; the coarsest map serves the RPN
@@ -209,12 +238,16 @@ class RCNN(nn.Module):
     # ------------------------------------------------------------------------------------------------- the objective
 
     def losses(self, output: RCNNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The multi-task loss: L_rpn + L_cls + L_box + L_mask (Mask R-CNN, section 3)."""
+        """The multi-task loss: L_rpn + L_cls + L_box + L_mask + L_keypoint (Mask R-CNN, sections 3 and 5)."""
         assert output.anchor_sample is not None and output.roi_sample is not None, "losses need a batch with targets"
         losses = rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
         losses |= box_losses(output.class_logits, output.box_deltas, output.roi_sample, self.config.rois.smooth_l1_beta)
-        if output.mask_logits is not None and output.mask_rows is not None:
-            losses["loss_mask"] = mask_loss(output.mask_logits, output.mask_rows, output.roi_sample, targets)
+        if output.positive_rows is not None and output.mask_logits is not None:
+            losses["loss_mask"] = mask_loss(output.mask_logits, output.positive_rows, output.roi_sample, targets)
+        if output.positive_rows is not None and output.keypoint_logits is not None:
+            losses["loss_keypoint"] = keypoint_loss(
+                output.keypoint_logits, output.positive_rows, output.roi_sample, targets, len(self.categories)
+            )
         return losses
 
     # --------------------------------------------------------------------------------------------------- the results
@@ -296,17 +329,33 @@ def mask_loss(mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Seq
     labels = sample.labels.flatten()[rows]
     positive = (labels >= 0) & (labels < num_classes)
     truth = mask_logits.new_zeros(len(rows), size, size, dtype=torch.float32)
-    counts = [len(target.labels) for target in targets]
-    if sum(counts) > 0:
-        first = torch.tensor([sum(counts[:index]) for index in range(len(counts))], device=rows.device)
-        instances = (sample.instances + first[:, None]).clamp(max=sum(counts) - 1).flatten()[rows]
-        masks = _all_masks(targets)
+    if any(len(target.labels) for target in targets):
+        masks, instances = _all_masks(targets), _instances_of(rows, sample, targets)
         truth = mask_targets(masks.bitmaps, masks.boxes, sample.boxes.flatten(0, 1)[rows], instances, size)
         positive &= (masks.bitmaps.flatten(1).amax(dim=1) > 0)[instances]  # an instance that came without a mask teaches none
     own_class = labels.clamp(0, num_classes - 1)
     logits = mask_logits[torch.arange(len(rows), device=rows.device), own_class].float()
     cells = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
     return global_mean((cells * positive).sum(), positive.sum())
+
+
+def keypoint_loss(keypoint_logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target], num_classes: int) -> Tensor:
+    """Cross-entropy over the cells of each heatmap, averaged over the labelled keypoints inside their RoI (Mask R-CNN, section 5).
+
+    ``keypoint_logits`` (R, J, S, S) belong to ``rows`` of the flattened sample.
+    """
+    size = keypoint_logits.shape[-1]
+    labels = sample.labels.flatten()[rows]
+    positive = (labels >= 0) & (labels < num_classes)
+    cells = torch.zeros(keypoint_logits.shape[:2], dtype=torch.int64, device=rows.device)
+    learns = torch.zeros_like(cells, dtype=torch.bool)
+    if any(len(target.labels) for target in targets):
+        keypoints = torch.cat([target.keypoints for target in targets if target.keypoints is not None])
+        instances = _instances_of(rows, sample, targets)
+        cells, learns = keypoint_targets(keypoints[instances], sample.boxes.flatten(0, 1)[rows], size)
+        learns &= positive[:, None]
+    losses = F.cross_entropy(keypoint_logits.float().flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
+    return global_mean((losses * learns.flatten()).sum(), learns.sum())
 
 
 @torch.no_grad()
@@ -348,6 +397,13 @@ def _spread(values: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
     return flat.view(num_images, num_columns, *values.shape[1:])
 
 
+def _instances_of(rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
+    """The instance of each of ``rows``, counted over the images of the batch -> (R,) int64; any instance where it has none."""
+    counts = [len(target.labels) for target in targets]
+    first = torch.tensor([sum(counts[:index]) for index in range(len(counts))], device=rows.device)
+    return (sample.instances + first[:, None]).clamp(max=sum(counts) - 1).flatten()[rows]
+
+
 def _all_masks(targets: Sequence[Target]) -> InstanceMasks:
     """The masks of all images in one row."""
     masks = [target.masks for target in targets if target.masks is not None]
@@ -360,5 +416,9 @@ def _all_masks(targets: Sequence[Target]) -> InstanceMasks:
 
 def _initialize(layer: nn.Linear | nn.Conv2d, std: float) -> None:
     nn.init.normal_(layer.weight, std=std)
+    _zero_bias(layer)
+
+
+def _zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

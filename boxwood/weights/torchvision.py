@@ -7,7 +7,7 @@ class 0 that was never taught; here they have none.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,14 +15,17 @@ from torch import Tensor
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.resnet import from_torchvision as resnet_from_torchvision
 from boxwood.models.fpn import FPNConfig
-from boxwood.models.heads import ConvMaskHeadConfig
+from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig
 from boxwood.models.rcnn import RCNNConfig, RoIConfig
 from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rpn import RPNConfig
 
 __all__ = ["rcnn_config", "rcnn_state", "retinanet_config", "retinanet_state"]
 
-NAMES = (
+Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns of torchvision's names, and what stands for them here."""
+
+NAMES: Names = (
     (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.inner.\1."),
     (r"backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"fpn.outer.\1."),
     (r"rpn\.head\.conv\.0\.0\.", "rpn.conv."),
@@ -34,8 +37,10 @@ NAMES = (
     (r"roi_heads\.mask_head\.(\d)\.0\.", r"mask_head.convs.\1."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_logits."),
+    (r"roi_heads\.keypoint_head\.(\d+)\.", lambda found: f"keypoint_head.convs.{int(found[1]) // 2}."),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint_logits."),
 )
-RETINANET_NAMES = (
+RETINANET_NAMES: Names = (
     *NAMES[:2],
     (r"backbone\.fpn\.extra_blocks\.(p\d)\.", r"fpn.\1."),
     (r"head\.classification_head\.conv\.(\d)\.0\.", r"class_tower.\1."),
@@ -43,7 +48,7 @@ RETINANET_NAMES = (
     (r"head\.regression_head\.conv\.(\d)\.0\.", r"box_tower.\1."),
     (r"head\.regression_head\.bbox_reg\.", "box_deltas."),
 )
-RETINANET_V2_NAMES = (
+RETINANET_V2_NAMES: Names = (
     (r"head\.classification_head\.conv\.(\d)\.0\.", r"class_tower.\1.conv."),
     (r"head\.classification_head\.conv\.(\d)\.1\.", r"class_tower.\1.norm."),
     (r"head\.regression_head\.conv\.(\d)\.0\.", r"box_tower.\1.conv."),
@@ -52,8 +57,9 @@ RETINANET_V2_NAMES = (
 )
 
 
-def rcnn_config(*, masks: bool) -> RCNNConfig:
-    """The settings of ``fasterrcnn_resnet50_fpn`` and, with ``masks``, of ``maskrcnn_resnet50_fpn``; no weights.
+def rcnn_config(*, masks: bool = False, keypoints: bool = False) -> RCNNConfig:
+    """The settings of ``fasterrcnn_resnet50_fpn``, with ``masks`` of ``maskrcnn_resnet50_fpn``, with ``keypoints`` of
+    ``keypointrcnn_resnet50_fpn``; no weights.
 
     One thing is not a setting: torchvision takes the stride of its coarsest anchors as the height of the input over the rows of the
     map, rounded down, so 61 instead of 64 at 800 rows. Here it is 64; at multiples of 64 both agree.
@@ -63,15 +69,16 @@ def rcnn_config(*, masks: bool) -> RCNNConfig:
         rpn=RPNConfig(rounded_anchors=True, train_proposals=2000),
         rois=RoIConfig(aligned=False, smooth_l1_beta=1 / 9),
         mask_head=ConvMaskHeadConfig() if masks else None,
+        keypoint_head=ConvKeypointHeadConfig() if keypoints else None,
     )
 
 
 def rcnn_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of torchvision's Faster or Mask R-CNN on a ResNet with FPN -> ours.
+    """The state dict of torchvision's Faster, Mask or Keypoint R-CNN on a ResNet with FPN -> ours.
 
-    Raises ValueError for a name that belongs to neither.
+    Raises ValueError for a name that belongs to none of them.
     """
-    renamed = _renamed(state, NAMES, "Faster or Mask R-CNN with FPN")
+    renamed = _renamed(state, NAMES, "Faster, Mask or Keypoint R-CNN with FPN")
     return {name: _without_background(name, value) for name, value in renamed.items()}
 
 
@@ -104,7 +111,7 @@ def retinanet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _renamed(state: dict[str, Tensor], names: Sequence[tuple[str, str]], what: str) -> dict[str, Tensor]:
+def _renamed(state: dict[str, Tensor], names: Names, what: str) -> dict[str, Tensor]:
     body = {name.removeprefix("backbone.body."): value for name, value in state.items() if name.startswith("backbone.body.")}
     ours = {f"backbone.{name}": value for name, value in resnet_from_torchvision(body).items()}
     for name, value in state.items():

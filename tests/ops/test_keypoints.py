@@ -1,0 +1,71 @@
+"""Heatmap targets and peaks, against torchvision's and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
+
+from boxwood.ops.keypoints import bicubic_weights, decode_keypoints, keypoint_targets
+
+
+def random_boxes(count: int, seed: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=random) * 80
+    return torch.cat([corners, corners + 0.3 + torch.rand(count, 2, generator=random) * 60], dim=1)
+
+
+def test_targets_are_torchvisions() -> None:
+    boxes = random_boxes(40, 0)
+    keypoints = torch.rand(40, 5, 3, generator=torch.Generator().manual_seed(1)) * 150
+    keypoints[..., 2] = torch.randint(0, 3, (40, 5), generator=torch.Generator().manual_seed(2))
+    for corner in range(3):  # at the border, the corner, and inside
+        keypoints[:, corner, :2] = (boxes[:, 2:], boxes[:, :2], 0.6 * boxes[:, :2] + 0.4 * boxes[:, 2:])[corner]
+    cells, valid = keypoint_targets(keypoints, boxes, 56)
+    expected, expected_valid = keypoints_to_heatmap(keypoints, boxes, 56)
+    assert torch.equal(valid, expected_valid.bool()) and 40 < valid.sum() < 200
+    assert torch.equal(cells, expected)
+
+
+def test_the_references_examples() -> None:
+    """Cells of a 56 x 56 map by Detectron's rule: floor((x - x1) * 56 / (x2 - x1)), the far border belongs to the last."""
+    keypoints = torch.tensor([[[10.0, 20, 2], [66, 132, 2], [38, 76, 1], [65.99, 20, 2], [9.9, 30, 2]]])
+    cells, valid = keypoint_targets(keypoints, torch.tensor([[10.0, 20, 66, 132]]), 56)
+    assert cells.tolist() == [[0, 55 * 56 + 55, 28 * 56 + 28, 55, 0]]
+    assert valid.tolist() == [[True, True, True, True, False]]
+
+
+def test_bicubic_is_torchs() -> None:
+    for size, enlarged in ((7, 20), (56, 56), (56, 3), (56, 301), (5, 1)):
+        row = torch.rand(1, 1, 1, size, generator=torch.Generator().manual_seed(0))
+        expected = F.interpolate(row, (1, enlarged), mode="bicubic", align_corners=False)[0, 0, 0]
+        torch.testing.assert_close(bicubic_weights(size, enlarged) @ row.flatten(), expected, rtol=0, atol=2e-5)
+
+
+def test_peaks_are_torchvisions() -> None:
+    boxes = random_boxes(30, 3)
+    logits = torch.randn(30, 4, 56, 56, generator=torch.Generator().manual_seed(4))
+    found = decode_keypoints(logits, boxes)
+    expected, scores = heatmaps_to_keypoints(logits, boxes)
+    torch.testing.assert_close(found[..., :2], expected[..., :2], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[..., 2], scores, rtol=0, atol=1e-4)
+
+
+def test_a_peak_is_where_it_was_put() -> None:
+    """A target drawn as a heatmap and read again comes back within a cell."""
+    boxes = torch.tensor([[10.0, 20, 122, 76], [0, 0, 30, 200]])
+    keypoints = torch.tensor([[[60.0, 40, 2]], [[3, 180, 2]]])
+    cells, _ = keypoint_targets(keypoints, boxes, 56)
+    logits = F.one_hot(cells, 56 * 56).float().view(2, 1, 56, 56) * 10
+    found = decode_keypoints(logits, boxes)
+    cell = (boxes[:, 2:] - boxes[:, :2]) / 56
+    assert ((found[:, 0, :2] - keypoints[:, 0, :2]).abs() <= cell + 0.5).all()
+
+
+def test_nothing_is_ordinary() -> None:
+    assert decode_keypoints(torch.zeros(0, 17, 56, 56), torch.zeros(0, 4)).shape == (0, 17, 3)
+    cells, valid = keypoint_targets(torch.zeros(0, 17, 3), torch.zeros(0, 4), 56)
+    assert cells.shape == valid.shape == (0, 17)
+    _, degenerate = keypoint_targets(torch.tensor([[[5.0, 5, 2]]]), torch.tensor([[5.0, 5, 5, 5]]), 56)
+    np.testing.assert_array_equal(degenerate, [[True]])
