@@ -31,8 +31,8 @@ class CocoEvaluator:
     `compute` gives for each task: AP (mean over IoU 0.50:0.95), AP50, AP75; APs, APm, APl and ARs, ARm, ARl of small (area up
     to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last at ``max_detections``, under its own
     number). Keypoints are compared by OKS with the sigmas of ``categories``; of them the COCO API knows no small ones, and looks
-    at the best 20 detections of an image. Then ``per_class``: AP of each task and ``count``, the number of true instances; and ``notes``: in words, why a
-    number is -1 or 0.
+    at the best 20 detections of an image. Then ``per_class``: AP of each task and ``count``, the number of true instances; and
+    ``notes``: in words, why a number is -1 or 0.
 
     Raises `UserError` where the backend is not installed or an annotation has no box.
     """

@@ -120,8 +120,8 @@ class Truth:
         return counts
 
     def coco(self, task: str) -> dict[str, Any]:
-        """The truth as a COCO dictionary. For ``segm`` an instance without a mask is a region to ignore: its box, as a crowd. So is for
-        ``keypoints`` an instance without a labelled one, by the COCO API's own rule."""
+        """The truth as a COCO dictionary. For ``segm`` an instance without a mask is a region to ignore: its box, as a crowd. So is
+        for ``keypoints`` an instance without a labelled one, by the COCO API's own rule."""
         images = [
             {"id": position, "height": image.get("height", 0), "width": image.get("width", 0)}
             for position, image in enumerate(self.images, start=1)
