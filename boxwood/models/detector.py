@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.config import Component, Config
+from boxwood.errors import UserError
 from boxwood.ops.boxes import clip, nms_mask
 from boxwood.structures import Batch, Categories, Detections, Target
 
@@ -23,7 +24,9 @@ __all__ = [
     "Detector",
     "Instances",
     "ModelConfig",
+    "Network",
     "TestConfig",
+    "check_anchor_levels",
     "normalize_images",
     "to_detections",
     "top_instances",
@@ -100,6 +103,38 @@ def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -
     columns = torch.arange(width, device=images.device)[None, None, :] < sizes[:, 1, None, None]
     normalized = (images.to(mean.dtype) - mean[:, None, None]) / std[:, None, None]
     return normalized * (rows & columns)[:, None]
+
+
+class Network(nn.Module):
+    """What the built-in architectures have in common: settings and classes, how images come in and how detections go out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, categories: Categories, test: TestConfig) -> None:
+        super().__init__()
+        self.test = test
+        self.categories = categories
+        self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
+
+    def normalized(self, batch: Batch) -> Tensor:
+        """The batch's images as the body wants them."""
+        return normalize_images(batch.images, batch.sizes, self.mean, self.std)
+
+    def detections(self, output: Any, batch: Batch) -> list[Detections]:
+        """The instances of each image, scaled to the pixels of the original."""
+        assert output.instances is not None, "detections need a batch without targets"
+        return to_detections(output.instances, batch, self.categories, self.test)
+
+
+def check_anchor_levels(key: str, anchor_sizes: Sequence[Sequence[float]], strides: Sequence[int]) -> None:
+    """Raises `UserError` where anchors are not given for each of the maps that they stand on."""
+    if len(anchor_sizes) != len(strides):
+        raise UserError(
+            f"{key} has {len(anchor_sizes)} levels, but the maps are {len(strides)}, of strides {', '.join(map(str, strides))}: "
+            "give one tuple of sizes for each"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- how inference ends

@@ -12,8 +12,8 @@ from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import MobileNetV2Config
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig
-from boxwood.models.rcnn import RoIConfig
 from boxwood.models.retinanet import RetinaNetHeadConfig
+from boxwood.models.rois import RoIConfig
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 
 __all__ = ["faster_rcnn_mobilenetv2_fpn", "mask_rcnn_mobilenetv2_fpn", "retinanet_mobilenetv2_fpn"]

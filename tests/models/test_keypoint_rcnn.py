@@ -18,7 +18,8 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.detector import TestConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.rcnn import RCNN, RCNNConfig, RoIConfig
+from boxwood.models.rcnn import RCNN, RCNNConfig
+from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
 from boxwood.weights.torchvision import rcnn_config, rcnn_state

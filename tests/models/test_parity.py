@@ -18,7 +18,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resne
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from boxwood.inference.predictor import prepare
-from boxwood.models import rcnn, rpn
+from boxwood.models import rois, rpn
 from boxwood.models.detector import TestConfig
 from boxwood.models.rcnn import RCNN
 from boxwood.structures import InstanceMasks, Target
@@ -151,7 +151,7 @@ def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -
     """Of one image with three instances; and their gradients, of all weights that Boxwood trains."""
     monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
     monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
-    monkeypatch.setattr(rcnn, "sample_balanced", our_sampler)
+    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
     height, width = 256, 320
     (image, *_) = photos((height, width))
     network = random_network(image, SEED, masks=masks)
