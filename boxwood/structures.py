@@ -200,6 +200,8 @@ class Batch:
     file_names: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     targets: tuple[Target, ...] | None = None
+    proposals: tuple[Tensor, ...] | None = None
+    """(P, 4) float32 xyxy an image, pixels of the network's input, best first."""
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -213,6 +215,7 @@ class Batch:
             self.file_names,
             self.seeds,
             None if self.targets is None else tuple(target.to(device) for target in self.targets),
+            None if self.proposals is None else tuple(boxes.to(device, non_blocking=True) for boxes in self.proposals),
         )
 
     def pin_memory(self) -> Batch:

@@ -71,6 +71,9 @@ class TestConfig(Config):
 class ModelConfig(Component):
     """Base of every architecture's configuration."""
 
+    class_agnostic: ClassVar[bool] = False
+    """Its boxes have no classes (RPN alone): they are scored as proposals."""
+
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Subtracted from each channel of an image in 0..255."""
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)

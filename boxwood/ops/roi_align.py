@@ -85,7 +85,9 @@ def pool_levels(
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
     for level, (level_features, stride) in enumerate(zip(features, strides, strict=True)):
         chosen = (levels == level).nonzero()[:, 0]
-        if len(chosen):
+        if (
+            len(chosen) or level_features.requires_grad
+        ):  # without any RoI a map's gradient is zero, not missing (processes wait for it)
             pooled = pooled.index_copy(0, chosen, pool(level_features, rois[chosen], images[chosen], size, scale=1 / stride))
     return pooled
 

@@ -37,7 +37,16 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     """Channels of each map that ``forward`` returns, finest first."""
     strides: tuple[int, ...]
-    """Pixels of the input a cell of each map, finest first; each is twice the one before."""
+    """Pixels of the input a cell of each map, finest first; each is twice the one before, or equal to it where the stage between
+    them is dilated."""
+
+    @property
+    def tail(self) -> nn.Module | None:
+        """The layers that the body's own classifier has behind the last map, for the features of one region: (R, channels[-1], P,
+        P) -> (R, tail_channels, P', P'). `forward` does not run them. None where there are none."""
+        return None
+
+    tail_channels: int | None = None
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:

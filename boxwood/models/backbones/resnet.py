@@ -29,6 +29,13 @@ class ResNetConfig(BackboneConfig):
     norm: Norm = "frozen_bn"
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
+    groups: int = 1
+    """Of the 3x3 convolutions of bottlenecks: ResNeXt (Xie et al., 2017) has 32."""
+    width_per_group: int = 64
+    """Channels of a group in layer1, for a stem of 64: a ResNeXt 32x8d has 8."""
+    last_stage: Literal["map", "dilated", "tail"] = "map"
+    """What layer4 is: the last map, of stride 32; the last map with its 3x3 convolutions dilated by 2 instead of the stride (R-FCN,
+    section 2.2), so of stride 16; or the tail, run on each region instead of the image (C4)."""
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
     weights: str | None = "IMAGENET1K_V1"
@@ -39,9 +46,8 @@ class ResNetConfig(BackboneConfig):
 
 
 class ResNet(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32."""
-
-    strides = (4, 8, 16, 32)
+    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32; with the last stage dilated the fourth has 16, with the last
+    stage as the tail there are three."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -54,11 +60,18 @@ class ResNet(Backbone):
             blocks = []
             for position in range(num_blocks):
                 stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(channels, width, stride, norms[index + 1], config.stride_in))
+                dilation = 1
+                if index == 3 and config.last_stage == "dilated":
+                    stride, dilation = 1, 2
+                blocks.append(block(channels, width, stride, norms[index + 1], config, dilation))
                 channels = width * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = tuple(config.width * 2**index * block.expansion for index in range(4))
+        self.strides = (4, 8, 16, 16 if config.last_stage == "dilated" else 32)
+        if config.last_stage == "tail":
+            self.tail_channels = self.channels[3]
+            self.channels, self.strides = self.channels[:3], self.strides[:3]
         if config.weights is not None:
             published = imagenet_weights(torchvision.models.get_model_weights(f"resnet{config.depth}"), config.weights)
             self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
@@ -69,10 +82,14 @@ class ResNet(Backbone):
         x = F.relu(self.conv1(images), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.channels)]:
             x = layer(x)
             maps.append(x)
         return maps
+
+    @property
+    def tail(self) -> nn.Module | None:
+        return None if self.tail_channels is None else self.layer4
 
 
 class BasicBlock(nn.Module):
@@ -80,10 +97,10 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, stride_in: str) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, config: ResNetConfig, dilation: int) -> None:
         super().__init__()
-        self.conv1 = _conv(channels_in, width, 3, stride, norm)
-        self.conv2 = _conv(width, width, 3, 1, norm)
+        self.conv1 = _conv(channels_in, width, 3, stride, norm, dilation=dilation)
+        self.conv2 = _conv(width, width, 3, 1, norm, dilation=dilation)
         self.downsample = _shortcut(channels_in, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,11 +114,14 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, stride_in: str) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, config: ResNetConfig, dilation: int) -> None:
         super().__init__()
-        self.conv1 = _conv(channels_in, width, 1, stride if stride_in == "1x1" else 1, norm)
-        self.conv2 = _conv(width, width, 3, stride if stride_in == "3x3" else 1, norm)
-        self.conv3 = _conv(width, 4 * width, 1, 1, norm)
+        inner = width * config.width_per_group // 64 * config.groups
+        self.conv1 = _conv(channels_in, inner, 1, stride if config.stride_in == "1x1" else 1, norm)
+        self.conv2 = _conv(
+            inner, inner, 3, stride if config.stride_in == "3x3" else 1, norm, dilation=dilation, groups=config.groups
+        )
+        self.conv3 = _conv(inner, 4 * width, 1, 1, norm)
         self.downsample = _shortcut(channels_in, 4 * width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,8 +156,11 @@ def _stage_norm(config: ResNetConfig, stage: int) -> Norm:
     return "frozen_bn" if stage < config.frozen_stages and config.norm in ("bn", "sync_bn") else config.norm
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm) -> ConvNorm:
-    conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+def _conv(
+    channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm, *, dilation: int = 1, groups: int = 1
+) -> ConvNorm:
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return ConvNorm(conv, make_norm(norm, channels_out))
 
