@@ -132,6 +132,8 @@ class Sample:
     """(N, K, 3) float32: x, y in pixels of ``image``, visibility 0 (not labelled), 1 (hidden), 2 (visible)."""
     keypoint_flip: tuple[int, ...] = ()
     """`KeypointFacts.flip` of the data set, for transforms that mirror; empty where there are no keypoints."""
+    proposals: Tensor | None = None
+    """(P, 4) float32 xyxy, pixels of ``image``, best first; None where the data set has none."""
 
     @property
     def size(self) -> tuple[int, int]:

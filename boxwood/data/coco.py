@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from boxwood.data.checks import check_boxes, check_identities, check_images, check_masks, refuse
 from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
+from boxwood.data.proposals import prepared, read_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
@@ -50,9 +52,20 @@ class CocoConfig(DatasetConfig):
     """Keep images without annotations: a detector learns from them what is not an object."""
     exif: bool = True
     """Turn images upright by their EXIF orientation."""
+    proposals: str | None = None
+    """A file of proposals for these images (`boxwood.data.proposals`): what a detector without an RPN looks at."""
+    proposal_limit: int = Field(2000, ge=1)
+    """The best so many of each image are used."""
 
     def open(self) -> CocoDataset:
-        return CocoDataset(self.annotations, self.images, keep_empty=self.keep_empty, exif=self.exif)
+        return CocoDataset(
+            self.annotations,
+            self.images,
+            keep_empty=self.keep_empty,
+            exif=self.exif,
+            proposals=self.proposals,
+            proposal_limit=self.proposal_limit,
+        )
 
 
 class CocoDataset:
@@ -64,7 +77,16 @@ class CocoDataset:
     Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`).
     """
 
-    def __init__(self, annotations: str | Path, images: str | Path, *, keep_empty: bool = True, exif: bool = True) -> None:
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        keep_empty: bool = True,
+        exif: bool = True,
+        proposals: str | Path | None = None,
+        proposal_limit: int = 2000,
+    ) -> None:
         self.file = read_coco_file(annotations)
         self.folder = str(images)
         self.exif = exif
@@ -83,6 +105,10 @@ class CocoDataset:
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
+        self._proposals = None if proposals is None else read_proposals(proposals)
+        self._proposal_limit = proposal_limit
+        if self._proposals is not None:
+            self._proposals.check_images(self.file.image_ids[self._rows].tolist(), of=str(annotations))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -107,17 +133,20 @@ class CocoDataset:
         found = found[self._usable[found]]
         image = self._image(row)
         facts = self.categories.keypoints
+        image_id, size = int(file.image_ids[row]), (image.shape[1], image.shape[2])
+        proposals = None if self._proposals is None else prepared(self._proposals.of(image_id), size, self._proposal_limit)
         return Sample(
             image=image,
-            image_id=int(file.image_ids[row]),
+            image_id=image_id,
             file_name=file.file_name(row),
-            original_size=(image.shape[1], image.shape[2]),
+            original_size=size,
             boxes=torch.from_numpy(self._boxes[found]),
             labels=torch.from_numpy(self._labels[found]),
             crowd=torch.from_numpy(file.crowd[found]),
             segmentations=[self._segmentation(annotation) for annotation in found.tolist()] if self._has_masks else None,
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(found, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
+            proposals=None if proposals is None else torch.from_numpy(proposals),
         )
 
     def _kept_rows(self, keep_empty: bool) -> np.ndarray[Any, np.dtype[np.int64]]:

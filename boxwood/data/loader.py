@@ -111,7 +111,13 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
         file_names=tuple(sample.file_name for sample in samples),
         seeds=tuple(seeds),
         targets=tuple(make_target(sample) for sample in samples) if with_targets else None,
+        proposals=_proposals(samples),
     )
+
+
+def _proposals(samples: Sequence[Sample]) -> tuple[Tensor, ...] | None:
+    given = tuple(sample.proposals for sample in samples if sample.proposals is not None)
+    return given if len(given) == len(samples) else None
 
 
 def make_target(sample: Sample) -> Target:
@@ -219,10 +225,13 @@ class _Failure:
 
 @dataclass
 class _Packed:
-    """A batch with its targets concatenated: each tensor that crosses processes costs a file descriptor, and those are scarce."""
+    """A batch with its targets and proposals concatenated: each tensor that crosses processes costs a file descriptor, and those
+    are scarce."""
 
     batch: Batch
-    """Without targets."""
+    """Without targets and proposals."""
+    proposals: tuple[Tensor, list[int]] | None
+    """Those of all images, and how many each has."""
     counts: list[tuple[int, int]]
     """Instances and ignored regions of each image."""
     columns: tuple[Tensor, Tensor, Tensor] | None
@@ -233,12 +242,15 @@ class _Packed:
     @classmethod
     def of(cls, batch: Batch) -> _Packed:
         targets, batch.targets = batch.targets, None
+        given, batch.proposals = batch.proposals, None
+        proposals = None if given is None else (torch.cat(given), [len(boxes) for boxes in given])
         if targets is None:
-            return cls(batch, [], None, None, None)
+            return cls(batch, proposals, [], None, None, None)
         masks = [target.masks for target in targets if target.masks is not None]
         keypoints = [target.keypoints for target in targets if target.keypoints is not None]
         return cls(
             batch,
+            proposals,
             [(len(target.boxes), len(target.ignore)) for target in targets],
             (torch.cat([t.boxes for t in targets]), torch.cat([t.labels for t in targets]), torch.cat([t.ignore for t in targets])),
             (torch.cat([m.bitmaps for m in masks]), torch.cat([m.boxes for m in masks])) if masks else None,
@@ -246,6 +258,8 @@ class _Packed:
         )
 
     def unpack(self) -> Batch:
+        if self.proposals is not None:
+            self.batch.proposals = torch.split(*self.proposals)
         if self.columns is None:
             return self.batch
         instances, ignored = [count for count, _ in self.counts], [count for _, count in self.counts]

@@ -50,6 +50,8 @@ class ResizeShortestEdge(Transform):
         # The rounded size decides, so that what touches the border still does.
         y, x = size[0] / height, size[1] / width
         sample.boxes = sample.boxes * torch.tensor([x, y, x, y])
+        if sample.proposals is not None:
+            sample.proposals = sample.proposals * torch.tensor([x, y, x, y])
         if sample.keypoints is not None:
             sample.keypoints = sample.keypoints * torch.tensor([x, y, 1.0])
         if sample.segmentations is not None:
@@ -69,8 +71,9 @@ class HorizontalFlip(Transform):
             return sample
         width = sample.size[1]
         sample.image = sample.image.flip(-1)
-        x1, y1, x2, y2 = sample.boxes.unbind(1)
-        sample.boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        sample.boxes = _mirror_boxes(sample.boxes, width)
+        if sample.proposals is not None:
+            sample.proposals = _mirror_boxes(sample.proposals, width)
         if sample.keypoints is not None:
             flipped = sample.keypoints[:, list(sample.keypoint_flip)] if sample.keypoint_flip else sample.keypoints.clone()
             labelled = flipped[..., 2] > 0  # Those that are not labelled stay at (0, 0).
@@ -99,6 +102,11 @@ def _scale(segmentation: Polygons | Bitmap, x: float, y: float) -> Polygons | Bi
         return Polygons([part * factors for part in segmentation.parts])
     x1, y1, x2, y2 = segmentation.box
     return Bitmap(segmentation.values, (x1 * x, y1 * y, x2 * x, y2 * y))
+
+
+def _mirror_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
 
 
 def _mirror(segmentation: Polygons | Bitmap, width: int) -> Polygons | Bitmap:

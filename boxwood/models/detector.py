@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ __all__ = [
     "Detector",
     "Instances",
     "ModelConfig",
+    "Need",
     "Network",
     "TestConfig",
     "check_anchor_levels",
@@ -68,6 +69,9 @@ class TestConfig(Config):
     """A pixel belongs to a mask where its probability is at least this."""
 
 
+Need = Literal["masks", "keypoints", "proposals"]
+
+
 class ModelConfig(Component):
     """Base of every architecture's configuration."""
 
@@ -78,6 +82,10 @@ class ModelConfig(Component):
     """Subtracted from each channel of an image in 0..255."""
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     """Divides each channel after the mean is subtracted."""
+
+    def needs(self) -> frozenset[Need]:
+        """What the data must give besides images and boxes."""
+        return frozenset()
 
     @abstractmethod
     def build(self, categories: Categories, test: TestConfig) -> nn.Module:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
-from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig
+from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
 from boxwood.models.fpn import FPNConfig, build_fpn
 from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
 from boxwood.models.rois import (
@@ -61,6 +61,14 @@ class RCNNConfig(ModelConfig):
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
+
+    def needs(self) -> frozenset[Need]:
+        parts: dict[Need, bool] = {
+            "masks": self.mask_head is not None,
+            "keypoints": self.keypoint_head is not None,
+            "proposals": self.rpn is None,
+        }
+        return frozenset(part for part, needed in parts.items() if needed)
 
     def build(self, categories: Categories, test: TestConfig) -> RCNN:
         return RCNN(self, categories, test)

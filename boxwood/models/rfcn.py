@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
-from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig
+from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
 from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, select_instances, spread
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
 from boxwood.ops.ps_roi_pool import ps_roi_pool
@@ -55,6 +55,9 @@ class RFCNConfig(ModelConfig):
     """Channels of a 1x1 convolution ahead of the score maps; None for none."""
     grid: int = 7
     """k, cells a side of an RoI."""
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset(["proposals"]) if self.rpn is None else frozenset()
 
     def build(self, categories: Categories, test: TestConfig) -> RFCN:
         return RFCN(self, categories, test)
