@@ -83,6 +83,11 @@ class ModelConfig(Component):
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     """Divides each channel after the mean is subtracted."""
 
+    @property
+    def title(self) -> str:
+        """What a person calls it: Faster R-CNN, ResNet-50-FPN."""
+        return type(self).__name__.removesuffix("Config")
+
     def needs(self) -> frozenset[Need]:
         """What the data must give besides images and boxes."""
         return frozenset()

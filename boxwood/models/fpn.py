@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Config
-from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import BackboneConfig, ConvNorm, Norm, make_norm
 
-__all__ = ["FPN", "FPNConfig", "LastMap", "build_fpn"]
+__all__ = ["FPN", "FPNConfig", "LastMap", "body_title", "build_fpn"]
 
 
 class FPNConfig(Config):
@@ -88,6 +88,11 @@ class LastMap(nn.Module):
 def build_fpn(config: FPNConfig | None, channels_in: Sequence[int], strides: Sequence[int]) -> FPN | LastMap:
     """The pyramid over maps of these channels and strides; without a configuration their last."""
     return LastMap(channels_in, strides) if config is None else FPN(config, channels_in, strides)
+
+
+def body_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
+    """What a person calls a body and what is read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
+    return backbone.title_alone if fpn is None else f"{backbone.title}-FPN"
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, norm: Norm | None, stride: int = 1) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig, to_detections
-from boxwood.models.fpn import FPNConfig, build_fpn
+from boxwood.models.fpn import FPNConfig, body_title, build_fpn
 from boxwood.models.rpn import RPN, AnchorSample, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
 from boxwood.structures import Batch, Categories, Detections, Target
 
@@ -40,6 +40,10 @@ class ProposerConfig(ModelConfig):
     """None: the RPN reads the backbone's last map; ``rpn.anchor_sizes`` then has one level."""
     rpn: RPNConfig = Field(default_factory=lambda: RPNConfig(test_proposals=2000))
     """``rpn.test_proposals`` and not ``test.detections_per_image`` says how many boxes come out."""
+
+    @property
+    def title(self) -> str:
+        return f"RPN, {body_title(self.backbone, self.fpn)}"
 
     def build(self, categories: Categories, test: TestConfig) -> Proposer:
         return Proposer(self, categories, test)

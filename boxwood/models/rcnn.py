@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
-from boxwood.models.fpn import FPNConfig, build_fpn
+from boxwood.models.fpn import FPNConfig, body_title, build_fpn
 from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
 from boxwood.models.rois import (
     RoIConfig,
@@ -61,6 +61,13 @@ class RCNNConfig(ModelConfig):
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
+
+    @property
+    def title(self) -> str:
+        heads = [name for name, head in (("Mask", self.mask_head), ("Keypoint", self.keypoint_head)) if head is not None]
+        algorithm = " and ".join(heads) if heads else "Fast" if self.rpn is None else "Faster"
+        given = " on given proposals" if heads and self.rpn is None else ""
+        return f"{algorithm} R-CNN{given}, {body_title(self.backbone, self.fpn)}"
 
     def needs(self) -> frozenset[Need]:
         parts: dict[Need, bool] = {

@@ -23,7 +23,7 @@ from boxwood.config import Config
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
 from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig, check_anchor_levels, top_instances
-from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.fpn import FPN, FPNConfig, body_title
 from boxwood.ops.boxes import centred_inside, clip, decode, encode, giou, ioa, iou, level_anchors, level_cells
 from boxwood.ops.learning import BACKGROUND, focal, global_mean, match, smooth_l1
 from boxwood.structures import Batch, Categories, Target
@@ -71,6 +71,10 @@ class RetinaNetConfig(ModelConfig):
     """Its maps of stride 8 and coarser are used."""
     fpn: FPNConfig = Field(default_factory=lambda: FPNConfig(top="conv_c5"))
     head: RetinaNetHeadConfig = Field(default_factory=RetinaNetHeadConfig)
+
+    @property
+    def title(self) -> str:
+        return f"RetinaNet, {body_title(self.backbone, self.fpn)}"
 
     def build(self, categories: Categories, test: TestConfig) -> RetinaNet:
         return RetinaNet(self, categories, test)

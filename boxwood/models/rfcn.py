@@ -56,6 +56,10 @@ class RFCNConfig(ModelConfig):
     grid: int = 7
     """k, cells a side of an RoI."""
 
+    @property
+    def title(self) -> str:
+        return f"R-FCN, {self.backbone.title}"
+
     def needs(self) -> frozenset[Need]:
         return frozenset(["proposals"]) if self.rpn is None else frozenset()
 

@@ -22,6 +22,10 @@ class MobileNetV2Config(BackboneConfig):
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
 
+    @property
+    def title(self) -> str:
+        return "MobileNetV2"
+
     def build(self) -> MobileNetV2:
         return MobileNetV2(self)
 

@@ -1,4 +1,4 @@
-"""ResNet (He et al., Deep Residual Learning, 2015): the body of most R-CNNs.
+"""ResNet (He et al., Deep Residual Learning, 2015), the body of most R-CNNs, and ResNeXt (Xie et al., 2017), its grouped form.
 
 stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
 """
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
 
+from boxwood.errors import UserError
 from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
 
 __all__ = ["ResNet", "ResNetConfig", "from_torchvision"]
@@ -40,6 +41,15 @@ class ResNetConfig(BackboneConfig):
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's weights enum for this depth; None starts from random weights."""
+
+    @property
+    def title(self) -> str:
+        """ResNet-50, or ResNeXt-101-32x8d."""
+        return f"ResNet-{self.depth}" if self.groups == 1 else f"ResNeXt-{self.depth}-{self.groups}x{self.width_per_group}d"
+
+    @property
+    def title_alone(self) -> str:
+        return self.title + {"map": "-C5", "dilated": "-C5-dilated", "tail": "-C4"}[self.last_stage]
 
     def build(self) -> ResNet:
         return ResNet(self)
@@ -73,7 +83,7 @@ class ResNet(Backbone):
             self.tail_channels = self.channels[3]
             self.channels, self.strides = self.channels[:3], self.strides[:3]
         if config.weights is not None:
-            published = imagenet_weights(torchvision.models.get_model_weights(f"resnet{config.depth}"), config.weights)
+            published = imagenet_weights(torchvision.models.get_model_weights(_torchvisions_name(config)), config.weights)
             self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
         for part in [self.conv1, *stages][: config.frozen_stages]:
             part.requires_grad_(False)
@@ -132,7 +142,7 @@ class Bottleneck(nn.Module):
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a torchvision ResNet under our names; its classifier is left out.
+    """The state dict of a torchvision ResNet or ResNeXt under our names; its classifier is left out.
 
     >>> list(from_torchvision({"bn1.bias": 0, "layer1.0.downsample.1.weight": 0, "fc.weight": 0}))
     ['conv1.norm.bias', 'layer1.0.downsample.norm.weight']
@@ -149,6 +159,17 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if part != "fc":
             renamed[".".join([*path, part, leaf])] = value
     return renamed
+
+
+def _torchvisions_name(config: ResNetConfig) -> str:
+    plain = (config.groups, config.width_per_group) == (1, 64)
+    name = f"resnet{config.depth}" if plain else f"resnext{config.depth}_{config.groups}x{config.width_per_group}d"
+    if config.width != 64 or name not in torchvision.models.list_models():
+        raise UserError(
+            f"model.backbone.weights={config.weights}: torchvision has none of a {config.title} of width {config.width}; train "
+            "from random weights with model.backbone.weights=null"
+        )
+    return name
 
 
 def _stage_norm(config: ResNetConfig, stage: int) -> Norm:
