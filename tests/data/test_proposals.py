@@ -1,0 +1,191 @@
+"""Files of proposals: what is written is read, what other programs wrote is read, what is wrong is told; and on to the batch."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
+from boxwood.data.loader import eval_batches, train_batches
+from boxwood.data.proposals import prepared, read_proposals, write_proposals
+from boxwood.errors import UserError
+
+ROWS = [
+    (7, np.array([[1.0, 2, 30, 40], [5, 5, 9, 9]]), np.array([0.9, 0.3])),
+    (3, np.zeros((0, 4)), np.zeros(0)),
+    (11, np.array([[0.0, 0, 8, 8]]), np.array([0.5])),
+]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    write_proposals(path, ROWS)
+    file = read_proposals(path)
+    assert file.image_ids.tolist() == [3, 7, 11]
+    for image_id, boxes, scores in ROWS:
+        assert np.array_equal(file.of(image_id), boxes.astype(np.float32))
+        assert len(scores) == len(file.of(image_id))
+    assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]
+    with pytest.raises(UserError, match="no proposals for image id 8"):
+        file.of(8)
+    file.check_images([3, 11], "train.json")
+    with pytest.raises(UserError, match=r"no proposals for 2 of the 3 images of train\.json, such as image id 8"):
+        file.check_images([8, 3, 9], "train.json")
+
+
+@pytest.mark.parametrize("key", ["ids", "indexes"])
+def test_detectrons_file(tmp_path: Path, key: str) -> None:
+    """Its boxes name the last pixel; they need not be sorted."""
+    path = tmp_path / "p.pkl"
+    boxes = [np.float32([[5, 5, 8, 8], [1, 2, 29, 39]]), np.float32([[0, 0, 7, 7]])]
+    content = {"boxes": boxes, "scores": [np.float32([0.3, 0.9]), np.float32([0.5])], key: [7, 11], "cfg": "MODEL: {}"}
+    path.write_bytes(pickle.dumps(content, 2))
+    file = read_proposals(path)
+    assert file.of(7).tolist() == [[1, 2, 30, 40], [5, 5, 9, 9]]
+    assert file.of(11).tolist() == [[0, 0, 8, 8]]
+
+
+def test_coco_results(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(
+        json.dumps(
+            [
+                {"image_id": 7, "bbox": [5, 5, 4, 4], "score": 0.3, "category_id": 1},
+                {"image_id": 7, "bbox": [1, 2, 29, 38], "score": 0.9},
+            ]
+        )
+    )
+    file = read_proposals(path)
+    assert file.of(7).tolist() == [[1, 2, 30, 40], [5, 5, 9, 9]]
+    assert file.of(8).tolist() == []
+    file.check_images([7, 8], "train.json")
+    with pytest.raises(UserError, match="no proposals for 1 of the 1 images"):
+        file.check_images([8], "train.json")
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    return {"boxes": [np.float32([[1, 2, 3, 4]])], "scores": [np.float32([0.5])], "ids": [1], **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (broken(boxes=[np.float32([[1, 2, np.nan, 4]])]), "1 proposals are not finite, such as row 0 of image id 1"),
+        (broken(boxes=[np.float32([[9, 2, 3, 4]])]), r"1 boxes are inverted \(x2 < x1 or y2 < y1\), such as row 0 of image id 1"),
+        (broken(boxes=[np.float32([[1, 2, 3]])]), r"image id 1: expected boxes \(n, 4\) and n scores"),
+        (broken(scores=[np.float32([0.5, 0.4])]), r"image id 1: expected boxes \(n, 4\) and n scores"),
+        (broken(ids=[1, 2]), "1 lists of boxes and 1 of scores for 2 images"),
+        ({"boxes": []}, "is no file of proposals"),
+        ([1, 2], "is no file of proposals"),
+        (
+            {"boxes": [np.float32([[1, 2, 3, 4]])] * 2, "scores": [np.float32([0.5])] * 2, "ids": [4, 4]},
+            "image id 4 stands twice",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_pickle(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "p.pkl"
+    path.write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(UserError, match=message) as raised:
+        read_proposals(path)
+    assert str(raised.value).startswith(str(path))
+
+
+def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    write_proposals(path, ROWS)
+    whole = path.read_bytes()
+    for length, message in ((0, "is empty"), (5, "cut short"), (len(whole) - 9, "cut short")):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=message):
+            read_proposals(path)
+    safetensors.numpy.save_file({"boxes": np.zeros((1, 4))}, path)
+    with pytest.raises(UserError, match="holds something else than proposals"):
+        read_proposals(path)
+    columns = {"image_ids": np.array([1]), "counts": np.array([2]), "boxes": np.zeros((1, 4)), "scores": np.zeros(1)}
+    safetensors.numpy.save_file(columns, path, {"format": "boxwood proposals 1"})
+    with pytest.raises(UserError, match="counts do not add up"):
+        read_proposals(path)
+    with pytest.raises(UserError, match="there is no such file"):
+        read_proposals(tmp_path / "none.pkl")
+    with pytest.raises(UserError, match=r"not from \.npy"):
+        read_proposals(tmp_path / "a.npy")
+    path = tmp_path / "p.json"
+    for text, message in (("{", "not valid JSON"), ("{}", "a list of records"), ('[{"image_id": 1}]', "row 0: expected image_id")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_proposals(path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), limit=st.integers(1, 40))
+def test_prepared_proposals(seed: int, limit: int) -> None:
+    """Against the same rules, box by box."""
+    rng = np.random.default_rng(seed)
+    boxes = rng.integers(-6, 24, (30, 2)) + rng.choice([0.0, 0.125, 0.375], (30, 2))
+    boxes = np.concatenate([boxes, boxes + rng.integers(0, 6, (30, 2))], axis=1).astype(np.float32)
+    expected: list[list[float]] = []
+    seen = set()
+    for x1, y1, x2, y2 in boxes.tolist():
+        clipped = [min(max(x1, 0), 20), min(max(y1, 0), 10), min(max(x2, 0), 20), min(max(y2, 0), 10)]
+        key = tuple(round(np.float32(v)) for v in clipped)
+        if clipped[2] - clipped[0] > 2 and clipped[3] - clipped[1] > 2 and key not in seen:
+            seen.add(key)
+            expected.append(clipped)
+    ours = prepared(boxes, (10, 20), limit)
+    assert ours.shape == (min(limit, len(expected)), 4)
+    np.testing.assert_allclose(ours, np.array(expected[:limit]).reshape(-1, 4), atol=1e-5)
+
+
+def with_proposals(shapes: Path, folder: Path, **settings: Any) -> CocoConfig:
+    """The val set with its own boxes as proposals, and one more an image."""
+    coco = json.loads((shapes / "val.json").read_text())
+    rows = []
+    for image in coco["images"]:
+        own = [a["bbox"] for a in coco["annotations"] if a["image_id"] == image["id"]]
+        boxes = np.array([*([x, y, x + w, y + h] for x, y, w, h in own), [0, 0, 50, 60]])
+        rows.append((image["id"], boxes, np.linspace(0.9, 0.1, len(boxes))))
+    write_proposals(folder / "p.safetensors", rows)
+    return CocoConfig(
+        annotations=str(shapes / "val.json"), images=str(shapes / "val"), proposals=str(folder / "p.safetensors"), **settings
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_proposals_go_with_their_boxes_into_the_batch(shapes: Path, tmp_path: Path, workers: int) -> None:
+    dataset = with_proposals(shapes, tmp_path).open()
+    transforms = (ResizeShortestEdge(short=(77,), long=500), HorizontalFlip(p=1.0))
+    batch = next(train_batches(dataset, transforms, batch_size=2, seed=0, workers=workers))
+    assert batch.proposals is not None and batch.targets is not None and len(batch.proposals) == 2
+    for boxes, target, (height, width) in zip(batch.proposals, batch.targets, batch.sizes.tolist(), strict=True):
+        assert boxes.dtype == torch.float32
+        for true in target.boxes:
+            assert (boxes - true).abs().amax(dim=1).min() < 1e-3
+        x, y = width / 128, height / 96
+        torch.testing.assert_close(boxes[-1], torch.tensor([width - 50 * x, 0, width, 60 * y]))
+
+
+def test_evaluation_batches_have_them_too(shapes: Path, tmp_path: Path) -> None:
+    dataset = with_proposals(shapes, tmp_path, proposal_limit=1).open()
+    (batch,) = eval_batches(dataset, (), batch_size=2, workers=0)
+    assert batch.targets is None and batch.proposals is not None
+    assert [len(boxes) for boxes in batch.proposals] == [1, 1]
+    plain = CocoConfig(annotations=str(shapes / "val.json"), images=str(shapes / "val")).open()
+    (batch,) = eval_batches(plain, (), batch_size=2, workers=0)
+    assert batch.proposals is None
+
+
+def test_a_file_for_other_images(shapes: Path, tmp_path: Path) -> None:
+    config = with_proposals(shapes, tmp_path)
+    config.annotations, config.images = str(shapes / "train.json"), str(shapes / "train")
+    with pytest.raises(UserError, match=r"p\.safetensors: has no proposals for \d of the 4 images of .*train\.json"):
+        config.open()
