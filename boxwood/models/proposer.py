@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
+from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig, to_detections
 from boxwood.models.fpn import FPNConfig, body_title, build_fpn
 from boxwood.models.rpn import RPN, AnchorSample, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
@@ -66,6 +67,7 @@ class Proposer(Network):
         super().__init__(config, categories, test)
         self.config = config
         self.backbone = config.backbone.build()
+        freeze_tail(self.backbone)
         self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
         self.rpn = RPN(config.rpn, self.fpn.channels, self.fpn.strides)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from boxwood.config import Config
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
-from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
 from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig, check_anchor_levels, top_instances
 from boxwood.models.fpn import FPN, FPNConfig, body_title
 from boxwood.ops.boxes import centred_inside, clip, decode, encode, giou, ioa, iou, level_anchors, level_cells
@@ -108,6 +108,7 @@ class RetinaNet(Network):
             "cells", level_cells(head.anchor_sizes, head.anchor_ratios, rounded=head.rounded_anchors), persistent=False
         )
         self.backbone = config.backbone.build()
+        freeze_tail(self.backbone)
         self.skipped = sum(stride < 8 for stride in self.backbone.strides)
         self.fpn = FPN(config.fpn, self.backbone.channels[self.skipped :], self.backbone.strides[self.skipped :])
         check_anchor_levels("model.head.anchor_sizes", head.anchor_sizes, self.fpn.strides)

@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
+from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
 from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, select_instances, spread
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
@@ -89,6 +90,7 @@ class RFCN(Network):
         super().__init__(config, categories, test)
         self.config = config
         self.backbone = config.backbone.build()
+        freeze_tail(self.backbone)
         channels, self.stride = self.backbone.channels[-1], self.backbone.strides[-1]
         self.rpn = None if config.rpn is None else RPN(config.rpn, self.backbone.channels[-2], self.backbone.strides[-2:-1])
         self.reduce = None if config.width is None else nn.Conv2d(channels, config.width, 1)

@@ -26,6 +26,8 @@ from boxwood.recipes.small import *
 from boxwood.run import RunConfig
 
 MODULES = (coco, bodies, single_map, group_norm, small, demo)
+"""Each begins with what its recipes have in common."""
+
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)
 
 __all__ = ["import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]

@@ -2,7 +2,9 @@
 
 Settings and numbers are those of Detectron's ``configs/04_2018_gn_baselines`` (FAIR, 2018, COCO 2014 minival), with the departures
 of `boxwood.recipes.coco`; Boxwood has been trained to the end of none of these yet. torchvision has no ImageNet weights of a ResNet
-with group norm, so the recipes that begin with them name none: give a file with ``train.weights``.
+with group norm, so the recipes that begin with them name none: give a file with ``train.weights``. Without it take those from
+scratch, or set ``model.backbone.frozen_stages=0``: two stages frozen at random weights cost Detectron 3.3 points
+of box AP (36.2 instead of 39.5 from scratch).
 """
 
 from __future__ import annotations

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from boxwood import recipes
+from boxwood.models import ModelConfig
 from boxwood.models.detector import without_pretrained
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 from boxwood.weights.file import read_weights, restore_model, save_weights
@@ -55,14 +59,42 @@ def two_images(height: int, width: int) -> Batch:
     )
 
 
+def with_few_regions(model: ModelConfig) -> ModelConfig:
+    """The same network from random weights. How many regions it looks at changes no shape, only the minutes that this takes."""
+    light: Any = without_pretrained(model)
+    rpn, rois = getattr(light, "rpn", None), getattr(light, "rois", None)
+    if rpn is not None:
+        rpn.train_candidates = rpn.test_candidates = 100
+        rpn.train_proposals = rpn.test_proposals = 24
+    if rois is not None:
+        rois.samples_per_image = 24
+        rois.hardest = None if rois.hardest is None else 16
+    built: ModelConfig = light
+    return built
+
+
+@contextmanager
+def memory_as_it_comes() -> Iterator[None]:
+    """Networks are built without first weights: whatever a file does not restore, is rubbish. That also halves the minutes."""
+
+    def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        return tensor
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"):
+            patch.setattr(nn.init, name, leave)
+        yield
+
+
 @pytest.mark.parametrize(
     "name",
     [name if any(part in name for part in LIGHT) else pytest.param(name, marks=pytest.mark.slow) for name in recipes.names()],
 )
 def test_every_recipe_learns_finds_and_is_restored(name: str) -> None:
     config = getattr(recipes, name)()
+    config.model = with_few_regions(config.model)
     torch.manual_seed(0)
-    model: Any = without_pretrained(config.model).build(CLASSES, config.test).train()
+    model: Any = config.model.build(CLASSES, config.test).train()
     for key, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d) and key.endswith("conv3.norm"):
             module.weight.fill_(0.2)  # with random weights and no statistics, a hundred blocks would add up to infinity
@@ -89,7 +121,8 @@ def test_every_recipe_learns_finds_and_is_restored(name: str) -> None:
         del model
         saved = read_weights(Path(folder, "model.safetensors"))
         assert saved.config == config
-        restored: Any = restore_model(saved, test=config.test).eval()
+        with memory_as_it_comes():
+            restored: Any = restore_model(saved, test=config.test).eval()
         again = restored.detections(restored(plain), plain)
     assert len(found[0]) > 0
     for one, other in zip(found, again, strict=True):

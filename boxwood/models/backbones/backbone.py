@@ -19,7 +19,16 @@ from torchvision.ops import FrozenBatchNorm2d
 from boxwood.config import Component, did_you_mean
 from boxwood.errors import UserError
 
-__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "check_backbone", "imagenet_weights", "make_norm"]
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "ConvNorm",
+    "Norm",
+    "check_backbone",
+    "freeze_tail",
+    "imagenet_weights",
+    "make_norm",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +113,12 @@ def check_backbone(backbone: Backbone, size: tuple[int, int] = (128, 192), tail_
         wrong.append(f"tail: (2, {backbone.tail_channels}, ...) by its channels, but returns {tuple(region.shape)}")
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def freeze_tail(backbone: Backbone) -> None:
+    """For a detector that does not run the body's tail: parameters without gradients would stop training on several GPUs."""
+    if backbone.tail is not None:
+        backbone.tail.requires_grad_(False)
 
 
 class ConvNorm(nn.Module):
