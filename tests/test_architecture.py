@@ -98,7 +98,9 @@ def public_functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.Cl
     exported: set[str] = set()
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
-            exported = set(ast.literal_eval(node.value))
+            assert isinstance(node.value, ast.List | ast.Tuple)
+            # A starred entry names what other modules define.
+            exported = {ast.literal_eval(item) for item in node.value.elts if not isinstance(item, ast.Starred)}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in exported:
             yield node.name, node

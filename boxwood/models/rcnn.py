@@ -136,8 +136,10 @@ class RCNN(Network):
             self.keypoint_logits = nn.ConvTranspose2d(self.keypoint_head.channels, len(categories.keypoints.names), 4, 2, padding=1)
             nn.init.kaiming_normal_(self.keypoint_logits.weight, mode="fan_out", nonlinearity="relu")
             _zero_bias(self.keypoint_logits)
-        if all(head is None or head.source != "tail" for head in (config.box_head, config.mask_head, config.keypoint_head)):
-            freeze_tail(self.backbone)
+        if self.backbone.tail_channels is not None:
+            heads = (config.box_head, config.mask_head, config.keypoint_head)
+            if all(head is None or head.source != "tail" for head in heads):
+                freeze_tail(self.backbone)
 
     def _build_head(self, name: str, config: RoIHeadConfig) -> tuple[RoIHead, nn.Module | None]:
         """A head for what it reads, and the tail that it has for itself."""

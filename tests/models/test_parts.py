@@ -144,6 +144,15 @@ def test_rcnn_on_c4(source: Any) -> None:
     assert found[0].mask_probabilities is not None and found[0].mask_probabilities.shape[1:] == (side, side)
 
 
+def test_a_tail_that_no_head_reads_is_not_trained() -> None:
+    """It would have no gradient, and training on several GPUs waits for that of every parameter."""
+    config = RCNNConfig(backbone=body("tail"), fpn=None, rpn=None, box_head=TwoFCHeadConfig(width=32))
+    model = config.build(CLASSES, EVERYTHING)
+    batch = with_proposals(batch_of(ONE, NONE))
+    assert batch.targets is not None
+    all_learn(model.train(), model.losses(model(batch), batch.targets))
+
+
 def test_the_shared_tail_runs_once() -> None:
     """In training the mask head reads what the tail made for the box head: the same numbers as if it were run again, and the
     gradients of both heads reach the tail."""
@@ -346,6 +355,7 @@ def test_rpn_alone(pyramid: bool) -> None:
     batch = batch_of(ONE, NONE)
     assert batch.targets is not None
     losses = model.train().losses(model(batch), batch.targets)
+    all_learn(model, losses)
     assert set(losses) == {"loss_rpn_objectness", "loss_rpn_box"}
     assert losses["loss_rpn_objectness"].item() == pytest.approx(math.log(2), abs=0.1)
     plain = batch_of(None, None)

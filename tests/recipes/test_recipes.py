@@ -6,6 +6,9 @@ import pytest
 
 from boxwood import recipes
 from boxwood.config import differences, from_yaml, to_yaml
+from boxwood.models import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
+from boxwood.models.backbones import MobileNetV2Config, ResNetConfig, TimmConfig, VGG16Config
+from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig
 from boxwood.run import RunConfig
 
 
@@ -61,3 +64,23 @@ def test_detectrons_retinanet() -> None:
     head = config.model.head  # type: ignore[attr-defined]  # of RetinaNetConfig
     assert (head.convs, head.prior, head.focal_alpha, head.focal_gamma, head.smooth_l1_beta) == (4, 0.01, 0.25, 2.0, 0.11)
     assert (head.foreground_iou, head.background_iou, head.test_candidates) == (0.5, 0.4, 1000)
+
+
+def test_titles_say_which_parts_there_are() -> None:
+    mask, keypoint = ConvMaskHeadConfig(), ConvKeypointHeadConfig()
+    c4, dilated = ResNetConfig(last_stage="tail"), ResNetConfig(depth=101, last_stage="dilated")
+    grouped = ResNetConfig(depth=152, groups=32, width_per_group=8)
+    titles: dict[str, ModelConfig] = {
+        "Faster R-CNN, ResNet-50-FPN": RCNNConfig(),
+        "Fast R-CNN, VGG16": RCNNConfig(backbone=VGG16Config(), fpn=None, rpn=None),
+        "Mask R-CNN, ResNet-50-C4": RCNNConfig(backbone=c4, fpn=None, mask_head=mask),
+        "Keypoint R-CNN on given proposals, MobileNetV2-FPN": RCNNConfig(
+            backbone=MobileNetV2Config(), rpn=None, keypoint_head=keypoint
+        ),
+        "Mask and Keypoint R-CNN, ResNeXt-152-32x8d-FPN": RCNNConfig(backbone=grouped, mask_head=mask, keypoint_head=keypoint),
+        "RPN, ResNet-50-C5": ProposerConfig(fpn=None),
+        "RPN, ResNet-101-C5-dilated": ProposerConfig(backbone=dilated, fpn=None),
+        "R-FCN, ResNet-101": RFCNConfig(backbone=dilated),
+        "RetinaNet, convnext_tiny-FPN": RetinaNetConfig(backbone=TimmConfig(name="convnext_tiny")),
+    }
+    assert [model.title for model in titles.values()] == list(titles)
