@@ -3,5 +3,18 @@
 from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm
 from boxwood.models.backbones.mobilenet import MobileNetV2, MobileNetV2Config
 from boxwood.models.backbones.resnet import ResNet, ResNetConfig
+from boxwood.models.backbones.vgg import VGG16, VGGCNNM1024, VGG16Config, VGGCNNM1024Config
 
-__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "MobileNetV2", "MobileNetV2Config", "ResNet", "ResNetConfig"]
+__all__ = [
+    "VGG16",
+    "VGGCNNM1024",
+    "Backbone",
+    "BackboneConfig",
+    "ConvNorm",
+    "MobileNetV2",
+    "MobileNetV2Config",
+    "ResNet",
+    "ResNetConfig",
+    "VGG16Config",
+    "VGGCNNM1024Config",
+]
