@@ -18,6 +18,8 @@ from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm
 __all__ = ["ResNet", "ResNetConfig", "from_torchvision"]
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+EXPANSION = {18: 1, 34: 1, 50: 4, 101: 4, 152: 4}
+"""Channels of a stage's map over those inside its blocks."""
 PUBLISHED = {
     **{(depth, 1, 64): f"resnet{depth}" for depth in BLOCKS},
     (50, 32, 4): "resnext50_32x4d",
@@ -72,7 +74,7 @@ class ResNet(Backbone):
         self.layer2 = _stage(config, 1, norms[2])
         self.layer3 = _stage(config, 2, norms[3])
         self.layer4 = _stage(config, 3, norms[4])
-        self.channels = tuple(_channels_out(config, index) for index in range(4))
+        self.channels = tuple((config.width << index) * EXPANSION[config.depth] for index in range(4))
         self.strides = (4, 8, 16, 16 if config.last_stage == "dilated" else 32)
         if config.last_stage == "tail":
             self.tail_channels, self.tail_resolution = self.channels[3], 14
@@ -156,8 +158,8 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
     """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; all its blocks are dilated, or none."""
     dilation = 2 if index == 3 and config.last_stage == "dilated" else 1
-    channels = config.width if index == 0 else _channels_out(config, index - 1)
-    channels_out = _channels_out(config, index)
+    channels_out = (config.width << index) * EXPANSION[config.depth]
+    channels = config.width if index == 0 else channels_out // 2
     blocks: list[nn.Module] = []
     for position in range(BLOCKS[config.depth][index]):
         stride = 2 if index > 0 and position == 0 and dilation == 1 else 1
@@ -168,10 +170,6 @@ def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
             blocks.append(Bottleneck(channels, width, channels_out, config.groups, norm, stride, config.stride_in, dilation))
         channels = channels_out
     return nn.Sequential(*blocks)
-
-
-def _channels_out(config: ResNetConfig, index: int) -> int:
-    return (config.width << index) * (1 if config.depth < 50 else 4)
 
 
 def _check(config: ResNetConfig) -> None:
