@@ -12,19 +12,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from boxwood.config import from_tree, to_tree
 from boxwood.errors import UserError
-from boxwood.models.backbones import (
-    Backbone,
-    BackboneConfig,
-    ConvNorm,
-    MobileNetV2Config,
-    ResNetConfig,
-    TimmConfig,
-    VGG16Config,
-    VGGCNNM1024Config,
-    check_backbone,
-)
+from boxwood.models.backbones import Backbone, BackboneConfig, ConvNorm, MobileNetV2Config, ResNetConfig, check_backbone
 from boxwood.models.backbones.resnet import from_torchvision
-from boxwood.models.backbones.vgg import from_torchvision as vgg_from_torchvision
 
 IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -58,23 +47,10 @@ def fused(backbone: Backbone) -> Backbone:
     return backbone
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("resnet18", {"depth": 18, "norm": "bn"}),
-        ("resnet18", {"depth": 18}),
-        ("resnet34", {"depth": 34}),
-        ("resnet50", {"depth": 50}),
-        ("resnet101", {"depth": 101}),
-        ("resnet152", {"depth": 152}),
-        ("resnext50_32x4d", {"depth": 50, "groups": 32, "width_per_group": 4}),
-        ("resnext101_32x8d", {"depth": 101, "groups": 32, "width_per_group": 8}),
-        ("resnext101_64x4d", {"depth": 101, "groups": 64, "width_per_group": 4}),
-    ],
-)
-def test_resnet_is_torchvisions(name: str, settings: Any) -> None:
-    network = with_random_norms(torchvision.models.get_model(name, weights=None))
-    ours = ResNetConfig(**{"norm": "frozen_bn", "frozen_stages": 0, "weights": None, **settings}).build().eval()
+@pytest.mark.parametrize(("depth", "norm"), [(18, "bn"), (18, "frozen_bn"), (34, "frozen_bn"), (50, "frozen_bn")])
+def test_resnet_is_torchvisions(depth: Any, norm: Any) -> None:
+    network = with_random_norms(torchvision.models.get_model(f"resnet{depth}", weights=None))
+    ours = ResNetConfig(depth=depth, norm=norm, frozen_stages=0, weights=None).build().eval()
     ours.load_state_dict(from_torchvision(network.state_dict()))
     with torch.no_grad():
         expected = torchvisions_maps(network, IMAGE)
@@ -191,6 +167,8 @@ def test_channels_and_strides_are_as_declared(config: BackboneConfig) -> None:
     expected = [(2, channels, 96 // s, 160 // s) for channels, s in zip(backbone.channels, backbone.strides, strict=True)]
     assert [tuple(level.shape) for level in maps] == expected
     assert [second / first for first, second in zip(backbone.strides, backbone.strides[1:])] == [2, 2, 2]
+    check_backbone(backbone)
+    check_backbone(backbone, (96, 160))
     assert from_tree(BackboneConfig, to_tree(config)) == config
 
 
@@ -209,126 +187,60 @@ def test_folding_a_norm_into_a_convolution_with_bias() -> None:
         torch.testing.assert_close(layer(IMAGE), expected, rtol=1e-5, atol=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------- stages beyond the plain
+class Small(Backbone):
+    """Two maps of strides 4 and 8, and a tail."""
+
+    def __init__(self, **declared: Any) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 4, 4), nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 16, 2, 2))
+        self.channels, self.strides, self.tail_channels, self.tail_resolution = (8, 16), (4, 8), 32, 6
+        self.tail = nn.Conv2d(16, 32, 3, 2, 1)  # type: ignore[misc]  # a property; a module becomes its value
+        for name, value in declared.items():
+            setattr(self, name, value)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.first(images)
+        return [x, self.second(x)]
 
 
-def test_a_dilated_stage_sees_what_a_strided_one_would() -> None:
-    """torchvision's last stage with its strides removed and all its 3x3 convolutions dilated by 2."""
-    network: Any = with_random_norms(torchvision.models.resnet50(weights=None))
-    ours = ResNetConfig(depth=50, frozen_stages=0, weights=None, last_stage="dilated").build().eval()
-    ours.load_state_dict(from_torchvision(network.state_dict()))
-    for module in network.layer4.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-            if module.kernel_size == (3, 3):
-                module.dilation = module.padding = (2, 2)
-    assert ours.strides == (4, 8, 16, 16)
-    with torch.no_grad():
-        for level, reference in zip(ours(IMAGE), torchvisions_maps(network, IMAGE), strict=True):
-            scale = float(reference.abs().max())
-            torch.testing.assert_close(level / scale, reference / scale, rtol=0, atol=1e-5)
-    check_backbone(ours)
+@pytest.mark.parametrize(
+    ("declared", "line"),
+    [
+        (
+            {"channels": (8, 32)},
+            "map 1 of 128x192 images is (2, 16, 16, 24); its declared channels, 32, and stride, 8, make it (2, 32, 16, 24)",
+        ),
+        (
+            {"strides": (8, 16)},
+            "map 0 of 128x192 images is (2, 8, 32, 48); its declared channels, 8, and stride, 8, make it (2, 8, 16, 24)",
+        ),
+        (
+            {"strides": (4, 4)},
+            "map 1 of 128x192 images is (2, 16, 16, 24); its declared channels, 16, and stride, 4, make it (2, 16, 32, 48)",
+        ),
+        ({"strides": (8, 4)}, "strides=(8, 4); expected the finest first, each the same as or twice the one before"),
+        ({"strides": (4, 8, 16)}, "channels=(8, 16), strides=(4, 8, 16); expected one of each for every map"),
+        ({"channels": (8,), "strides": (4,)}, "forward returns 2 maps, but channels and strides declare a list of 1 maps"),
+        ({"forward": lambda images: images}, "forward returns Tensor, but"),
+        ({"tail_channels": 16}, "the tail makes (2, 32, 3, 3) of (2, 16, 6, 6), but tail_channels=16 declares (2, 16, P, P)"),
+        ({"tail_channels": None}, "a tail, tail_channels=None, tail_resolution=6; expected all three or none"),
+        ({"tail": None}, "no tail, tail_channels=32, tail_resolution=6; expected all three or none"),
+    ],
+)
+def test_a_backbone_that_declares_wrongly(declared: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_backbone(Small(**declared))
+    assert str(error.value).startswith(f"Small: {line}")
 
 
-def test_the_last_stage_as_the_tail() -> None:
-    network: Any = with_random_norms(torchvision.models.resnet50(weights=None))
-    ours = ResNetConfig(depth=50, frozen_stages=0, weights=None, last_stage="tail").build().eval()
-    ours.load_state_dict(from_torchvision(network.state_dict()))
-    assert (ours.channels, ours.strides, ours.tail_channels) == ((256, 512, 1024), (4, 8, 16), 2048)
-    regions = torch.randn(3, 1024, 14, 14, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        assert len(ours(IMAGE)) == 3
-        features, expected = ours.tail(regions), network.layer4(regions)
-    assert features.shape == (3, 2048, 7, 7)
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    check_backbone(ours, tail_resolution=14)
-
-
-def test_resnext_152_has_as_many_weights_as_by_hand() -> None:
-    config = ResNetConfig(depth=152, groups=32, width_per_group=8, weights=None)
-    with torch.device("meta"):
-        body = config.build()
-    expected = 3 * 64 * 49
-    channels = 64
-    for width, blocks in zip((256, 512, 1024, 2048), (3, 8, 36, 3), strict=True):
-        for block in range(blocks):
-            expected += channels * width + width * (width // 32) * 9 + width * width  # the block's output is as wide as its inside
-            if block == 0:
-                expected += channels * width
-            channels = width
-    assert sum(module.weight.numel() for module in body.modules() if isinstance(module, nn.Conv2d)) == expected
-    assert config.title == "ResNeXt-152-32x8d"
-    with pytest.raises(UserError, match=r"torchvision has none of a ResNeXt-152-32x8d"):
-        ResNetConfig(depth=152, groups=32, width_per_group=8).build()
-
-
-# ------------------------------------------------------------------------------------------------------------------- VGG
-
-
-def test_vgg16_is_torchvisions() -> None:
-    torch.manual_seed(0)
-    network: Any = torchvision.models.vgg16(weights=None).eval()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.bias, std=0.1)
-    ours = VGG16Config(weights=None).build().eval()
-    ours.load_state_dict(vgg_from_torchvision(network.state_dict()))
-    taps, x = [], IMAGE
-    with torch.no_grad():
-        for index, layer in enumerate(network.features):
-            x = layer(x)
-            if index in (15, 22, 29):  # behind the ReLU of conv3_3, conv4_3, conv5_3
-                taps.append(x)
-        for level, reference in zip(ours(IMAGE), taps, strict=True):
-            torch.testing.assert_close(level, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()))
-        regions = torch.randn(2, 512, 7, 7, generator=torch.Generator().manual_seed(1))
-        expected = network.classifier[:6](regions.flatten(1))
-        torch.testing.assert_close(ours.tail(regions)[:, :, 0, 0], expected, rtol=1e-4, atol=1e-5)
-    check_backbone(ours, tail_resolution=7)
-    frozen = {name.split(".")[1] for name, value in ours.named_parameters() if not value.requires_grad}
-    assert frozen == {"0", "1"}
-
-
-def test_vgg_cnn_m_1024() -> None:
-    torch.manual_seed(0)
-    ours = VGGCNNM1024Config().build().eval()
-    with torch.no_grad():
-        (features,) = ours(torch.randn(1, 3, 224, 224))
-        # By hand: 224 -> 109 -> 54 -> 25 -> 12.
-        assert features.shape == (1, 512, 12, 12)
-        assert ours.tail(torch.randn(2, 512, 6, 6)).shape == (2, 1024, 1, 1)
-        x = torch.rand(1, 9, 2, 2) * 20
-        expected = torch.empty_like(x)
-        for channel in range(9):
-            around = x[:, max(channel - 2, 0) : channel + 3]
-            expected[:, channel] = x[:, channel] / (2 + 5e-4 / 5 * (around**2).sum(dim=1)) ** 0.75
-        torch.testing.assert_close(ours.norm(x), expected)
-    assert [name for name, value in ours.named_parameters() if not value.requires_grad] == ["conv1.weight", "conv1.bias"]
-
-
-# ------------------------------------------------------------------------------------------------------------------ timm
-
-
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050"])
-def test_bodies_of_timm(name: str) -> None:
-    body = TimmConfig(name=name, weights=None).build()
-    check_backbone(body)
-    assert body.strides == (4, 8, 16, 32)
-
-
-def test_what_timm_does_not_have() -> None:
-    with pytest.raises(UserError, match=r"convnext_tinny: timm has no such body.*convnext_tiny"):
-        TimmConfig(name="convnext_tinny", weights=None).build()
-
-
-# --------------------------------------------------------------------------------------------------------- wrong declarations
-
-
-def test_a_wrong_declaration_is_told() -> None:
-    body = ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None).build()
-    body.strides, body.channels = (4, 8, 16, 16), (32, 64, 128, 300)
-    with pytest.raises(ValueError, match=r"map 3: \(1, 300, 8, 12\) by its channels and stride 16, but returns \(1, 256, 4, 6\)"):
-        check_backbone(body)
-    body.channels, body.strides = (32, 64, 128, 256), (4, 8, 16)
-    with pytest.raises(ValueError, match="declares 4 channels and 3 strides, and returns 4 maps"):
-        check_backbone(body)
+def test_checking_a_backbone_changes_nothing() -> None:
+    backbone = Small()
+    backbone.second.eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    assert "tail.weight" in before and backbone.tail is backbone.get_submodule("tail")
+    check_backbone(backbone)
+    check_backbone(backbone.double())
+    assert backbone.training and not backbone.second.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    with pytest.raises(UserError, match=r"size=\(100, 100\): expected multiples of the last stride, 8"):
+        check_backbone(backbone, (100, 100))

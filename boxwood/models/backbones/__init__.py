@@ -1,9 +1,10 @@
 """Bodies, one family a file."""
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, check_backbone
+from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm
+from boxwood.models.backbones.check import check_backbone
 from boxwood.models.backbones.mobilenet import MobileNetV2, MobileNetV2Config
 from boxwood.models.backbones.resnet import ResNet, ResNetConfig
-from boxwood.models.backbones.timm import Timm, TimmConfig
+from boxwood.models.backbones.timm_backbone import TimmBackbone, TimmConfig
 from boxwood.models.backbones.vgg import VGG16, VGGCNNM1024, VGG16Config, VGGCNNM1024Config
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
     "MobileNetV2Config",
     "ResNet",
     "ResNetConfig",
-    "Timm",
+    "TimmBackbone",
     "TimmConfig",
     "VGG16Config",
     "VGGCNNM1024Config",

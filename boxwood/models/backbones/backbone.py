@@ -19,16 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from boxwood.config import Component, did_you_mean
 from boxwood.errors import UserError
 
-__all__ = [
-    "Backbone",
-    "BackboneConfig",
-    "ConvNorm",
-    "Norm",
-    "check_backbone",
-    "freeze_tail",
-    "imagenet_weights",
-    "make_norm",
-]
+__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "freeze_tail", "imagenet_weights", "make_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +37,25 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     """Channels of each map that ``forward`` returns, finest first."""
     strides: tuple[int, ...]
-    """Pixels of the input a cell of each map, finest first; each is twice the one before, or equal to it where the stage between
-    them is dilated."""
-
+    """Pixels of the input a cell of each map, finest first; each is twice the one before, or the same where a stage is dilated."""
     tail_channels: int | None = None
-
-    @property
-    def tail(self) -> nn.Module | None:
-        """The layers that the body's own classifier has behind the last map, for the features of one region: (R, channels[-1], P,
-        P) -> (R, tail_channels, P', P'). `forward` does not run them. None where there are none."""
-        return None
+    """Channels that ``tail`` returns; None without a tail."""
+    tail_resolution: int | None = None
+    """Cells a side of a region's features as ``tail`` was made for them; None without a tail."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W), H and W multiples of the last stride -> maps (B, channels[i], H / strides[i], W /
-        strides[i])."""
+        strides[i]). The tail is not run."""
+
+    @property
+    def tail(self) -> nn.Module | None:
+        """The layers that the body's own classifier has behind its last map, to be run on the features of single regions: (R,
+        channels[-1], P, P), P = ``tail_resolution`` -> (R, ``tail_channels``, P', P'). None where it has none.
+
+        A body with a tail sets ``self.tail`` to a module, or overrides this to point at one that it has by another name.
+        """
+        return self._modules.get("tail")
 
 
 class BackboneConfig(Component):
@@ -79,40 +74,6 @@ class BackboneConfig(Component):
     @abstractmethod
     def build(self) -> Backbone:
         """The body, with pretrained weights where the configuration names them."""
-
-
-@torch.no_grad()
-def check_backbone(backbone: Backbone, size: tuple[int, int] = (128, 192), tail_resolution: int | None = None) -> None:
-    """Compare the strides and channels that a body declares with the maps that it returns for an image of ``size`` (height, width).
-
-    With ``tail_resolution``, P, its tail too is given a region of P x P cells. Raises ValueError with what differs, map by map. The
-    body is run in eval mode and then is in the mode it was in.
-
-    >>> from boxwood.models.backbones import MobileNetV2Config
-    >>> check_backbone(MobileNetV2Config(weights=None).build())
-    """
-    training = backbone.training
-    backbone.eval()
-    try:
-        maps = backbone(torch.zeros(1, 3, *size))
-        region = None
-        if tail_resolution is not None and backbone.tail is not None:
-            region = backbone.tail(torch.zeros(2, backbone.channels[-1], tail_resolution, tail_resolution))
-    finally:
-        backbone.train(training)
-    if not len(maps) == len(backbone.channels) == len(backbone.strides):
-        raise ValueError(
-            f"the body declares {len(backbone.channels)} channels and {len(backbone.strides)} strides, and returns {len(maps)} maps"
-        )
-    wrong = []
-    for index, (features, channels, stride) in enumerate(zip(maps, backbone.channels, backbone.strides, strict=True)):
-        expected = (1, channels, size[0] // stride, size[1] // stride)
-        if tuple(features.shape) != expected:
-            wrong.append(f"map {index}: {expected} by its channels and stride {stride}, but returns {tuple(features.shape)}")
-    if region is not None and (region.dim() != 4 or region.shape[:2] != (2, backbone.tail_channels)):
-        wrong.append(f"tail: (2, {backbone.tail_channels}, ...) by its channels, but returns {tuple(region.shape)}")
-    if wrong:
-        raise ValueError("; ".join(wrong))
 
 
 def freeze_tail(backbone: Backbone) -> None:
