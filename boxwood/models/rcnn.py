@@ -135,7 +135,7 @@ class RCNN(Network):
             self.keypoint_head, self.keypoint_tail = self._build_head("keypoint_head", config.keypoint_head)
             self.keypoint_logits = nn.ConvTranspose2d(self.keypoint_head.channels, len(categories.keypoints.names), 4, 2, padding=1)
             nn.init.kaiming_normal_(self.keypoint_logits.weight, mode="fan_out", nonlinearity="relu")
-            _zero_bias(self.keypoint_logits)
+            nn.init.zeros_(self.keypoint_logits.bias)  # type: ignore[arg-type]
         if self.backbone.tail_channels is not None:
             heads = (config.box_head, config.mask_head, config.keypoint_head)
             if all(head is None or head.source != "tail" for head in heads):
@@ -283,9 +283,4 @@ class RCNN(Network):
 
 def _initialize(layer: nn.Linear | nn.Conv2d, std: float) -> None:
     nn.init.normal_(layer.weight, std=std)
-    _zero_bias(layer)
-
-
-def _zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has a bias
