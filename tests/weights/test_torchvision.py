@@ -39,5 +39,5 @@ def test_background_is_the_last_logit_and_has_no_boxes_and_no_masks() -> None:
 
 
 def test_a_strange_tensor_is_named() -> None:
-    with pytest.raises(ValueError, match=r"roi_heads\.keypoint_head\.0\.weight"):
-        rcnn_state({"roi_heads.keypoint_head.0.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"roi_heads\.relation_head\.0\.weight"):
+        rcnn_state({"roi_heads.relation_head.0.weight": torch.zeros(1)})
