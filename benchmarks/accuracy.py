@@ -134,6 +134,8 @@ def train_torchvision(config: RunConfig, task: str) -> Metrics:
         loss = sum(model(list(images), list(targets)).values())
         optimizer.zero_grad()
         loss.backward()
+        if config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
         optimizer.step()
         if (step + 1) % 50 == 0:
             print(f"torchvision step {step + 1}/{settings.steps} loss {loss.item():.3f}", flush=True)
