@@ -82,7 +82,8 @@ def image_files(source: str) -> list[Path]:
 
 
 def records(detections: Detections, file_name: str) -> list[dict[str, Any]]:
-    """The detections of one picture as COCO-like records, with the names of the file and of the categories."""
+    """The detections of one picture as COCO-like records, with the names of the file and of the categories; keypoints are x, y
+    as indices of pixels, as COCO has them, and a score."""
     rles = detections.rles()
     result: list[dict[str, Any]] = []
     for index, (name, score, box) in enumerate(
@@ -93,7 +94,7 @@ def records(detections: Detections, file_name: str) -> list[dict[str, Any]]:
         if rles is not None:
             record["segmentation"] = rles[index]
         if detections.keypoints is not None:
-            record["keypoints"] = detections.keypoints[index].flatten().tolist()
+            record["keypoints"] = [v for x, y, score in detections.keypoints[index].tolist() for v in (x - 0.5, y - 0.5, score)]
         result.append(record)
     return result
 

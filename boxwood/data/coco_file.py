@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -296,11 +297,14 @@ class _Taker:
     def keypoints(self) -> dict[str, Any]:
         values = [row.get("keypoints") or None for row in self.rows]
         present = [value for value in values if value is not None]
-        width = len(present[0]) if present and isinstance(present[0], list) else 0
-        expected = f"{width} numbers (as many as in the first row that has them), x, y, visibility for each keypoint"
+        lengths = Counter(len(value) for value in present if isinstance(value, list) and len(value) % 3 == 0)
+        width, like_it = lengths.most_common(1)[0] if lengths else (0, 0)
+        expected = "3 numbers x, y, visibility for each keypoint"
+        if width:
+            expected = f"{width} numbers, x, y, visibility for each of {width // 3} keypoints, as in {like_it} annotations"
 
         def right(value: Any) -> bool:
-            return value is None or (isinstance(value, list) and len(value) == width and width % 3 == 0 and _all_numbers(value))
+            return value is None or (isinstance(value, list) and len(value) == width and _all_numbers(value))
 
         self._refuse("keypoints", values, right, expected)
         rows = np.cumsum([value is not None for value in values], dtype=np.int64) - 1
@@ -351,4 +355,6 @@ def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if len(text) <= 60:
+        return text
+    return f"{text[:57]}... ({len(value)} values)" if isinstance(value, list) else f"{text[:57]}..."

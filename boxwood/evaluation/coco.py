@@ -31,10 +31,10 @@ class CocoEvaluator:
     `compute` gives for each task: AP (mean over IoU 0.50:0.95), AP50, AP75; APs, APm, APl and ARs, ARm, ARl of small (area up
     to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last at ``max_detections``, under its own
     number). Keypoints are compared by OKS with the sigmas of ``categories``; of them the COCO API knows no small ones, and looks
-    at the best 20 detections of an image. Then ``per_class``: AP of each task and ``count``, the number of true instances; and
-    ``notes``: in words, why a number is -1 or 0.
+    at the best 20 detections of an image alone: AR20, and AR50 and AR75 at an OKS of 0.50 and 0.75. Then ``per_class``: AP of
+    each task and ``count``, the number of true instances; and ``notes``: in words, why a number is -1 or 0.
 
-    Raises `UserError` where the backend is not installed or an annotation has no box.
+    Raises `UserError` where the backend is not installed, an annotation has no box, or some have other keypoints than others.
     """
 
     def __init__(
@@ -134,6 +134,8 @@ def summarize(curves: Curves, limits: list[int], limit: int) -> dict[str, float]
         table[f"AP{size}"] = mean_of_known(precision[:, :, :, area, last])
     for position, number in enumerate(limits):
         table[f"AR{number}"] = mean_of_known(recall[:, :, 0, position])
+    if sizes != AREAS[1:]:  # of keypoints, the API gives these instead of AR at other numbers of detections
+        table |= {"AR50": mean_of_known(recall[0, :, 0, last]), "AR75": mean_of_known(recall[5, :, 0, last])}
     for area, size in enumerate(sizes, start=1):
         table[f"AR{size}"] = mean_of_known(recall[:, :, area, last])
     return table

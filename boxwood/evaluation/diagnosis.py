@@ -27,11 +27,11 @@ def explain(truth: Truth, results: Results, categories: Categories, metrics: dic
         notes.append(_about_places(truth, results, categories))
     if masks == 0 and boxes is not None and boxes > 0:
         notes.append("segm AP is 0 although boxes fit: no mask overlaps its instance by an IoU of 0.5; is the mask head trained?")
-    seen = next((found.keypoints for found in results.values() if found.keypoints is not None and len(found)), None)
-    if seen is not None and "keypoints" not in metrics:
+    seen = next((found.keypoints.shape[1] // 3 for found in results.values() if found.keypoints is not None), 0)
+    if seen and seen != truth.num_keypoints:
         notes.append(
-            f"keypoints are not compared: the model finds {seen.shape[1] // 3} an instance, the truth has "
-            f"{truth.num_keypoints or 'none'}; is it a file of keypoints of the same kind?"
+            f"keypoints are not compared: the model finds {seen} an instance, the truth has {truth.num_keypoints or 'none'}; "
+            "is it a file of keypoints of the same kind?"
         )
     if metrics.get("keypoints", {}).get("AP50") == 0 and boxes is not None and boxes > 0:
         notes.append(
@@ -59,6 +59,13 @@ def _about_truth(truth: Truth, metrics: dict[str, Any]) -> Iterator[str]:
     for key, (word, area) in SIZES.items():
         if table.get(key) == -1:
             yield f"{key} is -1: the truth has no {word} instances (area {area} pixels)"
+    keypoints = metrics.get("keypoints", {})
+    if keypoints.get("AP") == -1:
+        yield "keypoints AP is -1: no instance of the truth has a labelled keypoint (visibility 1 or 2)"
+    else:
+        for key, (word, area) in SIZES.items():
+            if keypoints.get(key) == -1 != table.get(key):
+                yield f"keypoints {key} is -1: no {word} instance (area {area} pixels) has a labelled keypoint"
     absent = [name for name, count in zip(truth.names(), truth.counts(), strict=True) if not count]
     if absent:
         yield (

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from boxwood.evaluation.coco import KEYPOINT_DETECTIONS
 from boxwood.evaluation.evaluator import Metrics
 from boxwood.files import write_text, write_whole
 
@@ -17,7 +18,7 @@ __all__ = ["format_table", "save_detections", "save_metrics"]
 WIDTH = 100
 HEADS = {"bbox": "box AP", "segm": "mask AP", "keypoints": "keypoint AP"}
 """What the tasks are called above their classes."""
-COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def save_metrics(metrics: Metrics, path: Path | str) -> None:
@@ -54,9 +55,8 @@ def format_table(metrics: Metrics) -> str:
     # AR at the limit of detections stands under its own number: COCO looks at 100 boxes and masks, and at the keypoints of 20.
     for part in ([task for task in tasks if task != "keypoints"], [task for task in tasks if task == "keypoints"]):
         if part:
-            first = metrics[part[0]]
-            last = max((key for key in first if key[2:].isdigit() and key.startswith("AR")), key=lambda key: int(key[2:]))
-            blocks.append(_rows([*COLUMNS[:-1], last], {task: metrics[task] for task in part}))
+            columns = [name for name in COLUMNS if name in metrics[part[0]]]  # there are no small keypoints
+            blocks.append(_rows([*columns, _last_recall(part[0], metrics)], {task: metrics[task] for task in part}))
     if "proposals" in metrics:
         blocks.append(_rows(list(metrics["proposals"]), {"proposals": metrics["proposals"]}))
     if per_class := metrics.get("per_class"):
@@ -78,9 +78,7 @@ def _rows(columns: list[str], rows: dict[str, dict[str, float]]) -> str:
     margin = max(6, *(len(name) for name in rows))
     lines = [" " * margin + "".join(f"{column:>{max(7, len(column) + 1)}}" for column in columns)]
     for name, row in rows.items():
-        lines.append(
-            f"{name:<{margin}}" + "".join(f"{_number(row.get(column, -1)):>{max(7, len(column) + 1)}}" for column in columns)
-        )
+        lines.append(f"{name:<{margin}}" + "".join(f"{_number(row[column]):>{max(7, len(column) + 1)}}" for column in columns))
     return "\n".join(lines)
 
 
@@ -97,6 +95,13 @@ def _classes(per_class: dict[str, dict[str, Any]], tasks: Sequence[str]) -> str:
     lines = ["    ".join([head] * min(columns, -(-len(cells) // height)))]
     lines += ["    ".join(cells[row::height]) for row in range(height)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _last_recall(task: str, metrics: Metrics) -> str:
+    """The name of the average recall at the limit of detections."""
+    if task == "keypoints":
+        return f"AR{KEYPOINT_DETECTIONS}"  # AR50 and AR75 of keypoints are recalls at an OKS
+    return max((key for key in metrics[task] if key[2:].isdigit() and key.startswith("AR")), key=lambda key: int(key[2:]))
 
 
 def _width(task: str) -> int:

@@ -68,7 +68,7 @@ class Truth:
     replaced by positions in that order, counted from 1, and annotations are numbered anew from 1: the result is the same for
     any ids, and an annotation with the id 0, which the COCO API takes for "not matched", counts as it should.
 
-    Raises `UserError` where an annotation has no box.
+    Raises `UserError` where an annotation has no box, or another number of keypoints than others.
     """
 
     def __init__(self, coco: Mapping[str, Any]) -> None:
@@ -96,6 +96,12 @@ class Truth:
             self.without_mask.append(annotation.get("id", -1))
         area = annotation.get("area")
         keypoints = annotation.get("keypoints") or []
+        expected = 3 * self.num_keypoints
+        if keypoints and len(keypoints) != expected:
+            raise UserError(
+                f"annotation {annotation.get('id')} of image {annotation['image_id']}: 'keypoints' must be {expected} numbers "
+                f"x, y, visibility, as elsewhere in the truth, got {len(keypoints)}; correct the truth"
+            )
         return {
             "id": len(self.annotations) + 1,
             "image_id": self.image_position[annotation["image_id"]],

@@ -47,8 +47,21 @@ REFUSED: dict[str, tuple[Plant, str]] = {
     "negative counts": (lambda t: t["annotations"][1]["segmentation"].update(counts=[-1]), "row 1 .id 12.: 'segmentation'"),
     "ragged keypoints": (
         lambda t: (first(t).update(keypoints=[1, 2, 2]), t["annotations"][1].update(keypoints=[1, 2])),
-        "annotations row 1 .id 12.: 'keypoints' must be 3 numbers",
+        "annotations row 1 .id 12.: 'keypoints' must be 3 numbers, .* as in 1 annotations, got .1, 2.; correct the file",
     ),
+    "ragged keypoints in the first row": (
+        lambda t: [a.update(keypoints=[1, 2, 2] * (1 if i == 0 else 2)) for i, a in enumerate(t["annotations"])],
+        "annotations row 0 .id 11.: 'keypoints' must be 6 numbers, .* each of 2 keypoints, as in .* got .1, 2, 2.;",
+    ),
+    "keypoints without visibility": (
+        lambda t: [a.update(keypoints=[1, 2] * 5) for a in t["annotations"]],
+        "annotations row 0 .id 11.: 'keypoints' must be 3 numbers x, y, visibility for each keypoint, got .1, 2, 1, 2",
+    ),
+    "15 keypoints instead of 17": (
+        lambda t: [a.update(keypoints=[1, 2, 2] * (15 if i == 1 else 17)) for i, a in enumerate(t["annotations"])],
+        r"row 1 .id 12.: 'keypoints' must be 51 numbers, .* each of 17 keypoints, .* got \[1, 2, 2, 1.*\.\.\. \(45 values\);",
+    ),
+    "keypoints of text": (lambda t: first(t).update(keypoints="abc"), "row 0 .id 11.: 'keypoints' must be 3 numbers .* got 'abc'"),
     "image ids twice": (lambda t: t["images"][2].update(id=70), "1 image ids stand twice: 70 'empty.png' .row 2."),
     "image names twice": (lambda t: t["images"][2].update(file_name="wide.png"), "1 image names stand twice: 'wide.png' .row 2."),
     "annotation ids twice": (

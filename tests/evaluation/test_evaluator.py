@@ -16,6 +16,7 @@ from torch import nn
 
 from boxwood.evaluation import CocoEvaluator, evaluate, save_detections, save_metrics
 from boxwood.structures import Batch, Detections
+from tests.evaluation import keypoint_cases
 from tests.evaluation.cases import categories, random_case
 
 ROOT = Path(__file__).parents[2]
@@ -89,14 +90,19 @@ def test_no_images() -> None:
 
 def evaluate_share(out: Path, rank: int, world_size: int) -> None:
     """What one process of several does: its images, and the first one, which every process sees (a sampler's padding)."""
-    truth, found = random_case(21, images=9, instances=8, score_levels=3)
-    evaluator = CocoEvaluator(truth, categories(truth))
-    ids = list(found)
-    for image_id in [*ids[rank::world_size], ids[0]]:
-        evaluator.add(image_id, found[image_id])
-    evaluator.gather()
-    save_metrics(evaluator.compute(), out / f"metrics-{rank}-of-{world_size}.json")
-    save_detections(evaluator.records, out / f"records-{rank}-of-{world_size}.json")
+    masks, sigmas = random_case(21, images=9, instances=8, score_levels=3), keypoint_cases.SIGMAS["four"]
+    keypoints = keypoint_cases.random_case(21, sigmas, images=9, levels=3)
+    for name, (truth, found), classes in (
+        ("masks", masks, categories(masks[0])),
+        ("keypoints", keypoints, keypoint_cases.categories(keypoints[0], sigmas)),
+    ):
+        evaluator = CocoEvaluator(truth, classes)
+        ids = list(found)
+        for image_id in [*ids[rank::world_size], ids[0]]:
+            evaluator.add(image_id, found[image_id])
+        evaluator.gather()
+        save_metrics(evaluator.compute(), out / f"metrics-{name}-{rank}-of-{world_size}.json")
+        save_detections(evaluator.records, out / f"records-{name}-{rank}-of-{world_size}.json")
 
 
 @pytest.mark.slow
@@ -113,7 +119,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-    for what in ("metrics", "records"):
+    for what in ("metrics-masks", "metrics-keypoints", "records-masks", "records-keypoints"):
         one = (tmp_path / f"{what}-0-of-1.json").read_text()
         assert json.loads(one)
         for rank in range(2):

@@ -2,124 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import math
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pycocotools.cocoeval import COCOeval
 
+from boxwood.errors import UserError
 from boxwood.evaluation import Backend, CocoEvaluator, format_table
-from boxwood.structures import Categories, Detections, KeypointFacts
-from tests.evaluation.cases import SIZE, quiet_coco
+from boxwood.structures import Detections
+from tests.evaluation.cases import SIZE
+from tests.evaluation.keypoint_cases import NAMES, SIGMAS, categories, detections, random_case, reference
 
 BACKENDS: tuple[Backend, ...] = ("hotcoco", "pycocotools")
-NAMES = ["AP", "AP50", "AP75", "APm", "APl", "AR20", "AR50", "AR75", "ARm", "ARl"]
-"""As pycocotools prints them; of AR at single thresholds we give none."""
-OURS = [name for name in NAMES if name not in ("AR50", "AR75")]
-
-
-def facts(sigmas: tuple[float, ...]) -> KeypointFacts:
-    names = tuple(f"point {i}" for i in range(len(sigmas)))
-    return KeypointFacts(names, tuple(range(len(sigmas))), (), sigmas)
-
-
-def categories(truth: dict[str, Any], sigmas: tuple[float, ...]) -> Categories:
-    rows = truth["categories"]
-    return Categories(tuple(row["id"] for row in rows), tuple(row["name"] for row in rows), facts(sigmas))
-
-
-def random_case(
-    seed: int, sigmas: tuple[float, ...], *, images: int = 5, instances: int = 5, extra: int = 3, levels: int = 5
-) -> tuple[dict[str, Any], dict[int, Detections]]:
-    """Instances with some keypoints not labelled or none at all, crowds, empty images; detections near them and elsewhere."""
-    rng, count = np.random.default_rng(seed), len(sigmas)
-    names = [f"point {i}" for i in range(count)]
-    truth: dict[str, Any] = {
-        "images": [{"id": 3 * i + 1, "height": SIZE, "width": SIZE} for i in range(images)],
-        "categories": [{"id": i, "name": f"class {i}", "keypoints": names, "skeleton": []} for i in (4, 9)],
-        "annotations": [],
-    }
-    found = {}
-    for image in truth["images"]:
-        boxes, points, labels = [], [], []
-        for _ in range(int(rng.integers(0, instances + 1))):
-            side = rng.choice([20.0, 50.0, 110.0]) * rng.uniform(0.8, 1.2)
-            x, y = rng.uniform(0, SIZE - side, 2).round(1)
-            true = np.column_stack([np.floor(rng.uniform([x, y], [x + side, y + side], (count, 2))), rng.integers(0, 3, count)])
-            if rng.random() < 0.15:
-                true[:, 2] = 0
-            true[true[:, 2] == 0] = 0
-            label = int(rng.integers(2))
-            truth["annotations"].append(
-                {
-                    "id": len(truth["annotations"]) + 1,
-                    "image_id": image["id"],
-                    "category_id": (4, 9)[label],
-                    "bbox": [x, y, side, side],
-                    "area": float(np.round(side * side * rng.uniform(0.4, 0.9), 2)),
-                    "iscrowd": int(rng.random() < 0.1),
-                    "keypoints": [float(v) for v in true.flatten()],
-                    "num_keypoints": int((true[:, 2] > 0).sum()),
-                }
-            )
-            for _ in range(int(rng.integers(0, 3))):
-                noise = rng.choice([0.0, 0.01, 0.05, 0.3]) * side
-                boxes.append([x, y, x + side, y + side])
-                points.append(true[:, :2] + rng.normal(0, 1, (count, 2)) * noise)
-                labels.append(label if rng.random() < 0.85 else 1 - label)
-        for _ in range(int(rng.integers(0, extra + 1))):
-            boxes.append([5, 5, 40, 40])
-            points.append(rng.uniform(0, SIZE, (count, 2)))
-            labels.append(int(rng.integers(2)))
-        scores = np.sort(rng.integers(1, levels + 1, len(boxes)) / (levels + 1))[::-1].astype(np.float32)
-        if boxes or rng.random() < 0.5:
-            found[image["id"]] = detections(boxes, points, labels, scores, count)
-    return truth, found
-
-
-def detections(boxes: Any, points: Any, labels: Any, scores: Any, count: int) -> Detections:
-    """``points`` as indices of pixels; a detection's are continuous, half a pixel more."""
-    seen = torch.tensor(np.array(points).reshape(-1, count, 2) + 0.5, dtype=torch.float32)
-    return Detections(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(np.array(scores), dtype=torch.float32),
-        torch.tensor(labels, dtype=torch.int64),
-        (SIZE, SIZE),
-        keypoints=torch.cat([seen, torch.ones_like(seen[..., :1])], dim=2),
-    )
-
-
-def reference(truth: dict[str, Any], found: dict[int, Detections], sigmas: tuple[float, ...]) -> dict[str, float]:
-    """The ten numbers as pycocotools' own ``summarize`` gives them; nothing of Boxwood is between."""
-    coco = quiet_coco(copy.deepcopy(truth))
-    records = []
-    for image_id, one in found.items():
-        assert one.keypoints is not None
-        for rank in range(len(one)):
-            points = one.keypoints[rank].double().numpy() - np.array([0.5, 0.5, 0])
-            records.append(
-                {
-                    "image_id": image_id,
-                    "category_id": (4, 9)[one.labels[rank]],
-                    "score": one.scores[rank].item(),
-                    "keypoints": points.flatten().tolist(),
-                }
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = coco.loadRes(records) if records else quiet_coco({**truth, "annotations": []})
-        evaluation = COCOeval(coco, result, "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return dict(zip(NAMES, evaluation.stats.tolist(), strict=True))
 
 
 def ours(truth: dict[str, Any], found: dict[int, Detections], sigmas: tuple[float, ...], backend: Backend) -> Any:
@@ -134,12 +31,9 @@ def assert_equal(truth: dict[str, Any], found: dict[int, Detections], sigmas: tu
     expected = reference(truth, found, sigmas)
     for backend in BACKENDS:
         computed = ours(truth, found, sigmas, backend)["keypoints"]
-        assert computed == {name: expected[name] for name in OURS}, backend
+        assert computed == expected, backend
     assert truth == untouched
     return expected
-
-
-SIGMAS = {"persons": (0.026, 0.025, 0.025, 0.035, 0.035, *(0.08,) * 12), "four": (0.05, 0.1, 0.02, 0.07), "one": (0.05,)}
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -197,7 +91,11 @@ def test_by_hand() -> None:
     assert metrics["keypoints"]["AP50"] == pytest.approx(1) and metrics["keypoints"]["AP75"] == 0
     assert metrics["per_class"]["a"]["keypoints"] == pytest.approx(0.5)
     table = format_table(metrics)
-    assert "keypoints" in table and "AR20" in table and "keypoint AP" in table
+    assert [line.split() for line in table.splitlines()[:2]] == [
+        ["AP", "AP50", "AP75", "APm", "APl", "AR20"],
+        ["keypoints", "0.500", "1.000", "0.000", "-", "-", "0.500"],
+    ]
+    assert "keypoint AP" in table
 
 
 def test_records_are_indices_of_pixels() -> None:
@@ -219,13 +117,55 @@ def test_a_model_without_keypoints_has_no_row() -> None:
     assert "keypoints" not in evaluator.compute()
 
 
-def test_other_keypoints_are_said_not_to_be_compared() -> None:
-    truth, found = random_case(0, SIGMAS["four"])
-    for annotation in truth["annotations"]:
-        del annotation["keypoints"]
-    evaluator = CocoEvaluator(truth, categories(truth, SIGMAS["four"]))
+def notes(truth: dict[str, Any], found: dict[int, Detections], tasks: tuple[str, ...] = ("bbox", "keypoints")) -> str:
+    evaluator = CocoEvaluator(truth, categories(truth, SIGMAS["four"]), tasks)
     for image_id, one in found.items():
         evaluator.add(image_id, one)
-    metrics = evaluator.compute()
-    assert "keypoints" not in metrics
-    assert any("the model finds 4 an instance, the truth has none" in note for note in metrics["notes"])
+    return "\n".join(evaluator.compute()["notes"])
+
+
+def four() -> tuple[dict[str, Any], dict[int, Detections]]:
+    return random_case(0, SIGMAS["four"], images=8)
+
+
+def test_nothing_to_say() -> None:
+    assert notes(*four()) == ""
+    assert notes(*four(), tasks=("bbox",)) == ""
+
+
+def test_other_keypoints_are_said_not_to_be_compared() -> None:
+    truth, found = four()
+    for annotation in truth["annotations"]:
+        del annotation["keypoints"]
+    assert "keypoints are not compared: the model finds 4 an instance, the truth has none" in notes(truth, found)
+    for annotation in truth["annotations"]:
+        annotation["keypoints"] = [5, 5, 2] * 3
+    assert "the model finds 4 an instance, the truth has 3" in notes(truth, found)
+
+
+def test_keypoints_that_nobody_labelled() -> None:
+    truth, found = four()
+    for annotation in truth["annotations"]:
+        annotation["keypoints"] = [0] * 12
+    assert notes(truth, found) == "keypoints AP is -1: no instance of the truth has a labelled keypoint (visibility 1 or 2)"
+    truth, found = four()
+    for annotation in truth["annotations"]:
+        if annotation["area"] > 96**2:
+            annotation["keypoints"] = [0] * 12
+    assert notes(truth, found) == "keypoints APl is -1: no large instance (area from 96 x 96 pixels) has a labelled keypoint"
+
+
+def test_boxes_that_fit_and_keypoints_that_do_not() -> None:
+    truth, found = four()
+    for one in found.values():
+        assert one.keypoints is not None
+        one.keypoints[..., :2] += 2000
+    assert notes(truth, found).startswith("keypoints AP is 0 although boxes fit")
+
+
+def test_keypoints_of_another_number_than_elsewhere_are_refused() -> None:
+    truth, _ = four()
+    truth["annotations"][1]["keypoints"] = [3, 4, 2]
+    image = truth["annotations"][1]["image_id"]
+    with pytest.raises(UserError, match=rf"annotation 2 of image {image}: 'keypoints' must be 12 numbers .* got 3; correct"):
+        CocoEvaluator(truth, categories(truth, SIGMAS["four"]))

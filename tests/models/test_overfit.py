@@ -16,7 +16,7 @@ from boxwood.evaluation import CocoEvaluator, evaluate
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.detector import ModelConfig, TestConfig
 from boxwood.models.fpn import FPNConfig
-from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rois import RoIConfig
@@ -115,3 +115,12 @@ def test_mask_rcnn_learns_by_heart(pictures: Any) -> None:
 def test_retinanet_learns_by_heart(pictures: Any) -> None:
     metrics = learn(pictures, retinanet(), steps=250)
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
+
+
+@pytest.mark.slow
+def test_keypoint_rcnn_learns_by_heart(pictures: Any) -> None:
+    config = rcnn(masks=False)
+    config.keypoint_head = ConvKeypointHeadConfig(convs=2, width=48)
+    metrics = learn(pictures, config, steps=300, tasks=("bbox", "keypoints"))
+    assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
+    assert metrics["keypoints"]["AP"] > 0.9, metrics["keypoints"]
