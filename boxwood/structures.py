@@ -132,6 +132,8 @@ class Sample:
     """(N, K, 3) float32: x, y in pixels of ``image``, visibility 0 (not labelled), 1 (hidden), 2 (visible)."""
     keypoint_flip: tuple[int, ...] = ()
     """`KeypointFacts.flip` of the data set, for transforms that mirror; empty where there are no keypoints."""
+    proposals: Tensor | None = None
+    """(P, 4) float32 xyxy, pixels of ``image``, best first: regions computed before, where the data set has them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -200,6 +202,8 @@ class Batch:
     file_names: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     targets: tuple[Target, ...] | None = None
+    proposals: tuple[Tensor, ...] | None = None
+    """(P_i, 4) float32 xyxy for image i, pixels of the network's input, best first: for a network without an RPN."""
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -213,6 +217,7 @@ class Batch:
             self.file_names,
             self.seeds,
             None if self.targets is None else tuple(target.to(device) for target in self.targets),
+            None if self.proposals is None else tuple(boxes.to(device, non_blocking=True) for boxes in self.proposals),
         )
 
     def pin_memory(self) -> Batch:

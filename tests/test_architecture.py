@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
-    {"safe_yaml", "files"},
+    {"safe_yaml", "safe_pickle", "files"},
     {"config", "ops", "drawing", "distributed"},
     {"structures"},
     {"models", "data", "evaluation"},

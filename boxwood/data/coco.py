@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from boxwood.data.checks import check_boxes, check_identities, check_images, check_masks, refuse
 from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
+from boxwood.data.proposals import ProposalFile, read_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
@@ -50,9 +52,20 @@ class CocoConfig(DatasetConfig):
     """Keep images without annotations: a detector learns from them what is not an object."""
     exif: bool = True
     """Turn images upright by their EXIF orientation."""
+    proposals: str | None = None
+    """A file of regions computed before (`boxwood.data.proposals`), for a detector without an RPN."""
+    proposal_limit: int = Field(2000, ge=1)
+    """The best so many of each image are used; Detectron trains with 2000 and tests with 1000."""
 
     def open(self) -> CocoDataset:
-        return CocoDataset(self.annotations, self.images, keep_empty=self.keep_empty, exif=self.exif)
+        return CocoDataset(
+            self.annotations,
+            self.images,
+            keep_empty=self.keep_empty,
+            exif=self.exif,
+            proposals=self.proposals,
+            proposal_limit=self.proposal_limit,
+        )
 
 
 class CocoDataset:
@@ -61,10 +74,23 @@ class CocoDataset:
     Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
 
-    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`).
+    With ``proposals`` (a file that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
+    too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.rcnn.sample_rois`).
+
+    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`), and where the proposals are not
+    those of these images.
     """
 
-    def __init__(self, annotations: str | Path, images: str | Path, *, keep_empty: bool = True, exif: bool = True) -> None:
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        keep_empty: bool = True,
+        exif: bool = True,
+        proposals: str | Path | None = None,
+        proposal_limit: int = 2000,
+    ) -> None:
         self.file = read_coco_file(annotations)
         self.folder = str(images)
         self.exif = exif
@@ -83,6 +109,10 @@ class CocoDataset:
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
+        self.proposal_limit = proposal_limit
+        self._proposals = None if proposals is None else read_proposals(proposals)
+        if self._proposals is not None:
+            self._proposal_rows = self._matched_proposals(self._proposals, str(proposals))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -118,7 +148,25 @@ class CocoDataset:
             segmentations=[self._segmentation(annotation) for annotation in found.tolist()] if self._has_masks else None,
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(found, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
+            proposals=None if self._proposals is None else torch.from_numpy(self._proposals_of(row)),
         )
+
+    def _matched_proposals(self, proposals: ProposalFile, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(I,) the row of each image in the proposal file. Every image that is used must be there."""
+        rows = proposals.rows_of(self.file.image_ids)
+        missing = self._rows[rows[self._rows] < 0]
+        if len(missing):
+            first = int(missing[0])
+            raise UserError(
+                f"{where}: has no proposals of {len(missing)} of the {len(self._rows)} images of {self.file.path}, "
+                f"the first of them image id {self.file.image_ids[first]} '{self.file.file_name(first)}'; name theirs"
+            )
+        return rows
+
+    def _proposals_of(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        assert self._proposals is not None
+        height, width = self.file.image_sizes[row].tolist()
+        return self._proposals.usable(int(self._proposal_rows[row]), (height, width), self.proposal_limit)
 
     def _kept_rows(self, keep_empty: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         if keep_empty:

@@ -103,6 +103,7 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for padded, sample in zip(images, samples, strict=True):
         padded[:, : sample.size[0], : sample.size[1]] = sample.image
+    proposals = [sample.proposals for sample in samples if sample.proposals is not None]
     return Batch(
         images=images,
         sizes=torch.tensor([sample.size for sample in samples]),
@@ -111,6 +112,7 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
         file_names=tuple(sample.file_name for sample in samples),
         seeds=tuple(seeds),
         targets=tuple(make_target(sample) for sample in samples) if with_targets else None,
+        proposals=None if len(proposals) < len(samples) else tuple(proposals),
     )
 
 
@@ -219,22 +221,27 @@ class _Failure:
 
 @dataclass
 class _Packed:
-    """A batch with its targets concatenated: each tensor that crosses processes costs a file descriptor, and those are scarce."""
+    """A batch with its targets and proposals concatenated: each tensor that crosses processes costs a file descriptor, and those
+    are scarce."""
 
     batch: Batch
-    """Without targets."""
+    """Without targets and proposals."""
     counts: list[tuple[int, int]]
     """Instances and ignored regions of each image."""
     columns: tuple[Tensor, Tensor, Tensor] | None
     """Boxes, labels and ignored boxes of all images."""
     masks: tuple[Tensor, Tensor] | None
     keypoints: Tensor | None
+    proposals: tuple[Tensor, list[int]] | None
+    """Those of all images, and how many each has."""
 
     @classmethod
     def of(cls, batch: Batch) -> _Packed:
         targets, batch.targets = batch.targets, None
+        boxes, batch.proposals = batch.proposals, None
+        proposals = None if boxes is None else (torch.cat(boxes), [len(part) for part in boxes])
         if targets is None:
-            return cls(batch, [], None, None, None)
+            return cls(batch, [], None, None, None, proposals)
         masks = [target.masks for target in targets if target.masks is not None]
         keypoints = [target.keypoints for target in targets if target.keypoints is not None]
         return cls(
@@ -243,9 +250,12 @@ class _Packed:
             (torch.cat([t.boxes for t in targets]), torch.cat([t.labels for t in targets]), torch.cat([t.ignore for t in targets])),
             (torch.cat([m.bitmaps for m in masks]), torch.cat([m.boxes for m in masks])) if masks else None,
             torch.cat(keypoints) if keypoints else None,
+            proposals,
         )
 
     def unpack(self) -> Batch:
+        if self.proposals is not None:
+            self.batch.proposals = torch.split(*self.proposals)
         if self.columns is None:
             return self.batch
         instances, ignored = [count for count, _ in self.counts], [count for _, count in self.counts]

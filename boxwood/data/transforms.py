@@ -1,7 +1,7 @@
 """Transforms of samples: each is one class, and so is a user's own.
 
 A transform is its own configuration: its fields are what a recipe sets, its call is what happens. It changes image, boxes,
-masks and keypoints together, draws every random choice from the generator it is handed, and returns the sample.
+masks, keypoints and proposals together, draws every random choice from the generator it is handed, and returns the sample.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from boxwood.config import Component
@@ -50,6 +51,8 @@ class ResizeShortestEdge(Transform):
         # The rounded size decides, so that what touches the border still does.
         y, x = size[0] / height, size[1] / width
         sample.boxes = sample.boxes * torch.tensor([x, y, x, y])
+        if sample.proposals is not None:
+            sample.proposals = sample.proposals * torch.tensor([x, y, x, y])
         if sample.keypoints is not None:
             sample.keypoints = sample.keypoints * torch.tensor([x, y, 1.0])
         if sample.segmentations is not None:
@@ -69,8 +72,9 @@ class HorizontalFlip(Transform):
             return sample
         width = sample.size[1]
         sample.image = sample.image.flip(-1)
-        x1, y1, x2, y2 = sample.boxes.unbind(1)
-        sample.boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        sample.boxes = _mirror_boxes(sample.boxes, width)
+        if sample.proposals is not None:
+            sample.proposals = _mirror_boxes(sample.proposals, width)
         if sample.keypoints is not None:
             flipped = sample.keypoints[:, list(sample.keypoint_flip)] if sample.keypoint_flip else sample.keypoints.clone()
             labelled = flipped[..., 2] > 0  # Those that are not labelled stay at (0, 0).
@@ -91,6 +95,11 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
     """
     scale = min(short / min(size), long / max(size))
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def _mirror_boxes(boxes: Tensor, width: int) -> Tensor:
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
 
 
 def _scale(segmentation: Polygons | Bitmap, x: float, y: float) -> Polygons | Bitmap:
