@@ -232,6 +232,10 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
         if key in texts and isinstance(value, bool | int | float):
             value = text  # a folder may be called 2017
         changes.append((key.split("."), value))
+    for path, value in changes:
+        below = [".".join(other) for other, _ in changes if value is None and len(other) > len(path) and other[: len(path)] == path]
+        if below:
+            problems.append(f"{'.'.join(path)}=null contradicts {below[0]}; leave out one of them")
     tree = to_tree(config)
     for path, value in sorted(changes, key=lambda change: (len(change[0]), change[0][-1] != "kind")):
         for key in reversed(path):

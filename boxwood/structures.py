@@ -133,7 +133,7 @@ class Sample:
     keypoint_flip: tuple[int, ...] = ()
     """`KeypointFacts.flip` of the data set, for transforms that mirror; empty where there are no keypoints."""
     proposals: Tensor | None = None
-    """(P, 4) float32 xyxy, pixels of ``image``, best first: regions computed before, where the data set has them."""
+    """(P, 4) float32 xyxy, pixels of ``image``, best first; None where the data set has none."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -203,7 +203,7 @@ class Batch:
     seeds: tuple[int, ...] = ()
     targets: tuple[Target, ...] | None = None
     proposals: tuple[Tensor, ...] | None = None
-    """(P_i, 4) float32 xyxy for image i, pixels of the network's input, best first: for a network without an RPN."""
+    """(P, 4) float32 xyxy an image, pixels of the network's input, best first."""
 
     def __len__(self) -> int:
         return self.images.shape[0]

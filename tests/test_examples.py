@@ -15,6 +15,8 @@ import yaml
 from PIL import Image
 
 import boxwood as package
+from boxwood.models.backbones import check_backbone
+from examples.own_backbone import PlainConfig
 from tests.conftest import Boxwood, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,7 @@ def without(names: tuple[str, ...], overrides: list[str]) -> list[str]:
 
 
 def test_own_backbone(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    check_backbone(PlainConfig().build())
     overrides = without(("model.mask_head",), tiny(shapes))
     out = tmp_path / "run"
     outcome = boxwood("train", "examples.own_backbone:recipe", *overrides, "model.backbone.depth=1", "--out", out)

@@ -21,13 +21,14 @@ def config() -> None:
 
 @config.command("list")
 def list_() -> None:
-    """The recipes, one a line."""
+    """The recipes, one a line, under what they have in common."""
     from boxwood import recipes
 
     width = max(map(len, recipes.names()))
-    for name in recipes.names():
-        summary = (getattr(recipes, name).__doc__ or "").strip().split("\n")[0]
-        click.echo(f"{name:{width}}  {summary}")
+    for index, module in enumerate(recipes.MODULES):
+        click.echo(("\n" if index else "") + _first_sentence(module))
+        for name in module.__all__:
+            click.echo(f"  {name:{width}}  {_first_sentence(getattr(module, name))}")
 
 
 @config.command(epilog=CONFIG_HELP)
@@ -65,6 +66,10 @@ def schema() -> None:
     described["properties"]["base"] = {"type": "string", "description": "The recipe or file that this one changes."}
     described.pop("required", None)  # the base has what the file leaves out
     click.echo(json.dumps(_without_defaults(described), indent=2, ensure_ascii=False))
+
+
+def _first_sentence(documented: Any) -> str:
+    return " ".join((documented.__doc__ or "").split("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
 
 
 def _without_defaults(node: Any) -> Any:

@@ -19,7 +19,7 @@ __all__ = ["eval"]
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Path | None) -> None:
-    """Measure a detector on the val set: a table, metrics.json and detections.json.
+    """Measure a detector on the val set: a table, metrics.json and detections.json; of an RPN alone proposals.safetensors.
 
     The data are data.val of the run's configuration, or what you set instead.
 
@@ -29,8 +29,9 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
       torchrun --nproc-per-node 8 -m boxwood eval runs/coco
     """
     from boxwood.data.loader import eval_batches
+    from boxwood.data.proposals import write_proposals
     from boxwood.distributed import choose_device, process_group, rank, world_size
-    from boxwood.evaluation import CocoEvaluator, evaluate, format_table, save_detections, save_metrics
+    from boxwood.evaluation import CocoEvaluator, evaluate, format_table, make_evaluator, save_detections, save_metrics
     from boxwood.files import make_folder
     from boxwood.inference.predictor import prepare
     from boxwood.recipes import resolve
@@ -59,13 +60,20 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
             rank=rank(),
             world_size=world_size(),
         )
-        evaluator = CocoEvaluator(val_set.to_coco(), saved.categories)
+        evaluator = make_evaluator(val_set.to_coco(), saved.categories, class_agnostic=config.model.class_agnostic)
         metrics = evaluate(model, batches, evaluator, device)
         if rank() == 0:
             save_metrics(metrics, out / "metrics.json")
-            save_detections(evaluator.records, out / "detections.json")
             click.echo(format_table(metrics))
             click.echo(f"\n{path} on {len(val_set)} images; written to {out}")
+            if isinstance(evaluator, CocoEvaluator):
+                save_detections(evaluator.records, out / "detections.json")
+            else:
+                file = out / "proposals.safetensors"
+                write_proposals(file, evaluator.columns())
+                click.echo(
+                    f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}"
+                )
 
 
 def _weights_of_run(run: Path) -> Path:

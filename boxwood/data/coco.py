@@ -15,7 +15,7 @@ from boxwood.data.checks import check_boxes, check_identities, check_images, che
 from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
-from boxwood.data.proposals import ProposalFile, read_proposals
+from boxwood.data.proposals import prepared, read_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
@@ -53,9 +53,9 @@ class CocoConfig(DatasetConfig):
     exif: bool = True
     """Turn images upright by their EXIF orientation."""
     proposals: str | None = None
-    """A file of regions computed before (`boxwood.data.proposals`), for a detector without an RPN."""
+    """A file of proposals for these images (`boxwood.data.proposals`): what a detector without an RPN looks at."""
     proposal_limit: int = Field(2000, ge=1)
-    """The best so many of each image are used; Detectron trains with 2000 and tests with 1000."""
+    """The best so many of each image are used."""
 
     def open(self) -> CocoDataset:
         return CocoDataset(
@@ -74,11 +74,7 @@ class CocoDataset:
     Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
 
-    With ``proposals`` (a file that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
-    too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.rcnn.sample_rois`).
-
-    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`), and where the proposals are not
-    those of these images.
+    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`).
     """
 
     def __init__(
@@ -109,10 +105,10 @@ class CocoDataset:
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
-        self.proposal_limit = proposal_limit
         self._proposals = None if proposals is None else read_proposals(proposals)
+        self._proposal_limit = proposal_limit
         if self._proposals is not None:
-            self._proposal_rows = self._matched_proposals(self._proposals, str(proposals))
+            self._proposals.check_images(self.file.image_ids[self._rows].tolist(), of=str(annotations))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -137,36 +133,21 @@ class CocoDataset:
         found = found[self._usable[found]]
         image = self._image(row)
         facts = self.categories.keypoints
+        image_id, size = int(file.image_ids[row]), (image.shape[1], image.shape[2])
+        proposals = None if self._proposals is None else prepared(self._proposals.of(image_id), size, self._proposal_limit)
         return Sample(
             image=image,
-            image_id=int(file.image_ids[row]),
+            image_id=image_id,
             file_name=file.file_name(row),
-            original_size=(image.shape[1], image.shape[2]),
+            original_size=size,
             boxes=torch.from_numpy(self._boxes[found]),
             labels=torch.from_numpy(self._labels[found]),
             crowd=torch.from_numpy(file.crowd[found]),
             segmentations=[self._segmentation(annotation) for annotation in found.tolist()] if self._has_masks else None,
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(found, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
-            proposals=None if self._proposals is None else torch.from_numpy(self._proposals_of(row)),
+            proposals=None if proposals is None else torch.from_numpy(proposals),
         )
-
-    def _matched_proposals(self, proposals: ProposalFile, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(I,) the row of each image in the proposal file. Every image that is used must be there."""
-        rows = proposals.rows_of(self.file.image_ids)
-        missing = self._rows[rows[self._rows] < 0]
-        if len(missing):
-            first = int(missing[0])
-            raise UserError(
-                f"{where}: has no proposals of {len(missing)} of the {len(self._rows)} images of {self.file.path}, "
-                f"the first of them image id {self.file.image_ids[first]} '{self.file.file_name(first)}'; name theirs"
-            )
-        return rows
-
-    def _proposals_of(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        assert self._proposals is not None
-        height, width = self.file.image_sizes[row].tolist()
-        return self._proposals.usable(int(self._proposal_rows[row]), (height, width), self.proposal_limit)
 
     def _kept_rows(self, keep_empty: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         if keep_empty:

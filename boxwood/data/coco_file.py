@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 
-__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "lookup", "read_coco_file", "read_json"]
+__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "read_coco_file"]
 
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
@@ -157,7 +157,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
     Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
     What can be wrong between well-formed rows is found by `boxwood.data.checks`.
     """
-    tree = _tree(Path(path))
+    tree = _read_json(Path(path))
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
     if not images:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
@@ -170,7 +170,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
     image_ids = take_image.integers("id")
     heights, widths = take_image.integers("height"), take_image.integers("width")
     annotation_image_ids = take.integers("image_id")
-    image_rows = lookup(image_ids, annotation_image_ids)
+    image_rows = _lookup(image_ids, annotation_image_ids)
     boxes = take.boxes()
     by_image = np.argsort(image_rows, kind="stable")
     return CocoFile(
@@ -193,30 +193,22 @@ def read_coco_file(path: str | Path) -> CocoFile:
     )
 
 
-def read_json(path: Path, what: str) -> Any:
-    """The value that a JSON file holds; ``what`` says in errors which file was expected.
-
-    Raises `UserError` where it is missing or no JSON.
-    """
+def _read_json(path: Path) -> dict[str, Any]:
     collecting = gc.isenabled()
     gc.disable()  # Millions of new objects, none of them garbage: collecting would double the time.
     try:
-        return json.loads(path.read_bytes())
+        tree = json.loads(path.read_bytes())
     except OSError as error:
         reason = (error.strerror or "").lower()
-        raise UserError(f"{path}: the {what} cannot be read ({reason}); name an existing one") from None
+        raise UserError(f"{path}: the annotation file cannot be read ({reason}); name an existing COCO file") from None
     except json.JSONDecodeError as error:
-        where, words = f"{path}:{error.lineno}", f"{error.msg}, column {error.colno}"
-        raise UserError(f"{where}: is not JSON ({words}); name a {what}") from None
+        where, what = f"{path}:{error.lineno}", f"{error.msg}, column {error.colno}"
+        raise UserError(f"{where}: is not JSON ({what}); name a COCO annotation file") from None
     except (UnicodeDecodeError, RecursionError):
-        raise UserError(f"{path}: is not JSON text; name a {what}") from None
+        raise UserError(f"{path}: is not JSON text; name a COCO annotation file") from None
     finally:
         if collecting:
             gc.enable()
-
-
-def _tree(path: Path) -> dict[str, Any]:
-    tree = read_json(path, "COCO annotation file")
     if not isinstance(tree, dict):
         got = type(tree).__name__
         raise UserError(f"{path}: is not COCO: expected a mapping with 'images', 'annotations' and 'categories', got a {got}")
@@ -345,7 +337,7 @@ def _all_numbers(values: Sequence[Any]) -> bool:
     return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values)
 
 
-def lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """The index in ``known`` of each of ``wanted``; -1 where there is none."""
     order = np.argsort(known, kind="stable")
     positions = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)

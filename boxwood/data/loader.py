@@ -103,7 +103,6 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for padded, sample in zip(images, samples, strict=True):
         padded[:, : sample.size[0], : sample.size[1]] = sample.image
-    proposals = [sample.proposals for sample in samples if sample.proposals is not None]
     return Batch(
         images=images,
         sizes=torch.tensor([sample.size for sample in samples]),
@@ -112,8 +111,13 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
         file_names=tuple(sample.file_name for sample in samples),
         seeds=tuple(seeds),
         targets=tuple(make_target(sample) for sample in samples) if with_targets else None,
-        proposals=None if len(proposals) < len(samples) else tuple(proposals),
+        proposals=_proposals(samples),
     )
+
+
+def _proposals(samples: Sequence[Sample]) -> tuple[Tensor, ...] | None:
+    given = tuple(sample.proposals for sample in samples if sample.proposals is not None)
+    return given if len(given) == len(samples) else None
 
 
 def make_target(sample: Sample) -> Target:
@@ -226,31 +230,31 @@ class _Packed:
 
     batch: Batch
     """Without targets and proposals."""
+    proposals: tuple[Tensor, list[int]] | None
+    """Those of all images, and how many each has."""
     counts: list[tuple[int, int]]
     """Instances and ignored regions of each image."""
     columns: tuple[Tensor, Tensor, Tensor] | None
     """Boxes, labels and ignored boxes of all images."""
     masks: tuple[Tensor, Tensor] | None
     keypoints: Tensor | None
-    proposals: tuple[Tensor, list[int]] | None
-    """Those of all images, and how many each has."""
 
     @classmethod
     def of(cls, batch: Batch) -> _Packed:
         targets, batch.targets = batch.targets, None
-        boxes, batch.proposals = batch.proposals, None
-        proposals = None if boxes is None else (torch.cat(boxes), [len(part) for part in boxes])
+        given, batch.proposals = batch.proposals, None
+        proposals = None if given is None else (torch.cat(given), [len(boxes) for boxes in given])
         if targets is None:
-            return cls(batch, [], None, None, None, proposals)
+            return cls(batch, proposals, [], None, None, None)
         masks = [target.masks for target in targets if target.masks is not None]
         keypoints = [target.keypoints for target in targets if target.keypoints is not None]
         return cls(
             batch,
+            proposals,
             [(len(target.boxes), len(target.ignore)) for target in targets],
             (torch.cat([t.boxes for t in targets]), torch.cat([t.labels for t in targets]), torch.cat([t.ignore for t in targets])),
             (torch.cat([m.bitmaps for m in masks]), torch.cat([m.boxes for m in masks])) if masks else None,
             torch.cat(keypoints) if keypoints else None,
-            proposals,
         )
 
     def unpack(self) -> Batch:

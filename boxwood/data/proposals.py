@@ -1,14 +1,14 @@
-"""Proposals that were computed before: a file of boxes for each image, for a detector that does not propose its own.
+"""Files of proposals: boxes of an image that may hold something, found beforehand by an RPN or by another method.
 
-Files are Boxwood's own (``.safetensors``, made by ``boxwood eval`` of an RPN), Detectron's (``.pkl``), or COCO results (``.json``),
-the easiest to write for boxes of any other source, such as selective search.
+    RPN alone -> boxwood eval -> proposals.safetensors -> data.train.proposals -> Fast R-CNN
 
-Letters: I images, P proposals of all images.
+Boxes are xyxy in pixels of the original image, with continuous coordinates, best first in each image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,266 +18,204 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from boxwood.data.coco_file import lookup, read_json
+from boxwood import safe_pickle
 from boxwood.errors import UserError
 from boxwood.files import write_whole
-from boxwood.safe_pickle import read_pickle
 
-__all__ = ["ProposalFile", "make_proposals", "read_proposals", "write_proposals"]
+__all__ = ["ProposalFile", "prepared", "read_proposals", "write_proposals"]
 
 FORMAT = "boxwood proposals 1"
 MIN_SIDE = 2.0
-"""Of what is left inside the image, in pixels; proposals with a side of no more are left out, as Detectron does."""
+"""Pixels of the original image; proposals with a side that is not longer are left out, as in Detectron."""
 
 
 @dataclass(frozen=True)
 class ProposalFile:
-    """The proposals of I images as four flat arrays, best first in each image.
+    """The proposals of a data set's images, in flat arrays. Letters: I images, P proposals of all."""
 
-    The proposals of image i are the rows ``starts[i] : starts[i + 1]``.
-    """
-
+    path: str
     image_ids: NDArray[np.int64]
-    """(I,), each once."""
+    """(I,) ascending."""
     starts: NDArray[np.int64]
-    """(I + 1,)."""
+    """(I + 1,): image i has the rows from ``starts[i]`` up to ``starts[i + 1]``."""
     boxes: NDArray[np.float32]
-    """(P, 4) xyxy in pixels of the original image, continuous coordinates."""
+    """(P, 4) xyxy, pixels of the original image."""
     scores: NDArray[np.float32]
-    """(P,) of any scale: they only say which is better."""
+    """(P,), descending in each image."""
+    lists_all: bool
+    """Whether an image without proposals is listed; where not, one that is not in the file has none."""
 
-    def rows_of(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The row of each image; -1 where it is not here."""
-        return lookup(self.image_ids, image_ids)
+    def of(self, image_id: int) -> NDArray[np.float32]:
+        """The boxes of an image (n, 4), best first. Raises `UserError` where the file does not have the image."""
+        row = int(np.searchsorted(self.image_ids, image_id))
+        if row == len(self.image_ids) or self.image_ids[row] != image_id:
+            if not self.lists_all:
+                return self.boxes[:0]
+            raise UserError(f"{self.path}: has no proposals for image id {image_id}; make them for these images")
+        return self.boxes[self.starts[row] : self.starts[row + 1]]
 
-    def usable(self, row: int, size: tuple[int, int], limit: int) -> NDArray[np.float32]:
-        """The best proposals of the image in ``row``, (N, 4), N <= ``limit``, best first.
-
-        They are clipped to the image of ``size`` (height, width). Those with a side of which no more than 2 pixels are left are
-        not used, and of those that are equal in whole pixels only the best is.
-        """
-        boxes = self.boxes[self.starts[row] : self.starts[row + 1]]
-        height, width = size
-        boxes = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
-        boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) > MIN_SIDE).all(axis=1)]
-        return boxes[_first_of_each(np.rint(boxes).astype(np.int32))][:limit]
+    def check_images(self, image_ids: Sequence[int], of: str) -> None:
+        """Raises `UserError` where an image of the annotation file ``of`` is not in this file; or none of them, where
+        images without proposals are not listed."""
+        missing = np.setdiff1d(np.asarray(image_ids, dtype=np.int64), self.image_ids)
+        if len(missing) and (self.lists_all or len(missing) == len(image_ids)):
+            raise UserError(
+                f"{self.path}: has no proposals for {len(missing)} of the {len(image_ids)} images of {of}, such as image id "
+                f"{missing[0]}; make them for these images"
+            )
 
 
-def make_proposals(
-    image_ids: Sequence[int] | NDArray[np.int64],
-    boxes: Sequence[NDArray[Any]],
-    scores: Sequence[NDArray[Any]],
-    where: str = "proposals",
-) -> ProposalFile:
-    """Proposals from the boxes (n, 4) xyxy and the scores (n,) of each image; they are sorted, best first.
+def prepared(boxes: NDArray[np.float32], size: tuple[int, int], limit: int) -> NDArray[np.float32]:
+    """Proposals of one image as a detector takes them: clipped, those of no size and repeated ones left out, the best ``limit``.
 
-    Raises `UserError`, which begins with ``where``: no images, an image that comes twice or has not as many scores as boxes, boxes
-    that are not (n, 4), not finite, or inverted (x2 < x1 or y2 < y1).
+    ``boxes`` (P, 4), ``size`` height and width of the original image. Boxes are the same if they are so in whole pixels; the first
+    stays.
 
-    >>> proposals = make_proposals([7], [np.array([[0, 0, 4, 4], [1, 1, 9, 5]])], [np.array([0.2, 0.9])])
-    >>> proposals.boxes[0].tolist()
-    [1.0, 1.0, 9.0, 5.0]
+    >>> prepared(np.float32([[-5, 0, 20, 9], [0, 0.2, 20, 9], [3, 3, 4, 90]]), (10, 30), 100).tolist()
+    [[0.0, 0.0, 20.0, 9.0]]
     """
-    if not len(image_ids) == len(boxes) == len(scores):
-        raise UserError(
-            f"{where}: has {len(image_ids)} image ids, boxes of {len(boxes)} images and scores of {len(scores)}; "
-            "give each image its own"
-        )
-    for image_id, some, numbers in zip(image_ids, boxes, scores, strict=True):
-        if some.size and (some.ndim != 2 or some.shape[1] != 4):
-            raise UserError(f"{where}: image id {image_id}: boxes must be (n, 4), got {some.shape}; write x1, y1, x2, y2")
-        if numbers.shape != (count := some.size // 4,):
-            raise UserError(f"{where}: image id {image_id}: {count} boxes need {count} scores, got {numbers.shape}")
-    starts = np.concatenate([[0], np.cumsum([len(numbers) for numbers in scores], dtype=np.int64)]).astype(np.int64)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
-        all_boxes = np.concatenate([np.zeros((0, 4)), *(some.reshape(-1, 4) for some in boxes)], dtype=np.float32, casting="unsafe")
-        all_scores = np.concatenate([np.zeros(0), *scores], dtype=np.float32, casting="unsafe")
-    return _checked(np.asarray(image_ids, dtype=np.int64), starts, all_boxes, all_scores, where)
+    height, width = size
+    clipped: NDArray[np.float32] = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
+    clipped = clipped[(clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) > MIN_SIDE]
+    _, first = np.unique(np.round(clipped).astype(np.int64), axis=0, return_index=True)
+    return clipped[np.sort(first)][:limit]
 
 
-def write_proposals(path: Path | str, proposals: ProposalFile) -> None:
-    """Write a ``.safetensors`` file, whole or not at all. Raises `UserError` where it cannot be written."""
+def write_proposals(path: Path, proposals: Iterable[tuple[int, NDArray[Any], NDArray[Any]]]) -> None:
+    """Write an image's id, boxes (n, 4) xyxy and scores (n,) after the other, whole or not at all.
+
+    Raises `UserError` where the file cannot be written.
+    """
+    rows = sorted(proposals, key=lambda row: row[0])
     tensors: dict[str, NDArray[Any]] = {
-        "image_ids": proposals.image_ids,
-        "starts": proposals.starts,
-        "boxes": proposals.boxes,
-        "scores": proposals.scores,
+        "image_ids": np.array([image_id for image_id, _, _ in rows], dtype=np.int64),
+        "counts": np.array([len(boxes) for _, boxes, _ in rows], dtype=np.int64),
+        "boxes": np.concatenate([np.zeros((0, 4)), *(boxes for _, boxes, _ in rows)]).astype(np.float32),
+        "scores": np.concatenate([np.zeros(0), *(scores for _, _, scores in rows)]).astype(np.float32),
     }
-    write_whole(Path(path), lambda temporary: safetensors.numpy.save_file(tensors, temporary, {"format": FORMAT}))
+
+    def write(temporary: Path) -> None:
+        try:
+            safetensors.numpy.save_file(tensors, temporary, {"format": FORMAT})
+        except SafetensorError as error:
+            raise OSError(" ".join(str(error).split())) from None
+
+    write_whole(path, write)
 
 
-def read_proposals(path: Path | str) -> ProposalFile:
-    """Read a proposal file; its suffix says in which format it is.
+def read_proposals(path: str | Path) -> ProposalFile:
+    """Read a file of proposals: our own ``.safetensors``, Detectron's ``.pkl``, or COCO results as ``.json`` (``image_id``,
+    ``bbox`` as x, y, width, height, ``score``), from any program; in JSON an image without proposals is not listed.
 
-    ``.safetensors``  written by `write_proposals`
-    ``.pkl``          Detectron's: ``boxes`` (a list of (n, 4) arrays), ``scores`` and ``ids`` (before: ``indexes``); its x2 and y2,
-                      which are the last pixels inside, become continuous coordinates. No code of the file runs
-    ``.json``         COCO results: a list of ``{"image_id", "bbox": [x, y, width, height], "score"}``; without scores, the first
-                      is the best
-
-    Raises `UserError` where the file is missing, empty, cut short or of another format, and as `make_proposals` does.
+    Raises `UserError` where the file is missing, is not one of these, is cut short, or holds what is no proposal.
     """
     path = Path(path)
-    readers = {".safetensors": _read_safetensors, ".pkl": _read_detectron, ".json": _read_results}
+    readers = {".safetensors": _from_safetensors, ".pkl": _from_pickle, ".json": _from_json}
     if path.suffix not in readers:
-        raise UserError(
-            f"{path}: a proposal file ends in .safetensors (Boxwood's), .pkl (Detectron's) or .json (COCO results); "
-            "rename it or name another"
-        )
-    try:
-        empty = path.stat().st_size == 0
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing proposal file") from None
-    if empty:
-        raise UserError(f"{path}: is empty; make the proposals again or name another file")
-    return readers[path.suffix](path)
+        raise UserError(f"{path}: proposals are read from {', '.join(readers)}, not from {path.suffix or 'a file without ending'}")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of proposals; boxwood eval of an RPN writes one")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty; make the proposals again")
+    return _checked(path, *readers[path.suffix](path))
 
 
-# ------------------------------------------------------------------------------------------------------ the formats
+Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Image ids (I,), counts (I,), boxes (P, 4), scores (P,)."""
 
 
-def _read_safetensors(path: Path) -> ProposalFile:
+def _from_safetensors(path: Path) -> Columns:
     try:
         with safe_open(path, "np") as archive:
             if (archive.metadata() or {}).get("format") != FORMAT:
-                raise UserError(
-                    f"{path}: is safetensors, but not a proposal file ({FORMAT!r}); name one that boxwood eval of an RPN wrote"
-                )
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118  (it is no mapping)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing proposal file") from None
+                raise UserError(f"{path}: holds something else than proposals; name the file that boxwood eval of an RPN wrote")
+            ids, counts, boxes, scores = (archive.get_tensor(name) for name in ("image_ids", "counts", "boxes", "scores"))
     except SafetensorError as error:
-        words = " ".join(str(error).split())
-        raise UserError(f"{path}: is cut short, damaged, or no safetensors file ({words}); make the proposals again") from None
-    expected = {"image_ids": (1, np.int64), "starts": (1, np.int64), "boxes": (2, np.float32), "scores": (1, np.float32)}
-    for name, (dimensions, dtype) in expected.items():
-        found = tensors.get(name)
-        if found is None or found.ndim != dimensions or found.dtype != dtype:
-            got = "nothing" if found is None else f"{found.dtype} {found.shape}"
+        raise UserError(f"{path}: is cut short or damaged ({' '.join(str(error).split())}); make the proposals again") from None
+    if counts.shape != ids.shape or counts.dtype.kind != "i" or (counts < 0).any() or counts.sum() != len(boxes):
+        raise UserError(f"{path}: its counts do not add up to its {len(boxes)} boxes; make the proposals again")
+    return ids, counts, boxes, scores
+
+
+def _from_pickle(path: Path) -> Columns:
+    """Detectron's dictionary of lists. Its boxes name the last pixel that is inside, so continuous ones end one later."""
+    content = safe_pickle.read(path)
+    if not isinstance(content, dict) or "boxes" not in content or "scores" not in content or not {"ids", "indexes"} & set(content):
+        raise UserError(f"{path}: is no file of proposals: Detectron's have the keys 'boxes', 'scores' and 'ids'")
+    ids = content["ids"] if "ids" in content else content["indexes"]
+    boxes, scores = list(content["boxes"]), list(content["scores"])
+    if not len(ids) == len(boxes) == len(scores):
+        raise UserError(f"{path}: has {len(boxes)} lists of boxes and {len(scores)} of scores for {len(ids)} images")
+    for image_id, own_boxes, own_scores in zip(ids, boxes, scores, strict=True):
+        if np.ndim(own_boxes) != 2 or np.shape(own_boxes)[1] != 4 or np.size(own_scores) != len(own_boxes):
             raise UserError(
-                f"{path}: {name!r} must be {np.dtype(dtype)} with {dimensions} dimensions, got {got}; make the file again"
+                f"{path}: image id {image_id}: expected boxes (n, 4) and n scores, got {np.shape(own_boxes)} and "
+                f"{np.shape(own_scores)}; make the proposals again"
             )
-    return _checked(**{name: tensors[name] for name in expected}, where=str(path))
+    joined = np.concatenate([np.zeros((0, 4), dtype=np.float32), *boxes]) + np.array([0, 0, 1, 1], dtype=np.float32)
+    return (
+        np.array([int(image_id) for image_id in ids], dtype=np.int64),
+        np.array([len(own) for own in boxes], dtype=np.int64),
+        joined,
+        np.concatenate([np.zeros(0), *(np.ravel(own) for own in scores)]),
+    )
 
 
-def _read_detectron(path: Path) -> ProposalFile:
-    tree = read_pickle(path)
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: must be a dict with 'boxes', 'scores' and 'ids', got a {type(tree).__name__}; name a proposal file"
-        )
-    ids_key = "ids" if "ids" in tree else "indexes"
-    missing = [name for name in ("boxes", "scores", ids_key) if name not in tree]
-    if missing:
-        raise UserError(f"{path}: is no proposal file: {', '.join(map(repr, missing))} missing; its keys are {list(tree)[:8]}")
-    columns = {}
-    for name in ("boxes", "scores"):
-        if not isinstance(tree[name], list | np.ndarray):
-            raise UserError(f"{path}: {name!r} must be a list with an array for each image, got a {type(tree[name]).__name__}")
-        columns[name] = [_numbers(part, f"{path}: {name!r} of image {index}") for index, part in enumerate(tree[name])]
-    ids = _numbers(tree[ids_key], f"{path}: {ids_key!r}").reshape(-1)
-    if ids.size and ids.dtype.kind not in "iu":
-        raise UserError(f"{path}: {ids_key!r} must be whole numbers, got {ids.dtype}; correct the file")
-    # Detectron's arithmetic is float32; adding to it in float64 first changes nothing.
-    boxes = [part + np.array([0, 0, 1, 1]) if part.ndim == 2 and part.shape[1] == 4 else part for part in columns["boxes"]]
-    return make_proposals(ids.astype(np.int64), boxes, [part.reshape(-1) for part in columns["scores"]], str(path))
-
-
-def _numbers(value: Any, where: str) -> NDArray[Any]:
+def _from_json(path: Path) -> Columns:
     try:
-        array = np.asarray(value)
-    except (ValueError, TypeError):
-        array = np.zeros(0, dtype=object)
-    if array.size and array.dtype.kind not in "iuf":
-        raise UserError(f"{where}: must be numbers; correct the file")
-    return array.astype(np.float64) if array.dtype.kind == "f" or not array.size else array
-
-
-def _read_results(path: Path) -> ProposalFile:
-    rows = read_json(path, "proposal file")
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: must be COCO results, a list of {{image_id, bbox, score}}, got a {type(rows).__name__}")
-    with_scores = bool(rows) and isinstance(rows[0], dict) and "score" in rows[0]
-    for index, row in enumerate(rows):
-        problem = _wrong(row, with_scores)
-        if problem:
-            raise UserError(f"{path}: row {index}: {problem}; correct the file")
-    ids = np.array([row["image_id"] for row in rows], dtype=np.int64)
-    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    scores = np.array([row["score"] if with_scores else 0.0 for row in rows], dtype=np.float64)
-    order = np.argsort(ids, kind="stable")
-    image_ids, starts = np.unique(ids[order], return_index=True)
-    starts = np.append(starts, len(ids)).astype(np.int64)
-    with np.errstate(over="ignore"):
-        return _checked(image_ids, starts, boxes[order].astype(np.float32), scores[order].astype(np.float32), str(path))
-
-
-def _wrong(row: Any, with_scores: bool) -> str:
-    """What is wrong with a record of COCO results; empty where nothing is."""
-    if not isinstance(row, dict):
-        return f"must be a record {{image_id, bbox, score}}, got a {type(row).__name__}"
-    image_id, box = row.get("image_id"), row.get("bbox")
-    if type(image_id) is not int or abs(image_id) >= 2**63:
-        return f"'image_id' must be a whole number, got {str(image_id)[:40]}"
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        return f"image id {image_id}: 'bbox' must be four numbers x, y, width, height, got {str(box)[:60]}"
-    if with_scores != ("score" in row):
-        return f"image id {image_id}: either every record has a 'score' or none has"
-    if with_scores and not _is_number(row["score"]):
-        return f"image id {image_id}: 'score' must be a number, got {str(row['score'])[:40]}"
-    return ""
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
-
-
-# ------------------------------------------------------------------------------------------------------- the checks
-
-
-def _checked(
-    image_ids: NDArray[np.int64], starts: NDArray[np.int64], boxes: NDArray[np.float32], scores: NDArray[np.float32], where: str
-) -> ProposalFile:
-    """Sound arrays, sorted; raises `UserError` where they are not sound."""
-    if not len(image_ids):
-        raise UserError(f"{where}: holds no images; make the proposals again or name another file")
-    if len(starts) != len(image_ids) + 1 or starts[0] != 0 or starts[-1] != len(boxes) or (np.diff(starts) < 0).any():
-        raise UserError(f"{where}: 'starts' does not share {len(boxes)} boxes among {len(image_ids)} images; make the file again")
-    if boxes.shape[1:] != (4,):
-        raise UserError(f"{where}: boxes must be (n, 4), got {boxes.shape}; write x1, y1, x2, y2")
-    if len(scores) != len(boxes):
-        raise UserError(f"{where}: {len(boxes)} boxes need {len(boxes)} scores, got {len(scores)}; make the file again")
-    values, counts = np.unique(image_ids, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(f"{where}: image id {values[counts > 1][0]} has proposals twice; keep one")
-    for wrong, problem in (
-        (~np.isfinite(boxes).all(axis=1), "is not finite"),
-        (~np.isfinite(scores), "has a score that is not finite"),
-        ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), "is inverted (x2 < x1 or y2 < y1)"),
-    ):
-        if wrong.any():
-            first = int(wrong.argmax())
-            image = int(np.searchsorted(starts, first, side="right")) - 1
-            box = ", ".join(f"{value:g}" for value in boxes[first].tolist())
+        records = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid JSON ({' '.join(str(error).split())}); make the proposals again") from None
+    if not isinstance(records, list):
+        raise UserError(f"{path}: proposals in JSON are a list of records with image_id, bbox and score")
+    by_image: dict[int, list[tuple[float, list[float]]]] = {}
+    for row, record in enumerate(records):
+        try:
+            x, y, width, height = (float(value) for value in record["bbox"])
+            by_image.setdefault(int(record["image_id"]), []).append((float(record["score"]), [x, y, x + width, y + height]))
+        except (KeyError, TypeError, ValueError):
             raise UserError(
-                f"{where}: image id {image_ids[image]}, box {first - starts[image]}: ({box}) {problem}"
-                f"; {int(wrong.sum())} of {len(boxes)} boxes are so; correct the file"
+                f"{path}: row {row}: expected image_id, bbox (x, y, width, height) and score, got {record!r:.120}"
+            ) from None
+    pairs = [pair for own in by_image.values() for pair in own]
+    return (
+        np.array(list(by_image), dtype=np.int64),
+        np.array([len(own) for own in by_image.values()], dtype=np.int64),
+        np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4),
+        np.array([score for score, _ in pairs], dtype=np.float64),
+    )
+
+
+def _checked(path: Path, ids: NDArray[Any], counts: NDArray[Any], boxes: NDArray[Any], scores: NDArray[Any]) -> ProposalFile:
+    """The columns as a file, sorted by image and score; refused where a box or a score is none."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1] or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: expected boxes (P, 4) with P scores, got {boxes.shape} and {scores.shape}; make the proposals again"
+        )
+    image_of_row = np.repeat(ids, counts)
+
+    def refuse(wrong: NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise UserError(
+                f"{path}: {int(wrong.sum())} {what}, such as row {row} of image id {image_of_row[row]}: {boxes[row].tolist()}, "
+                f"score {scores[row]}; make the proposals again"
             )
-    images = np.repeat(np.arange(len(image_ids)), np.diff(starts))
-    falling = (np.diff(scores) <= 0) | (np.diff(images) > 0)
-    if not falling.all():
-        order = np.lexsort((-scores, images))
-        boxes, scores = boxes[order], scores[order]
-    return ProposalFile(image_ids, starts, np.ascontiguousarray(boxes), np.ascontiguousarray(scores))
 
-
-def _first_of_each(rows: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Indices, ascending, of the rows that no earlier row equals."""
-    # Two numbers a row sort much faster than four: x1, y1 and x2, y2 side by side in 64 bits each.
-    pairs = np.ascontiguousarray(rows).view(np.int64)
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable, so the first of equals comes first
-    ordered = pairs[order]
-    new = np.ones(len(rows), dtype=np.bool_)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.sort(order[new])
+    refuse(~np.isfinite(boxes).all(axis=1) | ~np.isfinite(scores), "proposals are not finite")
+    refuse(np.any(boxes[:, 2:] < boxes[:, :2], axis=1), "boxes are inverted (x2 < x1 or y2 < y1)")
+    unique, first = np.unique(ids, return_index=True)
+    if len(unique) < len(ids):
+        twice = np.delete(ids, first)[0]
+        raise UserError(f"{path}: image id {twice} stands twice; make the proposals again")
+    order = np.lexsort((-scores, image_of_row))
+    lengths = counts[first]
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+    return ProposalFile(
+        str(path),
+        unique.astype(np.int64),
+        starts,
+        boxes[order].astype(np.float32),
+        scores[order].astype(np.float32),
+        lists_all=path.suffix != ".json",
+    )

@@ -1,7 +1,7 @@
 """Transforms of samples: each is one class, and so is a user's own.
 
 A transform is its own configuration: its fields are what a recipe sets, its call is what happens. It changes image, boxes,
-masks, keypoints and proposals together, draws every random choice from the generator it is handed, and returns the sample.
+masks and keypoints together, draws every random choice from the generator it is handed, and returns the sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from boxwood.config import Component
@@ -97,17 +96,17 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
-def _mirror_boxes(boxes: Tensor, width: int) -> Tensor:
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
-
-
 def _scale(segmentation: Polygons | Bitmap, x: float, y: float) -> Polygons | Bitmap:
     if isinstance(segmentation, Polygons):
         factors = np.array([x, y], dtype=np.float32)
         return Polygons([part * factors for part in segmentation.parts])
     x1, y1, x2, y2 = segmentation.box
     return Bitmap(segmentation.values, (x1 * x, y1 * y, x2 * x, y2 * y))
+
+
+def _mirror_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
 
 
 def _mirror(segmentation: Polygons | Bitmap, width: int) -> Polygons | Bitmap:

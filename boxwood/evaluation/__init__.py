@@ -3,7 +3,7 @@
 from boxwood.evaluation.backend import Backend
 from boxwood.evaluation.coco import CocoEvaluator
 from boxwood.evaluation.evaluator import Evaluator, Metrics, evaluate
-from boxwood.evaluation.proposals import ProposalEvaluator
+from boxwood.evaluation.proposals import ProposalEvaluator, make_evaluator
 from boxwood.evaluation.report import format_table, save_detections, save_metrics
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ProposalEvaluator",
     "evaluate",
     "format_table",
+    "make_evaluator",
     "save_detections",
     "save_metrics",
 ]

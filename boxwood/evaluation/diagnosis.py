@@ -27,6 +27,16 @@ def explain(truth: Truth, results: Results, categories: Categories, metrics: dic
         notes.append(_about_places(truth, results, categories))
     if masks == 0 and boxes is not None and boxes > 0:
         notes.append("segm AP is 0 although boxes fit: no mask overlaps its instance by an IoU of 0.5; is the mask head trained?")
+    seen = next((found.keypoints for found in results.values() if found.keypoints is not None and len(found)), None)
+    if seen is not None and "keypoints" not in metrics:
+        notes.append(
+            f"keypoints are not compared: the model finds {seen.shape[1] // 3} an instance, the truth has "
+            f"{truth.num_keypoints or 'none'}; is it a file of keypoints of the same kind?"
+        )
+    if metrics.get("keypoints", {}).get("AP50") == 0 and boxes is not None and boxes > 0:
+        notes.append(
+            "keypoints AP is 0 although boxes fit: no OKS reaches 0.5; is the keypoint head trained, are the sigmas right?"
+        )
     if max_detections != 100:
         notes.append(
             f"AP, and AR by size, look at the best {max_detections} detections of an image and class; COCO's own look at 100"

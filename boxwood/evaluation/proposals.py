@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from boxwood.evaluation.backend import AREAS, Backend, check_backend, compare
-from boxwood.evaluation.coco import mean_of_known
+from boxwood.evaluation.coco import CocoEvaluator, mean_of_known
 from boxwood.evaluation.diagnosis import some
 from boxwood.evaluation.evaluator import Metrics
 from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
-from boxwood.structures import Detections
+from boxwood.structures import Categories, Detections
 
-__all__ = ["ProposalEvaluator"]
+__all__ = ["ProposalEvaluator", "make_evaluator"]
+
+
+def make_evaluator(truth: Mapping[str, Any], categories: Categories, *, class_agnostic: bool) -> CocoEvaluator | ProposalEvaluator:
+    """The evaluator that fits a detector: COCO's AP, or AR where its boxes have no classes (`ModelConfig.class_agnostic`)."""
+    return ProposalEvaluator(truth) if class_agnostic else CocoEvaluator(truth, categories)
 
 
 class ProposalEvaluator:
@@ -40,6 +48,11 @@ class ProposalEvaluator:
     def gather(self) -> None:
         """Merge the proposals of all processes of `torch.distributed`."""
         self.results = gather_results(self.results)
+
+    def columns(self) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+        """The id, the boxes (n, 4) xyxy and the scores (n,) of every image that was added, best first."""
+        for image_id, found in self.results.items():
+            yield image_id, np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1), found.scores
 
     def compute(self) -> Metrics:
         """The average recalls of all that was added."""

@@ -15,6 +15,8 @@ from boxwood.files import write_text, write_whole
 __all__ = ["format_table", "save_detections", "save_metrics"]
 
 WIDTH = 100
+HEADS = {"bbox": "box AP", "segm": "mask AP", "keypoints": "keypoint AP"}
+"""What the tasks are called above their classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
@@ -48,10 +50,13 @@ def format_table(metrics: Metrics) -> str:
     bbox    0.500  0.750  0.500      -  0.500  0.500  0.600
     """
     blocks = []
-    if tasks := [task for task in ("bbox", "segm") if task in metrics]:
-        # AR at the limit of detections stands under its own number.
-        last = max((key for key in metrics[tasks[0]] if key[2:].isdigit() and key.startswith("AR")), key=lambda key: int(key[2:]))
-        blocks.append(_rows([*COLUMNS[:-1], last], {task: metrics[task] for task in tasks}))
+    tasks = [task for task in HEADS if task in metrics]
+    # AR at the limit of detections stands under its own number: COCO looks at 100 boxes and masks, and at the keypoints of 20.
+    for part in ([task for task in tasks if task != "keypoints"], [task for task in tasks if task == "keypoints"]):
+        if part:
+            first = metrics[part[0]]
+            last = max((key for key in first if key[2:].isdigit() and key.startswith("AR")), key=lambda key: int(key[2:]))
+            blocks.append(_rows([*COLUMNS[:-1], last], {task: metrics[task] for task in part}))
     if "proposals" in metrics:
         blocks.append(_rows(list(metrics["proposals"]), {"proposals": metrics["proposals"]}))
     if per_class := metrics.get("per_class"):
@@ -73,17 +78,18 @@ def _rows(columns: list[str], rows: dict[str, dict[str, float]]) -> str:
     margin = max(6, *(len(name) for name in rows))
     lines = [" " * margin + "".join(f"{column:>{max(7, len(column) + 1)}}" for column in columns)]
     for name, row in rows.items():
-        lines.append(f"{name:<{margin}}" + "".join(f"{_number(row[column]):>{max(7, len(column) + 1)}}" for column in columns))
+        lines.append(
+            f"{name:<{margin}}" + "".join(f"{_number(row.get(column, -1)):>{max(7, len(column) + 1)}}" for column in columns)
+        )
     return "\n".join(lines)
 
 
 def _classes(per_class: dict[str, dict[str, Any]], tasks: Sequence[str]) -> str:
     """Two or three classes beside each other where their names are short enough."""
-    heads = {"bbox": "box AP", "segm": "mask AP"}
     name_width = min(32, max(5, *(display_width(name) for name in per_class)))
-    head = fit("class", name_width) + f"{'count':>8}" + "".join(f"{heads[task]:>9}" for task in tasks)
+    head = fit("class", name_width) + f"{'count':>8}" + "".join(f"{HEADS[task]:>{_width(task)}}" for task in tasks)
     cells = [
-        fit(name, name_width) + f"{row['count']:>8}" + "".join(f"{_number(row[task]):>9}" for task in tasks)
+        fit(name, name_width) + f"{row['count']:>8}" + "".join(f"{_number(row[task]):>{_width(task)}}" for task in tasks)
         for name, row in per_class.items()
     ]
     columns = 1 if len(cells) <= 8 else max(1, min(3, (WIDTH + 4) // (display_width(head) + 4)))
@@ -91,6 +97,10 @@ def _classes(per_class: dict[str, dict[str, Any]], tasks: Sequence[str]) -> str:
     lines = ["    ".join([head] * min(columns, -(-len(cells) // height)))]
     lines += ["    ".join(cells[row::height]) for row in range(height)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _width(task: str) -> int:
+    return max(9, len(HEADS[task]) + 2)
 
 
 def display_width(text: str) -> int:

@@ -42,7 +42,9 @@ class ImageResults:
         keypoints = None
         if detections.keypoints is not None:
             half = np.array([0.5, 0.5, 0.0])  # a sample's keypoints are continuous: the centre of pixel 0 is 0.5
-            keypoints = (detections.keypoints.detach().cpu().double().numpy() - half).reshape(len(scores), -1)
+            keypoints = (detections.keypoints.detach().cpu().double().numpy() - half).reshape(
+                len(scores), 3 * detections.keypoints.shape[1]
+            )
         return cls(boxes, scores, detections.labels.cpu().numpy(), detections.rles() if with_masks else None, keypoints)
 
 

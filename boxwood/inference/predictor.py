@@ -34,6 +34,11 @@ def load(source: str | Path, device: str = "auto") -> Predictor:
     """
     path = _weights_file(Path(source))
     saved = read_weights(path)
+    if "proposals" in saved.config.model.needs():
+        raise UserError(
+            f"{path}: has no RPN and looks at given proposals, so it cannot be called with pictures alone; "
+            "boxwood eval runs it on data with proposals"
+        )
     model = restore_model(saved, where=str(path))
     return Predictor(model, saved.config.data.val.transforms, choose_device(device, key="device"))
 

@@ -1,7 +1,21 @@
 """The architectures, one a file, and the contract they keep."""
 
 from boxwood.models.detector import Detector, ModelConfig, TestConfig
+from boxwood.models.proposer import Proposer, ProposerConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.retinanet import RetinaNet, RetinaNetConfig
+from boxwood.models.rfcn import RFCN, RFCNConfig
 
-__all__ = ["RCNN", "Detector", "ModelConfig", "RCNNConfig", "RetinaNet", "RetinaNetConfig", "TestConfig"]
+__all__ = [
+    "RCNN",
+    "RFCN",
+    "Detector",
+    "ModelConfig",
+    "Proposer",
+    "ProposerConfig",
+    "RCNNConfig",
+    "RFCNConfig",
+    "RetinaNet",
+    "RetinaNetConfig",
+    "TestConfig",
+]

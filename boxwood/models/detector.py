@@ -10,12 +10,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from boxwood.config import Component, Config
+from boxwood.errors import UserError
 from boxwood.ops.boxes import clip, nms_mask
 from boxwood.structures import Batch, Categories, Detections, Target
 
@@ -23,7 +24,10 @@ __all__ = [
     "Detector",
     "Instances",
     "ModelConfig",
+    "Need",
+    "Network",
     "TestConfig",
+    "check_anchor_levels",
     "normalize_images",
     "to_detections",
     "top_instances",
@@ -65,13 +69,28 @@ class TestConfig(Config):
     """A pixel belongs to a mask where its probability is at least this."""
 
 
+Need = Literal["masks", "keypoints", "proposals"]
+
+
 class ModelConfig(Component):
     """Base of every architecture's configuration."""
+
+    class_agnostic: ClassVar[bool] = False
+    """Its boxes have no classes (RPN alone): they are scored as proposals."""
 
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Subtracted from each channel of an image in 0..255."""
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     """Divides each channel after the mean is subtracted."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: Faster R-CNN, ResNet-50-FPN."""
+        return type(self).__name__.removesuffix("Config")
+
+    def needs(self) -> frozenset[Need]:
+        """What the data must give besides images and boxes."""
+        return frozenset()
 
     @abstractmethod
     def build(self, categories: Categories, test: TestConfig) -> nn.Module:
@@ -100,6 +119,38 @@ def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -
     columns = torch.arange(width, device=images.device)[None, None, :] < sizes[:, 1, None, None]
     normalized = (images.to(mean.dtype) - mean[:, None, None]) / std[:, None, None]
     return normalized * (rows & columns)[:, None]
+
+
+class Network(nn.Module):
+    """What the built-in architectures have in common: settings and classes, how images come in and how detections go out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, categories: Categories, test: TestConfig) -> None:
+        super().__init__()
+        self.test = test
+        self.categories = categories
+        self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
+
+    def normalized(self, batch: Batch) -> Tensor:
+        """The batch's images as the body wants them."""
+        return normalize_images(batch.images, batch.sizes, self.mean, self.std)
+
+    def detections(self, output: Any, batch: Batch) -> list[Detections]:
+        """The instances of each image, scaled to the pixels of the original."""
+        assert output.instances is not None, "detections need a batch without targets"
+        return to_detections(output.instances, batch, self.categories, self.test)
+
+
+def check_anchor_levels(key: str, anchor_sizes: Sequence[Sequence[float]], strides: Sequence[int]) -> None:
+    """Raises `UserError` where anchors are not given for each of the maps that they stand on."""
+    if len(anchor_sizes) != len(strides):
+        raise UserError(
+            f"{key} has {len(anchor_sizes)} levels, but the maps are {len(strides)}, of strides {', '.join(map(str, strides))}: "
+            "give one tuple of sizes for each"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- how inference ends

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Config
-from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import BackboneConfig, ConvNorm, Norm, make_norm
 
-__all__ = ["FPN", "FPNConfig"]
+__all__ = ["FPN", "FPNConfig", "LastMap", "body_title", "build_fpn"]
 
 
 class FPNConfig(Config):
@@ -25,6 +25,9 @@ class FPNConfig(Config):
     channels: int = 256
     norm: Norm | None = None
     """After each convolution, which then has no bias; None for convolutions with bias alone."""
+    zero_init_lateral: bool = False
+    """Begin with laterals of zeros, so that each level is at first the one above alone; the coarsest is as ever
+    (Detectron's ZERO_INIT_LATERAL)."""
     top: Literal["subsampled", "conv_c5", "conv_p5"] = "subsampled"
     """What stands above the body's coarsest level: one level that is every second cell of it (FPN, section 4.1), or two by strided
     3x3 convolutions, from the body's own map (RetinaNet, section 4) or from the pyramid's."""
@@ -33,15 +36,23 @@ class FPNConfig(Config):
 class FPN(nn.Module):
     """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and at coarser ones."""
 
+    channels: int
     strides: tuple[int, ...]
     """Pixels of the input a cell of each map that ``forward`` returns."""
+    body_strides: tuple[int, ...]
+    """Of these, those of the body's own maps; what is coarser stands on top of them."""
 
     def __init__(self, config: FPNConfig, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         width = config.channels
         self.inner = nn.ModuleList(_convolution(channels, width, 1, config.norm) for channels in channels_in)
+        if config.zero_init_lateral:
+            for lateral in list(self.inner)[:-1]:
+                nn.init.zeros_((lateral.conv if isinstance(lateral, ConvNorm) else lateral).get_parameter("weight"))
         self.outer = nn.ModuleList(_convolution(width, width, 3, config.norm) for _ in channels_in)
+        self.channels = width
         self.top = config.top
+        self.body_strides = tuple(strides)
         if config.top == "subsampled":
             self.strides = (*strides, 2 * strides[-1])
         else:
@@ -60,6 +71,28 @@ class FPN(nn.Module):
             return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
         p6 = self.p6(maps[-1] if self.top == "conv_c5" else levels[-1])
         return [*levels, p6, self.p7(F.relu(p6))]
+
+
+class LastMap(nn.Module):
+    """What stands in the place of a pyramid where there is none: the body's last map as it is."""
+
+    def __init__(self, channels_in: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = channels_in[-1]
+        self.strides = self.body_strides = tuple(strides[-1:])
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [maps[-1]]
+
+
+def build_fpn(config: FPNConfig | None, channels_in: Sequence[int], strides: Sequence[int]) -> FPN | LastMap:
+    """The pyramid over maps of these channels and strides; without a configuration their last."""
+    return LastMap(channels_in, strides) if config is None else FPN(config, channels_in, strides)
+
+
+def body_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
+    """What a person calls a body and what is read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
+    return backbone.title_alone if fpn is None else f"{backbone.title}-FPN"
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, norm: Norm | None, stride: int = 1) -> nn.Module:

@@ -6,7 +6,7 @@ A head of your own is one class and one configuration that builds it; see ``exam
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from boxwood.config import Component
 from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
 
 __all__ = [
+    "AverageHeadConfig",
     "BoxHeadConfig",
     "ConvFCHeadConfig",
     "ConvKeypointHeadConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "KeypointHeadConfig",
     "MaskHeadConfig",
     "RoIHead",
+    "RoIHeadConfig",
     "TwoFCHeadConfig",
 ]
 
@@ -38,37 +40,51 @@ class RoIHead(nn.Module):
         keypoint head. R = 0 is ordinary."""
 
 
-class BoxHeadConfig(Component):
+class RoIHeadConfig(Component):
+    """Base of every head's configuration. Derive from one of the three below, which say what the head is for."""
+
+    resolution: int
+    """P, cells a side of the features that are pooled from an RoI."""
+    source: Literal["maps", "tail", "own_tail"] = "maps"
+    """What the head reads: the pooled features; what the body's tail (Detectron's C4: res5) makes of them, one tail for all heads
+    that say so; or what a copy of the tail does that this head alone teaches."""
+
+    @abstractmethod
+    def build(self, channels: int) -> RoIHead:
+        """A head for features of ``channels`` channels."""
+
+
+class BoxHeadConfig(RoIHeadConfig):
     """Base of the heads whose output is classified and regressed."""
 
     resolution: int = 7
-    """P, cells a side of the RoI's features."""
-
-    @abstractmethod
-    def build(self, channels: int) -> RoIHead:
-        """A head for features of ``channels`` channels."""
 
 
-class MaskHeadConfig(Component):
-    """Base of the heads whose output becomes a mask an RoI and class."""
+class MaskHeadConfig(RoIHeadConfig):
+    """Base of the heads whose output becomes a mask an RoI and class; the head decides M."""
 
     resolution: int = 14
-    """P, cells a side of the RoI's features; the head decides M."""
-
-    @abstractmethod
-    def build(self, channels: int) -> RoIHead:
-        """A head for features of ``channels`` channels."""
 
 
-class KeypointHeadConfig(Component):
+class KeypointHeadConfig(RoIHeadConfig):
     """Base of the heads whose output becomes a heatmap an RoI and keypoint, four times as fine as the head's output."""
 
     resolution: int = 14
-    """P, cells a side of the RoI's features."""
 
-    @abstractmethod
+
+class AverageHeadConfig(BoxHeadConfig):
+    """The mean over the cells: all there is to do behind a body's tail (ResNet, 2015, figure 3; R-CNN on C4).
+
+    The tail decides the resolution: 14 for a ResNet's res5, 7 for VGG16's fully connected layers, 6 for VGG-CNN-M-1024's.
+    """
+
+    short_kind: ClassVar[str] = "average"
+
+    resolution: int = 14
+    source: Literal["maps", "tail", "own_tail"] = "tail"
+
     def build(self, channels: int) -> RoIHead:
-        """A head for features of ``channels`` channels."""
+        return AverageHead(channels)
 
 
 class TwoFCHeadConfig(BoxHeadConfig):
@@ -98,7 +114,11 @@ class ConvFCHeadConfig(BoxHeadConfig):
 
 
 class ConvMaskHeadConfig(MaskHeadConfig):
-    """A stack of 3x3 convolutions and a deconvolution that doubles the resolution (Mask R-CNN, figure 4, right)."""
+    """A stack of 3x3 convolutions and a deconvolution that doubles the resolution (Mask R-CNN, figure 4).
+
+    Detectron's names: v1up4convs is this, v1up has 2 convolutions; v0upshare has none and reads the ``tail``, v0up its
+    ``own_tail``.
+    """
 
     short_kind: ClassVar[str] = "conv_mask"
 
@@ -121,6 +141,15 @@ class ConvKeypointHeadConfig(KeypointHeadConfig):
 
     def build(self, channels: int) -> RoIHead:
         return ConvKeypointHead(self, channels)
+
+
+class AverageHead(RoIHead):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(2, 3))
 
 
 class TwoFCHead(RoIHead):

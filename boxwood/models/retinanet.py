@@ -21,13 +21,12 @@ from torch import Tensor, nn
 
 from boxwood.config import Config
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
-from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
-from boxwood.models.detector import Instances, ModelConfig, TestConfig, normalize_images, to_detections, top_instances
-from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
+from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig, check_anchor_levels, top_instances
+from boxwood.models.fpn import FPN, FPNConfig, body_title
 from boxwood.ops.boxes import centred_inside, clip, decode, encode, giou, ioa, iou, level_anchors, level_cells
-from boxwood.ops.losses import focal, global_mean, smooth_l1
-from boxwood.ops.matching import BACKGROUND, match
-from boxwood.structures import Batch, Categories, Detections, Target
+from boxwood.ops.learning import BACKGROUND, focal, global_mean, match, smooth_l1
+from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutput"]
 
@@ -73,6 +72,10 @@ class RetinaNetConfig(ModelConfig):
     fpn: FPNConfig = Field(default_factory=lambda: FPNConfig(top="conv_c5"))
     head: RetinaNetHeadConfig = Field(default_factory=RetinaNetHeadConfig)
 
+    @property
+    def title(self) -> str:
+        return f"RetinaNet, {body_title(self.backbone, self.fpn)}"
+
     def build(self, categories: Categories, test: TestConfig) -> RetinaNet:
         return RetinaNet(self, categories, test)
 
@@ -92,28 +95,23 @@ class RetinaNetOutput:
     instances: Instances | None = None
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(Network):
     """The network; a `boxwood.models.detector.Detector`."""
 
-    mean: Tensor
-    std: Tensor
     cells: Tensor
 
     def __init__(self, config: RetinaNetConfig, categories: Categories, test: TestConfig) -> None:
-        super().__init__()
+        super().__init__(config, categories, test)
         self.config = config
-        self.test = test
-        self.categories = categories
         head, width = config.head, config.fpn.channels
-        self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
-        self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
         self.register_buffer(
             "cells", level_cells(head.anchor_sizes, head.anchor_ratios, rounded=head.rounded_anchors), persistent=False
         )
         self.backbone = config.backbone.build()
+        freeze_tail(self.backbone)
         self.skipped = sum(stride < 8 for stride in self.backbone.strides)
         self.fpn = FPN(config.fpn, self.backbone.channels[self.skipped :], self.backbone.strides[self.skipped :])
-        assert len(self.cells) == len(self.fpn.strides), "one tuple of anchor sizes a level"
+        check_anchor_levels("model.head.anchor_sizes", head.anchor_sizes, self.fpn.strides)
         per_cell = self.cells.shape[1]
         self.class_tower = _tower(head, width)
         self.box_tower = self.class_tower if head.shared_tower else _tower(head, width)
@@ -122,8 +120,7 @@ class RetinaNet(nn.Module):
 
     def forward(self, batch: Batch) -> RetinaNetOutput:
         """The whole network. A batch without targets runs through to the instances."""
-        images = normalize_images(batch.images, batch.sizes, self.mean, self.std)
-        maps = self.fpn(self.backbone(images)[self.skipped :])
+        maps = self.fpn(self.backbone(self.normalized(batch))[self.skipped :])
         num_images, num_classes = len(batch), len(self.categories)
         logits, deltas = [], []
         for features in maps:
@@ -158,11 +155,6 @@ class RetinaNet(nn.Module):
             box = smooth_l1(output.box_deltas, encode(boxes, output.anchors), head.smooth_l1_beta).sum(dim=-1)
         count = positive.sum()
         return {"loss_class": global_mean(classes.sum(), count), "loss_box": global_mean((box * positive).sum(), count)}
-
-    def detections(self, output: RetinaNetOutput, batch: Batch) -> list[Detections]:
-        """The instances of each image, scaled to the pixels of the original."""
-        assert output.instances is not None, "detections need a batch without targets"
-        return to_detections(output.instances, batch, self.categories, self.test)
 
 
 # -------------------------------------------------------------------------------------------------- stages as functions

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.config import Config
+from boxwood.models.detector import check_anchor_levels
 from boxwood.ops.boxes import centred_inside, clip, decode, encode, ioa, iou, level_anchors, level_cells, nms_mask
-from boxwood.ops.losses import global_mean, smooth_l1
-from boxwood.ops.matching import BACKGROUND, match, sample_balanced
+from boxwood.ops.learning import BACKGROUND, global_mean, match, sample_balanced, smooth_l1
 from boxwood.structures import Batch
 
 __all__ = [
@@ -44,6 +44,8 @@ class RPNConfig(Config):
     """Where a cell's anchors are centred, in cells from its corner."""
     rounded_anchors: bool = False
     """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
+    convs: int = 1
+    """3x3 convolutions ahead of the two predictors."""
     foreground_iou: float = 0.7
     background_iou: float = 0.3
     samples_per_image: int = 256
@@ -82,8 +84,9 @@ class Proposals:
     """(B, K) objectness."""
     valid: Tensor
     """(B, K) bool."""
-    anchors: Tensor
-    """(B, K) int64, the anchor that each came from."""
+    places: Tensor
+    """(B, K) int64, where each came from: its anchor, counted among those in the image, or its row in a file."""
+    num_places: int
 
 
 @dataclass(slots=True)
@@ -101,22 +104,21 @@ class AnchorSample:
 
 
 class RPN(nn.Module):
-    """A 3x3 convolution and two 1x1 siblings, shared by all levels."""
+    """3x3 convolutions and two 1x1 siblings behind them, shared by all levels."""
 
     cells: Tensor
 
     def __init__(self, config: RPNConfig, channels: int, strides: Sequence[int]) -> None:
         super().__init__()
-        assert len(config.anchor_sizes) == len(strides), "one tuple of anchor sizes a level"
+        check_anchor_levels("model.rpn.anchor_sizes", config.anchor_sizes, strides)
         per_cell = len(config.anchor_ratios) * len(config.anchor_sizes[0])
         self.strides = tuple(strides)
         self.offset = config.anchor_offset
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
         self.objectness = nn.Conv2d(channels, per_cell, 1)
         self.deltas = nn.Conv2d(channels, 4 * per_cell, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        for layer in (*self.convs, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
         cells = level_cells(config.anchor_sizes, config.anchor_ratios, rounded=config.rounded_anchors)
         self.register_buffer("cells", cells, persistent=False)
@@ -124,7 +126,9 @@ class RPN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> RPNOutput:
         logits, deltas = [], []
         for features in maps:
-            hidden = F.relu(self.conv(features), inplace=True)
+            hidden = features
+            for conv in self.convs:
+                hidden = F.relu(conv(hidden), inplace=True)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell).
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4))
@@ -143,7 +147,7 @@ def propose(rpn: RPNOutput, sizes: Tensor, config: RPNConfig, *, learning: bool)
     """
     candidates = config.train_candidates if learning else config.test_candidates
     proposals = config.train_proposals if learning else config.test_proposals
-    level_boxes, level_logits, level_anchors, level_kept = [], [], [], []
+    level_boxes, level_logits, level_indices, level_kept = [], [], [], []
     start = 0
     for length in rpn.level_lengths:
         logits, indices = rpn.logits[:, start : start + length].topk(min(candidates, length), dim=1)
@@ -154,13 +158,16 @@ def propose(rpn: RPNOutput, sizes: Tensor, config: RPNConfig, *, learning: bool)
         kept = [nms_mask(boxes[i], logits[i], None, config.nms_threshold, large[i]) for i in range(len(boxes))]
         level_boxes.append(boxes)
         level_logits.append(logits)
-        level_anchors.append(indices)
+        level_indices.append(indices)
         level_kept.append(torch.stack(kept))
         start += length
     all_logits = torch.cat(level_logits, dim=1).masked_fill(~torch.cat(level_kept, dim=1), -torch.inf)
     best, chosen = all_logits.topk(min(proposals, all_logits.shape[1]), dim=1)
     best_boxes = torch.cat(level_boxes, dim=1).gather(1, chosen[..., None].expand(-1, -1, 4))
-    return Proposals(best_boxes, best, best > -torch.inf, torch.cat(level_anchors, dim=1).gather(1, chosen))
+    anchors = torch.cat(level_indices, dim=1).gather(1, chosen)
+    inside = torch.stack([centred_inside(rpn.anchors, size) for size in sizes])
+    places = (inside.cumsum(dim=1) - 1).clamp(min=0).gather(1, anchors)
+    return Proposals(best_boxes, best, best > -torch.inf, places, len(rpn.anchors))
 
 
 @torch.no_grad()

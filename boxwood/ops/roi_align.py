@@ -11,13 +11,14 @@ Letters: B images, C channels, H x W the map, R RoIs, P cells a side, G sampling
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
-__all__ = ["assign_levels", "roi_align", "roi_align_levels", "roi_align_planes"]
+__all__ = ["Pool", "assign_levels", "pool_levels", "roi_align", "roi_align_planes", "roi_pool"]
 
 
 def roi_align(
@@ -57,18 +58,26 @@ def roi_align(
     return pooled
 
 
-def roi_align_levels(
-    features: Sequence[Tensor],
-    strides: Sequence[int],
-    levels: Tensor,
-    rois: Tensor,
-    images: Tensor,
-    size: int,
-    *,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
+def roi_pool(features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale: float) -> Tensor:
+    """RoIPool (Girshick, Fast R-CNN, 2015, section 2.1): the largest value of each cell, whose borders are rounded to map pixels.
+
+    What came before RoIAlign, with its arguments: (B, C, H, W), (R, 4), (R,) -> (R, C, P, P). torchvision's operator does the work.
+    """
+    indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
+    pooled: Tensor = torchvision.ops.roi_pool(features, indexed, size, scale)
+    return pooled
+
+
+class Pool(Protocol):
+    """`roi_pool`, or `roi_align` with its options set."""
+
+    def __call__(self, features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale: float) -> Tensor: ...
+
+
+def pool_levels(
+    pool: Pool, features: Sequence[Tensor], strides: Sequence[int], levels: Tensor, rois: Tensor, images: Tensor, size: int
 ) -> Tensor:
-    """`roi_align` of each RoI on the pyramid level that it is assigned to.
+    """Each RoI pooled from the pyramid level that it is assigned to.
 
     ``features`` are the levels' (B, C, H_l, W_l), ``strides`` theirs in pixels, ``levels`` (R,) the index of each RoI's -> (R, C,
     P, P).
@@ -76,11 +85,10 @@ def roi_align_levels(
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
     for level, (level_features, stride) in enumerate(zip(features, strides, strict=True)):
         chosen = (levels == level).nonzero()[:, 0]
-        if len(chosen):
-            part = roi_align(
-                level_features, rois[chosen], images[chosen], size, scale=1 / stride, sampling_ratio=sampling_ratio, aligned=aligned
-            )
-            pooled = pooled.index_copy(0, chosen, part)
+        if (
+            len(chosen) or level_features.requires_grad
+        ):  # without any RoI a map's gradient is zero, not missing (processes wait for it)
+            pooled = pooled.index_copy(0, chosen, pool(level_features, rois[chosen], images[chosen], size, scale=1 / stride))
     return pooled
 
 

@@ -9,40 +9,28 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import boxwood
 from boxwood.config import ConfigError, apply_overrides, did_you_mean, from_tree, overlay, read_yaml
 from boxwood.errors import UserError
-from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x, mask_rcnn_r50_fpn_1x, retinanet_r50_fpn_1x
-from boxwood.recipes.demo import demo_shapes
-from boxwood.recipes.small import faster_rcnn_mobilenetv2_fpn, mask_rcnn_mobilenetv2_fpn, retinanet_mobilenetv2_fpn
+from boxwood.recipes import bodies, coco, demo, group_norm, single_map, small
+from boxwood.recipes.bodies import *
+from boxwood.recipes.coco import *
+from boxwood.recipes.demo import *
+from boxwood.recipes.group_norm import *
+from boxwood.recipes.single_map import *
+from boxwood.recipes.small import *
 from boxwood.run import RunConfig
 
-__all__ = [
-    "demo_shapes",
-    "faster_rcnn_mobilenetv2_fpn",
-    "faster_rcnn_r50_fpn_1x",
-    "import_module",
-    "mask_rcnn_mobilenetv2_fpn",
-    "mask_rcnn_r50_fpn_1x",
-    "names",
-    "resolve",
-    "retinanet_mobilenetv2_fpn",
-    "retinanet_r50_fpn_1x",
-]
+MODULES = (coco, bodies, single_map, group_norm, small, demo)
+"""Each begins with what its recipes have in common."""
 
-RECIPES = (
-    faster_rcnn_r50_fpn_1x,
-    mask_rcnn_r50_fpn_1x,
-    retinanet_r50_fpn_1x,
-    faster_rcnn_mobilenetv2_fpn,
-    mask_rcnn_mobilenetv2_fpn,
-    retinanet_mobilenetv2_fpn,
-    demo_shapes,
-)
+RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)
+
+__all__ = ["import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]
 
 
 def names() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from boxwood.models import RCNNConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
-from boxwood.models.rcnn import RoIConfig
+from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 

@@ -8,15 +8,26 @@ which is enough for a few hundred images of a few classes; for more, raise ``tra
 from __future__ import annotations
 
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
-from boxwood.models import RCNNConfig, RetinaNetConfig
-from boxwood.models.backbones import MobileNetV2Config
+from boxwood.models import ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
+from boxwood.models.backbones import MobileNetV2Config, ResNetConfig
 from boxwood.models.fpn import FPNConfig
-from boxwood.models.heads import ConvMaskHeadConfig
-from boxwood.models.rcnn import RoIConfig
+from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig
 from boxwood.models.retinanet import RetinaNetHeadConfig
+from boxwood.models.rois import RoIConfig
+from boxwood.models.rpn import RPNConfig
+from boxwood.recipes.coco import on_proposals
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 
-__all__ = ["faster_rcnn_mobilenetv2_fpn", "mask_rcnn_mobilenetv2_fpn", "retinanet_mobilenetv2_fpn"]
+__all__ = [
+    "fast_rcnn_mobilenetv2_fpn",
+    "faster_rcnn_mobilenetv2_fpn",
+    "keypoint_rcnn_mobilenetv2_fpn",
+    "mask_rcnn_mobilenetv2_fpn",
+    "mask_rcnn_r18_fpn_gn_scratch",
+    "retinanet_mobilenetv2_fpn",
+    "rfcn_mobilenetv2",
+    "rpn_mobilenetv2_fpn",
+]
 
 
 def faster_rcnn_mobilenetv2_fpn() -> RunConfig:
@@ -80,4 +91,103 @@ def retinanet_mobilenetv2_fpn() -> RunConfig:
         fpn=FPNConfig(channels=128, top="conv_c5"),
         head=RetinaNetHeadConfig(anchor_sizes=sizes, norm="gn"),
     )
+    return config
+
+
+def keypoint_rcnn_mobilenetv2_fpn() -> RunConfig:
+    """Keypoint R-CNN, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
+
+    As `faster_rcnn_mobilenetv2_fpn`, with half the layers of the paper's keypoint head, a quarter as wide. It needs keypoints in
+    the annotations::
+
+        boxwood train keypoint_rcnn_mobilenetv2_fpn \\
+            data.train.annotations=train.json data.train.images=photos \\
+            data.val.annotations=val.json data.val.images=photos
+    """
+    config = faster_rcnn_mobilenetv2_fpn()
+    config.model = RCNNConfig(
+        backbone=MobileNetV2Config(),
+        fpn=FPNConfig(channels=128),
+        rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
+        keypoint_head=ConvKeypointHeadConfig(convs=4, width=128),
+    )
+    return config
+
+
+def rpn_mobilenetv2_fpn() -> RunConfig:
+    """RPN alone, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
+
+    Its proposals, for `fast_rcnn_mobilenetv2_fpn`, are written by ``boxwood eval``, for the train set too::
+
+        boxwood train rpn_mobilenetv2_fpn --out runs/rpn \\
+            data.train.annotations=train.json data.train.images=photos \\
+            data.val.annotations=val.json data.val.images=photos
+        boxwood eval runs/rpn --out proposals/val
+        boxwood eval runs/rpn --out proposals/train data.val.annotations=train.json data.val.images=photos
+    """
+    config = faster_rcnn_mobilenetv2_fpn()
+    config.model = ProposerConfig(backbone=MobileNetV2Config(), fpn=FPNConfig(channels=128))
+    return config
+
+
+def fast_rcnn_mobilenetv2_fpn() -> RunConfig:
+    """Fast R-CNN, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
+
+    As `faster_rcnn_mobilenetv2_fpn`, on the proposals that `rpn_mobilenetv2_fpn` wrote, or any others::
+
+        boxwood train fast_rcnn_mobilenetv2_fpn \\
+            data.train.annotations=train.json data.train.images=photos \\
+            data.train.proposals=proposals/train/proposals.safetensors \\
+            data.val.annotations=val.json data.val.images=photos \\
+            data.val.proposals=proposals/val/proposals.safetensors
+    """
+    config = faster_rcnn_mobilenetv2_fpn()
+    config.model = RCNNConfig(
+        backbone=MobileNetV2Config(),
+        fpn=FPNConfig(channels=128),
+        rpn=None,
+        rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
+    )
+    return on_proposals(config)
+
+
+def rfcn_mobilenetv2() -> RunConfig:
+    """R-FCN, MobileNetV2 with its last stage dilated, 320 pixels, 400 steps of 4 images: for CPUs and small data.
+
+    Anchors from 32 to 256 pixels stand on the map of stride 16; the score maps have 3 x 3 cells a class. It learns from the 64
+    hardest of an image's 128 proposals::
+
+        boxwood train rfcn_mobilenetv2 \\
+            data.train.annotations=train.json data.train.images=photos \\
+            data.val.annotations=val.json data.val.images=photos
+    """
+    config = faster_rcnn_mobilenetv2_fpn()
+    config.model = RFCNConfig(
+        backbone=MobileNetV2Config(dilated=True),
+        rpn=RPNConfig(anchor_sizes=((32.0, 64.0, 128.0, 256.0),), train_proposals=128, test_proposals=300),
+        rois=RoIConfig(samples_per_image=128, positive_fraction=1.0, hardest=64, class_agnostic=True, smooth_l1_beta=1 / 9),
+        width=256,
+        grid=3,
+    )
+    return config
+
+
+def mask_rcnn_r18_fpn_gn_scratch() -> RunConfig:
+    """Mask R-CNN, a ResNet-18-FPN of half its width with group norm, from random weights: for CPUs and small data.
+
+    320 pixels, 800 steps of 4 images; no weights are fetched. It needs polygons or RLE in the annotations::
+
+        boxwood train mask_rcnn_r18_fpn_gn_scratch \\
+            data.train.annotations=train.json data.train.images=photos \\
+            data.val.annotations=val.json data.val.images=photos
+    """
+    config = faster_rcnn_mobilenetv2_fpn()
+    config.model = RCNNConfig(
+        backbone=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None),
+        fpn=FPNConfig(channels=96, norm="gn"),
+        rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
+        box_head=ConvFCHeadConfig(convs=2, conv_width=96, width=512, norm="gn"),
+        mask_head=ConvMaskHeadConfig(convs=2, width=96, norm="gn"),
+    )
+    config.train.steps = 800
     return config

@@ -1,4 +1,4 @@
-"""What training starts from: a precision that the device has, and weights from a file."""
+"""What training starts from: a precision that the device has, data that the model can learn from, and weights from a file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from boxwood.config import differences
+from boxwood.data.dataset import Dataset
 from boxwood.errors import UserError
+from boxwood.models.detector import ModelConfig
 from boxwood.run import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import load_state, read_weights
 
-__all__ = ["check_precision", "load_initial_weights"]
+__all__ = ["check_data", "check_precision", "load_initial_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,27 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError(f"train.precision=bf16: {torch.cuda.get_device_name(device)} lacks it; choose fp16 or fp32")
     if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         logger.warning("train.precision=bf16: this CPU has no bf16 instructions and is several times slower than with fp32")
+
+
+def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
+    """Raise `UserError` where the data set under ``key`` lacks what the model learns from or looks at."""
+    needs = model.needs()
+    if "keypoints" in needs and dataset.categories.keypoints is None:
+        raise UserError(
+            f"{key}: has no keypoints, and a keypoint head learns nothing else; take a recipe without one, such as "
+            "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.keypoint_head=null"
+        )
+    sample = dataset[0] if needs and len(dataset) else None
+    if "masks" in needs and sample is not None and sample.segmentations is None:
+        raise UserError(
+            f"{key}: has no masks, and a mask head learns nothing else; take a recipe without one, such as "
+            "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.mask_head=null"
+        )
+    if "proposals" in needs and sample is not None and sample.proposals is None:
+        raise UserError(
+            f"{key}: has no proposals, and this detector has no RPN to make them; set {key}.proposals to a file of them (boxwood "
+            "eval of an RPN writes one), or take a recipe with an RPN, such as faster_rcnn_mobilenetv2_fpn"
+        )
 
 
 def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:

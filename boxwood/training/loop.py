@@ -28,7 +28,7 @@ from boxwood.data.dataset import Dataset
 from boxwood.data.loader import eval_batches, train_batches
 from boxwood.distributed import barrier, choose_device, first_process_does, gather_objects, process_group, rank, world_size
 from boxwood.errors import UserError
-from boxwood.evaluation import CocoEvaluator, Metrics, evaluate, save_detections, save_metrics
+from boxwood.evaluation import CocoEvaluator, Metrics, evaluate, make_evaluator, save_detections, save_metrics
 from boxwood.run import RunConfig
 from boxwood.structures import Batch, Categories, Target
 from boxwood.training import run_directory
@@ -41,7 +41,7 @@ from boxwood.training.checkpoint import (
     set_random_state,
 )
 from boxwood.training.divergence import DivergenceWatch
-from boxwood.training.initial import check_precision, load_initial_weights
+from boxwood.training.initial import check_data, check_precision, load_initial_weights
 from boxwood.training.interruption import Interrupted, Interruption
 from boxwood.training.log import Meter, RunLog
 from boxwood.training.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -53,6 +53,10 @@ logger = logging.getLogger(__name__)
 
 LOSS_BATCH = 4
 """Images of a batch of which validation losses are taken; the same for any number of processes, so that the numbers are."""
+
+
+PRIMARY = {"keypoints": "AP", "segm": "AP", "bbox": "AP", "proposals": "AR1000"}
+"""What a task is judged by, the most telling task first."""
 
 
 @dataclass
@@ -106,6 +110,8 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
             run_directory.check_new(out)
         train_set, val_set = config.data.train.open(), config.data.val.open()
         check_same_categories(train_set.categories, val_set.categories)
+        check_data(config.model, train_set, "data.train")
+        check_data(config.model, val_set, "data.val")
         barrier()
 
         run = _start(config, out, device, train_set.categories, checkpoint)
@@ -236,7 +242,7 @@ def _evaluate(run: _Run, val_set: Dataset, interruption: Interruption, log: RunL
 
     with preserved_random_state():
         losses = _validation_losses(run, batches(LOSS_BATCH, with_targets=True))
-        evaluator = CocoEvaluator(val_set.to_coco(), run.categories)
+        evaluator = make_evaluator(val_set.to_coco(), run.categories, class_agnostic=config.model.class_agnostic)
         # One image at a time, so that no image's padding, and so no detection, depends on which others it is with.
         run.metrics = evaluate(run.model, batches(1, with_targets=False), evaluator, run.device)
     run.evaluated = run.step
@@ -247,13 +253,14 @@ def _evaluate(run: _Run, val_set: Dataset, interruption: Interruption, log: RunL
 
     def write() -> None:
         save_metrics(run.metrics, run.out / "eval" / "metrics.json")
-        save_detections(evaluator.records, run.out / "eval" / "detections.json")
+        if isinstance(evaluator, CocoEvaluator):
+            save_detections(evaluator.records, run.out / "eval" / "detections.json")
         if better:
             save_weights(run.out / "best.safetensors", run.model.state_dict(), config, run.categories)
 
     _write(write, needed=run.step == config.train.steps)
     if log is not None:
-        numbers = {f"{task}_{name}": value for task in ("bbox", "segm") for name, value in run.metrics.get(task, {}).items()}
+        numbers = {f"{task}_{name}": value for task in PRIMARY for name, value in run.metrics.get(task, {}).items()}
         log.val(run.step, {**losses, **numbers})
 
 
@@ -283,9 +290,9 @@ def _validation_losses(run: _Run, batches: Iterator[Batch]) -> dict[str, float]:
 
 
 def _primary(metrics: Metrics) -> float:
-    """The number that decides which weights are the best: AP of masks where the model makes them, else of boxes."""
-    tables = [metrics[task]["AP"] for task in ("segm", "bbox") if task in metrics]
-    return float(next((ap for ap in tables if ap >= 0), -1.0))
+    """The number that decides which weights are the best: that of the first task of `PRIMARY` that the model does."""
+    numbers = [metrics[task][name] for task, name in PRIMARY.items() if task in metrics]
+    return float(next((number for number in numbers if number >= 0), -1.0))
 
 
 def _start(config: RunConfig, out: Path, device: torch.device, categories: Categories, checkpoint: Checkpoint | None) -> _Run:

@@ -15,9 +15,10 @@ from torch import Tensor
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.resnet import from_torchvision as resnet_from_torchvision
 from boxwood.models.fpn import FPNConfig
-from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig
-from boxwood.models.rcnn import RCNNConfig, RoIConfig
+from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
+from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
 
 __all__ = ["rcnn_config", "rcnn_state", "retinanet_config", "retinanet_state"]
@@ -28,7 +29,7 @@ Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 NAMES: Names = (
     (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.inner.\1."),
     (r"backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"fpn.outer.\1."),
-    (r"rpn\.head\.conv\.0\.0\.", "rpn.conv."),
+    (r"rpn\.head\.conv\.(\d)\.0\.", r"rpn.convs.\1."),
     (r"rpn\.head\.cls_logits\.", "rpn.objectness."),
     (r"rpn\.head\.bbox_pred\.", "rpn.deltas."),
     (r"roi_heads\.box_head\.", "box_head."),
@@ -39,6 +40,18 @@ NAMES: Names = (
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_logits."),
     (r"roi_heads\.keypoint_head\.(\d+)\.", lambda found: f"keypoint_head.convs.{int(found[1]) // 2}."),
     (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint_logits."),
+)
+V2_NAMES: Names = (
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.inner.\1.conv."),
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.1\.", r"fpn.inner.\1.norm."),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"fpn.outer.\1.conv."),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.1\.", r"fpn.outer.\1.norm."),
+    (r"roi_heads\.box_head\.(\d)\.0\.", r"box_head.convs.\1.conv."),
+    (r"roi_heads\.box_head\.(\d)\.1\.", r"box_head.convs.\1.norm."),
+    (r"roi_heads\.box_head\.5\.", "box_head.fc."),
+    (r"roi_heads\.mask_head\.(\d)\.0\.", r"mask_head.convs.\1.conv."),
+    (r"roi_heads\.mask_head\.(\d)\.1\.", r"mask_head.convs.\1.norm."),
+    *NAMES,
 )
 RETINANET_NAMES: Names = (
     *NAMES[:2],
@@ -57,28 +70,31 @@ RETINANET_V2_NAMES: Names = (
 )
 
 
-def rcnn_config(*, masks: bool = False, keypoints: bool = False) -> RCNNConfig:
+def rcnn_config(*, masks: bool = False, keypoints: bool = False, v2: bool = False) -> RCNNConfig:
     """The settings of ``fasterrcnn_resnet50_fpn``, with ``masks`` of ``maskrcnn_resnet50_fpn``, with ``keypoints`` of
-    ``keypointrcnn_resnet50_fpn``; no weights.
+    ``keypointrcnn_resnet50_fpn``, with ``v2`` of the second version of the first two; no weights.
 
     One thing is not a setting: torchvision takes the stride of its coarsest anchors as the height of the input over the rows of the
     map, rounded down, so 61 instead of 64 at 800 rows. Here it is 64; at multiples of 64 both agree.
     """
     return RCNNConfig(
-        backbone=ResNetConfig(depth=50, weights=None),
-        rpn=RPNConfig(rounded_anchors=True, train_proposals=2000),
+        backbone=ResNetConfig(depth=50, norm="bn" if v2 else "frozen_bn", frozen_stages=0 if v2 else 2, weights=None),
+        fpn=FPNConfig(norm="bn" if v2 else None),
+        rpn=RPNConfig(rounded_anchors=True, train_proposals=2000, convs=2 if v2 else 1),
         rois=RoIConfig(aligned=False, smooth_l1_beta=1 / 9),
-        mask_head=ConvMaskHeadConfig() if masks else None,
+        box_head=ConvFCHeadConfig(norm="bn") if v2 else TwoFCHeadConfig(),
+        mask_head=ConvMaskHeadConfig(norm="bn" if v2 else None) if masks else None,
         keypoint_head=ConvKeypointHeadConfig() if keypoints else None,
     )
 
 
 def rcnn_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of torchvision's Faster, Mask or Keypoint R-CNN on a ResNet with FPN -> ours.
+    """The state dict of torchvision's Faster, Mask or Keypoint R-CNN on a ResNet with FPN, either version -> ours.
 
     Raises ValueError for a name that belongs to none of them.
     """
-    renamed = _renamed(state, NAMES, "Faster, Mask or Keypoint R-CNN with FPN")
+    v2 = "roi_heads.box_head.0.0.weight" in state
+    renamed = _renamed(state, V2_NAMES if v2 else NAMES, "Faster, Mask or Keypoint R-CNN with FPN")
     return {name: _without_background(name, value) for name, value in renamed.items()}
 
 

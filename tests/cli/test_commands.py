@@ -18,7 +18,9 @@ from tests.conftest import Boxwood, tiny
 
 def test_config_list_names_every_recipe(boxwood: Boxwood) -> None:
     outcome = boxwood("config", "list")
-    assert [line.split()[0] for line in outcome.out.splitlines()] == list(names())
+    lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(names())
+    assert max(map(len, lines)) < 160 and not any("publish" in line for line in lines)
 
 
 def test_config_show_can_be_trained_from(boxwood: Boxwood, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,7 +42,8 @@ def train_refused(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> Callable[..
     def call(*overrides: object) -> str:
         out = tmp_path / "out" / "run"
         out.parent.mkdir(exist_ok=True)
-        return refused(boxwood, out, "train", "demo_shapes", *tiny(shapes), *overrides, "--out", out)
+        parts = [part for part in tiny(shapes) if not ("model.rpn=null" in overrides and part.startswith("model.rpn."))]
+        return refused(boxwood, out, "train", "demo_shapes", *parts, *overrides, "--out", out)
 
     return call
 
@@ -49,6 +53,10 @@ Refused = Callable[..., str]
 
 def test_a_misspelt_key_on_the_command_line(train_refused: Refused) -> None:
     assert train_refused("optim.rl=0.1") == "boxwood: unknown key 'optim.rl' (did you mean 'optim.lr'?)"
+
+
+def test_a_part_that_is_taken_away_and_set(train_refused: Refused) -> None:
+    assert train_refused("model.fpn=null") == "boxwood: model.fpn=null contradicts model.fpn.channels; leave out one of them"
 
 
 def test_several_mistakes_are_told_at_once(boxwood: Boxwood) -> None:
@@ -193,7 +201,7 @@ def test_a_folder_that_cannot_be_made(boxwood: Boxwood, shapes: Path, trained: P
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("body", [{"kind": "mobilenet_v2"}, {"kind": "resnet", "weights": "IMAGENET1K_V1"}])
+@pytest.mark.parametrize("body", [{"kind": "mobilenet_v2"}, {"kind": "resnet", "weights": "IMAGENET1K_V1", "width": 64}])
 def test_imagenet_weights_without_a_network(
     train_refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, object]
 ) -> None:
@@ -262,3 +270,86 @@ def test_annotations_without_positives_train_without_nan(boxwood: Boxwood, shape
     assert outcome.status == 0
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(isinstance(step["loss"], float) for step in steps)
+
+
+# ------------------------------------------------------------------------------------- what a detector learns from is not there
+
+
+@pytest.fixture
+def proposals_refused(train_refused: Refused, tmp_path: Path) -> Callable[[bytes], str]:
+    """What training Fast R-CNN says of a ``.pkl`` of these bytes, in data.train.proposals."""
+
+    def call(content: bytes) -> str:
+        path = tmp_path / "proposals.pkl"
+        path.write_bytes(content)
+        line = train_refused("model.rpn=null", f"data.train.proposals={path}", "model.mask_head=null")
+        assert str(path) in line
+        return line
+
+    return call
+
+
+def proposals(**changes: Any) -> bytes:
+    content = {"boxes": [[[1.0, 1, 30, 30]]], "scores": [[0.5]], "ids": [1], **changes}
+    content["boxes"] = [np.float32(boxes) for boxes in content["boxes"]]
+    content["scores"] = [np.float32(scores) for scores in content["scores"]]
+    return pickle.dumps(content, 2)
+
+
+class Touch:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(proposals(ids=[987]), "has no proposals for 4 of the 4 images", id="other images"),
+        pytest.param(proposals(boxes=[[[1, 1, float("nan"), 3]]]), "not finite, such as row 0 of image id 1", id="nan"),
+        pytest.param(proposals(boxes=[[[30, 1, 2, 3]]]), "inverted", id="inverted"),
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(proposals()[:40], "cut short or damaged", id="truncated"),
+        pytest.param(pickle.dumps(Touch(), 2), "refused: it wants posix.mkdir", id="code"),
+    ],
+)
+def test_proposals_that_are_none(
+    proposals_refused: Callable[[bytes], str], content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in proposals_refused(content)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_detector_without_rpn_needs_proposals(train_refused: Refused) -> None:
+    line = train_refused("model.rpn=null", "model.mask_head=null")
+    assert "data.train: has no proposals" in line and "data.train.proposals" in line and "faster_rcnn_mobilenetv2_fpn" in line
+
+
+def without(edited: Edit, key: str) -> Path:
+    def strip(coco: Any) -> None:
+        for row in (*coco["annotations"], *coco["categories"]):
+            row.pop(key, None)
+
+    return edited(strip)
+
+
+def test_a_mask_recipe_on_data_without_masks(train_refused: Refused, shapes: Path, edited: Edit) -> None:
+    path = without(edited, "segmentation")
+    line = train_refused(f"data.val.annotations={path}")
+    assert "data.val: has no masks" in line and "faster_rcnn_mobilenetv2_fpn" in line
+
+
+def test_a_keypoint_recipe_on_data_without_keypoints(train_refused: Refused, shapes: Path, edited: Edit) -> None:
+    path = without(edited, "keypoints")
+    line = train_refused(
+        f"data.train.annotations={path}",
+        f"data.train.images={shapes / 'val'}",
+        "model.keypoint_head={kind: conv_keypoint, convs: 1, width: 32}",
+    )
+    assert "data.train: has no keypoints" in line and "faster_rcnn_mobilenetv2_fpn" in line
+
+
+def test_keypoints_of_a_wrong_length(train_refused: Refused, edited: Edit) -> None:
+    path = edited(lambda coco: coco["annotations"][1]["keypoints"].pop())
+    line = train_refused(f"data.val.annotations={path}")
+    assert str(path) in line and "keypoints" in line and "12 numbers" in line

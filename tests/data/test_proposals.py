@@ -1,4 +1,4 @@
-"""Proposal files: three formats that say the same, faults that are named, and what a sample gets of them."""
+"""Files of proposals: what is written is read, what other programs wrote is read, what is wrong is told; and on to the batch."""
 
 from __future__ import annotations
 
@@ -14,241 +14,178 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood.data import CocoConfig, CocoDataset
-from boxwood.data.proposals import ProposalFile, make_proposals, read_proposals, write_proposals
+from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
+from boxwood.data.loader import eval_batches, train_batches
+from boxwood.data.proposals import prepared, read_proposals, write_proposals
 from boxwood.errors import UserError
-from tests.data.cases import sound, write
-from tests.test_safe_pickle import Runs, python2_array, python2_dict
+
+ROWS = [
+    (7, np.array([[1.0, 2, 30, 40], [5, 5, 9, 9]]), np.array([0.9, 0.3])),
+    (3, np.zeros((0, 4)), np.zeros(0)),
+    (11, np.array([[0.0, 0, 8, 8]]), np.array([0.5])),
+]
 
 
-def some(seed: int, counts: list[int]) -> tuple[list[int], list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
-    """Ids, boxes on whole pixels, and scores of which some are equal."""
-    rng = np.random.default_rng(seed)
-    corners = [np.sort(rng.integers(0, 40, (count, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32) for count in counts]
-    return list(range(50, 50 + len(counts))), corners, [rng.integers(0, 5, count).astype(np.float32) for count in counts]
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    write_proposals(path, ROWS)
+    file = read_proposals(path)
+    assert file.image_ids.tolist() == [3, 7, 11]
+    for image_id, boxes, scores in ROWS:
+        assert np.array_equal(file.of(image_id), boxes.astype(np.float32))
+        assert len(scores) == len(file.of(image_id))
+    assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]
+    with pytest.raises(UserError, match="no proposals for image id 8"):
+        file.of(8)
+    file.check_images([3, 11], "train.json")
+    with pytest.raises(UserError, match=r"no proposals for 2 of the 3 images of train\.json, such as image id 8"):
+        file.check_images([8, 3, 9], "train.json")
 
 
-def assert_same(one: ProposalFile, other: ProposalFile) -> None:
-    for name in ("image_ids", "starts", "boxes", "scores"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert getattr(one, name).dtype == getattr(other, name).dtype
+@pytest.mark.parametrize("key", ["ids", "indexes"])
+def test_detectrons_file(tmp_path: Path, key: str) -> None:
+    """Its boxes name the last pixel; they need not be sorted."""
+    path = tmp_path / "p.pkl"
+    boxes = [np.float32([[5, 5, 8, 8], [1, 2, 29, 39]]), np.float32([[0, 0, 7, 7]])]
+    content = {"boxes": boxes, "scores": [np.float32([0.3, 0.9]), np.float32([0.5])], key: [7, 11], "cfg": "MODEL: {}"}
+    path.write_bytes(pickle.dumps(content, 2))
+    file = read_proposals(path)
+    assert file.of(7).tolist() == [[1, 2, 30, 40], [5, 5, 9, 9]]
+    assert file.of(11).tolist() == [[0, 0, 8, 8]]
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 99), st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, pickle.HIGHEST_PROTOCOL))
-def test_every_format_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, counts: list[int], protocol: int
-) -> None:  # fmt: skip
-    folder = tmp_path_factory.getbasetemp()
-    ids, boxes, scores = some(seed, counts)
-    made = make_proposals(ids, boxes, scores)
-    for image, (own_boxes, own_scores) in enumerate(zip(boxes, scores, strict=True)):
-        rows = slice(made.starts[image], made.starts[image + 1])
-        best_first = sorted(range(len(own_scores)), key=lambda index: -own_scores[index])
-        assert made.boxes[rows].tolist() == own_boxes[best_first].tolist()
-        assert made.scores[rows].tolist() == own_scores[best_first].tolist()
-
-    write_proposals(folder / "a.safetensors", made)
-    assert_same(read_proposals(folder / "a.safetensors"), made)
-
-    inclusive = [part - np.array([0, 0, 1, 1], np.float32) for part in boxes]
-    (folder / "a.pkl").write_bytes(pickle.dumps({"boxes": inclusive, "scores": scores, "ids": ids, "cfg": "a: 1"}, protocol))
-    assert_same(read_proposals(folder / "a.pkl"), made)
-
-    # A list of results has no place for an image without boxes.
-    kept = [index for index, count in enumerate(counts) if count]
-    if kept:
-        rows = [
-            {"image_id": ids[index], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-            for index in kept
-            for (x1, y1, x2, y2), score in zip(boxes[index].tolist(), scores[index].tolist(), strict=True)
-        ]
-        (folder / "a.json").write_text(json.dumps(rows))
-        expected = make_proposals([ids[i] for i in kept], [boxes[i] for i in kept], [scores[i] for i in kept])
-        assert_same(read_proposals(folder / "a.json"), expected)
+def test_coco_results(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(
+        json.dumps(
+            [
+                {"image_id": 7, "bbox": [5, 5, 4, 4], "score": 0.3, "category_id": 1},
+                {"image_id": 7, "bbox": [1, 2, 29, 38], "score": 0.9},
+            ]
+        )
+    )
+    file = read_proposals(path)
+    assert file.of(7).tolist() == [[1, 2, 30, 40], [5, 5, 9, 9]]
+    assert file.of(8).tolist() == []
+    file.check_images([7, 8], "train.json")
+    with pytest.raises(UserError, match="no proposals for 1 of the 1 images"):
+        file.check_images([8], "train.json")
 
 
-def test_detectrons_file_as_python_2_wrote_it(tmp_path: Path) -> None:
-    """With the old key of the ids, scores that are one column, and pixels that are inside."""
-    ids, boxes, scores = some(3, [4, 2])
-    arrays = [b"](" + b"".join(python2_array(part) for part in parts) + b"e" for parts in (boxes, [s[:, None] for s in scores])]
-    numbers = b"](" + b"".join(b"J" + int(image).to_bytes(4, "little") for image in ids) + b"e"
-    (tmp_path / "a.pkl").write_bytes(python2_dict({"boxes": arrays[0], "scores": arrays[1], "indexes": numbers}))
-    assert_same(read_proposals(tmp_path / "a.pkl"), make_proposals(ids, [b + np.array([0, 0, 1, 1]) for b in boxes], scores))
-
-
-def test_results_without_scores_keep_their_order(tmp_path: Path) -> None:
-    rows = [{"image_id": image, "bbox": [x, 0, 4, 4.5]} for x, image in enumerate((9, 3, 9, 3, 9))]
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    read = read_proposals(tmp_path / "a.json")
-    assert read.image_ids.tolist() == [3, 9] and read.starts.tolist() == [0, 2, 5]
-    assert read.boxes[:, 0].tolist() == [1, 3, 0, 2, 4] and read.boxes[0].tolist() == [1, 0, 5, 4.5]
-
-
-# ---------------------------------------------------------------------------------------------------------- faults
-
-BOX, SCORE = np.array([[1, 2, 5, 6]], np.float32), np.ones(1, np.float32)
+def broken(**changes: Any) -> dict[str, Any]:
+    return {"boxes": [np.float32([[1, 2, 3, 4]])], "scores": [np.float32([0.5])], "ids": [1], **changes}
 
 
 @pytest.mark.parametrize(
-    ("ids", "boxes", "scores", "words"),
+    ("content", "message"),
     [
-        ([], [], [], "holds no images"),
-        ([4, 4], [BOX, BOX], [SCORE, SCORE], "image id 4 has proposals twice"),
-        ([4], [BOX[:, :3]], [SCORE], r"image id 4: boxes must be \(n, 4\), got \(1, 3\)"),
-        ([4], [BOX[0]], [SCORE], r"image id 4: boxes must be \(n, 4\), got \(4,\)"),
-        ([4], [BOX], [np.ones(2)], r"image id 4: 1 boxes need 1 scores, got \(2,\)"),
-        ([4, 5], [BOX], [SCORE], "has 2 image ids, boxes of 1 images and scores of 1"),
-        ([4, 5], [BOX, np.array([[0, 0, 4, 4], [0, np.nan, 4, 4]])], [SCORE, np.ones(2)], r"image id 5, box 1: \(0, nan, 4"),
-        ([4], [BOX * np.float32(np.inf)], [SCORE], "image id 4, box 0: .* is not finite"),
-        ([4], [BOX.astype(np.float64) * 1e300], [SCORE], "image id 4, box 0: .* is not finite"),
-        ([4], [BOX], [SCORE * np.nan], "image id 4, box 0: .* has a score that is not finite"),
-        ([4], [np.array([[5, 2, 1, 6]])], [SCORE], r"image id 4, box 0: \(5, 2, 1, 6\) is inverted .*; 1 of 1 boxes are so"),
-        ([4], [np.array([[1, 6, 5, 2]])], [SCORE], r"is inverted \(x2 < x1 or y2 < y1\)"),
-    ],
-)  # fmt: skip
-def test_faults_are_named(tmp_path: Path, ids: list[int], boxes: list[Any], scores: list[Any], words: str) -> None:
-    with pytest.raises(UserError, match="proposals: .*" + words):
-        make_proposals(ids, boxes, scores)
-    inclusive = [part - np.array([0, 0, 1, 1]) if part.shape[1:] == (4,) else part for part in boxes]
-    path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"boxes": inclusive, "scores": scores, "ids": ids}, 2))
-    with pytest.raises(UserError, match="a.pkl: .*" + words) as caught:
-        read_proposals(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ({"a": 1}, "must be COCO results"),
-        ([], "holds no images"),
-        ([1], "row 0: must be a record"),
-        ([{"image_id": 1, "bbox": [1, 2, 3], "score": 1}], "image id 1: 'bbox' must be four numbers x, y, width, height, got"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, "4"], "score": 1}], "'bbox' must be four numbers"),
-        ([{"image_id": "1", "bbox": [1, 2, 3, 4], "score": 1}], "'image_id' must be a whole number"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}, {"image_id": 1, "bbox": [1, 2, 3, 4]}], "row 1: .* either every"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": None}], "row 0: image id 1: 'score' must be a number, got None"),
-        ([{"image_id": 1, "bbox": [1, 2, -3, 4], "score": 1}], r"image id 1, box 0: \(1, 2, -2, 6\) is inverted"),
-        ([{"image_id": 1, "bbox": [1, 2, float("nan"), 4], "score": 1}], "is not finite"),
-        ([{"image_id": 1, "bbox": [1, 2, 1e300, 4], "score": 1}], "is not finite"),
-        ([{"image_id": 1, "bbox": [1, 2, 10**400, 4], "score": 1}], "'bbox' must be four numbers"),
-    ],
-)  # fmt: skip
-def test_faults_of_results(tmp_path: Path, rows: Any, words: str) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="a.json: .*" + words):
-        read_proposals(tmp_path / "a.json")
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl", ".json"])
-def test_files_that_are_empty_cut_short_or_of_another_format(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    with pytest.raises(UserError, match=r"No such file .*name an existing"):
-        read_proposals(path)
-    path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"is empty"):
-        read_proposals(path)
-    path.write_bytes(b"\x00this is another file altogether")
-    with pytest.raises(UserError, match=r"is no pickle|no safetensors|is not JSON"):
-        read_proposals(path)
-    ids, boxes, scores = some(1, [3, 3])
-    if suffix == ".safetensors":
-        write_proposals(path, make_proposals(ids, boxes, scores))
-    elif suffix == ".pkl":
-        path.write_bytes(pickle.dumps({"boxes": boxes, "scores": scores, "ids": ids}))
-    else:
-        path.write_text(json.dumps([{"image_id": 1, "bbox": [1, 2, 3, 4]}]))
-    whole = path.read_bytes()
-    for length in (1, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"cut short|is no pickle|is not JSON"):
-            read_proposals(path)
-
-
-def test_safetensors_that_are_something_else(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    safetensors.numpy.save_file({"boxes": BOX}, path)
-    with pytest.raises(UserError, match="is safetensors, but not a proposal file"):
-        read_proposals(path)
-    arrays = {"image_ids": np.array([1]), "starts": np.array([0, 1]), "boxes": BOX, "scores": SCORE}
-    for change, words in (
-        ({"starts": np.array([0, 2])}, "'starts' does not share 1 boxes among 1 images"),
-        ({"starts": np.array([0, 1], np.int32)}, r"'starts' must be int64 with 1 dimensions, got int32 \(2,\)"),
-        ({"boxes": BOX[:, :3].copy()}, r"boxes must be \(n, 4\), got \(1, 3\)"),
-        ({"scores": np.ones(3, np.float32)}, "1 boxes need 1 scores, got 3"),
-        ({"boxes": BOX * np.float32(np.nan)}, "is not finite"),
-    ):
-        safetensors.numpy.save_file(arrays | change, path, {"format": "boxwood proposals 1"})
-        with pytest.raises(UserError, match=words):
-            read_proposals(path)
-    with pytest.raises(UserError, match=r"a.npz: a proposal file ends in .safetensors .*, .pkl .* or .json"):
-        read_proposals(tmp_path / "a.npz")
-
-
-@pytest.mark.parametrize(
-    ("tree", "words"),
-    [
-        ([1], "must be a dict with 'boxes', 'scores' and 'ids', got a list"),
-        ({"boxes": [], "ids": []}, "is no proposal file: 'scores' missing; its keys are"),
-        ({"boxes": 3, "scores": [], "ids": []}, "'boxes' must be a list with an array for each image, got a int"),
-        ({"boxes": [[["a"]]], "scores": [[1]], "ids": [1]}, "'boxes' of image 0: must be numbers"),
-        ({"boxes": [[[1, 2], [3]]], "scores": [[1]], "ids": [1]}, "'boxes' of image 0: must be numbers|got"),
-        ({"boxes": [BOX], "scores": [SCORE], "ids": ["a"]}, "'ids': must be numbers"),
-        ({"boxes": [BOX], "scores": [SCORE], "ids": [1.5]}, "'ids' must be whole numbers"),
-        ({"boxes": Runs(exec, "raise SystemExit")}, "a pickle that asks for builtins.exec"),
+        (broken(boxes=[np.float32([[1, 2, np.nan, 4]])]), "1 proposals are not finite, such as row 0 of image id 1"),
+        (broken(boxes=[np.float32([[9, 2, 3, 4]])]), r"1 boxes are inverted \(x2 < x1 or y2 < y1\), such as row 0 of image id 1"),
+        (broken(boxes=[np.float32([[1, 2, 3]])]), r"image id 1: expected boxes \(n, 4\) and n scores"),
+        (broken(scores=[np.float32([0.5, 0.4])]), r"image id 1: expected boxes \(n, 4\) and n scores"),
+        (broken(ids=[1, 2]), "1 lists of boxes and 1 of scores for 2 images"),
+        ({"boxes": []}, "is no file of proposals"),
+        ([1, 2], "is no file of proposals"),
+        (
+            {"boxes": [np.float32([[1, 2, 3, 4]])] * 2, "scores": [np.float32([0.5])] * 2, "ids": [4, 4]},
+            "image id 4 stands twice",
+        ),
     ],
 )
-def test_pickles_that_are_something_else(tmp_path: Path, tree: Any, words: str) -> None:
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(tree))
-    with pytest.raises(UserError, match="a.pkl.*" + words):
-        read_proposals(tmp_path / "a.pkl")
+def test_what_is_wrong_in_a_pickle(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "p.pkl"
+    path.write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(UserError, match=message) as raised:
+        read_proposals(path)
+    assert str(raised.value).startswith(str(path))
 
 
-# --------------------------------------------------------------------------------------------------- in the data set
-
-
-def test_a_sample_has_the_usable_ones_best_first(tmp_path: Path) -> None:
-    tree = sound()  # images 70 (60 x 40), 3 (30 x 50), 5 (20 x 20)
-    of_3 = np.array(
-        [[25, 0, 99, 9], [-5, -5, 10, 10], [0.2, 0.3, 10.4, 9.6], [28, 0, 40, 9], [0, 48.5, 9, 60], [4, 4, 9, 9]], np.float32
-    )
+def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    write_proposals(path, make_proposals([1, 70, 3, 5], [BOX, BOX, of_3, BOX[:0]], [SCORE, SCORE, np.arange(6)[::-1], SCORE[:0]]))
-    write(tmp_path, tree)
-    config = CocoConfig(annotations=str(tmp_path / "data.json"), images=str(tmp_path), proposals=str(path))
-    dataset = config.open()
-    samples = [dataset[index].proposals for index in range(3)]
-    assert samples[0] is not None and samples[0].tolist() == BOX.tolist() and samples[0].dtype == torch.float32
-    # Clipped; [0.2 ...] equals the second in whole pixels; [28 ...] and [0 48.5 ...] have no more than 2 pixels left.
-    assert samples[1] is not None and samples[1].tolist() == [[25, 0, 30, 9], [0, 0, 10, 10], [4, 4, 9, 9]]
-    assert samples[2] is not None and samples[2].shape == (0, 4)
-    few = config.model_copy(update={"proposal_limit": 2}).open()[1].proposals
-    assert few is not None and few.tolist() == [[25, 0, 30, 9], [0, 0, 10, 10]]
-    assert CocoDataset(tmp_path / "data.json", tmp_path)[0].proposals is None
+    write_proposals(path, ROWS)
+    whole = path.read_bytes()
+    for length, message in ((0, "is empty"), (5, "cut short"), (len(whole) - 9, "cut short")):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=message):
+            read_proposals(path)
+    safetensors.numpy.save_file({"boxes": np.zeros((1, 4))}, path)
+    with pytest.raises(UserError, match="holds something else than proposals"):
+        read_proposals(path)
+    columns = {"image_ids": np.array([1]), "counts": np.array([2]), "boxes": np.zeros((1, 4)), "scores": np.zeros(1)}
+    safetensors.numpy.save_file(columns, path, {"format": "boxwood proposals 1"})
+    with pytest.raises(UserError, match="counts do not add up"):
+        read_proposals(path)
+    with pytest.raises(UserError, match="there is no such file"):
+        read_proposals(tmp_path / "none.pkl")
+    with pytest.raises(UserError, match=r"not from \.npy"):
+        read_proposals(tmp_path / "a.npy")
+    path = tmp_path / "p.json"
+    for text, message in (("{", "not valid JSON"), ("{}", "a list of records"), ('[{"image_id": 1}]', "row 0: expected image_id")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_proposals(path)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 40))
-def test_equal_in_whole_pixels_is_equal(seed: int, count: int) -> None:
+@given(seed=st.integers(0, 2**32 - 1), limit=st.integers(1, 40))
+def test_prepared_proposals(seed: int, limit: int) -> None:
+    """Against the same rules, box by box."""
     rng = np.random.default_rng(seed)
-    boxes = np.sort(rng.uniform(-3, 12, (count, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32)
-    made = make_proposals([1], [boxes], [np.arange(count)[::-1]])
-    seen, expected = set(), []
-    for box in boxes:
-        x1, y1, x2, y2 = (min(max(float(value), 0), side) for value, side in zip(box, (9, 8, 9, 8), strict=True))
-        whole = tuple(round(value) for value in (x1, y1, x2, y2))
-        if np.float32(x2) - np.float32(x1) > 2 and np.float32(y2) - np.float32(y1) > 2 and whole not in seen:
-            seen.add(whole)
-            expected.append([x1, y1, x2, y2])
-    assert made.usable(0, (8, 9), 1000).tolist() == expected
+    boxes = rng.integers(-6, 24, (30, 2)) + rng.choice([0.0, 0.125, 0.375], (30, 2))
+    boxes = np.concatenate([boxes, boxes + rng.integers(0, 6, (30, 2))], axis=1).astype(np.float32)
+    expected: list[list[float]] = []
+    seen = set()
+    for x1, y1, x2, y2 in boxes.tolist():
+        clipped = [min(max(x1, 0), 20), min(max(y1, 0), 10), min(max(x2, 0), 20), min(max(y2, 0), 10)]
+        key = tuple(round(np.float32(v)) for v in clipped)
+        if clipped[2] - clipped[0] > 2 and clipped[3] - clipped[1] > 2 and key not in seen:
+            seen.add(key)
+            expected.append(clipped)
+    ours = prepared(boxes, (10, 20), limit)
+    assert ours.shape == (min(limit, len(expected)), 4)
+    np.testing.assert_allclose(ours, np.array(expected[:limit]).reshape(-1, 4), atol=1e-5)
 
 
-def test_proposals_of_other_images(tmp_path: Path) -> None:
-    annotations, path = write(tmp_path, sound()), tmp_path / "p.safetensors"
-    write_proposals(path, make_proposals([70, 4], [BOX, BOX], [SCORE, SCORE]))
-    words = r"p.safetensors: has no proposals of 2 of the 3 images of .*data.json, the first of them image id 3 'tall.png'"
-    with pytest.raises(UserError, match=words):
-        CocoDataset(annotations, tmp_path, proposals=path)
-    write_proposals(path, make_proposals([70, 3], [BOX, BOX], [SCORE, SCORE]))
-    CocoDataset(annotations, tmp_path, proposals=path, keep_empty=False)  # the image that is not used needs none
+def with_proposals(shapes: Path, folder: Path, **settings: Any) -> CocoConfig:
+    """The val set with its own boxes as proposals, and one more an image."""
+    coco = json.loads((shapes / "val.json").read_text())
+    rows = []
+    for image in coco["images"]:
+        own = [a["bbox"] for a in coco["annotations"] if a["image_id"] == image["id"]]
+        boxes = np.array([*([x, y, x + w, y + h] for x, y, w, h in own), [0, 0, 50, 60]])
+        rows.append((image["id"], boxes, np.linspace(0.9, 0.1, len(boxes))))
+    write_proposals(folder / "p.safetensors", rows)
+    return CocoConfig(
+        annotations=str(shapes / "val.json"), images=str(shapes / "val"), proposals=str(folder / "p.safetensors"), **settings
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_proposals_go_with_their_boxes_into_the_batch(shapes: Path, tmp_path: Path, workers: int) -> None:
+    dataset = with_proposals(shapes, tmp_path).open()
+    transforms = (ResizeShortestEdge(short=(77,), long=500), HorizontalFlip(p=1.0))
+    batch = next(train_batches(dataset, transforms, batch_size=2, seed=0, workers=workers))
+    assert batch.proposals is not None and batch.targets is not None and len(batch.proposals) == 2
+    for boxes, target, (height, width) in zip(batch.proposals, batch.targets, batch.sizes.tolist(), strict=True):
+        assert boxes.dtype == torch.float32
+        for true in target.boxes:
+            assert (boxes - true).abs().amax(dim=1).min() < 1e-3
+        x, y = width / 128, height / 96
+        torch.testing.assert_close(boxes[-1], torch.tensor([width - 50 * x, 0, width, 60 * y]))
+
+
+def test_evaluation_batches_have_them_too(shapes: Path, tmp_path: Path) -> None:
+    dataset = with_proposals(shapes, tmp_path, proposal_limit=1).open()
+    (batch,) = eval_batches(dataset, (), batch_size=2, workers=0)
+    assert batch.targets is None and batch.proposals is not None
+    assert [len(boxes) for boxes in batch.proposals] == [1, 1]
+    plain = CocoConfig(annotations=str(shapes / "val.json"), images=str(shapes / "val")).open()
+    (batch,) = eval_batches(plain, (), batch_size=2, workers=0)
+    assert batch.proposals is None
+
+
+def test_a_file_for_other_images(shapes: Path, tmp_path: Path) -> None:
+    config = with_proposals(shapes, tmp_path)
+    config.annotations, config.images = str(shapes / "train.json"), str(shapes / "train")
+    with pytest.raises(UserError, match=r"p\.safetensors: has no proposals for \d of the 4 images of .*train\.json"):
+        config.open()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from boxwood.config import from_tree, to_tree
-from boxwood.models.backbones import Backbone, BackboneConfig, ConvNorm, MobileNetV2Config, ResNetConfig
+from boxwood.errors import UserError
+from boxwood.models.backbones import Backbone, BackboneConfig, ConvNorm, MobileNetV2Config, ResNetConfig, check_backbone
 from boxwood.models.backbones.resnet import from_torchvision
 
 IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -166,6 +167,8 @@ def test_channels_and_strides_are_as_declared(config: BackboneConfig) -> None:
     expected = [(2, channels, 96 // s, 160 // s) for channels, s in zip(backbone.channels, backbone.strides, strict=True)]
     assert [tuple(level.shape) for level in maps] == expected
     assert [second / first for first, second in zip(backbone.strides, backbone.strides[1:])] == [2, 2, 2]
+    check_backbone(backbone)
+    check_backbone(backbone, (96, 160))
     assert from_tree(BackboneConfig, to_tree(config)) == config
 
 
@@ -182,3 +185,62 @@ def test_folding_a_norm_into_a_convolution_with_bias() -> None:
         layer.fuse()
         torch.testing.assert_close(layer.conv(IMAGE), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(layer(IMAGE), expected, rtol=1e-5, atol=1e-5)
+
+
+class Small(Backbone):
+    """Two maps of strides 4 and 8, and a tail."""
+
+    def __init__(self, **declared: Any) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 4, 4), nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 16, 2, 2))
+        self.channels, self.strides, self.tail_channels, self.tail_resolution = (8, 16), (4, 8), 32, 6
+        self.tail = nn.Conv2d(16, 32, 3, 2, 1)  # type: ignore[misc]  # a property; a module becomes its value
+        for name, value in declared.items():
+            setattr(self, name, value)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.first(images)
+        return [x, self.second(x)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "line"),
+    [
+        (
+            {"channels": (8, 32)},
+            "map 1 of 128x192 images is (2, 16, 16, 24); its declared channels, 32, and stride, 8, make it (2, 32, 16, 24)",
+        ),
+        (
+            {"strides": (8, 16)},
+            "map 0 of 128x192 images is (2, 8, 32, 48); its declared channels, 8, and stride, 8, make it (2, 8, 16, 24)",
+        ),
+        (
+            {"strides": (4, 4)},
+            "map 1 of 128x192 images is (2, 16, 16, 24); its declared channels, 16, and stride, 4, make it (2, 16, 32, 48)",
+        ),
+        ({"strides": (8, 4)}, "strides=(8, 4); expected the finest first, each the same as or twice the one before"),
+        ({"strides": (4, 8, 16)}, "channels=(8, 16), strides=(4, 8, 16); expected one of each for every map"),
+        ({"channels": (8,), "strides": (4,)}, "forward returns 2 maps, but channels and strides declare a list of 1 maps"),
+        ({"forward": lambda images: images}, "forward returns Tensor, but"),
+        ({"tail_channels": 16}, "the tail makes (2, 32, 3, 3) of (2, 16, 6, 6), but tail_channels=16 declares (2, 16, P, P)"),
+        ({"tail_channels": None}, "a tail, tail_channels=None, tail_resolution=6; expected all three or none"),
+        ({"tail": None}, "no tail, tail_channels=32, tail_resolution=6; expected all three or none"),
+    ],
+)
+def test_a_backbone_that_declares_wrongly(declared: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_backbone(Small(**declared))
+    assert str(error.value).startswith(f"Small: {line}")
+
+
+def test_checking_a_backbone_changes_nothing() -> None:
+    backbone = Small()
+    backbone.second.eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    assert "tail.weight" in before and backbone.tail is backbone.get_submodule("tail")
+    check_backbone(backbone)
+    check_backbone(backbone.double())
+    assert backbone.training and not backbone.second.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    with pytest.raises(UserError, match=r"size=\(100, 100\): expected multiples of the last stride, 8"):
+        check_backbone(backbone, (100, 100))

@@ -13,12 +13,13 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from boxwood.data.coco import keypoint_facts
 from boxwood.errors import UserError
 from boxwood.inference.predictor import prepare
-from boxwood.models import rcnn, rpn
+from boxwood.models import rois, rpn
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.detector import TestConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.rcnn import RCNN, RCNNConfig, RoIConfig
+from boxwood.models.rcnn import RCNN, RCNNConfig
+from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
 from boxwood.weights.torchvision import rcnn_config, rcnn_state
@@ -97,7 +98,7 @@ def test_losses_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one image with three instances, one of them without a labelled keypoint; and the gradients."""
     monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
     monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
-    monkeypatch.setattr(rcnn, "sample_balanced", our_sampler)
+    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
     (image, *_) = photos((256, 320))
     network = peer(image).train()
     for module in network.modules():

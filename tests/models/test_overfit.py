@@ -17,8 +17,9 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.detector import ModelConfig, TestConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.rcnn import RCNNConfig, RoIConfig
+from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
+from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections

@@ -14,11 +14,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from boxwood.inference.predictor import prepare
-from boxwood.models import rcnn, rpn
+from boxwood.models import rois, rpn
 from boxwood.models.detector import TestConfig
 from boxwood.models.rcnn import RCNN
 from boxwood.structures import InstanceMasks, Target
@@ -151,7 +156,7 @@ def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -
     """Of one image with three instances; and their gradients, of all weights that Boxwood trains."""
     monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
     monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
-    monkeypatch.setattr(rcnn, "sample_balanced", our_sampler)
+    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
     height, width = 256, 320
     (image, *_) = photos((height, width))
     network = random_network(image, SEED, masks=masks)
@@ -197,3 +202,84 @@ def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(
             gradient / scale, gradients[name] / scale, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+# --------------------------------------------------------------------------------------------- the second version of torchvision's
+
+
+@torch.no_grad()
+def second_version(image: Tensor, *, masks: bool) -> Any:
+    """torchvision's network of version 2, with batch norms in pyramid and heads, that finds something in ``image``."""
+    torch.manual_seed(SEED)
+    build = maskrcnn_resnet50_fpn_v2 if masks else fasterrcnn_resnet50_fpn_v2
+    network: Any = build(weights=None, weights_backbone=None, num_classes=91).eval()
+    enliven(network)
+    heads = network.roi_heads
+
+    def run() -> Any:
+        return network([image.float() / 255])
+
+    network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator, 4)
+    network.transform.min_size, heads.score_thresh = (min(image.shape[-2:]),), 0.0
+    network.transform.postprocess = lambda results, *sizes: results
+    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 200, 20  # enough to see how much outputs deviate
+    spread(network, network.rpn.head.cls_logits, 3.0, run)
+    spread(network, network.rpn.head.bbox_pred, 0.2, run)
+    spread(network, heads.box_predictor.cls_score, 3.5, run)
+    spread(network, heads.box_predictor.bbox_pred, 0.5, run)
+    if masks:
+        spread(network, heads.mask_predictor.mask_fcn_logits, 2.0, run)
+    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 1000, 100
+    heads.box_predictor.cls_score.bias[0], heads.score_thresh = 8.0, 0.05
+    return network
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
+def test_the_second_version(masks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detections, before and after `prepare`, and losses with their gradients."""
+    (image, *_) = photos((320, 448))
+    network = second_version(image, masks=masks)
+    model = rcnn_config(masks=masks, v2=True).build(CLASSES, TestConfig()).eval()
+    model.load_state_dict(rcnn_state(network.state_dict()))
+    batch = batch_of(image)
+    with torch.no_grad():
+        (expected,) = network([image.float() / 255])
+        (before,) = model.detections(model(batch), batch)
+    assert 20 <= len(expected["boxes"]) <= 100
+
+    monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
+    monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
+    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
+    for module in (*network.train().modules(), *model.train().modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    boxes = torch.tensor([[20.0, 30, 140, 200], [150.5, 10.25, 300, 120], [100, 150, 131, 190]])
+    labels, (height, width) = torch.tensor([4, 0, 77]), image.shape[-2:]
+    bitmaps = (torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+    pixels = InstanceMasks(bitmaps, torch.tensor([[-0.5, -0.5, width - 0.5, height - 0.5]]).repeat(3, 1))
+    target = Target(boxes, labels, torch.zeros(0, 4), pixels if masks else None)
+    theirs = network([image.float() / 255], [{"boxes": boxes, "labels": labels + 1, **({"masks": bitmaps} if masks else {})}])
+    learning = batch_of(image, (target,))
+    losses = model.losses(model(learning), (target,))
+    for name, loss in theirs.items():
+        assert losses[NAMES[name]].item() == pytest.approx(loss.item(), rel=1e-5), name
+    torch.stack(list(theirs.values())).sum().backward()
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = rcnn_state({name: value.grad for name, value in network.named_parameters() if value.grad is not None})
+    trained = {name: value.grad for name, value in model.named_parameters() if name in gradients}
+    assert len(trained) > 60
+    for name, gradient in trained.items():
+        # A value that is 0 up to rounding passes a ReLU here and not there, so single weights may differ.
+        norm = float(gradients[name].norm())
+        assert gradient is not None and float((gradient - gradients[name]).norm()) <= 1e-2 * norm, name
+
+    with torch.no_grad():
+        prepare(model)
+        (after,) = model.detections(model(batch), batch)
+    for found in (before, after):
+        assert torch.equal(found.labels, expected["labels"] - 1)
+        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
+        if masks:
+            assert found.mask_probabilities is not None
+            torch.testing.assert_close(found.mask_probabilities, expected["masks"][:, 0], rtol=0, atol=1e-4)

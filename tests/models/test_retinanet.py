@@ -17,7 +17,7 @@ from boxwood.models.detector import TestConfig
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHeadConfig, assign
 from boxwood.ops.boxes import giou
-from boxwood.ops.losses import focal
+from boxwood.ops.learning import focal
 from boxwood.structures import Batch, Categories, Target
 from boxwood.weights.torchvision import retinanet_config, retinanet_state
 from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
-from boxwood.ops.matching import BACKGROUND, BETWEEN, match, sample_balanced
+from boxwood.ops.learning import BACKGROUND, BETWEEN, match, sample_balanced
 
 
 def plain_match(overlaps: list[list[float]], foreground: float, background: float, low_quality: bool) -> list[int]:

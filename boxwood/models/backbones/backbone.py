@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from boxwood.config import Component, did_you_mean
 from boxwood.errors import UserError
 
-__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "imagenet_weights", "make_norm"]
+__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "freeze_tail", "imagenet_weights", "make_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +37,49 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     """Channels of each map that ``forward`` returns, finest first."""
     strides: tuple[int, ...]
-    """Pixels of the input a cell of each map, finest first; each is twice the one before."""
+    """Pixels of the input a cell of each map, finest first; each is twice the one before, or the same where a stage is dilated."""
+    tail_channels: int | None = None
+    """Channels that ``tail`` returns; None without a tail."""
+    tail_resolution: int | None = None
+    """Cells a side of a region's features as ``tail`` was made for them; None without a tail."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W), H and W multiples of the last stride -> maps (B, channels[i], H / strides[i], W /
-        strides[i])."""
+        strides[i]). The tail is not run."""
+
+    @property
+    def tail(self) -> nn.Module | None:
+        """The layers that the body's own classifier has behind its last map, to be run on the features of single regions: (R,
+        channels[-1], P, P), P = ``tail_resolution`` -> (R, ``tail_channels``, P', P'). None where it has none.
+
+        A body with a tail sets ``self.tail`` to a module, or overrides this to point at one that it has by another name.
+        """
+        return self._modules.get("tail")
 
 
 class BackboneConfig(Component):
     """Base of every body's configuration."""
 
+    @property
+    def title(self) -> str:
+        """What a person calls it: ResNet-50."""
+        return type(self).__name__.removesuffix("Config")
+
+    @property
+    def title_alone(self) -> str:
+        """The same with the name of its last map, for a detector that reads no other: ResNet-50-C4."""
+        return self.title
+
     @abstractmethod
     def build(self) -> Backbone:
         """The body, with pretrained weights where the configuration names them."""
+
+
+def freeze_tail(backbone: Backbone) -> None:
+    """For a detector that does not run the body's tail: parameters without gradients would stop training on several GPUs."""
+    if backbone.tail is not None:
+        backbone.tail.requires_grad_(False)
 
 
 class ConvNorm(nn.Module):

@@ -19,18 +19,24 @@ class MobileNetV2Config(BackboneConfig):
     short_kind: ClassVar[str] = "mobilenet_v2"
 
     norm: Norm = "frozen_bn"
+    dilated: bool = False
+    """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and those behind it are
+    dilated by 2 (for R-FCN)."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
+
+    @property
+    def title(self) -> str:
+        return "MobileNetV2"
 
     def build(self) -> MobileNetV2:
         return MobileNetV2(self)
 
 
 class MobileNetV2(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32."""
+    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32; dilated, the last is of 16."""
 
     channels = (24, 32, 96, 1280)
-    strides = (4, 8, 16, 32)
     taps = (3, 6, 13, 18)
     """The blocks whose outputs are returned."""
 
@@ -41,6 +47,12 @@ class MobileNetV2(Backbone):
             state = imagenet_weights(torchvision.models.MobileNet_V2_Weights, config.weights)
             network.load_state_dict(state, strict=config.norm != "gn")
         self.features: nn.Sequential = network.features
+        self.strides = (4, 8, 16, 16 if config.dilated else 32)
+        if config.dilated:
+            for block in list(self.features)[self.taps[2] + 1 :]:
+                for layer in block.modules():
+                    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+                        layer.stride, layer.dilation, layer.padding = (1, 1), (2, 2), (2, 2)
         _pair_convs_with_norms(self.features)
 
     def forward(self, images: Tensor) -> list[Tensor]:

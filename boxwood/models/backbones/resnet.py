@@ -1,4 +1,5 @@
-"""ResNet (He et al., Deep Residual Learning, 2015): the body of most R-CNNs.
+"""ResNet (He et al., Deep Residual Learning, 2015) and ResNeXt (Xie et al., Aggregated Residual Transformations, 2017): the body
+of most R-CNNs.
 
 stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
 """
@@ -11,80 +12,111 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
 
+from boxwood.errors import UserError
 from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
 
 __all__ = ["ResNet", "ResNetConfig", "from_torchvision"]
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+EXPANSION = {18: 1, 34: 1, 50: 4, 101: 4, 152: 4}
+"""Channels of a stage's map over those inside its blocks."""
+PUBLISHED = {
+    **{(depth, 1, 64): f"resnet{depth}" for depth in BLOCKS},
+    (50, 32, 4): "resnext50_32x4d",
+    (101, 32, 8): "resnext101_32x8d",
+    (101, 64, 4): "resnext101_64x4d",
+    (50, 1, 128): "wide_resnet50_2",
+    (101, 1, 128): "wide_resnet101_2",
+}
+"""torchvision's networks with weights, by depth, groups and width per group."""
 
 
 class ResNetConfig(BackboneConfig):
-    """A ResNet body that returns layer1 .. layer4."""
+    """A ResNet or ResNeXt body that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
+
+    ResNeXt-101 32x8d is ``depth=101, groups=32, width_per_group=8``.
+    """
 
     short_kind: ClassVar[str] = "resnet"
 
     depth: Literal[18, 34, 50, 101, 152] = 50
     width: int = 64
     """Channels of the stem; the stages have 1, 2, 4 and 8 times as many inside their blocks. 64 in the paper and in all weights."""
+    groups: int = 1
+    """Into how many the 3x3 convolutions of bottlenecks are divided: ResNeXt's cardinality."""
+    width_per_group: int = 64
+    """Channels of a group in layer1's 3x3 convolutions, for a ``width`` of 64."""
     norm: Norm = "frozen_bn"
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
+    last_stage: Literal["map", "dilated", "tail"] = "map"
+    """What becomes of layer4: the map of stride 32; a map of stride 16, whose 3x3 convolutions look at every second cell instead
+    (R-FCN, section 2); or the tail, run on single regions (the C4 of Mask R-CNN, section 3)."""
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
     weights: str | None = "IMAGENET1K_V1"
-    """A member of torchvision's weights enum for this depth; None starts from random weights."""
+    """A member of torchvision's weights enum for this network; None starts from random weights."""
+
+    @property
+    def title(self) -> str:
+        """ResNet-50, or ResNeXt-101-32x8d."""
+        return f"ResNet-{self.depth}" if self.groups == 1 else f"ResNeXt-{self.depth}-{self.groups}x{self.width_per_group}d"
+
+    @property
+    def title_alone(self) -> str:
+        return self.title + {"map": "-C5", "dilated": "-C5-dilated", "tail": "-C4"}[self.last_stage]
 
     def build(self) -> ResNet:
         return ResNet(self)
 
 
 class ResNet(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32."""
-
-    strides = (4, 8, 16, 32)
+    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32 (16 where the last is dilated), or three before a tail."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        block: type[BasicBlock | Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
+        _check(config)
+        self.last_stage = config.last_stage
         norms = [_stage_norm(config, stage) for stage in range(5)]
-        self.conv1 = _conv(3, config.width, 7, 2, norms[0])
-        stages, channels = [], config.width
-        for index, num_blocks in enumerate(BLOCKS[config.depth]):
-            width = config.width * 2**index
-            blocks = []
-            for position in range(num_blocks):
-                stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(channels, width, stride, norms[index + 1], config.stride_in))
-                channels = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.channels = tuple(config.width * 2**index * block.expansion for index in range(4))
+        self.conv1 = _conv(3, config.width, 7, norms[0], stride=2)
+        self.layer1 = _stage(config, 0, norms[1])
+        self.layer2 = _stage(config, 1, norms[2])
+        self.layer3 = _stage(config, 2, norms[3])
+        self.layer4 = _stage(config, 3, norms[4])
+        self.channels = tuple((config.width << index) * EXPANSION[config.depth] for index in range(4))
+        self.strides = (4, 8, 16, 16 if config.last_stage == "dilated" else 32)
+        if config.last_stage == "tail":
+            self.tail_channels, self.tail_resolution = self.channels[3], 14
+            self.channels, self.strides = self.channels[:3], self.strides[:3]
         if config.weights is not None:
-            published = imagenet_weights(torchvision.models.get_model_weights(f"resnet{config.depth}"), config.weights)
+            published = imagenet_weights(torchvision.models.get_model_weights(_published(config)), config.weights)
             self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
-        for part in [self.conv1, *stages][: config.frozen_stages]:
+        for part in [self.conv1, self.layer1, self.layer2, self.layer3, self.layer4][: config.frozen_stages]:
             part.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = F.relu(self.conv1(images), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.channels)]:
             x = layer(x)
             maps.append(x)
         return maps
+
+    @property
+    def tail(self) -> nn.Module | None:
+        """layer4, which halves the resolution of a region's features, where it is not among the maps."""
+        return self.layer4 if self.last_stage == "tail" else None
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; the block of ResNet-18 and -34. It has no 1x1 to stride in."""
 
-    expansion = 1
-
-    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, stride_in: str) -> None:
+    def __init__(self, channels_in: int, width: int, norm: Norm, stride: int, dilation: int) -> None:
         super().__init__()
-        self.conv1 = _conv(channels_in, width, 3, stride, norm)
-        self.conv2 = _conv(width, width, 3, 1, norm)
-        self.downsample = _shortcut(channels_in, width, stride, norm)
+        self.conv1 = _conv(channels_in, width, 3, norm, stride, dilation)
+        self.conv2 = _conv(width, width, 3, norm, dilation=dilation)
+        self.downsample = _shortcut(channels_in, width, norm, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -93,16 +125,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut; the block of ResNet-50 and deeper."""
+    """1x1, 3x3, 1x1 convolutions beside a shortcut; the block of ResNet-50 and deeper. In ResNeXt the 3x3 is in groups."""
 
-    expansion = 4
-
-    def __init__(self, channels_in: int, width: int, stride: int, norm: Norm, stride_in: str) -> None:
+    def __init__(
+        self, channels_in: int, width: int, channels_out: int, groups: int, norm: Norm, stride: int, stride_in: str, dilation: int
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv(channels_in, width, 1, stride if stride_in == "1x1" else 1, norm)
-        self.conv2 = _conv(width, width, 3, stride if stride_in == "3x3" else 1, norm)
-        self.conv3 = _conv(width, 4 * width, 1, 1, norm)
-        self.downsample = _shortcut(channels_in, 4 * width, stride, norm)
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = _conv(channels_in, width, 1, norm, first)
+        self.conv2 = _conv(width, width, 3, norm, second, dilation, groups)
+        self.conv3 = _conv(width, channels_out, 1, norm)
+        self.downsample = _shortcut(channels_in, channels_out, norm, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -131,19 +164,64 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
+    """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; all its blocks are dilated, or none."""
+    dilation = 2 if index == 3 and config.last_stage == "dilated" else 1
+    channels_out = (config.width << index) * EXPANSION[config.depth]
+    channels = config.width if index == 0 else channels_out // 2
+    blocks: list[nn.Module] = []
+    for position in range(BLOCKS[config.depth][index]):
+        stride = 2 if index > 0 and position == 0 and dilation == 1 else 1
+        if config.depth < 50:
+            blocks.append(BasicBlock(channels, channels_out, norm, stride, dilation))
+        else:
+            width = (config.width << index) * config.width_per_group // 64 * config.groups
+            blocks.append(Bottleneck(channels, width, channels_out, config.groups, norm, stride, config.stride_in, dilation))
+        channels = channels_out
+    return nn.Sequential(*blocks)
+
+
+def _check(config: ResNetConfig) -> None:
+    if config.depth < 50 and (config.groups, config.width_per_group) != (1, 64):
+        raise UserError(
+            f"groups={config.groups}, width_per_group={config.width_per_group}: the blocks of a ResNet-{config.depth} have no "
+            "groups; use depth=50 or more, or groups=1, width_per_group=64"
+        )
+    if min(config.groups, config.width * config.width_per_group // 64) < 1:
+        raise UserError(
+            f"width={config.width}, groups={config.groups}, width_per_group={config.width_per_group}: no channels are left in "
+            "layer1; groups must be at least 1, and width * width_per_group at least 64"
+        )
+
+
+def _published(config: ResNetConfig) -> str:
+    """The name of torchvision's network that has this configuration's tensors."""
+    name = PUBLISHED.get((config.depth, config.groups, config.width_per_group))
+    if name is None or config.width != 64:
+        raise UserError(
+            f"weights={config.weights}: torchvision publishes none for a ResNet of depth={config.depth}, width={config.width}, "
+            f"groups={config.groups}, width_per_group={config.width_per_group}, only for "
+            f"{', '.join(PUBLISHED.values())}; set weights=null"
+        )
+    return name
+
+
 def _stage_norm(config: ResNetConfig, stage: int) -> Norm:
     """A stage that is not trained keeps the statistics of its batch norms too."""
     return "frozen_bn" if stage < config.frozen_stages and config.norm in ("bn", "sync_bn") else config.norm
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm) -> ConvNorm:
-    conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+def _conv(
+    channels_in: int, channels_out: int, kernel: int, norm: Norm, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> ConvNorm:
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return ConvNorm(conv, make_norm(norm, channels_out))
 
 
-def _shortcut(channels_in: int, channels_out: int, stride: int, norm: Norm) -> ConvNorm | None:
+def _shortcut(channels_in: int, channels_out: int, norm: Norm, stride: int) -> ConvNorm | None:
     """A strided 1x1 projection where the shape changes; None where the shortcut is the identity."""
     if stride == 1 and channels_in == channels_out:
         return None
-    return _conv(channels_in, channels_out, 1, stride, norm)
+    return _conv(channels_in, channels_out, 1, norm, stride)

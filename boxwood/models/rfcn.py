@@ -1,0 +1,149 @@
+"""R-FCN (Dai et al., 2016): a two-stage detector whose second stage is one convolution and a vote.
+
+    images -> backbone -> its last map -> position-sensitive score maps, k x k for each class
+                       -> the map before it -> RPN -> proposals; without an RPN they come with the batch
+        training:   proposals + truth -> sampled RoIs, pooled from the score maps and averaged -> losses, of the hardest RoIs
+        inference:  proposals, pooled and averaged -> instances (suppressed, the best 100) -> detections
+
+Nothing is computed for a region but the mean of what the maps say already. Letters: B images, K proposals or sampled RoIs an
+image, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from boxwood.models.backbones import BackboneConfig, ResNetConfig
+from boxwood.models.backbones.backbone import freeze_tail
+from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
+from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, select_instances, spread
+from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.ops.ps_roi_pool import ps_roi_pool
+from boxwood.structures import Batch, Categories, Target
+
+__all__ = ["RFCN", "RFCNConfig", "RFCNOutput"]
+
+
+class RFCNConfig(ModelConfig):
+    """A two-stage detector that is convolutional to the end. The defaults are the paper's."""
+
+    short_kind: ClassVar[str] = "rfcn"
+
+    backbone: BackboneConfig = Field(default_factory=lambda: ResNetConfig(last_stage="dilated"))
+    """The score maps read its last map, the RPN the one before (section 2.2: res5 with stride 16, and res4)."""
+    rpn: RPNConfig | None = Field(
+        default_factory=lambda: RPNConfig(
+            anchor_sizes=((128.0, 256.0, 512.0),),
+            train_candidates=6000,
+            train_proposals=300,
+            test_candidates=6000,
+            test_proposals=300,
+        )
+    )
+    """None: proposals come with the data."""
+    rois: RoIConfig = Field(
+        default_factory=lambda: RoIConfig(samples_per_image=300, positive_fraction=1.0, hardest=128, class_agnostic=True)
+    )
+    """``pooling``, ``sampling_ratio`` and ``aligned`` are not used. With ``hardest`` all proposals are compared; for training
+    without it, sample as Faster R-CNN does: ``samples_per_image`` 128, ``positive_fraction`` 0.25."""
+    width: int | None = 1024
+    """Channels of a 1x1 convolution ahead of the score maps; None for none."""
+    grid: int = 7
+    """k, cells a side of an RoI."""
+
+    @property
+    def title(self) -> str:
+        return f"R-FCN, {self.backbone.title}"
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset(["proposals"]) if self.rpn is None else frozenset()
+
+    def build(self, categories: Categories, test: TestConfig) -> RFCN:
+        return RFCN(self, categories, test)
+
+
+@dataclass(slots=True)
+class RFCNOutput:
+    """Everything that the network computes. Training fills the samples, inference fills the instances."""
+
+    proposals: Proposals
+    class_logits: Tensor
+    """(B, K, C + 1), background last."""
+    box_deltas: Tensor
+    """(B, K, C, 4); (B, K, 1, 4) where boxes are class-agnostic."""
+    rpn: RPNOutput | None = None
+    anchor_sample: AnchorSample | None = None
+    roi_sample: RoISample | None = None
+    instances: Instances | None = None
+
+
+class RFCN(Network):
+    """The network; a `boxwood.models.detector.Detector`."""
+
+    def __init__(self, config: RFCNConfig, categories: Categories, test: TestConfig) -> None:
+        super().__init__(config, categories, test)
+        self.config = config
+        self.backbone = config.backbone.build()
+        freeze_tail(self.backbone)
+        channels, self.stride = self.backbone.channels[-1], self.backbone.strides[-1]
+        self.rpn = None if config.rpn is None else RPN(config.rpn, self.backbone.channels[-2], self.backbone.strides[-2:-1])
+        self.reduce = None if config.width is None else nn.Conv2d(channels, config.width, 1)
+        cells, boxes = config.grid**2, 1 if config.rois.class_agnostic else len(categories)
+        self.class_maps = nn.Conv2d(config.width or channels, (len(categories) + 1) * cells, 1)
+        self.box_maps = nn.Conv2d(config.width or channels, 4 * boxes * cells, 1)
+        if self.reduce is not None:
+            # Detectron's deviation of 0.01 here too lets hardly a gradient through two such layers: learning begins late.
+            nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]  # it has a bias
+        for layer in (self.class_maps, self.box_maps):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch) -> RFCNOutput:
+        """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
+        learning = batch.targets is not None
+        maps = self.backbone(self.normalized(batch))
+        rpn = None
+        if self.rpn is not None and self.config.rpn is not None:
+            rpn = self.rpn(maps[-2:-1])
+            proposals = propose(rpn, batch.sizes, self.config.rpn, learning=learning)
+        else:
+            proposals = given_proposals(batch)
+        last = maps[-1] if self.reduce is None else F.relu(self.reduce(maps[-1]), inplace=True)
+        if not learning:
+            class_logits, box_deltas = self._vote(last, proposals.boxes, proposals.valid)
+            weights = self.config.rois.box_weights
+            instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, weights, self.test)
+            return RFCNOutput(proposals, class_logits, box_deltas, rpn, instances=instances)
+        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories))
+        output = RFCNOutput(proposals, *self._vote(last, sample.boxes, sample.valid), rpn, roi_sample=sample)
+        if rpn is not None and self.config.rpn is not None:
+            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn)
+        return output
+
+    def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
+        2.3, equation 2); zeros where not valid."""
+        rows = rows_of(valid, valid.shape[1])
+        rois, images = boxes.flatten(0, 1)[rows], rows // boxes.shape[1]
+        votes = [
+            spread(
+                ps_roi_pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape
+            )
+            for maps in (self.class_maps(last), self.box_maps(last))
+        ]
+        return votes[0], votes[1].view(*valid.shape, -1, 4)
+
+    def losses(self, output: RFCNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Those of the RPN, and of the RoIs: log loss and smooth L1 (section 2.3)."""
+        assert output.roi_sample is not None, "losses need a batch with targets"
+        losses: dict[str, Tensor] = {}
+        if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:
+            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
+        return losses | box_losses(output.class_logits, output.box_deltas, output.roi_sample, self.config.rois)
