@@ -101,7 +101,8 @@ def _last_recall(task: str, metrics: Metrics) -> str:
     """The name of the average recall at the limit of detections."""
     if task == "keypoints":
         return f"AR{KEYPOINT_DETECTIONS}"  # AR50 and AR75 of keypoints are recalls at an OKS
-    return max((key for key in metrics[task] if key[2:].isdigit() and key.startswith("AR")), key=lambda key: int(key[2:]))
+    names: list[str] = [name for name in metrics[task] if name.startswith("AR") and name[2:].isdigit()]
+    return max(names, key=lambda name: int(name[2:]))
 
 
 def _width(task: str) -> int:
