@@ -202,7 +202,7 @@ def test_retinanet_learns_by_heart(pictures: Any) -> None:
 
 @pytest.mark.slow
 def test_keypoint_rcnn_learns_by_heart(pictures: Any) -> None:
-    metrics = learn(pictures, rcnn(keypoint_head=ConvKeypointHeadConfig(convs=2, width=48)), steps=200)
+    metrics = learn(pictures, rcnn(keypoint_head=ConvKeypointHeadConfig(convs=2, width=64)), steps=200)
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
     assert metrics["keypoints"]["AP"] > 0.9, metrics["keypoints"]
 
