@@ -45,11 +45,13 @@ def peer(image: Tensor) -> Any:
     def run() -> Any:
         return network([image.float() / 255])
 
+    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 200, 10  # enough to see how much outputs deviate
     spread(network, network.rpn.head.cls_logits, 3.0, run)
     spread(network, network.rpn.head.bbox_pred, 0.2, run)
     spread(network, heads.box_predictor.cls_score, 2.0, run)
     spread(network, heads.box_predictor.bbox_pred, 0.5, run)
     spread(network, heads.keypoint_predictor.kps_score_lowres, 3.0, run)
+    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 1000, 100
     heads.score_thresh = 0.05
     return network
 
@@ -80,11 +82,6 @@ def assert_same_detections(image: Tensor) -> None:
         # Of two peaks equally high up to rounding either may be taken.
         apart = (found.keypoints[..., :2] - expected["keypoints"][..., :2]).abs().amax(dim=-1)
         assert (apart < 0.01).float().mean() > 0.995, apart.max()
-
-
-@pytest.mark.slow
-def test_detections_are_torchvisions() -> None:
-    assert_same_detections(photos((320, 448))[0])
 
 
 @pytest.mark.slow

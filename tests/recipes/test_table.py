@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = Categories(
     (1, 2, 5), ("a", "b", "c"), KeypointFacts(("nose", "left_ear", "right_ear"), (0, 2, 1), ((0, 1),), (0.05,) * 3)
 )
-LIGHT = ("mobilenetv2", "r18", "demo")
+LIGHT = ("demo", "rfcn_mobilenetv2")
 LOSSES = {
     "RPN": {"loss_rpn_objectness", "loss_rpn_box"},
     "Fast R-CNN": {"loss_class", "loss_box"},
