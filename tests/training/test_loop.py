@@ -17,10 +17,11 @@ import torch
 from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
+from boxwood.evaluation import Metrics
 from boxwood.run import OptimConfig, RunConfig
 from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
-from boxwood.training.loop import _Run
+from boxwood.training.loop import _primary, _Run
 from boxwood.weights import read_weights
 from tests.training import tiny
 from tests.training.tiny import TinyConfig, TinyData, TinyDataset, TinyDetector, tiny_run
@@ -466,3 +467,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch
     with pytest.raises(TrainingDiverged, match=r"losses are finite but the gradient is not \(norm nan\) at step 3") as error:
         train(tiny_run(), tmp_path / "run")
     assert "loss_root 0" in str(error.value) and ".png): 1 boxes" in str(error.value)
+
+
+def test_the_most_telling_task_decides_which_weights_are_the_best() -> None:
+    """Keypoints before masks before boxes; a task whose truth has nothing (-1) does not."""
+    tables: Metrics = {"bbox": {"AP": 0.1}, "segm": {"AP": 0.2}, "keypoints": {"AP": 0.3}}
+    assert _primary(tables) == 0.3
+    assert _primary({**tables, "keypoints": {"AP": -1.0}}) == 0.2
+    assert _primary({"bbox": {"AP": 0.1}}) == 0.1
+    assert _primary({"proposals": {"AR100": 0.3, "AR1000": 0.5}}) == 0.5
+    assert _primary({}) == -1.0
