@@ -1,6 +1,8 @@
 """Pickles of plain data: dictionaries, lists, text, numbers and numpy arrays, written by Python 2 or 3; anything else is refused.
 
-A pickle is a program. Here it can call nothing but the stand-ins below, which make arrays of bytes that the file really holds.
+A pickle is a program for a small stack machine, and Python's own machine calls whatever the program names. The machine below knows
+only how to make data: it imports nothing, calls nothing but the functions of its own table, and needs no more memory than the file
+has bytes, times a hundred for a file made of nothing but empty dictionaries.
 """
 
 from __future__ import annotations
@@ -8,9 +10,12 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
+import struct
+from codecs import escape_decode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,19 +25,22 @@ __all__ = ["parse", "read"]
 
 MAX_BYTES = 16_000_000_000
 MAX_DEPTH = 50
+MAX_OPERATIONS = 20_000_000
+"""Of one file, each of which may make an object. A numpy array takes about 40, so a proposal file of COCO's 118,000 training images
+half of these."""
 
 
 def read(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     """What a pickle file holds. Raises `UserError` where it cannot be read, is larger than ``max_bytes``, is no pickle, is cut
     short, or asks for more than plain data."""
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise UserError(f"{path}: has {size} bytes, more than the {max_bytes} that are read; split it")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size > max_bytes:
+                raise UserError(f"{path}: has {size} bytes, more than the {max_bytes} that are read; split it")
+            return _load(file, size, str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing file") from None
-    return parse(content, str(path))
 
 
 def parse(content: bytes, where: str) -> Any:
@@ -41,15 +49,23 @@ def parse(content: bytes, where: str) -> Any:
     >>> parse(pickle.dumps({"scores": np.float32([0.5, 0.25])}), "x.pkl")
     {'scores': array([0.5 , 0.25], dtype=float32)}
     """
+    return _load(io.BytesIO(content), len(content), where)
+
+
+def _load(file: IO[bytes], size: int, where: str) -> Any:
     try:
-        return _plain(_Unpickler(content).load(), {}, 0)
+        value = _Machine(file, size).run()
+        _height(value, [], {})
+        return value
     except _Refused as error:
         raise UserError(
             f"{where}: refused: it wants {error}, and only plain data and numpy arrays are read from a pickle"
         ) from None
     except (EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{where}: is no pickle, or is cut short or damaged ({_line(error)}); copy it again") from None
-    except Exception as error:  # a damaged pickle makes the unpickler raise whatever its operands lead to
+    except OSError:
+        raise
+    except Exception as error:  # damaged operands lead to errors of every sort
         raise UserError(f"{where}: is a damaged pickle ({type(error).__name__}: {_line(error)}); copy it again") from None
 
 
@@ -57,110 +73,322 @@ class _Refused(Exception):
     """Names what was asked for."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, content: bytes) -> None:
-        super().__init__(io.BytesIO(content), encoding="latin1")
-        # New ones for each file: a pickle can set attributes of what it is handed.
-        self.allowed = _stand_ins()
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = {"__builtin__": "builtins", "numpy.core.multiarray": "numpy._core.multiarray"}.get(module, module)
-        if (module, name) not in self.allowed:
-            raise _Refused(f"{module}.{name}")
-        return self.allowed[module, name]
-
-    def persistent_load(self, identifier: Any) -> Any:
-        raise _Refused("an object from outside the file")
+# ---------------------------------------------------------------------------------- what the names in a pickle stand for
 
 
-def _stand_ins() -> dict[tuple[str, str], Any]:
-    class DType:
-        """``numpy.dtype(code, align, copy)`` with its byte order as state."""
+class _Kind:
+    """``numpy.dtype(code, align, copy)``, whose byte order comes with its state."""
 
-        def __init__(self, code: str, *_: Any) -> None:
-            self.code, self.order = code, "="
+    def __init__(self, code: Any, *_: Any) -> None:
+        code = code.decode("latin1") if isinstance(code, bytes) else code
+        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?([biuf][0-9]{1,2}|[SU][0-9]{1,9})", code):
+            raise _Refused(f"an array of {'objects' if code in ('O4', 'O8', '|O') else repr(code)[:40]}")
+        self.dtype = np.dtype(code)
 
-        def __setstate__(self, state: tuple[Any, ...]) -> None:
-            self.order = state[1]
-
-        def make(self) -> np.dtype[Any]:
-            dtype = np.dtype(self.code)
-            if dtype.kind not in "biufSU" or dtype.shape:
-                raise _Refused(f"an array of {dtype}")
-            return dtype.newbyteorder(">" if self.order == ">" else "<" if self.order == "<" else "=")
-
-    class Array:
-        """``numpy.ndarray``, empty until its state comes."""
-
-        value: np.ndarray[Any, Any]
-
-        def __setstate__(self, state: tuple[Any, ...]) -> None:
-            _, shape, dtype, fortran, raw = state
-            if isinstance(raw, str):
-                raw = raw.encode("latin1")
-            if not isinstance(dtype, DType) or not isinstance(raw, bytes):
-                raise _Refused("an array of objects")
-            kind = dtype.make()
-            if math.prod(shape) * kind.itemsize != len(raw) or any(side < 0 for side in shape):
-                raise pickle.UnpicklingError(f"an array of shape {shape} and type {kind} with {len(raw)} bytes")
-            flat = np.frombuffer(raw, dtype=kind)
-            self.value = flat.reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))
-
-    def reconstruct(*_: Any) -> Array:
-        return Array()
-
-    def scalar(dtype: Any, raw: Any) -> Any:
-        if not isinstance(dtype, DType) or not isinstance(raw, str | bytes):
-            raise _Refused("a number of objects")
-        kind = dtype.make()
-        content = raw.encode("latin1") if isinstance(raw, str) else raw
-        if len(content) != kind.itemsize:
-            raise pickle.UnpicklingError(f"a number of type {kind} with {len(content)} bytes")
-        return np.frombuffer(content, dtype=kind)[0].item()
-
-    def encode(text: Any, encoding: Any) -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise _Refused(f"text encoded by {encoding!r}")
-        return text.encode("latin1")
-
-    def from_bytes(*parts: Any) -> bytes:
-        if parts:
-            raise _Refused("bytes made of something")
-        return b""
-
-    def ordered(pairs: Any = ()) -> dict[Any, Any]:
-        return dict(pairs)
-
-    named: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "dtype"): DType,
-        ("numpy", "ndarray"): Array,
-        ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy._core.multiarray", "scalar"): scalar,
-        ("_codecs", "encode"): encode,
-        ("builtins", "bytes"): from_bytes,
-        ("collections", "OrderedDict"): ordered,
-    }
-    return named
+    def set_state(self, state: Any) -> None:
+        order: Any = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
+        if any(part is not None for part in state[2:5]):
+            raise _Refused("an array of records")
+        self.dtype = self.dtype.newbyteorder(order if order in ("<", ">") else "=")
 
 
-def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """The value with arrays in the place of their stand-ins; what occurs several times is made once."""
-    if depth > MAX_DEPTH:
-        raise pickle.UnpicklingError(f"nested deeper than {MAX_DEPTH}")
-    if id(value) in done:
-        return done[id(value)]
-    if isinstance(value, dict):
-        made: Any = {_plain(k, done, depth + 1): _plain(v, done, depth + 1) for k, v in value.items()}
-    elif isinstance(value, list | tuple):
-        made = type(value)(_plain(part, done, depth + 1) for part in value)
-    elif value is None or isinstance(value, str | bytes | bool | int | float):
-        return value
-    elif isinstance(getattr(value, "value", None), np.ndarray):
-        made = value.value
-    else:
-        raise _Refused(f"an object of type {type(value).__name__}")
-    done[id(value)] = made
+class _Blank:
+    """A numpy array before its state has come."""
+
+    def __init__(self, *_: Any) -> None:
+        self.places: list[int] = []
+        """Where it is filed."""
+
+
+def _array(shape: Any, kind: Any, raw: Any, order: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    if not isinstance(kind, _Kind) or not isinstance(raw, bytes):
+        raise _Refused("an array of objects")
+    if math.prod(shape) * kind.dtype.itemsize != len(raw) or any(side < 0 for side in shape):
+        raise pickle.UnpicklingError(f"an array of shape {shape} and type {kind.dtype} with {len(raw)} bytes")
+    flat = np.frombuffer(raw, dtype=kind.dtype) if raw else np.zeros(0, dtype=kind.dtype)
+    return flat.reshape(shape, order=order).astype(kind.dtype.newbyteorder("="))
+
+
+def _from_buffer(raw: Any, kind: Any, shape: Any, order: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """How protocol 5 writes an array."""
+    return _array(shape, kind, raw, "F" if order == "F" else "C")
+
+
+def _scalar(kind: Any, raw: Any) -> Any:
+    return _array((), kind, raw, "C").item()
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """How Python 3 writes bytes for Python 2."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _Refused(f"text encoded by {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes(*parts: Any) -> bytes:
+    if parts:
+        raise _Refused("bytes made of something")
+    return b""
+
+
+def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
+    made: dict[Any, Any] = {}
+    for key, value in pairs:
+        _set(made, key, value)
     return made
+
+
+FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _Kind,
+    ("numpy.core.multiarray", "_reconstruct"): _Blank,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): _no_bytes,
+    ("collections", "OrderedDict"): _dictionary,
+}
+
+
+class _Name:
+    """A name in a pickle, with the function that stands in for it."""
+
+    def __init__(self, module: Any, name: Any) -> None:
+        module = "builtins" if module == "__builtin__" else str(module)
+        self.function = FUNCTIONS.get((re.sub(r"^numpy\._core\b", "numpy.core", module), str(name)))
+        if self.function is None and (module, name) != ("numpy", "ndarray"):  # an argument that is never called
+            raise _Refused(f"{module[:80]}.{str(name)[:80]}")
+
+
+# ------------------------------------------------------------------------------------------------------- the machine
+
+
+FIXED = {
+    pickle.BININT: "<i",
+    pickle.BININT1: "<B",
+    pickle.BININT2: "<H",
+    pickle.BINFLOAT: ">d",
+}
+"""Operations that push a number, and its form."""
+
+
+def _latin1(content: bytes) -> str:
+    return content.decode("latin1")
+
+
+def _utf8(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
+
+
+COUNTED: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
+    pickle.SHORT_BINSTRING: ("<B", _latin1),
+    pickle.BINSTRING: ("<i", _latin1),
+    pickle.SHORT_BINUNICODE: ("<B", _utf8),
+    pickle.BINUNICODE: ("<I", _utf8),
+    pickle.BINUNICODE8: ("<Q", _utf8),
+    pickle.SHORT_BINBYTES: ("<B", bytes),
+    pickle.BINBYTES: ("<I", bytes),
+    pickle.BINBYTES8: ("<Q", bytes),
+    pickle.BYTEARRAY8: ("<Q", bytes),
+    pickle.LONG1: ("<B", pickle.decode_long),
+    pickle.LONG4: ("<i", pickle.decode_long),
+}
+"""Operations that push what so many bytes say: the form of the count, and what the bytes become."""
+
+
+def _line_to_int(line: bytes) -> int | bool:
+    return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line)
+
+
+LINES: dict[bytes, Callable[[bytes], Any]] = {
+    pickle.INT: _line_to_int,
+    pickle.LONG: lambda line: int(line.rstrip(b"L")),
+    pickle.FLOAT: float,
+    pickle.STRING: lambda line: _latin1(escape_decode(line.strip()[1:-1])[0]),
+    pickle.UNICODE: lambda line: line.decode("raw-unicode-escape"),
+}
+"""Operations of protocol 0 that push what the rest of the line says."""
+CONSTANTS: dict[bytes, Any] = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False, pickle.EMPTY_TUPLE: ()}
+TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+PUTS = {pickle.BINPUT: "<B", pickle.LONG_BINPUT: "<I"}
+GETS = {pickle.BINGET: "<B", pickle.LONG_BINGET: "<I"}
+
+
+class _Machine:
+    """Carries out a pickle's operations, as `pickletools` describes them: a stack, marks in it, and a file of numbered values."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.filed: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        for _ in range(MAX_OPERATIONS):
+            code = self.file.read(1)
+            if code == pickle.STOP:
+                return self.stack.pop()
+            self._do(code)
+        raise _Refused(f"more than {MAX_OPERATIONS} operations")
+
+    def _do(self, code: bytes) -> None:
+        stack = self.stack
+        if code in FIXED:
+            stack.append(self._number(FIXED[code]))
+        elif code in COUNTED:
+            form, make = COUNTED[code]
+            stack.append(make(self._read(self._number(form))))
+        elif code in GETS:
+            stack.append(self.filed[self._number(GETS[code])])
+        elif code in PUTS:
+            self._put(self._number(PUTS[code]))
+        elif code in TUPLES:
+            stack[-TUPLES[code] :] = [tuple(self._top(TUPLES[code]))]
+        elif code in CONSTANTS:
+            stack.append(CONSTANTS[code])
+        elif code in LINES:
+            stack.append(LINES[code](self._line()))
+        elif code == pickle.MARK:
+            self.marks.append(len(stack))
+        elif code == pickle.TUPLE:
+            stack.append(tuple(self._marked()))
+        elif code == pickle.EMPTY_LIST:
+            stack.append([])
+        elif code == pickle.LIST:
+            stack.append(self._marked())
+        elif code == pickle.APPEND:
+            self._extend([stack.pop()])
+        elif code == pickle.APPENDS:
+            self._extend(self._marked())
+        elif code == pickle.EMPTY_DICT:
+            stack.append({})
+        elif code == pickle.DICT:
+            parts = self._marked()
+            stack.append(_dictionary(zip(parts[::2], parts[1::2], strict=True)))
+        elif code == pickle.SETITEM:
+            value, key = stack.pop(), stack.pop()
+            _set(stack[-1], key, value)
+        elif code == pickle.SETITEMS:
+            parts = self._marked()
+            for key, value in zip(parts[::2], parts[1::2], strict=True):
+                _set(stack[-1], key, value)
+        elif code == pickle.MEMOIZE:
+            self._put(len(self.filed))
+        elif code == pickle.PUT:
+            self._put(int(self._line()))
+        elif code == pickle.GET:
+            stack.append(self.filed[int(self._line())])
+        elif code == pickle.GLOBAL:
+            stack.append(_Name(_utf8(self._line()), _utf8(self._line())))
+        elif code == pickle.STACK_GLOBAL:
+            name, module = stack.pop(), stack.pop()
+            stack.append(_Name(module, name))
+        elif code == pickle.REDUCE:
+            self._call()
+        elif code == pickle.BUILD:
+            self._fill()
+        elif code == pickle.POP:
+            if self.marks and self.marks[-1] == len(stack):
+                self.marks.pop()
+            else:
+                stack.pop()
+        elif code == pickle.POP_MARK:
+            self._marked()
+        elif code == pickle.DUP:
+            stack.append(stack[-1])
+        elif code == pickle.PROTO:
+            self._read(1)
+        elif code == pickle.FRAME:
+            self._read(8)
+        else:
+            self._refuse(code)
+
+    def _refuse(self, code: bytes) -> None:
+        if code == b"":
+            raise EOFError("it ends too early")
+        name = next((name for name in dir(pickle) if name.isupper() and getattr(pickle, name) == code), None)
+        if name is None:
+            raise pickle.UnpicklingError(f"there is no operation {code!r}")
+        raise _Refused(f"the operation {name}")
+
+    def _read(self, count: int) -> bytes:
+        # A count is believed only as far as the file goes: to read makes room for all of it first.
+        content = self.file.read(min(count, self.size)) if count >= 0 else b""
+        if len(content) != count:
+            raise EOFError("it ends too early")
+        return content
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._read(struct.calcsize(form)))[0]
+
+    def _line(self) -> bytes:
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line[:-1]
+
+    def _top(self, count: int) -> list[Any]:
+        if len(self.stack) < count + (self.marks[-1] if self.marks else 0):
+            raise pickle.UnpicklingError("an empty stack")
+        return self.stack[-count:]
+
+    def _marked(self) -> list[Any]:
+        """What stands above the last mark, taken from the stack."""
+        mark = self.marks.pop()
+        parts = self.stack[mark:]
+        del self.stack[mark:]
+        return parts
+
+    def _put(self, place: int) -> None:
+        value = self.filed[place] = self.stack[-1]
+        if isinstance(value, _Blank):
+            value.places.append(place)
+
+    def _extend(self, parts: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise pickle.UnpicklingError("a list was expected")
+        self.stack[-1].extend(parts)
+
+    def _call(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, _Name) or name.function is None or not isinstance(arguments, tuple):
+            raise _Refused("a call of something else than a name")
+        self.stack.append(name.function(*arguments))
+
+    def _fill(self) -> None:
+        state, value = self.stack.pop(), self.stack[-1]
+        if isinstance(value, _Kind):
+            value.set_state(state)
+        elif isinstance(value, _Blank):
+            _, shape, kind, fortran, raw = state
+            self.stack[-1] = _array(shape, kind, raw, "F" if fortran else "C")
+            for place in value.places:
+                self.filed[place] = self.stack[-1]
+        else:
+            raise _Refused(f"to change the state of a {type(value).__name__}")
+
+
+def _set(into: Any, key: Any, value: Any) -> None:
+    # A tuple in a tuple in ... is hashed by a function that calls itself, as deep as the file likes.
+    if not isinstance(key, str | bytes | int | float | None):
+        raise _Refused(f"a dictionary with a key of type {type(key).__name__}")
+    if not isinstance(into, dict):
+        raise pickle.UnpicklingError("a dictionary was expected")
+    into[key] = value
+
+
+def _height(value: Any, above: list[int], known: dict[int, int]) -> int:
+    """How many containers lie in each other; raises where too many do, or where something is left that is no data."""
+    if id(value) in above or len(above) + known.get(id(value), 0) > MAX_DEPTH:
+        raise pickle.UnpicklingError(f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, _Blank | _Kind | _Name):
+        raise _Refused("an object without its data")
+    if isinstance(value, dict | list | tuple) and id(value) not in known:
+        above.append(id(value))
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + max((_height(part, above, known) for part in parts), default=0)
+        above.pop()
+    return known.get(id(value), 0)
 
 
 def _line(error: BaseException) -> str:

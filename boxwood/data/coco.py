@@ -74,7 +74,11 @@ class CocoDataset:
     Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
 
-    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`).
+    With ``proposals`` (a file that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
+    too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.rois.sample_rois`).
+
+    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`), and where the proposals are not
+    those of these images.
     """
 
     def __init__(

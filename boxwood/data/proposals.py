@@ -77,8 +77,12 @@ def prepared(boxes: NDArray[np.float32], size: tuple[int, int], limit: int) -> N
     height, width = size
     clipped: NDArray[np.float32] = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
     clipped = clipped[(clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) > MIN_SIDE]
-    _, first = np.unique(np.round(clipped).astype(np.int64), axis=0, return_index=True)
-    return clipped[np.sort(first)][:limit]
+    # Corners as two numbers a box: numpy sorts rows of four much more slowly. The sort is stable, so of equals the first is first.
+    corners = np.round(clipped).astype(np.int32).view(np.int64)
+    order = np.lexsort((corners[:, 1], corners[:, 0]))
+    repeated = np.zeros(len(order), dtype=np.bool_)
+    repeated[order[1:]] = (corners[order[1:]] == corners[order[:-1]]).all(axis=1)
+    return clipped[~repeated][:limit]
 
 
 def write_proposals(path: Path, proposals: Iterable[tuple[int, NDArray[Any], NDArray[Any]]]) -> None:
@@ -115,7 +119,12 @@ def read_proposals(path: str | Path) -> ProposalFile:
         raise UserError(f"{path}: proposals are read from {', '.join(readers)}, not from {path.suffix or 'a file without ending'}")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file of proposals; boxwood eval of an RPN writes one")
-    if path.stat().st_size == 0:
+    try:
+        with path.open("rb") as file:
+            empty = file.read(1) == b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another file of proposals") from None
+    if empty:
         raise UserError(f"{path}: is empty; make the proposals again")
     return _checked(path, *readers[path.suffix](path))
 
@@ -142,23 +151,60 @@ def _from_pickle(path: Path) -> Columns:
     content = safe_pickle.read(path)
     if not isinstance(content, dict) or "boxes" not in content or "scores" not in content or not {"ids", "indexes"} & set(content):
         raise UserError(f"{path}: is no file of proposals: Detectron's have the keys 'boxes', 'scores' and 'ids'")
-    ids = content["ids"] if "ids" in content else content["indexes"]
-    boxes, scores = list(content["boxes"]), list(content["scores"])
+    key = "ids" if "ids" in content else "indexes"
+    for name in ("boxes", "scores", key):
+        if not isinstance(content[name], list | tuple | np.ndarray) or (
+            isinstance(content[name], np.ndarray) and not content[name].ndim
+        ):
+            raise UserError(f"{path}: expected {name!r} to be a list, one item an image, got a {type(content[name]).__name__}")
+    ids = [image_id.item() if isinstance(image_id, np.generic) else image_id for image_id in content[key]]
+    if wrong := [image_id for image_id in ids if not _is_id(image_id)]:
+        raise UserError(f"{path}: expected {key!r} to be whole numbers, got {wrong[0]!r:.60}; correct the file")
+    boxes = [_numbers(own, (-1, 4)) for own in content["boxes"]]
+    scores = [_numbers(own, (-1,)) for own in content["scores"]]
     if not len(ids) == len(boxes) == len(scores):
         raise UserError(f"{path}: has {len(boxes)} lists of boxes and {len(scores)} of scores for {len(ids)} images")
     for image_id, own_boxes, own_scores in zip(ids, boxes, scores, strict=True):
-        if np.ndim(own_boxes) != 2 or np.shape(own_boxes)[1] != 4 or np.size(own_scores) != len(own_boxes):
+        if own_boxes is None or own_scores is None or len(own_boxes) != len(own_scores):
+            got = "none" if own_boxes is None else str(len(own_boxes))
             raise UserError(
-                f"{path}: image id {image_id}: expected boxes (n, 4) and n scores, got {np.shape(own_boxes)} and "
-                f"{np.shape(own_scores)}; make the proposals again"
+                f"{path}: image id {image_id}: expected boxes (n, 4) and n scores, all of them numbers, got {got} and "
+                f"{'none' if own_scores is None else len(own_scores)}; make the proposals again"
             )
-    joined = np.concatenate([np.zeros((0, 4), dtype=np.float32), *boxes]) + np.array([0, 0, 1, 1], dtype=np.float32)
+    joined = np.concatenate([np.zeros((0, 4), dtype=np.float32), *(own for own in boxes if own is not None)])
     return (
-        np.array([int(image_id) for image_id in ids], dtype=np.int64),
-        np.array([len(own) for own in boxes], dtype=np.int64),
-        joined,
-        np.concatenate([np.zeros(0), *(np.ravel(own) for own in scores)]),
+        np.array(ids, dtype=np.int64),
+        np.array([len(own) for own in boxes if own is not None], dtype=np.int64),
+        joined + np.array([0, 0, 1, 1], dtype=np.float32),
+        np.concatenate([np.zeros(0), *(own for own in scores if own is not None)]),
     )
+
+
+def _numbers(value: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """An image's boxes or scores, an array or lists, in a ``shape``; None where they do not have it or are no numbers."""
+    if isinstance(value, list | tuple):
+        # One list may stand in a pickle many times, so what it makes is limited before it is made.
+        rows = [row if isinstance(row, list | tuple) else [row] for row in value]
+        if any(len(row) not in (1, 4) or not all(map(_is_number, row)) for row in rows):
+            return None
+        try:
+            value = np.array(value, dtype=np.float64)
+        except ValueError:
+            return None
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
+        return None
+    # The scores of old files are a column, and an image without proposals may have an empty list.
+    if value.ndim > 2 or (len(shape) == 2 and value.size and value.shape[1:] != shape[1:]):
+        return None
+    return value.reshape(shape)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63
 
 
 def _from_json(path: Path) -> Columns:
@@ -168,15 +214,21 @@ def _from_json(path: Path) -> Columns:
         raise UserError(f"{path}: is not valid JSON ({' '.join(str(error).split())}); make the proposals again") from None
     if not isinstance(records, list):
         raise UserError(f"{path}: proposals in JSON are a list of records with image_id, bbox and score")
-    by_image: dict[int, list[tuple[float, list[float]]]] = {}
+    by_image: dict[Any, list[tuple[Any, list[float]]]] = {}
     for row, record in enumerate(records):
-        try:
-            x, y, width, height = (float(value) for value in record["bbox"])
-            by_image.setdefault(int(record["image_id"]), []).append((float(record["score"]), [x, y, x + width, y + height]))
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{path}: row {row}: expected image_id, bbox (x, y, width, height) and score, got {record!r:.120}"
-            ) from None
+        image_id, box, score = (
+            (record.get(key) for key in ("image_id", "bbox", "score")) if isinstance(record, dict) else (None,) * 3
+        )
+        if (
+            not _is_id(image_id)
+            or not _is_number(score)
+            or not isinstance(box, list)
+            or len(box) != 4
+            or not all(map(_is_number, box))
+        ):
+            raise UserError(f"{path}: row {row}: expected image_id, bbox (x, y, width, height) and score, got {record!r:.120}")
+        x, y, width, height = box
+        by_image.setdefault(image_id, []).append((score, [x, y, x + width, y + height]))
     pairs = [pair for own in by_image.values() for pair in own]
     return (
         np.array(list(by_image), dtype=np.int64),
@@ -192,15 +244,24 @@ def _checked(path: Path, ids: NDArray[Any], counts: NDArray[Any], boxes: NDArray
         raise UserError(
             f"{path}: expected boxes (P, 4) with P scores, got {boxes.shape} and {scores.shape}; make the proposals again"
         )
+    if boxes.dtype.kind not in "iuf" or scores.dtype.kind not in "iuf":
+        raise UserError(
+            f"{path}: expected numbers, got boxes of {boxes.dtype} and scores of {scores.dtype}; make the proposals again"
+        )
     image_of_row = np.repeat(ids, counts)
 
     def refuse(wrong: NDArray[np.bool_], what: str) -> None:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
+            first = int(np.flatnonzero(image_of_row == image_of_row[row])[0])
             raise UserError(
-                f"{path}: {int(wrong.sum())} {what}, such as row {row} of image id {image_of_row[row]}: {boxes[row].tolist()}, "
-                f"score {scores[row]}; make the proposals again"
+                f"{path}: {int(wrong.sum())} {what}, such as row {row - first} of image id {image_of_row[row]}: "
+                f"{boxes[row].tolist()}, score {scores[row]}; make the proposals again"
             )
+
+    # In the precision in which they are used: a large float64 is infinite there.
+    with np.errstate(over="ignore"):
+        boxes, scores = boxes.astype(np.float32), scores.astype(np.float32)
 
     refuse(~np.isfinite(boxes).all(axis=1) | ~np.isfinite(scores), "proposals are not finite")
     refuse(np.any(boxes[:, 2:] < boxes[:, :2], axis=1), "boxes are inverted (x2 < x1 or y2 < y1)")
@@ -215,7 +276,7 @@ def _checked(path: Path, ids: NDArray[Any], counts: NDArray[Any], boxes: NDArray
         str(path),
         unique.astype(np.int64),
         starts,
-        boxes[order].astype(np.float32),
-        scores[order].astype(np.float32),
+        boxes[order],
+        scores[order],
         lists_all=path.suffix != ".json",
     )

@@ -1,7 +1,7 @@
 """Transforms of samples: each is one class, and so is a user's own.
 
 A transform is its own configuration: its fields are what a recipe sets, its call is what happens. It changes image, boxes,
-masks and keypoints together, draws every random choice from the generator it is handed, and returns the sample.
+masks, keypoints and proposals together, draws every random choice from the generator it is handed, and returns the sample.
 """
 
 from __future__ import annotations

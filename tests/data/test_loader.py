@@ -17,6 +17,7 @@ from pycocotools import mask as pycoco_mask
 
 from boxwood.data import CocoDataset, HorizontalFlip, ResizeShortestEdge, Transform
 from boxwood.data.loader import MASK_SIZE, collate, eval_batches, make_target, train_batches
+from boxwood.data.proposals import write_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Batch, Bitmap, Polygons, Sample
 from tests.data.cases import sound, write
@@ -44,7 +45,12 @@ def dataset(tmp_path: Path) -> CocoDataset:
             tree["annotations"].append(
                 {**row, "id": len(tree["annotations"]), "iscrowd": 1, "segmentation": {"size": [height, width], "counts": [7, 99]}}
             )
-    return CocoDataset(write(tmp_path, tree), tmp_path)
+    proposals = [
+        (row["id"], rng.uniform(0, 12, (image % 6, 4)) + np.array([0, 0, 15, 15]), rng.uniform(size=image % 6))
+        for image, row in enumerate(tree["images"])
+    ]
+    write_proposals(tmp_path / "proposals.safetensors", proposals)
+    return CocoDataset(write(tmp_path, tree), tmp_path, proposals=tmp_path / "proposals.safetensors")
 
 
 def flat(item: Any) -> Iterator[Any]:
@@ -103,6 +109,9 @@ def test_evaluation_sees_each_image_once(dataset: CocoDataset, workers: int, wor
     for rank in range(world_size):
         for batch in eval_batches(dataset, TRANSFORMS[:1], batch_size=3, workers=workers, rank=rank, world_size=world_size):
             assert batch.targets is None and len(batch) <= 3
+            assert batch.proposals is not None and [len(part) for part in batch.proposals] == [
+                (i - 100) % 6 for i in batch.image_ids
+            ]
             seen += batch.image_ids
     assert sorted(seen) == list(range(100, 114))
     with_targets = next(iter(eval_batches(dataset, TRANSFORMS[:1], batch_size=3, workers=workers, with_targets=True)))

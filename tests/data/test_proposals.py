@@ -86,6 +86,21 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(ids=[1, 2]), "1 lists of boxes and 1 of scores for 2 images"),
         ({"boxes": []}, "is no file of proposals"),
         ([1, 2], "is no file of proposals"),
+        (broken(boxes=3), "expected 'boxes' to be a list, one item an image, got a int"),
+        (broken(ids=None), "expected 'ids' to be a list, one item an image, got a NoneType"),
+        (broken(ids=["a"]), "expected 'ids' to be whole numbers, got 'a'"),
+        (broken(ids=[1.5]), r"expected 'ids' to be whole numbers, got 1\.5"),
+        (broken(ids=[2**70]), "expected 'ids' to be whole numbers, got 1180591620717411303424"),
+        (broken(boxes=[[[1, 2], [3]]]), "image id 1: expected boxes .*, got none and 1"),
+        (broken(boxes=[[["a", "b", "c", "d"]]]), "image id 1: expected boxes .*, got none and 1"),
+        (broken(boxes=[np.array(["a"])]), "image id 1: expected boxes .*, got none and 1"),
+        (broken(scores=[["a"]]), "image id 1: expected boxes .*, got 1 and none"),
+        (broken(boxes=[[[1e300, 1, 2e300, 5]]]), "1 proposals are not finite, such as row 0 of image id 1"),
+        (broken(scores=[[np.nan]]), "1 proposals are not finite, such as row 0 of image id 1"),
+        (
+            broken(boxes=[np.ones((3, 4))] * 2, scores=[np.array([1, 1, np.inf])] * 2, ids=[5, 6]),
+            "2 .* such as row 2 of image id 5",
+        ),
         (
             {"boxes": [np.float32([[1, 2, 3, 4]])] * 2, "scores": [np.float32([0.5])] * 2, "ids": [4, 4]},
             "image id 4 stands twice",
@@ -97,7 +112,46 @@ def test_what_is_wrong_in_a_pickle(tmp_path: Path, content: Any, message: str) -
     path.write_bytes(pickle.dumps(content, 2))
     with pytest.raises(UserError, match=message) as raised:
         read_proposals(path)
-    assert str(raised.value).startswith(str(path))
+    assert str(raised.value).startswith(str(path)) and "\n" not in str(raised.value)
+
+
+def test_a_list_that_is_many_lists_costs_nothing(tmp_path: Path) -> None:
+    bomb: Any = [1.0, 2.0, 3.0, 4.0]
+    for _ in range(40):
+        bomb = [bomb] * 4
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(broken(boxes=[bomb])))
+    with pytest.raises(UserError, match="image id 1: expected boxes"):
+        read_proposals(tmp_path / "p.pkl")
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 5), min_size=1, max_size=5), protocol=st.integers(0, 5))
+def test_the_formats_say_the_same(tmp_path_factory: pytest.TempPathFactory, seed: int, counts: list[int], protocol: int) -> None:
+    """Our file, Detectron's of each protocol, as arrays and as lists, and COCO results; equal scores keep their order."""
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.getbasetemp()
+    ids = rng.permutation(100)[: len(counts)].tolist()
+    corners = [np.sort(rng.integers(0, 50, (count, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32) for count in counts]
+    scores = [rng.integers(0, 4, count).astype(np.float32) for count in counts]
+    rows = list(zip(ids, corners, scores, strict=True))
+    write_proposals(folder / "p.safetensors", rows)
+    inclusive = [boxes - np.array([0, 0, 1, 1], np.float32) for boxes in corners]
+    (folder / "a.pkl").write_bytes(
+        pickle.dumps({"boxes": inclusive, "scores": [s[:, None] for s in scores], "indexes": ids}, protocol)
+    )
+    lists = {"boxes": [b.tolist() for b in inclusive], "scores": [s.tolist() for s in scores], "ids": np.array(ids)}
+    (folder / "b.pkl").write_bytes(pickle.dumps(lists, protocol))
+    records = [
+        {"image_id": image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for image_id, boxes, own in rows
+        for (x1, y1, x2, y2), score in zip(boxes.tolist(), own.tolist(), strict=True)
+    ]
+    (folder / "p.json").write_text(json.dumps(records))
+    for name in ("p.safetensors", "a.pkl", "b.pkl", "p.json"):
+        file = read_proposals(folder / name)
+        assert file.boxes.dtype == np.float32 and file.scores.dtype == np.float32
+        for image_id, boxes, own in rows:
+            best_first = sorted(range(len(own)), key=lambda index: -own[index])
+            assert file.of(image_id).tolist() == boxes[best_first].tolist()
 
 
 def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
@@ -120,7 +174,20 @@ def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not from \.npy"):
         read_proposals(tmp_path / "a.npy")
     path = tmp_path / "p.json"
-    for text, message in (("{", "not valid JSON"), ("{}", "a list of records"), ('[{"image_id": 1}]', "row 0: expected image_id")):
+    row = '{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}'
+    for text, message in (
+        ("{", "not valid JSON"),
+        ("{}", "a list of records"),
+        ('[{"image_id": 1}]', "row 0: expected image_id"),
+        (f"[{row}, 3]", "row 1: expected image_id"),
+        (f"[{row.replace('1,', '1.5,', 1)}]", "row 0: expected image_id"),
+        (f"[{row.replace('1,', '1' + '0' * 30 + ',', 1)}]", "row 0: expected image_id"),
+        (f"[{row.replace('3', '1' + '0' * 400)}]", "row 0: expected image_id"),
+        (f"[{row.replace('3', 'null')}]", "row 0: expected image_id"),
+        (f"[{row.replace('3', '1e300')}]", "1 proposals are not finite"),
+        (f"[{row.replace('3', 'NaN')}]", "1 proposals are not finite"),
+        (f"[{row.replace('3', '-3')}]", "1 boxes are inverted"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_proposals(path)

@@ -38,7 +38,7 @@ def make_sample(seed: int = 0, height: int = 30, width: int = 50, instances: int
         image=torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8)),
         image_id=1, file_name="a.jpg", original_size=(height, width),
         boxes=boxes, labels=torch.zeros(instances, dtype=torch.int64), crowd=torch.zeros(instances, dtype=torch.bool),
-        segmentations=segmentations, keypoints=keypoints, keypoint_flip=(1, 0, 2),
+        segmentations=segmentations, keypoints=keypoints, keypoint_flip=(1, 0, 2), proposals=boxes.clone(),
     )  # fmt: skip
 
 
@@ -107,6 +107,16 @@ def test_boxes_and_pixels_agree_with_torchvision() -> None:
     flipped = FLIP(sample, RNG)
     torch.testing.assert_close(flipped.boxes, boxes)
     assert torch.equal(flipped.image, image)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), sizes, sizes, st.integers(2, 200), st.integers(0, 4))
+def test_proposals_go_where_boxes_go(seed: int, height: int, width: int, short: int, instances: int) -> None:
+    sample = FLIP(ResizeShortestEdge(short=(short,))(make_sample(seed, height, width, instances), RNG), RNG)
+    assert sample.proposals is not None and torch.equal(sample.proposals, sample.boxes)
+    without = make_sample(seed, height, width, instances)
+    without.proposals = None
+    assert FLIP(ResizeShortestEdge(short=(short,))(without, RNG), RNG).proposals is None
 
 
 def test_a_painted_rectangle_stays_under_its_box_and_bitmap() -> None:
