@@ -121,7 +121,7 @@ def test_losses_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     # A value that is 0 up to rounding passes a ReLU here and not there, so single weights may differ.
     weight, head = network.roi_heads.keypoint_head[0].weight.grad, model.keypoint_head
     assert head is not None
-    assert (head.convs[0].weight.grad - weight).norm() < 1e-3 * weight.norm()  # type: ignore[index,operator]
+    assert (head.convs[0].weight.grad - weight).norm() < 1e-2 * weight.norm()  # type: ignore[index,operator]
 
 
 # ---------------------------------------------------------------------------------------------------------- small networks
