@@ -68,10 +68,13 @@ def assert_same_detections(image: Tensor, *, v2: bool, bias: float) -> None:
         (after,) = model.detections(model(batch), batch)
     assert 50 <= len(expected["boxes"]) <= 100
     assert expected["labels"].unique().numel() > 3
+    # Where there are more than a hundred, rounding decides which of several equal scores is the last.
+    sure = int((expected["scores"] > expected["scores"][-1] + 1e-5).sum())
+    assert sure >= 50
     for found in (before, after):
         assert len(found) == len(expected["boxes"])
-        assert torch.equal(found.labels, expected["labels"] - 1)
-        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=0.01)
+        assert torch.equal(found.labels[:sure], expected["labels"][:sure] - 1)
+        torch.testing.assert_close(found.boxes[:sure], expected["boxes"][:sure], rtol=0, atol=0.01)
         torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
 
 
