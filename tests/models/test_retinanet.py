@@ -86,6 +86,7 @@ def test_detections_are_torchvisions(v2: bool) -> None:
         assert_same_detections(image, v2=v2, bias=-5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
 def test_losses_are_torchvisions(v2: bool) -> None:
     """Of one image with three instances, and their gradients."""
