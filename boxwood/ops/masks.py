@@ -106,10 +106,8 @@ def masks_to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], th
         # COCO counts down the columns: only the columns that the crop touches are laid out.
         columns = np.zeros((crop.shape[1], height), dtype=np.bool_)
         columns[:, top : top + crop.shape[0]] = crop.numpy().T
-        flat = columns.ravel()
-        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        starts = np.concatenate([[0] if len(flat) and flat[0] else [], changes]) + left * height
-        edges = np.concatenate([[0], starts, [height * width]]).astype(np.int64)
+        changes = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False)) + left * height
+        edges = np.concatenate([[0], changes[changes < height * width], [height * width]])
         code = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(edges).tolist()}, height, width)
         codes.append({"size": [height, width], "counts": code["counts"].decode("ascii")})
     return codes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from pycocotools import mask as pycoco_mask
 from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
@@ -243,6 +243,7 @@ def test_pasting_nothing() -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example([[0.75, 0.0, 1.75, 1.0]], 7, 0, (1, 9))  # ends in the last pixel that the mask reaches
 @given(
     st.lists(box, max_size=4), st.sampled_from([1, 7, 28]), st.integers(0, 1000), st.sampled_from([SIZE, (1, 1), (1, 9), (9, 1)])
 )
