@@ -8,6 +8,7 @@ or ``# NAME.yaml``).
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from boxwood.cli import cli
 from boxwood.recipes import resolve
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 LANGUAGES = {"python", "console", "yaml", ""}
@@ -74,6 +75,8 @@ def prepare(page: Path, folder: Path, trained: Path) -> None:
 def test_the_pages_are_there() -> None:
     assert {page.stem for page in PAGES} >= {"README", "index", "training", "data", "configuration", "reading", "architecture"}
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    algorithms = ROOT / "docs" / "algorithms"
+    assert {path.stem for path in algorithms.glob("*.md")} == {path.stem for path in algorithms.glob("*.svg")}
     assert [page.name for page in PAGES[1:] if page.stem != "index" and page.name not in index] == []
 
 
@@ -149,3 +152,22 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = [target for target in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"https?:|mailto:|#", target)]
     dead = [target for target in targets if not (page.parent / target.split("#")[0]).exists()]
     assert not dead, f"{page}: {dead}"
+
+
+def test_pictures_are_as_drawn() -> None:
+    algorithms = ROOT / "docs" / "algorithms"
+    drawn = runpy.run_path(str(algorithms / "draw.py"))
+    expected = {name: drawn["svg"](picture) for name, picture in drawn["PICTURES"].items()}
+    assert {path.stem: path.read_text(encoding="utf-8") for path in algorithms.glob("*.svg")} == expected, (
+        "python docs/algorithms/draw.py"
+    )
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "algorithms").glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_of_an_algorithm_has_its_parts(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for part in ("https://arxiv.org/abs/", "**The idea.**", f"]({page.stem}.svg)", "| read | for |", "boxwood train ", "On COCO"):
+        assert part in text, f"{page}: {part}"
+    for name in re.findall(r"`([a-z]+_rcnn_\w+|rpn_\w+|retinanet_\w+|rfcn_\w+)`", text):
+        if name not in {"rpn_losses"}:
+            resolve(name)

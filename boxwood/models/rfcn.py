@@ -36,7 +36,7 @@ class RFCNConfig(ModelConfig):
     short_kind: ClassVar[str] = "rfcn"
 
     backbone: BackboneConfig = Field(default_factory=lambda: ResNetConfig(last_stage="dilated"))
-    """The score maps read its last map, the RPN the one before (section 2.2: res5 with stride 16, and res4)."""
+    """The score maps read its last map, the RPN the one before (section 2: res5 with stride 16, and res4)."""
     rpn: RPNConfig | None = Field(
         default_factory=lambda: RPNConfig(
             anchor_sizes=((128.0, 256.0, 512.0),),
@@ -129,7 +129,7 @@ class RFCN(Network):
 
     def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
-        2.3, equation 2); zeros where not valid."""
+        2, below equation 1); zeros where not valid."""
         rows = rows_of(valid, valid.shape[1])
         rois, images = boxes.flatten(0, 1)[rows], rows // boxes.shape[1]
         votes = [
@@ -141,7 +141,7 @@ class RFCN(Network):
         return votes[0], votes[1].view(*valid.shape, -1, 4)
 
     def losses(self, output: RFCNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Those of the RPN, and of the RoIs: log loss and smooth L1 (section 2.3)."""
+        """Those of the RPN, and of the RoIs: log loss and smooth L1 (section 2)."""
         assert output.roi_sample is not None, "losses need a batch with targets"
         losses: dict[str, Tensor] = {}
         if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:

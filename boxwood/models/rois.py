@@ -149,7 +149,7 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, conf
     """Log loss over classes and smooth L1 of the positives' deltas, both over the number of sampled RoIs (Fast R-CNN, equation 1).
 
     ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4). With ``config.hardest`` only those RoIs of each image count
-    whose two losses together are largest (Shrivastava et al., OHEM, 2016; R-FCN, section 2.3).
+    whose two losses together are largest (Shrivastava et al., OHEM, 2016; R-FCN, section 2).
     """
     num_classes = class_logits.shape[2] - 1
     positive = (sample.labels >= 0) & (sample.labels < num_classes)
