@@ -4,13 +4,15 @@
     python benchmarks/speed.py --only inference roi_align --repeats 9
 
 Both contenders of a row do the same work on the same input and take turns; a row gives the median of each, their ratio, and how
-far the results are apart. Networks have the same random weights, scaled so that 50 to 100 detections come out, and run at 800 x
-1216, one image at a time. Peak memory is that of a fresh process that runs the network three times.
+far the results are apart. Networks have the same random weights, scaled so that 50 to 94 detections come out, and run at 800 x
+1216, one image at a time. Peak memory is that of a fresh process that runs the network three times. What torchvision has not
+(R-CNN on C4, R-FCN) has its own time alone, and the share of each of its stages.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
 import platform
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,13 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from torch import Tensor
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torch import Tensor, nn
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    keypointrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    retinanet_resnet50_fpn,
+)
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
@@ -41,16 +48,18 @@ from boxwood.data.order import Place
 from boxwood.data.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator
 from boxwood.inference.predictor import prepare
-from boxwood.models.detector import TestConfig
+from boxwood.models.detector import TestConfig, without_pretrained
 from boxwood.ops.masks import paste_masks
 from boxwood.ops.roi_align import roi_align
-from boxwood.structures import Batch, Categories, Detections, InstanceMasks, Target
-from boxwood.weights.torchvision import rcnn_config, rcnn_state
+from boxwood.recipes import resolve
+from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
+from boxwood.weights.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
 
 HEIGHT, WIDTH = 800, 1216
 CLASSES = 80
 
 Contender = Callable[[], Any]
+Row = dict[str, Any]
 
 
 def take_turns(ours: Contender, peer: Contender, repeats: int) -> tuple[float, float]:
@@ -77,51 +86,112 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
 class ExactAnchors(AnchorGenerator):
     """torchvision's anchors at the true strides: its own stride of the coarsest map is 800 // 13 = 61 instead of 64."""
 
+    def __init__(self, like: AnchorGenerator, finest: int) -> None:
+        super().__init__(like.sizes, like.aspect_ratios)
+        self.finest = finest
+
     def forward(self, image_list: Any, feature_maps: list[Tensor]) -> list[Tensor]:
-        strides = [[torch.tensor(stride)] * 2 for stride in (4, 8, 16, 32, 64)]
+        strides = [[torch.tensor(self.finest * 2**level)] * 2 for level in range(len(feature_maps))]
         self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
         anchors = self.grid_anchors([[*features.shape[-2:]] for features in feature_maps], strides)
         return [torch.cat(anchors)] * len(image_list.image_sizes)
 
 
 @torch.no_grad()
-def torchvision_network(masks: bool) -> Any:
-    """torchvision's detector with random weights, scaled layer by layer so that the network is alive and finds 50 to 100 things."""
-    torch.manual_seed(0)
-    build = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
-    network: Any = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
-    network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator.sizes, network.rpn.anchor_generator.aspect_ratios)
-    for name, module in network.backbone.body.named_modules():
-        if isinstance(module, torchvision.ops.FrozenBatchNorm2d):
+def enliven(body: nn.Module) -> None:
+    """Norms that let the maps of a deep body with random weights neither vanish nor explode."""
+    for name, module in body.named_modules():
+        if name.rpartition(".")[2] in ("bn1", "bn2", "bn3", "1") and hasattr(module, "running_var"):
             module.weight.fill_(0.2 if name.endswith("bn3") else 1.0)
             module.bias.normal_(0, 0.1)
-    image = picture(320, 480).float() / 255
-    predictor = network.roi_heads.box_predictor
-    scales = [(network.rpn.head.cls_logits, 2.0), (network.rpn.head.bbox_pred, 0.3)]
-    scales += [(predictor.cls_score, 2.5), (predictor.bbox_pred, 0.5)]
-    if masks:
-        scales.append((network.roi_heads.mask_predictor.mask_fcn_logits, 2.0))
-    for layer, spread in scales:
+
+
+@torch.no_grad()
+def spread(layers: Sequence[tuple[Any, float]], run: Callable[[], Any]) -> None:
+    """Random weights for predictors, one after the other, whose outputs then deviate by so much where ``run`` looks."""
+    for layer, deviation in layers:
         layer.weight.normal_(0, 0.01)
         seen: list[Tensor] = []
         hook = layer.register_forward_hook(lambda _module, _input, output, seen=seen: seen.append(output.flatten()))
-        network([image])
+        run()
         hook.remove()
-        layer.weight.mul_(spread / torch.cat(seen).std())
-    while len(network([image])[0]["boxes"]) >= 95:
-        predictor.cls_score.bias[0] += 0.25
-    return network
+        layer.weight.mul_(deviation / torch.cat(seen).std())
 
 
-def our_network(peer: Any, masks: bool) -> Any:
-    categories = Categories(tuple(range(CLASSES)), tuple(f"class {index}" for index in range(CLASSES)))
-    network = rcnn_config(masks=masks).build(categories, TestConfig())
-    network.load_state_dict(rcnn_state(peer.state_dict()))
+PEERS: dict[str, Callable[..., Any]] = {
+    "Faster R-CNN": fasterrcnn_resnet50_fpn,
+    "Mask R-CNN": maskrcnn_resnet50_fpn,
+    "Keypoint R-CNN": keypointrcnn_resnet50_fpn,
+    "RetinaNet": retinanet_resnet50_fpn,
+}
+
+
+def unscaled_network(name: str) -> Any:
+    """torchvision's detector as it comes, with random weights."""
+    classes = 1 if name == "Keypoint R-CNN" else CLASSES
+    return PEERS[name](weights=None, weights_backbone=None, num_classes=classes + 1).eval()
+
+
+@torch.no_grad()
+def torchvision_network(name: str) -> Any:
+    """torchvision's detector with random weights, scaled so that it is alive and finds 50 to 94 things in `picture`."""
+    torch.manual_seed(0)
+    network = unscaled_network(name)
+    enliven(network.backbone.body)
+    image, small = picture().float() / 255, picture(320, 480).float() / 255
+
+    def set_bias(value: float) -> None:
+        """The larger, the less is found."""
+        if name == "RetinaNet":
+            bias = network.head.classification_head.cls_logits.bias.fill_(-value)
+            bias.view(9, -1)[:, 0] = -100  # the class 0 that nothing belongs to
+        else:
+            network.roi_heads.box_predictor.cls_score.bias[0] = value
+
+    if name == "RetinaNet":
+        head, network.detections_per_img = network.head, 100
+        network.anchor_generator = ExactAnchors(network.anchor_generator, 8)
+        for tower in (head.classification_head.conv, head.regression_head.conv):
+            for layer in tower.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight)
+        layers = [(head.classification_head.cls_logits, 1.0), (head.regression_head.bbox_reg, 0.3)]
+        low, high = 0.0, 12.0
+    else:
+        heads = network.roi_heads
+        network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator, 4)
+        layers = [(network.rpn.head.cls_logits, 2.0), (network.rpn.head.bbox_pred, 0.3)]
+        layers += [(heads.box_predictor.cls_score, 2.5), (heads.box_predictor.bbox_pred, 0.5)]
+        layers += [(heads.mask_predictor.mask_fcn_logits, 2.0)] if name == "Mask R-CNN" else []
+        layers += [(heads.keypoint_predictor.kps_score_lowres, 3.0)] if name == "Keypoint R-CNN" else []
+        low, high = -10.0, 10.0
+    spread(layers, lambda: network([small]))
+    for _ in range(12):
+        middle = (low + high) / 2
+        set_bias(middle)
+        found = len(network([image])[0]["boxes"])
+        if 50 <= found < 95:
+            return network
+        low, high = (middle, high) if found >= 95 else (low, middle)
+    raise RuntimeError(f"{name}: no bias lets it find 50 to 94 things")
+
+
+def our_network(name: str, peer: Any) -> Any:
+    classes = 1 if name == "Keypoint R-CNN" else CLASSES
+    names = tuple(f"class {index}" for index in range(classes))
+    points = KeypointFacts(tuple(f"point {index}" for index in range(17)), tuple(range(17)), (), (0.05,) * 17)
+    categories = Categories(tuple(range(classes)), names, points if name == "Keypoint R-CNN" else None)
+    if name == "RetinaNet":
+        network, state = retinanet_config().build(categories, TestConfig()), retinanet_state(peer.state_dict())
+    else:
+        config = rcnn_config(masks=name == "Mask R-CNN", keypoints=name == "Keypoint R-CNN")
+        network, state = config.build(categories, TestConfig()), rcnn_state(peer.state_dict())
+    network.load_state_dict(state)
     return network
 
 
 def detector(who: str, network: Any, image: Tensor) -> Callable[[], Any]:
-    """One call from a uint8 image to its boxes, scores, labels and pasted masks."""
+    """One call from a uint8 image to its boxes, scores, labels, keypoints and pasted masks."""
     if who == "torchvision":
         return lambda: network([image.float() / 255])[0]
     size = (image.shape[-2], image.shape[-1])
@@ -135,42 +205,36 @@ def detector(who: str, network: Any, image: Tensor) -> Callable[[], Any]:
     return detect
 
 
-def bench_inference(repeats: int) -> list[dict[str, Any]]:
-    rows = []
-    for masks in (False, True):
-        name = "Mask" if masks else "Faster"
-        peer = torchvision_network(masks)
-        network = prepare(our_network(peer, masks))
+def bench_inference(repeats: int) -> Iterator[Row]:
+    for name in PEERS:
+        peer = torchvision_network(name)
+        network = prepare(our_network(name, peer))
         ours, theirs = detector("boxwood", network, picture()), detector("torchvision", peer, picture())
         with torch.no_grad():
             a, b = ours(), theirs()
             seconds = take_turns(ours, theirs, repeats)
-        same = len(a) == len(b["boxes"])
         apart = f"{len(a)} and {len(b['boxes'])} detections"
-        if same:
+        if len(a) == len(b["boxes"]):
             boxes, scores = (a.boxes - b["boxes"]).abs().max(), (a.scores - b["scores"]).abs().max()
             apart += f", boxes within {boxes:.1e} px, scores within {scores:.1e}"
-        rows.append(row(f"{name} R-CNN R50-FPN, {HEIGHT}x{WIDTH}", "torchvision", *seconds, apart))
-        memory = [peak_memory(who, masks) for who in ("boxwood", "torchvision")]
-        rows.append(
-            {"what": f"{name} R-CNN, peak memory", "peer": "torchvision", "ours": memory[0], "theirs": memory[1], "unit": "MB"}
-        )
-    return rows
+        yield row(f"{name} R50-FPN, {HEIGHT}x{WIDTH}", "torchvision", *seconds, apart)
+        memory = [peak_memory(who, name) for who in ("boxwood", "torchvision")]
+        yield {"what": f"{name}, peak memory", "peer": "torchvision", "ours": memory[0], "theirs": memory[1], "unit": "MB"}
 
 
-def peak_memory(who: str, masks: bool) -> float:
+def peak_memory(who: str, name: str) -> float:
     """Megabytes of a fresh process that runs one network."""
-    command = [sys.executable, __file__, "--memory-of", who, *(["--masks"] if masks else [])]
+    command = [sys.executable, __file__, "--memory-of", who, name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_own_memory(who: str, masks: bool) -> None:
+def print_own_memory(who: str, name: str) -> None:
     """The network is built at rest: from the weights alone, so that nothing else has raised the peak."""
-    build = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
-    network: Any = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
-    network.roi_heads.score_thresh = 0.0
+    network = unscaled_network(name)
+    owner = network if name == "RetinaNet" else network.roi_heads
+    owner.score_thresh = 0.0
     if who == "boxwood":
-        ours = our_network(network, masks)
+        ours = our_network(name, network)
         ours.test.score_threshold = 0.0
         network = prepare(ours)
     with torch.no_grad():
@@ -181,10 +245,64 @@ def print_own_memory(who: str, masks: bool) -> None:
     print(int(peak[1]) / 1024)
 
 
-def bench_training(repeats: int) -> list[dict[str, Any]]:
+STAGES = {
+    "body": "ResNet.forward",
+    "RPN": "RPN.forward",
+    "proposals": "propose",
+    "RoIAlign": "pool_regions",
+    "res5 of the regions": "RCNN._features",
+    "score maps and their pooling": "RFCN._vote",
+    "selection": "select_instances",
+}
+"""Where time may go: a function, with all that it calls."""
+
+
+def bench_alone(repeats: int) -> Iterator[Row]:
+    """Detectors that torchvision has not, at their recipes' settings: their own time, and the share of each stage."""
+    for recipe in ("faster_rcnn_r50_c4_1x", "rfcn_r50"):
+        torch.manual_seed(0)
+        config = without_pretrained(resolve(recipe).model)
+        names = tuple(f"class {index}" for index in range(CLASSES))
+        network: Any = config.build(Categories(tuple(range(CLASSES)), names), TestConfig()).eval()
+        enliven(network.backbone)
+        small = detector("boxwood", network, picture(320, 480))
+        r_fcn = recipe.startswith("rfcn")
+        layers = [(network.rpn.objectness, 2.0), (network.rpn.deltas, 0.3)]
+        # The mean over 49 cells of a map deviates less than the map.
+        layers += (
+            [(network.class_maps, 17.5), (network.box_maps, 3.5)]
+            if r_fcn
+            else [(network.class_logits, 2.5), (network.box_deltas, 0.5)]
+        )
+        with torch.no_grad():
+            spread(layers, small)
+            detect = detector("boxwood", prepare(network), picture())
+            seconds, _ = take_turns(detect, lambda: None, repeats)
+            profile = cProfile.Profile()
+            found = profile.runcall(detect)
+        shares = {stage: share for stage, place in STAGES.items() if (share := time_of(profile, place)) > 0}
+        whole = time_of(profile, "detector.<locals>.detect")
+        if "res5 of the regions" in shares:
+            shares["res5 of the regions"] -= shares["RoIAlign"]
+        shares["the rest"] = whole - sum(shares.values())
+        listed = ", ".join(f"{stage} {share / whole:.0%}" for stage, share in shares.items())
+        yield {
+            "what": f"{recipe}, {HEIGHT}x{WIDTH}",
+            "ours": 1000 * seconds,
+            "unit": "ms",
+            "apart": f"{len(found)} detections; {listed}",
+        }
+
+
+def time_of(profile: cProfile.Profile, function: str) -> float:
+    """Seconds in a function of this qualified name and in what it calls."""
+    return sum(entry.totaltime for entry in profile.getstats() if getattr(entry.code, "co_qualname", None) == function)
+
+
+def bench_training(repeats: int) -> Iterator[Row]:
     """Two images of 320 x 480 with eight instances each: forward, losses, backward, an update of the weights."""
-    peer = torchvision_network(masks=True).train()
-    network = our_network(peer, masks=True).train()
+    peer = torchvision_network("Mask R-CNN").train()
+    network = our_network("Mask R-CNN", peer).train()
     for parameter in [*peer.backbone.body.conv1.parameters(), *peer.backbone.body.layer1.parameters()]:
         parameter.requires_grad_(False)
     peer.transform.min_size, peer.transform.max_size = (320,), 480
@@ -209,13 +327,13 @@ def bench_training(repeats: int) -> list[dict[str, Any]]:
         lambda: step(peer, lambda: peer([image.float() / 255] * 2, [dict(target) for target in inputs]), optimizers[1]),
         repeats,
     )
-    return [row("training step, Mask R-CNN R50-FPN, 2 x 320x480", "torchvision", *seconds, "")]
+    yield row("training step, Mask R-CNN R50-FPN, 2 x 320x480", "torchvision", *seconds, "")
 
 
 # ------------------------------------------------------------------------------------------------------------- operators
 
 
-def bench_roi_align(repeats: int) -> list[dict[str, Any]]:
+def bench_roi_align(repeats: int) -> list[Row]:
     """7 x 7 of 256 channels, sampling ratio 2, from a 200 x 304 map."""
     random = torch.Generator().manual_seed(0)
     features = torch.randn(1, 256, HEIGHT // 4, WIDTH // 4, generator=random).contiguous(memory_format=torch.channels_last)
@@ -254,7 +372,7 @@ def bench_roi_align(repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def bench_paste(repeats: int) -> list[dict[str, Any]]:
+def bench_paste(repeats: int) -> list[Row]:
     """100 masks of 28 x 28 into an image of 800 x 1216."""
     random = torch.Generator().manual_seed(0)
     masks = torch.rand(100, 1, 28, 28, generator=random)
@@ -270,7 +388,7 @@ def bench_paste(repeats: int) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ data and AP
 
 
-def bench_loader(repeats: int) -> list[dict[str, Any]]:
+def bench_loader(repeats: int) -> list[Row]:
     """Decode, resize to 800, flip, make targets with masks.
 
     The peer is what torchvision's detection references do: Pillow, masks of the whole image by pycocotools, v2 transforms, and the
@@ -313,7 +431,7 @@ def bench_loader(repeats: int) -> list[dict[str, Any]]:
     return [row("training sample, 480x640 to 800, with masks", "torchvision", *(each / 8 for each in seconds), "")]
 
 
-def bench_ap(repeats: int) -> list[dict[str, Any]]:
+def bench_ap(repeats: int) -> list[Row]:
     """COCO AP of boxes: 1,000 images of 10 instances and 100 detections each, 80 classes."""
     random = np.random.default_rng(0)
     categories = Categories(tuple(range(1, CLASSES + 1)), tuple(f"class {index}" for index in range(CLASSES)))
@@ -352,17 +470,18 @@ def bench_ap(repeats: int) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------------------- report
 
 
-def row(what: str, peer: str, ours: float, theirs: float, apart: str) -> dict[str, Any]:
+def row(what: str, peer: str, ours: float, theirs: float, apart: str) -> Row:
     return {"what": what, "peer": peer, "ours": 1000 * ours, "theirs": 1000 * theirs, "unit": "ms", "apart": apart}
 
 
-BENCHES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+BENCHES: dict[str, Callable[[int], Iterable[Row]]] = {
     "roi_align": bench_roi_align,
     "paste": bench_paste,
     "loader": bench_loader,
     "ap": bench_ap,
     "training": bench_training,
     "inference": bench_inference,
+    "alone": bench_alone,
 }
 
 
@@ -372,12 +491,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of each contender")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", type=Path, help="write the rows there too")
-    parser.add_argument("--memory-of", choices=["boxwood", "torchvision"], help=argparse.SUPPRESS)
-    parser.add_argument("--masks", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=2, metavar=("WHO", "NETWORK"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print_own_memory(arguments.memory_of, arguments.masks)
+        print_own_memory(*arguments.memory_of)
         return
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, {arguments.threads} threads")
     print(f"median of {arguments.repeats} turns each\n")
@@ -386,12 +504,11 @@ def main() -> None:
     for name in arguments.only:
         for result in BENCHES[name](arguments.repeats):
             rows.append(result)
-            ratio = result["theirs"] / result["ours"]
-            print(
-                f"{result['what']:48}{result['ours']:8,.0f} {result['unit']}{result['theirs']:8,.0f} {result['unit']}"
-                f"{ratio:6.2f}x  {result['peer']}  {result.get('apart', '')}",
-                flush=True,
-            )
+            beside = f"{'':18}"
+            if "theirs" in result:
+                ratio = result["theirs"] / result["ours"]
+                beside = f"{result['theirs']:8,.0f} {result['unit']}{ratio:6.2f}x  {result['peer']}"
+            print(f"{result['what']:48}{result['ours']:8,.0f} {result['unit']}{beside}  {result.get('apart', '')}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 

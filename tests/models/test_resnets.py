@@ -11,7 +11,7 @@ import torchvision.models
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
-from boxwood.models.backbones import Backbone, ConvNorm, ResNetConfig, check_backbone
+from boxwood.models.backbones import Backbone, ConvNorm, MobileNetV2Config, ResNetConfig, check_backbone
 from boxwood.models.backbones.resnet import from_torchvision
 from tests.models.test_backbones import IMAGE, fused, torchvisions_maps, with_random_norms
 
@@ -82,16 +82,11 @@ def test_tensors_are_torchvisions(name: str) -> None:
 # ------------------------------------------------------------------------------------------------- the last stage
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
-def test_a_dilated_last_stage(name: str) -> None:
-    """torchvision dilates from the second block on; Detectron's RES5_DILATION all blocks. So theirs is changed by hand."""
-    network = peer(name)
-    body = ours_with(network, last_stage="dilated", **NETWORKS.get(name, {"depth": 18}))
-    for conv in network.layer4.modules():
-        if isinstance(conv, nn.Conv2d):
-            conv.stride = (1, 1)
-            if conv.kernel_size == (3, 3):
-                conv.padding = conv.dilation = (2, 2)
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
+def test_a_dilated_last_stage_is_torchvisions(name: str) -> None:
+    torch.manual_seed(3)
+    network = with_random_norms(torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=[False, False, True]))
+    body = ours_with(network, last_stage="dilated", **NETWORKS[name])
     with torch.no_grad():
         expected = torchvisions_maps(network, IMAGE)
     maps = body(IMAGE)
@@ -101,8 +96,26 @@ def test_a_dilated_last_stage(name: str) -> None:
     check_backbone(body)
 
 
-@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(depth=18, weights=None),
+        ResNetConfig(depth=50, weights=None),
+        ResNetConfig(depth=50, stride_in="1x1", weights=None),
+        MobileNetV2Config(weights=None),
+    ],
+    ids=["resnet18", "resnet50", "resnet50 as MSRA's", "mobilenetv2"],
+)
+def test_every_second_cell_of_a_dilated_map_is_the_strided_one(config: Any) -> None:
+    dilated = {"dilated": True} if isinstance(config, MobileNetV2Config) else {"last_stage": "dilated"}
+    strided, body = config.build().eval(), config.model_copy(update=dilated).build().eval()
+    body.load_state_dict(strided.state_dict())
+    image = torch.rand(1, 3, 144, 176)  # an odd number of cells of stride 16
+    with torch.no_grad():
+        assert_equal([body(image)[-1][:, :, ::2, ::2]], [strided(image)[-1]])
+
+
+@pytest.mark.parametrize(("name", "stride_in"), [("resnet18", "3x3"), ("resnet50", "1x1"), ("resnext50_32x4d", "3x3")])
 def test_the_tail_is_layer4(name: str, stride_in: Any) -> None:
     network = peer(name)
     body = ours_with(network, last_stage="tail", stride_in=stride_in, **NETWORKS.get(name, {"depth": 18}))

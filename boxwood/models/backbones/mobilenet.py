@@ -20,8 +20,8 @@ class MobileNetV2Config(BackboneConfig):
 
     norm: Norm = "frozen_bn"
     dilated: bool = False
-    """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and those behind it are
-    dilated by 2 (for R-FCN)."""
+    """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and the 3x3 convolutions behind it
+    are dilated by 2 (for R-FCN). Every second of its pixels is what the strided map has."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
 
@@ -49,10 +49,11 @@ class MobileNetV2(Backbone):
         self.features: nn.Sequential = network.features
         self.strides = (4, 8, 16, 16 if config.dilated else 32)
         if config.dilated:
-            for block in list(self.features)[self.taps[2] + 1 :]:
-                for layer in block.modules():
-                    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
-                        layer.stride, layer.dilation, layer.padding = (1, 1), (2, 2), (2, 2)
+            for layer in self.features[self.taps[2] + 1 :].modules():
+                if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+                    layer.stride = (1, 1)
+                elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+                    layer.dilation = layer.padding = (2, 2)
         _pair_convs_with_norms(self.features)
 
     def forward(self, images: Tensor) -> list[Tensor]:

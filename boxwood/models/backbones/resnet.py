@@ -50,8 +50,9 @@ class ResNetConfig(BackboneConfig):
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
     last_stage: Literal["map", "dilated", "tail"] = "map"
-    """What becomes of layer4: the map of stride 32; a map of stride 16, whose 3x3 convolutions look at every second cell instead
-    (R-FCN, section 2); or the tail, run on single regions (the C4 of Mask R-CNN, section 3)."""
+    """What becomes of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
+    3x3 convolutions behind the one that no longer strides look twice as far (R-FCN, section 2); or the tail, run on single regions
+    (the C4 of Mask R-CNN, section 3)."""
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
     weights: str | None = "IMAGENET1K_V1"
@@ -112,10 +113,10 @@ class ResNet(Backbone):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; the block of ResNet-18 and -34. It has no 1x1 to stride in."""
 
-    def __init__(self, channels_in: int, width: int, norm: Norm, stride: int, dilation: int) -> None:
+    def __init__(self, channels_in: int, width: int, norm: Norm, stride: int, dilations: tuple[int, int]) -> None:
         super().__init__()
-        self.conv1 = _conv(channels_in, width, 3, norm, stride, dilation)
-        self.conv2 = _conv(width, width, 3, norm, dilation=dilation)
+        self.conv1 = _conv(channels_in, width, 3, norm, stride, dilations[0])
+        self.conv2 = _conv(width, width, 3, norm, dilation=dilations[1])
         self.downsample = _shortcut(channels_in, width, norm, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,18 +166,22 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
-    """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; all its blocks are dilated, or none."""
+    """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; dilated, none does."""
     dilation = 2 if index == 3 and config.last_stage == "dilated" else 1
+    early = (
+        config.depth >= 50 and config.stride_in == "1x1"
+    )  # a block strides ahead of its 3x3 convolution, or in the first of them
     channels_out = (config.width << index) * EXPANSION[config.depth]
     channels = config.width if index == 0 else channels_out // 2
     blocks: list[nn.Module] = []
     for position in range(BLOCKS[config.depth][index]):
         stride = 2 if index > 0 and position == 0 and dilation == 1 else 1
+        first = 1 if position == 0 and not early else dilation
         if config.depth < 50:
-            blocks.append(BasicBlock(channels, channels_out, norm, stride, dilation))
+            blocks.append(BasicBlock(channels, channels_out, norm, stride, (first, dilation)))
         else:
             width = (config.width << index) * config.width_per_group // 64 * config.groups
-            blocks.append(Bottleneck(channels, width, channels_out, config.groups, norm, stride, config.stride_in, dilation))
+            blocks.append(Bottleneck(channels, width, channels_out, config.groups, norm, stride, config.stride_in, first))
         channels = channels_out
     return nn.Sequential(*blocks)
 
