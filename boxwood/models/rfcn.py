@@ -24,7 +24,7 @@ from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
 from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, select_instances, spread
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.ops.ps_roi_pool import ps_roi_pool
+from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RFCN", "RFCNConfig", "RFCNOutput"]
@@ -56,6 +56,9 @@ class RFCNConfig(ModelConfig):
     """Channels of a 1x1 convolution ahead of the score maps; None for none."""
     grid: int = 7
     """k, cells a side of an RoI."""
+    interpolate: bool = False
+    """Read the score maps at exact places, as RoIAlign does, and not whole cells of theirs as in the paper: for objects of a few of
+    those cells, which would look the same from a little beside."""
 
     @property
     def title(self) -> str:
@@ -132,13 +135,12 @@ class RFCN(Network):
         2, below equation 1); zeros where not valid."""
         rows = rows_of(valid, valid.shape[1])
         rois, images = boxes.flatten(0, 1)[rows], rows // boxes.shape[1]
-        votes = [
-            spread(
-                ps_roi_pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape
-            )
+        pool = ps_roi_align if self.config.interpolate else ps_roi_pool
+        class_logits, box_deltas = (
+            spread(pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape)
             for maps in (self.class_maps(last), self.box_maps(last))
-        ]
-        return votes[0], votes[1].view(*valid.shape, -1, 4)
+        )
+        return class_logits, box_deltas.view(*valid.shape, -1, 4)
 
     def losses(self, output: RFCNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Those of the RPN, and of the RoIs: log loss and smooth L1 (section 2)."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
-from boxwood.ops.ps_roi_pool import ps_roi_pool
+from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
+from boxwood.ops.roi_align import roi_align
 
 HEIGHT, WIDTH, STRIDE = 9, 12, 16
 
@@ -80,6 +81,21 @@ def test_by_hand(size: int, rounding: str) -> None:
     for index, (box, image) in enumerate(zip(boxes.double().numpy(), images.tolist(), strict=True)):
         expected = by_hand(features[image].numpy(), box, size, whole_pixels=rounding == "pixels")
         np.testing.assert_allclose(ours[index].numpy(), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_aligned_is_roi_align_of_each_cells_own_map(size: int) -> None:
+    boxes, images = rois()
+    features = maps(5 * size**2).requires_grad_()
+    ours = ps_roi_align(features, boxes, images, size, scale=1 / STRIDE)
+    everything = roi_align(features, boxes, images, size, scale=1 / STRIDE, sampling_ratio=2, aligned=True)
+    everything = everything.view(len(boxes), 5, size, size, size, size)  # of channel (c, row, column) the cell (row, column)
+    expected = everything.diagonal(dim1=2, dim2=4).diagonal(dim1=2, dim2=3)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
+    (slopes,) = torch.autograd.grad((ours * weights).sum(), features, retain_graph=True)
+    (reference,) = torch.autograd.grad((expected * weights).sum(), features)
+    torch.testing.assert_close(slopes, reference, rtol=0, atol=1e-3)
 
 
 def test_no_roi_and_half_precision() -> None:
