@@ -166,7 +166,7 @@ def torchvision_network(name: str) -> Any:
         layers += [(heads.keypoint_predictor.kps_score_lowres, 3.0)] if name == "Keypoint R-CNN" else []
         low, high = -10.0, 10.0
     spread(layers, lambda: network([small]))
-    for _ in range(12):
+    for _ in range(24):
         middle = (low + high) / 2
         set_bias(middle)
         found = len(network([image])[0]["boxes"])
