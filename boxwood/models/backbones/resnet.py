@@ -168,9 +168,9 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
     """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; dilated, none does."""
     dilation = 2 if index == 3 and config.last_stage == "dilated" else 1
-    early = (
-        config.depth >= 50 and config.stride_in == "1x1"
-    )  # a block strides ahead of its 3x3 convolution, or in the first of them
+    # A 3x3 convolution that strode itself saw the finer map already; one that stood behind a strided 1x1 must now look twice as
+    # far, as all later ones must.
+    early = config.depth >= 50 and config.stride_in == "1x1"
     channels_out = (config.width << index) * EXPANSION[config.depth]
     channels = config.width if index == 0 else channels_out // 2
     blocks: list[nn.Module] = []
