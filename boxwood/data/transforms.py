@@ -37,6 +37,8 @@ class ResizeShortestEdge(Transform):
     """Pixels; one is drawn for each sample, so several make scale jitter."""
     long: int = Field(1333, ge=1)
     """Pixels."""
+    antialias: bool = True
+    """Average over what lies between when shrinking; False reads the four nearest pixels alone, as OpenCV and so Detectron did."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         short = self.short[int(rng.integers(len(self.short)))] if len(self.short) > 1 else self.short[0]
@@ -46,7 +48,7 @@ class ResizeShortestEdge(Transform):
             return sample
         # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
         image = sample.image[None].contiguous(memory_format=torch.channels_last)
-        sample.image = interpolate(image, size, mode="bilinear", antialias=True)[0]
+        sample.image = interpolate(image, size, mode="bilinear", antialias=self.antialias)[0]
         # The rounded size decides, so that what touches the border still does.
         y, x = size[0] / height, size[1] / width
         sample.boxes = sample.boxes * torch.tensor([x, y, x, y])

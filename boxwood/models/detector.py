@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.config import Component, Config
@@ -78,6 +79,12 @@ class ModelConfig(Component):
     class_agnostic: ClassVar[bool] = False
     """Its boxes have no classes (RPN alone): they are scored as proposals."""
 
+    geometry: Literal["continuous", "detectron1"] = "continuous"
+    """How boxes are counted: a box from pixel 3 to pixel 5 is 2 wide, or all that Detectron did otherwise (`boxwood.ops.detectron1`),
+    for its weights."""
+    size_divisor: int = Field(32, gt=0)
+    """A batch's height and width are multiples of it; Detectron padded to 32 with a pyramid, to 128 for RetinaNet, else not at
+    all (1)."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Subtracted from each channel of an image in 0..255."""
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)

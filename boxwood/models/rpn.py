@@ -46,6 +46,9 @@ class RPNConfig(Config):
     """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
     convs: int = 1
     """3x3 convolutions ahead of the two predictors."""
+    straddle: float | None = None
+    """Learn only from anchors that leave the image by at most so many pixels (Faster R-CNN, section 3.1.3; Detectron: 0); None: from
+    all whose centre is in it."""
     foreground_iou: float = 0.7
     background_iou: float = 0.3
     samples_per_image: int = 256
