@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood.ops.masks import masks_to_rle, paste_masks
+from boxwood.ops.masks import Crops, mask_crops, masks_to_rle, paste_masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -252,6 +252,8 @@ class Detections:
     keypoints: Tensor | None = None
     """(N, K, 3) float32: x, y, score."""
     mask_threshold: float = 0.5
+    mask_crops: Crops = mask_crops
+    """How masks are scaled to their boxes."""
     skeleton: tuple[tuple[int, int], ...] = field(default=())
 
     def __len__(self) -> int:
@@ -268,6 +270,7 @@ class Detections:
             None if self.mask_probabilities is None else self.mask_probabilities[index],
             None if self.keypoints is None else self.keypoints[index],
             self.mask_threshold,
+            self.mask_crops,
             self.skeleton,
         )
 
@@ -281,13 +284,13 @@ class Detections:
         """(N, H, W) bool in the original image, pasted when first asked for; None where the model has no masks."""
         if self.mask_probabilities is None:
             return None
-        return paste_masks(self.mask_probabilities, self.boxes, self.size, self.mask_threshold)
+        return paste_masks(self.mask_probabilities, self.boxes, self.size, self.mask_threshold, self.mask_crops)
 
     def rles(self) -> list[dict[str, Any]] | None:
         """The masks as COCO run-length codes (``size``, ``counts`` as text), made inside the boxes without whole-image masks."""
         if self.mask_probabilities is None:
             return None
-        return masks_to_rle(self.mask_probabilities, self.boxes, self.size, self.mask_threshold)
+        return masks_to_rle(self.mask_probabilities, self.boxes, self.size, self.mask_threshold, self.mask_crops)
 
     def to(self, device: torch.device | str) -> Detections:
         def move(tensor: Tensor | None) -> Tensor | None:
@@ -302,6 +305,7 @@ class Detections:
             move(self.mask_probabilities),
             move(self.keypoints),
             self.mask_threshold,
+            self.mask_crops,
             self.skeleton,
         )
 

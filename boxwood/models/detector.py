@@ -13,22 +13,25 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.config import Component, Config
 from boxwood.errors import UserError
-from boxwood.ops.boxes import clip, nms_mask
+from boxwood.ops.boxes import CONTINUOUS, Geometry
+from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, Detections, Target
 
 __all__ = [
+    "AnchorsConfig",
     "Detector",
     "Instances",
     "ModelConfig",
     "Need",
     "Network",
     "TestConfig",
-    "check_anchor_levels",
+    "anchor_cells",
     "normalize_images",
     "to_detections",
     "top_instances",
@@ -53,6 +56,9 @@ class Detector(Protocol):
 
     def detections(self, output: Any, batch: Batch) -> list[Detections]:
         """The instances of each image, in its original pixels; ``output`` comes from a batch without targets."""
+
+
+GEOMETRIES: dict[str, Geometry] = {"continuous": CONTINUOUS, "detectron1": DETECTRON1}
 
 
 class TestConfig(Config):
@@ -80,8 +86,7 @@ class ModelConfig(Component):
     """Its boxes have no classes (RPN alone): they are scored as proposals."""
 
     geometry: Literal["continuous", "detectron1"] = "continuous"
-    """How boxes are counted: a box from pixel 3 to pixel 5 is 2 wide, or all that Detectron did otherwise (`boxwood.ops.detectron1`),
-    for its weights."""
+    """How boxes are counted: in continuous coordinates, or in all as Detectron did (`boxwood.ops.detectron1`), for its weights."""
     size_divisor: int = Field(32, gt=0)
     """A batch's height and width are multiples of it; Detectron padded to 32 with a pyramid, to 128 for RetinaNet, else not at
     all (1)."""
@@ -104,6 +109,19 @@ class ModelConfig(Component):
         """The network (a `Detector`) for these classes, with random weights where no pretrained body is asked for."""
 
 
+class AnchorsConfig(Config):
+    """Base of what says which anchors stand on the maps."""
+
+    anchor_sizes: tuple[tuple[float, ...], ...]
+    """Square roots of the anchors' areas in pixels, for each level, finest first."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height / width."""
+    anchor_offset: float = 0.0
+    """Where a cell's anchors are centred, in cells from its corner."""
+    rounded_anchors: bool = False
+    """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
+
+
 def without_pretrained(model: ModelConfig) -> ModelConfig:
     """A copy of the configuration that starts from random weights: for a network whose weights come from a file."""
     copy = model.model_copy(deep=True)
@@ -115,12 +133,15 @@ def without_pretrained(model: ModelConfig) -> ModelConfig:
     return copy
 
 
-def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor, divisor: int = 32) -> Tensor:
     """RGB images as the network wants them, with zeros (the mean colour) in the padding.
 
-    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``mean`` and ``std`` (3,) -> (B, 3, H,
-    W) of ``mean``'s dtype.
+    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``mean`` and ``std`` (3,) -> (B, 3, H',
+    W') of ``mean``'s dtype: as large as the largest image, and multiples of ``divisor``.
     """
+    if divisor != 32:  # what a batch is padded to
+        height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(dim=0))
+        images = F.pad(images, (0, max(width - images.shape[3], 0), 0, max(height - images.shape[2], 0)))[..., :height, :width]
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)[None, :, None] < sizes[:, 0, None, None]
     columns = torch.arange(width, device=images.device)[None, None, :] < sizes[:, 1, None, None]
@@ -138,26 +159,35 @@ class Network(nn.Module):
         super().__init__()
         self.test = test
         self.categories = categories
+        self.geometry = GEOMETRIES[config.geometry]
+        self.size_divisor = config.size_divisor
         self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
 
     def normalized(self, batch: Batch) -> Tensor:
         """The batch's images as the body wants them."""
-        return normalize_images(batch.images, batch.sizes, self.mean, self.std)
+        return normalize_images(batch.images, batch.sizes, self.mean, self.std, self.size_divisor)
 
     def detections(self, output: Any, batch: Batch) -> list[Detections]:
         """The instances of each image, scaled to the pixels of the original."""
         assert output.instances is not None, "detections need a batch without targets"
-        return to_detections(output.instances, batch, self.categories, self.test)
+        return to_detections(output.instances, batch, self.categories, self.test, self.geometry)
 
 
-def check_anchor_levels(key: str, anchor_sizes: Sequence[Sequence[float]], strides: Sequence[int]) -> None:
-    """Raises `UserError` where anchors are not given for each of the maps that they stand on."""
-    if len(anchor_sizes) != len(strides):
+def anchor_cells(key: str, config: AnchorsConfig, strides: Sequence[int], geometry: Geometry) -> Tensor:
+    """The anchors of one cell of each map, (levels, A, 4) xyxy in pixels from the cell's corner.
+
+    Raises `UserError` where ``key`` does not give sizes for each of the maps that they stand on.
+    """
+    if len(config.anchor_sizes) != len(strides):
         raise UserError(
-            f"{key} has {len(anchor_sizes)} levels, but the maps are {len(strides)}, of strides {', '.join(map(str, strides))}: "
-            "give one tuple of sizes for each"
+            f"{key} has {len(config.anchor_sizes)} levels, but the maps are {len(strides)}, of strides "
+            f"{', '.join(map(str, strides))}: give one tuple of sizes for each"
         )
+    levels = zip(config.anchor_sizes, strides, strict=True)
+    return torch.stack(
+        [geometry.cell_anchors(sizes, config.anchor_ratios, stride, rounded=config.rounded_anchors) for sizes, stride in levels]
+    )
 
 
 # ---------------------------------------------------------------------------------------------- how inference ends
@@ -181,18 +211,24 @@ class Instances:
     """(B, D, K, 3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
 
 
-def top_instances(boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig) -> Instances:
+def top_instances(
+    boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS
+) -> Instances:
     """Suppress the boxes of each image, a class at a time, and keep the best of all.
 
     ``boxes`` (B, N, 4), ``scores`` (B, N) 0..1, ``labels`` (B, N), ``possible`` (B, N) bool: those that may be kept and may
     suppress.
     """
-    kept = torch.stack([nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))])
+    kept = torch.stack(
+        [geometry.nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))]
+    )
     best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
     return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order), best >= 0)
 
 
-def to_detections(found: Instances, batch: Batch, categories: Categories, test: TestConfig) -> list[Detections]:
+def to_detections(
+    found: Instances, batch: Batch, categories: Categories, test: TestConfig, geometry: Geometry = CONTINUOUS
+) -> list[Detections]:
     """The instances of each image, scaled to the pixels of the original."""
     results = []
     for index, (height, width) in enumerate(batch.original_sizes):
@@ -202,7 +238,7 @@ def to_detections(found: Instances, batch: Batch, categories: Categories, test: 
         keypoints = None if found.keypoints is None else found.keypoints[index, rows]
         results.append(
             Detections(
-                clip(found.boxes[index, rows] * scale.repeat(2), original),
+                geometry.clip(geometry.rescale(found.boxes[index, rows], scale.expand(len(rows), 2)), original),
                 found.scores[index, rows],
                 found.labels[index, rows],
                 (height, width),
@@ -210,6 +246,7 @@ def to_detections(found: Instances, batch: Batch, categories: Categories, test: 
                 None if found.masks is None else found.masks[index, rows],
                 None if keypoints is None else torch.cat([keypoints[..., :2] * scale, keypoints[..., 2:]], dim=-1),
                 mask_threshold=test.mask_threshold,
+                mask_crops=geometry.mask_crops,
                 skeleton=() if keypoints is None or categories.keypoints is None else categories.keypoints.skeleton,
             )
         )

@@ -69,14 +69,15 @@ class Proposer(Network):
         self.backbone = config.backbone.build()
         freeze_tail(self.backbone)
         self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
-        self.rpn = RPN(config.rpn, self.fpn.channels, self.fpn.strides)
+        self.rpn = RPN(config.rpn, self.fpn.channels, self.fpn.strides, self.geometry)
 
     def forward(self, batch: Batch) -> ProposerOutput:
         """The whole network. A batch with targets samples anchors to learn from; one without runs through to the instances."""
-        rpn = self.rpn(self.fpn(self.backbone(self.normalized(batch))))
+        images = self.normalized(batch)
+        rpn = self.rpn(self.fpn(self.backbone(images)))
         if batch.targets is not None:
-            return ProposerOutput(rpn, sample_anchors(rpn, batch, self.config.rpn))
-        best = propose(rpn, batch.sizes, self.config.rpn, learning=False)
+            return ProposerOutput(rpn, sample_anchors(rpn, batch, self.config.rpn, self.geometry))
+        best = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         return ProposerOutput(
             rpn, instances=Instances(best.boxes, best.logits.sigmoid(), torch.zeros_like(best.places), best.valid)
         )
@@ -84,9 +85,9 @@ class Proposer(Network):
     def losses(self, output: ProposerOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Objectness and boxes of the sampled anchors (Faster R-CNN, equation 1)."""
         assert output.anchor_sample is not None, "losses need a batch with targets"
-        return rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
+        return rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
 
     def detections(self, output: ProposerOutput, batch: Batch) -> list[Detections]:
         """The proposals of each image, best first, scaled to the pixels of the original."""
         assert output.instances is not None, "detections need a batch without targets"
-        return to_detections(output.instances, batch, OBJECT, self.test)
+        return to_detections(output.instances, batch, OBJECT, self.test, self.geometry)

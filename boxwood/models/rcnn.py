@@ -32,6 +32,7 @@ from boxwood.models.rois import (
     RoIConfig,
     RoISample,
     box_losses,
+    find_keypoints,
     given_proposals,
     keypoint_loss,
     mask_loss,
@@ -42,7 +43,6 @@ from boxwood.models.rois import (
     spread,
 )
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.ops.keypoints import decode_keypoints
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RCNN", "RCNNConfig", "RCNNOutput"]
@@ -112,7 +112,7 @@ class RCNN(Network):
         num_classes = len(categories)
         self.backbone = config.backbone.build()
         self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
-        self.rpn = None if config.rpn is None else RPN(config.rpn, self.fpn.channels, self.fpn.strides)
+        self.rpn = None if config.rpn is None else RPN(config.rpn, self.fpn.channels, self.fpn.strides, self.geometry)
         self.box_head, self.box_tail = self._build_head("box_head", config.box_head)
         self.class_logits = nn.Linear(self.box_head.channels, num_classes + 1)
         self.box_deltas = nn.Linear(self.box_head.channels, 4 * (1 if config.rois.class_agnostic else num_classes))
@@ -162,23 +162,24 @@ class RCNN(Network):
 
     def forward(self, batch: Batch) -> RCNNOutput:
         """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
-        maps = self.fpn(self.backbone(self.normalized(batch)))
+        images = self.normalized(batch)
+        maps = self.fpn(self.backbone(images))
         rpn = None
         if self.rpn is not None and self.config.rpn is not None:
             rpn = self.rpn(maps)
-            proposals = propose(rpn, batch.sizes, self.config.rpn, learning=batch.targets is not None)
+            proposals = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         else:
-            proposals = given_proposals(batch)
+            proposals = given_proposals(batch, self.geometry)
         maps = maps[: len(self.fpn.body_strides)]  # the coarsest of a pyramid serves the RPN alone
         return self._infer(maps, rpn, proposals, batch) if batch.targets is None else self._learn(maps, rpn, proposals, batch)
 
     def _learn(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch) -> RCNNOutput:
-        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories))
+        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
         rows = rows_of(sample.valid, sample.valid.shape[1])
         features = self._features(maps, sample.boxes, rows, self.config.box_head, self.box_tail)
         output = RCNNOutput(proposals, *self._boxes(features, rows, sample.valid), rpn, roi_sample=sample)
         if rpn is not None and self.config.rpn is not None:
-            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn)
+            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn, self.geometry)
         if self.mask_head is not None or self.keypoint_head is not None:
             # Positives stand first, and no image has more than its share of them.
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
@@ -199,7 +200,9 @@ class RCNN(Network):
         rows = rows_of(proposals.valid, proposals.valid.shape[1])
         features = self._features(maps, proposals.boxes, rows, self.config.box_head, self.box_tail)
         class_logits, box_deltas = self._boxes(features, rows, proposals.valid)
-        instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, self.config.rois.box_weights, self.test)
+        instances = select_instances(
+            proposals, class_logits, box_deltas, batch, self.config.rois.box_weights, self.test, self.geometry
+        )
         rows = rows_of(instances.valid, instances.valid.shape[1])
         masks = self._mask_logits(maps, instances.boxes, rows)
         if masks is not None:
@@ -208,7 +211,7 @@ class RCNN(Network):
             instances.masks = spread(probabilities, rows, instances.valid.shape)
         heatmaps = self._keypoint_logits(maps, instances.boxes, rows)
         if heatmaps is not None:
-            keypoints = decode_keypoints(heatmaps.float(), instances.boxes.flatten(0, 1)[rows])
+            keypoints = find_keypoints(heatmaps.float(), rows, instances, batch, self.geometry)
             instances.keypoints = spread(keypoints, rows, instances.valid.shape)
         return RCNNOutput(proposals, class_logits, box_deltas, rpn, instances=instances)
 
@@ -227,7 +230,7 @@ class RCNN(Network):
         """
         if head.source == "tail" and shared is not None:
             return shared
-        pooled = pool_regions(maps, self.fpn.body_strides, boxes, rows, head.resolution, self.config.rois)
+        pooled = pool_regions(maps, self.fpn.body_strides, boxes, rows, head.resolution, self.config.rois, self.geometry)
         if head.source == "maps":
             return pooled
         tail = self.backbone.tail if own_tail is None else own_tail
@@ -269,12 +272,14 @@ class RCNN(Network):
         assert sample is not None, "losses need a batch with targets"
         losses: dict[str, Tensor] = {}
         if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:
-            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
+            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
         losses |= box_losses(output.class_logits, output.box_deltas, sample, self.config.rois)
         if rows is not None and output.mask_logits is not None:
-            losses["loss_mask"] = mask_loss(output.mask_logits, rows, sample, targets)
+            losses["loss_mask"] = mask_loss(output.mask_logits, rows, sample, targets, self.geometry)
         if rows is not None and output.keypoint_logits is not None:
-            losses["loss_keypoint"] = keypoint_loss(output.keypoint_logits, rows, sample, targets, len(self.categories))
+            losses["loss_keypoint"] = keypoint_loss(
+                output.keypoint_logits, rows, sample, targets, len(self.categories), self.geometry
+            )
         return losses
 
 

@@ -19,13 +19,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwood.config import Config
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
-from boxwood.models.detector import Instances, ModelConfig, Network, TestConfig, check_anchor_levels, top_instances
+from boxwood.models.detector import (
+    AnchorsConfig,
+    Instances,
+    ModelConfig,
+    Network,
+    TestConfig,
+    anchor_cells,
+    top_instances,
+)
 from boxwood.models.fpn import FPN, FPNConfig, body_title
-from boxwood.ops.boxes import centred_inside, clip, decode, encode, giou, ioa, iou, level_anchors, level_cells
-from boxwood.ops.learning import BACKGROUND, focal, global_mean, match, smooth_l1
+from boxwood.ops.boxes import CONTINUOUS, Geometry, anchor_grid, centred_inside, decode, encode, giou, ioa, iou
+from boxwood.ops.learning import BACKGROUND, BETWEEN, focal, global_mean, match, smooth_l1
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutput"]
@@ -33,17 +40,11 @@ __all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutp
 OCTAVES = tuple(2 ** (third / 3) for third in range(3))
 
 
-class RetinaNetHeadConfig(Config):
+class RetinaNetHeadConfig(AnchorsConfig):
     """Anchors, the towers over them, what they learn and how many of them become candidates."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
     """Square roots of the anchors' areas in pixels, for each level, finest first: three an octave (section 4)."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height / width."""
-    anchor_offset: float = 0.0
-    """Where a cell's anchors are centred, in cells from its corner."""
-    rounded_anchors: bool = False
-    """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
     convs: int = 4
     """3x3 convolutions of a tower, as wide as the pyramid."""
     norm: Norm | None = None
@@ -84,14 +85,17 @@ class RetinaNetConfig(ModelConfig):
 class RetinaNetOutput:
     """What the network says about every anchor; inference fills the instances."""
 
-    class_logits: Tensor
-    """(B, A, C) before the sigmoid: a class is there or not, each on its own."""
-    box_deltas: Tensor
-    """(B, A, 4)."""
-    anchors: Tensor
-    """(A, 4) xyxy, pixels of the network's input, finest level first."""
+    class_logits: tuple[Tensor, ...]
+    """(B, A_l, C) a level, before the sigmoid: a class is there or not, each on its own. They are not joined, being the largest of
+    all that is computed."""
+    box_deltas: tuple[Tensor, ...]
+    """(B, A_l, 4) a level."""
+    anchors: tuple[Tensor, ...]
+    """(A_l, 4) xyxy a level, pixels of the network's input, finest level first."""
     sizes: Tensor
     """(B, 2) height and width of the images without padding."""
+    scales: Tensor
+    """(B, 2) for x and y, as `boxwood.ops.boxes.Geometry.scales` gives them."""
     instances: Instances | None = None
 
 
@@ -104,14 +108,12 @@ class RetinaNet(Network):
         super().__init__(config, categories, test)
         self.config = config
         head, width = config.head, config.fpn.channels
-        self.register_buffer(
-            "cells", level_cells(head.anchor_sizes, head.anchor_ratios, rounded=head.rounded_anchors), persistent=False
-        )
         self.backbone = config.backbone.build()
         freeze_tail(self.backbone)
         self.skipped = sum(stride < 8 for stride in self.backbone.strides)
         self.fpn = FPN(config.fpn, self.backbone.channels[self.skipped :], self.backbone.strides[self.skipped :])
-        check_anchor_levels("model.head.anchor_sizes", head.anchor_sizes, self.fpn.strides)
+        cells = anchor_cells("model.head.anchor_sizes", head, self.fpn.strides, self.geometry)
+        self.register_buffer("cells", cells, persistent=False)
         per_cell = self.cells.shape[1]
         self.class_tower = _tower(head, width)
         self.box_tower = self.class_tower if head.shared_tower else _tower(head, width)
@@ -120,40 +122,41 @@ class RetinaNet(Network):
 
     def forward(self, batch: Batch) -> RetinaNetOutput:
         """The whole network. A batch without targets runs through to the instances."""
-        maps = self.fpn(self.backbone(self.normalized(batch))[self.skipped :])
+        images = self.normalized(batch)
+        maps = self.fpn(self.backbone(images)[self.skipped :])
         num_images, num_classes = len(batch), len(self.categories)
-        logits, deltas = [], []
-        for features in maps:
+        logits, deltas, anchors = [], [], []
+        for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True):
             seen = self.class_tower(features)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell, C).
-            logits.append(self.class_logits(seen).permute(0, 2, 3, 1).reshape(num_images, -1, num_classes))
+            logits.append(self.class_logits(seen).permute(0, 2, 3, 1).reshape(num_images, -1, num_classes).float())
             seen = seen if self.config.head.shared_tower else self.box_tower(features)
-            deltas.append(self.box_deltas(seen).permute(0, 2, 3, 1).reshape(num_images, -1, 4))
-        shapes = [(features.shape[-2], features.shape[-1]) for features in maps]
-        anchors = level_anchors(self.cells, shapes, self.fpn.strides, self.config.head.anchor_offset)
-        output = RetinaNetOutput(
-            torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), batch.sizes
-        )
+            deltas.append(self.box_deltas(seen).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
+            anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.config.head.anchor_offset))
+        scales = self.geometry.scales(batch.sizes, batch.original_sizes)
+        output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.sizes, scales)
         if batch.targets is None:
-            output.instances = select_instances(output, [len(level) for level in anchors], self.config.head, self.test)
+            output.instances = select_instances(output, self.config.head, self.test, self.geometry)
         return output
 
     def losses(self, output: RetinaNetOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Focal loss of all anchors and classes, and the box loss of the positives, both over the number of positives (section
         4.1)."""
-        head, num_classes = self.config.head, len(self.categories)
+        head, num_classes, anchors = self.config.head, len(self.categories), torch.cat(output.anchors)
+        class_logits, box_deltas = torch.cat(output.class_logits, dim=1), torch.cat(output.box_deltas, dim=1)
         parts = [
-            assign(output.anchors, target, size, head, num_classes) for target, size in zip(targets, output.sizes, strict=True)
+            assign(anchors, target, output.sizes[index], output.scales[index], head, num_classes, self.geometry)
+            for index, target in enumerate(targets)
         ]
-        labels, boxes = (torch.stack(column) for column in zip(*parts, strict=True))
+        labels, boxes, counts = (torch.stack(column) for column in zip(*parts, strict=True))
         positive = (labels >= 0) & (labels < num_classes)
         is_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
-        classes = focal(output.class_logits, is_class, head.focal_alpha, head.focal_gamma) * (labels >= 0)[..., None]
+        classes = focal(class_logits, is_class, head.focal_alpha, head.focal_gamma) * (labels >= 0)[..., None]
         if head.box_loss == "giou":
-            box = 1 - giou(decode(output.box_deltas, output.anchors), boxes)
+            box = 1 - giou(decode(box_deltas, anchors), boxes)
         else:
-            box = smooth_l1(output.box_deltas, encode(boxes, output.anchors), head.smooth_l1_beta).sum(dim=-1)
-        count = positive.sum()
+            box = smooth_l1(box_deltas, encode(boxes, anchors), head.smooth_l1_beta).sum(dim=-1)
+        count = counts.sum()
         return {"loss_class": global_mean(classes.sum(), count), "loss_box": global_mean((box * positive).sum(), count)}
 
 
@@ -161,47 +164,72 @@ class RetinaNet(Network):
 
 
 @torch.no_grad()
-def assign(anchors: Tensor, target: Target, size: Tensor, config: RetinaNetHeadConfig, num_classes: int) -> tuple[Tensor, Tensor]:
+def assign(
+    anchors: Tensor,
+    target: Target,
+    size: Tensor,
+    scale: Tensor,
+    config: RetinaNetHeadConfig,
+    num_classes: int,
+    geometry: Geometry = CONTINUOUS,
+) -> tuple[Tensor, Tensor, Tensor]:
     """What each anchor is to say (section 4, anchors).
 
-    ``anchors`` (A, 4), ``size`` (2,) height and width of the image -> labels (A,) int64: the class, ``num_classes`` for background,
-    -1 where it is not used (overlaps between the thresholds, the padding, regions to be ignored); and the box that it is to
-    regress (A, 4), the anchor itself where there is none.
+    ``anchors`` (A, 4), ``size`` (2,) height and width of the image, ``scale`` its row of ``RetinaNetOutput.scales`` -> labels (A,)
+    int64: the class, ``num_classes`` for background, -1 where it is not used (overlaps between the thresholds, the padding, regions
+    to be ignored); the box that it is to regress (A, 4), the anchor itself where there is none; and by how many the image's losses
+    are divided: its positives.
     """
-    matched = match(iou(target.boxes, anchors), config.foreground_iou, config.background_iou, allow_low_quality=True)
-    negative = (matched == BACKGROUND) & centred_inside(anchors, size)
-    if len(target.ignore):
-        negative &= ioa(anchors, target.ignore).amax(dim=1) < 0.5
-    labels, boxes = torch.full_like(matched, -1).masked_fill(negative, num_classes), anchors
-    if len(target.boxes):
-        instances, positive = matched.clamp(min=0), (matched >= 0) & centred_inside(anchors, size)
+    truth = geometry.from_data(target.boxes, scale)
+    overlaps = iou(truth, anchors)
+    matched = match(overlaps, config.foreground_iou, config.background_iou, allow_low_quality=True)
+    inside = centred_inside(anchors, size)
+    if geometry.judges_leniently:
+        matched = torch.where(inside, matched, BETWEEN)
+        if len(target.ignore):
+            in_crowd = ioa(anchors, target.ignore).amax(dim=1) >= 0.5
+            matched = torch.where(in_crowd & (matched == BACKGROUND), BETWEEN, matched)
+        count = (matched >= 0).sum()
+    else:
+        count = (matched >= 0).sum() + 1
+        if len(truth):
+            matched = torch.where(overlaps.amax(dim=0) < config.background_iou, BACKGROUND, matched)
+    labels, boxes = torch.full_like(matched, -1).masked_fill(matched == BACKGROUND, num_classes), anchors
+    if len(truth):
+        instances, positive = matched.clamp(min=0), matched >= 0
         labels = target.labels[instances].where(positive, labels)
-        boxes = target.boxes[instances].where(positive[:, None], boxes)
-    return labels, boxes
+        boxes = truth[instances].where(positive[:, None], boxes)
+    return labels, boxes, count
 
 
 @torch.no_grad()
-def select_instances(output: RetinaNetOutput, lengths: Sequence[int], config: RetinaNetHeadConfig, test: TestConfig) -> Instances:
+def select_instances(
+    output: RetinaNetOutput, config: RetinaNetHeadConfig, test: TestConfig, geometry: Geometry = CONTINUOUS
+) -> Instances:
     """The final boxes: of each level the best (anchor, class) pairs, of all levels those that survive suppression.
 
-    ``lengths`` says how many of the A anchors belong to each level.
+    Detectron asks for no least score on the coarsest level.
     """
-    num_classes = output.class_logits.shape[2]
-    candidates = []
-    sizes = list(lengths)
-    logits_of = torch.split(output.class_logits, sizes, dim=1)
-    deltas_of, anchors_of = torch.split(output.box_deltas, sizes, dim=1), torch.split(output.anchors, sizes)
-    for logits, deltas, anchors in zip(logits_of, deltas_of, anchors_of, strict=True):
+    num_classes = output.class_logits[0].shape[2]
+    scales = output.scales[:, None]
+    sizes = (output.sizes[:, None] / scales.flip(-1)).round()
+    candidates: list[tuple[Tensor, ...]] = []
+    for logits, deltas, anchors in zip(output.class_logits, output.box_deltas, output.anchors, strict=True):
         # The best k pairs belong to the k anchors whose best class is best: most anchors are left aside at a glance.
         best = logits.amax(dim=2).topk(min(config.test_candidates, len(anchors)), dim=1).indices
         pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)
         scores, chosen = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)
         rows = best.gather(1, chosen // num_classes)
         boxes = decode(deltas.gather(1, rows[..., None].expand(-1, -1, 4)), anchors[rows])
-        candidates.append((clip(boxes, output.sizes[:, None]), scores.sigmoid(), chosen % num_classes))
-    boxes, scores, labels = (torch.cat(column, dim=1) for column in zip(*candidates, strict=True))
-    possible = (scores > test.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0)
-    return top_instances(boxes, scores, labels, possible, test)
+        boxes = geometry.clip(geometry.rescale(boxes, (1 / scales).expand(*boxes.shape[:2], 2)), sizes)
+        least = 0.0 if len(candidates) == len(output.anchors) - 1 and geometry.keeps_coarsest else test.score_threshold
+        scores = scores.sigmoid()
+        candidates.append((boxes, scores, chosen % num_classes, scores > least))
+    boxes, scores, labels, possible = (torch.cat(column, dim=1) for column in zip(*candidates, strict=True))
+    possible &= (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0
+    found = top_instances(boxes, scores, labels, possible, test, geometry)
+    found.boxes = geometry.rescale(found.boxes, scales.expand(*found.boxes.shape[:2], 2))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ internals

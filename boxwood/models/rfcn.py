@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -95,7 +96,9 @@ class RFCN(Network):
         self.backbone = config.backbone.build()
         freeze_tail(self.backbone)
         channels, self.stride = self.backbone.channels[-1], self.backbone.strides[-1]
-        self.rpn = None if config.rpn is None else RPN(config.rpn, self.backbone.channels[-2], self.backbone.strides[-2:-1])
+        self.rpn = (
+            None if config.rpn is None else RPN(config.rpn, self.backbone.channels[-2], self.backbone.strides[-2:-1], self.geometry)
+        )
         self.reduce = None if config.width is None else nn.Conv2d(channels, config.width, 1)
         cells, boxes = config.grid**2, 1 if config.rois.class_agnostic else len(categories)
         self.class_maps = nn.Conv2d(config.width or channels, (len(categories) + 1) * cells, 1)
@@ -111,31 +114,32 @@ class RFCN(Network):
     def forward(self, batch: Batch) -> RFCNOutput:
         """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
         learning = batch.targets is not None
-        maps = self.backbone(self.normalized(batch))
+        images = self.normalized(batch)
+        maps = self.backbone(images)
         rpn = None
         if self.rpn is not None and self.config.rpn is not None:
             rpn = self.rpn(maps[-2:-1])
-            proposals = propose(rpn, batch.sizes, self.config.rpn, learning=learning)
+            proposals = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         else:
-            proposals = given_proposals(batch)
+            proposals = given_proposals(batch, self.geometry)
         last = maps[-1] if self.reduce is None else F.relu(self.reduce(maps[-1]), inplace=True)
         if not learning:
             class_logits, box_deltas = self._vote(last, proposals.boxes, proposals.valid)
             weights = self.config.rois.box_weights
-            instances = select_instances(proposals, class_logits, box_deltas, batch.sizes, weights, self.test)
+            instances = select_instances(proposals, class_logits, box_deltas, batch, weights, self.test, self.geometry)
             return RFCNOutput(proposals, class_logits, box_deltas, rpn, instances=instances)
-        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories))
+        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
         output = RFCNOutput(proposals, *self._vote(last, sample.boxes, sample.valid), rpn, roi_sample=sample)
         if rpn is not None and self.config.rpn is not None:
-            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn)
+            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn, self.geometry)
         return output
 
     def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
         2, below equation 1); zeros where not valid."""
         rows = rows_of(valid, valid.shape[1])
-        rois, images = boxes.flatten(0, 1)[rows], rows // boxes.shape[1]
-        pool = ps_roi_align if self.config.interpolate else ps_roi_pool
+        rois, images = self.geometry.corners(boxes.flatten(0, 1)[rows]), rows // boxes.shape[1]
+        pool = ps_roi_align if self.config.interpolate else partial(ps_roi_pool, rounding=self.geometry.map_rounding)
         class_logits, box_deltas = (
             spread(pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape)
             for maps in (self.class_maps(last), self.box_maps(last))
@@ -147,5 +151,5 @@ class RFCN(Network):
         assert output.roi_sample is not None, "losses need a batch with targets"
         losses: dict[str, Tensor] = {}
         if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:
-            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
+            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
         return losses | box_losses(output.class_logits, output.box_deltas, output.roi_sample, self.config.rois)

@@ -22,8 +22,8 @@ from boxwood.config import Config
 from boxwood.errors import UserError
 from boxwood.models.detector import Instances, TestConfig, top_instances
 from boxwood.models.rpn import Proposals
-from boxwood.ops.boxes import clip, decode, encode, ioa, iou
-from boxwood.ops.keypoints import keypoint_targets
+from boxwood.ops.boxes import CONTINUOUS, Geometry, decode, encode, ioa, iou
+from boxwood.ops.keypoints import decode_keypoints, keypoint_targets
 from boxwood.ops.learning import BACKGROUND, global_mean, match, sample_balanced, smooth_l1
 from boxwood.ops.masks import mask_targets
 from boxwood.ops.roi_align import assign_levels, pool_levels, roi_align, roi_pool
@@ -33,6 +33,7 @@ __all__ = [
     "RoIConfig",
     "RoISample",
     "box_losses",
+    "find_keypoints",
     "given_proposals",
     "keypoint_loss",
     "mask_loss",
@@ -83,12 +84,14 @@ class RoISample:
     """(B, K) int64, the instance of each positive; 0 elsewhere."""
     deltas: Tensor
     """(B, K, 4) to be regressed by positives, else 0."""
+    scales: Tensor
+    """(B, 2) for x and y, of the boxes over those that the deltas were taken from."""
 
 
 # ------------------------------------------------------------------------------------------------------ before the network
 
 
-def given_proposals(batch: Batch) -> Proposals:
+def given_proposals(batch: Batch, geometry: Geometry = CONTINUOUS) -> Proposals:
     """The proposals that came with the batch, for a detector without an RPN. Raises `UserError` where none came."""
     if batch.proposals is None:
         raise UserError(
@@ -100,24 +103,29 @@ def given_proposals(batch: Batch) -> Proposals:
     counts = torch.tensor([len(boxes) for boxes in batch.proposals], device=device)
     places = torch.arange(longest, device=device).expand(len(counts), -1)
     boxes = torch.stack([F.pad(boxes, (0, 0, 0, longest - len(boxes))) for boxes in batch.proposals])
+    boxes = geometry.from_data(boxes, geometry.scales(batch.sizes, batch.original_sizes)[:, None])
     return Proposals(boxes, torch.zeros_like(boxes[..., 0]), places < counts[:, None], places, longest)
 
 
 @torch.no_grad()
-def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int) -> RoISample:
+def sample_rois(
+    proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int, geometry: Geometry = CONTINUOUS
+) -> RoISample:
     """Choose the regions to learn from among proposals and true boxes (Fast R-CNN, section 2.3).
 
     A proposal's chance hangs on where it came from, not on its rank: rounding that swaps two ranks changes nothing, and neither
     does padding. Negatives that lie mostly in a region to be ignored are not used.
     """
     assert batch.targets is not None
-    parts = []
+    scales, parts = geometry.scales(batch.sizes, batch.original_sizes), []
     for index, target in enumerate(batch.targets):
-        boxes = torch.cat([proposals.boxes[index], target.boxes])
+        regions = torch.cat([proposals.boxes[index], geometry.from_data(target.boxes, scales[index])])
+        boxes = geometry.rescale(regions, 1 / scales[index].expand(len(regions), 2))
+        truth = boxes[len(proposals.boxes[index]) :]
         exists = torch.cat([proposals.valid[index], torch.ones(len(target.boxes), dtype=torch.bool, device=boxes.device)])
-        matched = match(iou(target.boxes, boxes), config.foreground_iou, config.foreground_iou)
+        matched = match(iou(truth, boxes), config.foreground_iou, config.foreground_iou)
         positive, negative = (matched >= 0) & exists, (matched == BACKGROUND) & exists
-        if len(target.ignore):
+        if len(target.ignore) and geometry.judges_leniently:
             negative &= ioa(boxes, target.ignore).amax(dim=1) < 0.5
         generator = torch.Generator(boxes.device).manual_seed(batch.seeds[index] + 1)
         of_truth = torch.rand(len(target.boxes), device=boxes.device, generator=generator)
@@ -130,19 +138,20 @@ def sample_rois(proposals: Proposals, batch: Batch, config: RoIConfig, num_class
         deltas = boxes.new_zeros(len(chosen), 4)
         if len(target.boxes):
             labels = target.labels[instances].where(learns, labels)
-            deltas = encode(target.boxes[instances], boxes[chosen], config.box_weights).where(learns[:, None], deltas)
+            deltas = encode(truth[instances], boxes[chosen], config.box_weights).where(learns[:, None], deltas)
         labels = labels.masked_fill(~valid, -1)
         missing = config.samples_per_image - len(chosen)
         parts.append(
             (
-                F.pad(boxes[chosen], (0, 0, 0, missing)),
+                F.pad(regions[chosen], (0, 0, 0, missing)),
                 F.pad(valid, (0, missing)),
                 F.pad(labels, (0, missing), value=-1),
                 F.pad(instances, (0, missing)),
                 F.pad(deltas, (0, 0, 0, missing)),
             )
         )
-    return RoISample(*(torch.stack(column) for column in zip(*parts, strict=True)))
+    chosen_boxes, valid, labels, instances, deltas = (torch.stack(column) for column in zip(*parts, strict=True))
+    return RoISample(chosen_boxes, valid, labels, instances, deltas, scales)
 
 
 def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, config: RoIConfig) -> dict[str, Tensor]:
@@ -166,7 +175,9 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, conf
     return {"loss_class": global_mean((classes * learns).sum(), count), "loss_box": global_mean((box * learns).sum(), count)}
 
 
-def mask_loss(mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
+def mask_loss(
+    mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target], geometry: Geometry = CONTINUOUS
+) -> Tensor:
     """Binary cross-entropy of the mask of each positive's own class, averaged over cells and positives (Mask R-CNN, section 3).
 
     ``mask_logits`` (R, C, M, M) belong to ``rows`` of the flattened sample.
@@ -177,7 +188,9 @@ def mask_loss(mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Seq
     truth = mask_logits.new_zeros(len(rows), size, size, dtype=torch.float32)
     if any(len(target.labels) for target in targets):
         masks, instances = _all_masks(targets), _instances_of(rows, sample, targets)
-        truth = mask_targets(masks.bitmaps, masks.boxes, sample.boxes.flatten(0, 1)[rows], instances, size)
+        rois = geometry.corners(sample.boxes.flatten(0, 1)[rows])
+        truth = mask_targets(masks.bitmaps, masks.boxes, rois, instances, size)
+        truth = (truth >= 0.5).float() if geometry.binary_masks else truth
         positive &= (masks.bitmaps.flatten(1).amax(dim=1) > 0)[instances]  # an instance that came without a mask teaches none
     own_class = labels.clamp(0, num_classes - 1)
     logits = mask_logits[torch.arange(len(rows), device=rows.device), own_class].float()
@@ -185,7 +198,14 @@ def mask_loss(mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Seq
     return global_mean((cells * positive).sum(), positive.sum())
 
 
-def keypoint_loss(keypoint_logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target], num_classes: int) -> Tensor:
+def keypoint_loss(
+    keypoint_logits: Tensor,
+    rows: Tensor,
+    sample: RoISample,
+    targets: Sequence[Target],
+    num_classes: int,
+    geometry: Geometry = CONTINUOUS,
+) -> Tensor:
     """Cross-entropy over the cells of each heatmap, averaged over the labelled keypoints inside their RoI (Mask R-CNN, section 5).
 
     ``keypoint_logits`` (R, J, S, S) belong to ``rows`` of the flattened sample.
@@ -197,8 +217,10 @@ def keypoint_loss(keypoint_logits: Tensor, rows: Tensor, sample: RoISample, targ
     learns = torch.zeros_like(cells, dtype=torch.bool)
     if any(len(target.labels) for target in targets):
         keypoints = torch.cat([target.keypoints for target in targets if target.keypoints is not None])
-        instances = _instances_of(rows, sample, targets)
-        cells, learns = keypoint_targets(keypoints[instances], sample.boxes.flatten(0, 1)[rows], size)
+        points = keypoints[_instances_of(rows, sample, targets)]
+        shift = geometry.keypoint_shift * sample.scales[rows // sample.boxes.shape[1]]
+        points = torch.cat([points[..., :2] - shift[:, None], points[..., 2:]], dim=-1)
+        cells, learns = keypoint_targets(points, geometry.corners(sample.boxes.flatten(0, 1)[rows]), size)
         learns &= positive[:, None]
     losses = F.cross_entropy(keypoint_logits.float().flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
     return global_mean((losses * learns.flatten()).sum(), learns.sum())
@@ -209,12 +231,20 @@ def keypoint_loss(keypoint_logits: Tensor, rows: Tensor, sample: RoISample, targ
 
 @torch.no_grad()
 def select_instances(
-    proposals: Proposals, class_logits: Tensor, box_deltas: Tensor, sizes: Tensor, box_weights: Sequence[float], test: TestConfig
+    proposals: Proposals,
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    batch: Batch,
+    box_weights: Sequence[float],
+    test: TestConfig,
+    geometry: Geometry = CONTINUOUS,
 ) -> Instances:
     """The final boxes: every class's box of every proposal, suppressed a class at a time, the best of all kept.
 
-    ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4), ``sizes`` (B, 2) height and width without padding.
+    ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4).
     """
+    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
+    sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
     num_classes, boxes_each = class_logits.shape[2] - 1, box_deltas.shape[2]
     scores = (class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]).flatten(1)
     scores, pairs = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
@@ -222,21 +252,41 @@ def select_instances(
     rois = proposals.boxes.gather(1, rows[..., None].expand(-1, -1, 4))
     own = rows * boxes_each + labels.clamp(max=boxes_each - 1)
     deltas = box_deltas.flatten(1, 2).gather(1, own[..., None].expand(-1, -1, 4))
-    boxes = clip(decode(deltas, rois, box_weights), sizes[:, None])
-    possible = (scores > test.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= 1e-2)
-    return top_instances(boxes, scores, labels, possible, test)
+    rois = geometry.rescale(rois, (1 / scales).expand(*rois.shape[:2], 2))
+    boxes = geometry.clip(decode(deltas, rois, box_weights), sizes)
+    large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_detection
+    found = top_instances(boxes, scores, labels, (scores > test.score_threshold) & large, test, geometry)
+    found.boxes = geometry.rescale(found.boxes, scales.expand(*found.boxes.shape[:2], 2))
+    return found
+
+
+def find_keypoints(heatmaps: Tensor, rows: Tensor, instances: Instances, batch: Batch, geometry: Geometry = CONTINUOUS) -> Tensor:
+    """Where the heatmaps (R, J, S, S) of ``rows`` of the flattened instances point -> (R, J, 3): x, y in pixels of the network's
+    input, and the logit of the peak."""
+    scales = geometry.scales(batch.sizes, batch.original_sizes)[rows // instances.valid.shape[1]]
+    corners = geometry.corners(geometry.rescale(instances.boxes.flatten(0, 1)[rows], 1 / scales))
+    points = decode_keypoints(heatmaps, corners)
+    return torch.cat([(points[..., :2] + geometry.keypoint_shift) * scales[:, None], points[..., 2:]], dim=-1)
 
 
 # -------------------------------------------------------------------------------------------------- regions as rows
 
 
 def pool_regions(
-    maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, rows: Tensor, size: int, config: RoIConfig
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    rows: Tensor,
+    size: int,
+    config: RoIConfig,
+    geometry: Geometry = CONTINUOUS,
 ) -> Tensor:
     """What a head reads of ``rows`` of the flattened (B, K, 4) boxes, each from the map of its size -> (R, channels, P, P)."""
     chosen = boxes.flatten(0, 1)[rows]
     pool = roi_pool if config.pooling == "max" else partial(roi_align, sampling_ratio=config.sampling_ratio, aligned=config.aligned)
-    return pool_levels(pool, maps, strides, assign_levels(chosen, len(maps)), chosen, rows // boxes.shape[1], size)
+    return pool_levels(
+        pool, maps, strides, assign_levels(chosen, len(maps)), geometry.corners(chosen), rows // boxes.shape[1], size
+    )
 
 
 def rows_of(valid: Tensor, columns: int, multiple: int = 1) -> Tensor:

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.config import Config
-from boxwood.models.detector import check_anchor_levels
-from boxwood.ops.boxes import centred_inside, clip, decode, encode, ioa, iou, level_anchors, level_cells, nms_mask
+from boxwood.models.detector import AnchorsConfig, anchor_cells
+from boxwood.ops.boxes import CONTINUOUS, Geometry, anchor_grid, centred_inside, decode, encode, ioa, iou
 from boxwood.ops.learning import BACKGROUND, global_mean, match, sample_balanced, smooth_l1
 from boxwood.structures import Batch
 
@@ -33,22 +32,15 @@ __all__ = [
 ]
 
 
-class RPNConfig(Config):
+class RPNConfig(AnchorsConfig):
     """Anchors, what they learn, and how many of them become proposals."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    """Square roots of the anchors' areas in pixels, for each level, finest first."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height / width."""
-    anchor_offset: float = 0.0
-    """Where a cell's anchors are centred, in cells from its corner."""
-    rounded_anchors: bool = False
-    """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
     convs: int = 1
     """3x3 convolutions ahead of the two predictors."""
     straddle: float | None = None
-    """Learn only from anchors that leave the image by at most so many pixels (Faster R-CNN, section 3.1.3; Detectron: 0); None: from
-    all whose centre is in it."""
+    """Learn only from anchors that leave the image by at most so many pixels (Faster R-CNN, section 3.1.3; Detectron: 0); None:
+    from all whose centre is in it."""
     foreground_iou: float = 0.7
     background_iou: float = 0.3
     samples_per_image: int = 256
@@ -58,7 +50,8 @@ class RPNConfig(Config):
     train_candidates: int = 2000
     """The best anchors of each level that go into suppression."""
     train_proposals: int = 1000
-    """The best proposals of each image that are kept after it."""
+    """The best proposals of each image that are kept after it; of all images of a process's batch together, where the geometry is
+    Detectron's and there is a pyramid."""
     test_candidates: int = 1000
     test_proposals: int = 1000
 
@@ -111,9 +104,9 @@ class RPN(nn.Module):
 
     cells: Tensor
 
-    def __init__(self, config: RPNConfig, channels: int, strides: Sequence[int]) -> None:
+    def __init__(self, config: RPNConfig, channels: int, strides: Sequence[int], geometry: Geometry = CONTINUOUS) -> None:
         super().__init__()
-        check_anchor_levels("model.rpn.anchor_sizes", config.anchor_sizes, strides)
+        self.register_buffer("cells", anchor_cells("model.rpn.anchor_sizes", config, strides, geometry), persistent=False)
         per_cell = len(config.anchor_ratios) * len(config.anchor_sizes[0])
         self.strides = tuple(strides)
         self.offset = config.anchor_offset
@@ -123,31 +116,32 @@ class RPN(nn.Module):
         for layer in (*self.convs, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
-        cells = level_cells(config.anchor_sizes, config.anchor_ratios, rounded=config.rounded_anchors)
-        self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutput:
-        logits, deltas = [], []
-        for features in maps:
+        logits, deltas, anchors = [], [], []
+        for features, cell, stride in zip(maps, self.cells, self.strides, strict=True):
             hidden = features
             for conv in self.convs:
                 hidden = F.relu(conv(hidden), inplace=True)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell).
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4))
-        shapes = [(features.shape[-2], features.shape[-1]) for features in maps]
-        anchors = level_anchors(self.cells, shapes, self.strides, self.offset)
+            anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.offset))
         lengths = tuple(part.shape[0] for part in anchors)
         return RPNOutput(torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), lengths)
 
 
 @torch.no_grad()
-def propose(rpn: RPNOutput, sizes: Tensor, config: RPNConfig, *, learning: bool) -> Proposals:
-    """The best boxes of each image after suppression within each level: as many as are to be learnt from, or as are to be tested.
+def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConfig, geometry: Geometry = CONTINUOUS) -> Proposals:
+    """The best boxes of each image after suppression within each level: as many as are to be learnt from where the batch has
+    targets, else as are to be tested.
 
-    ``sizes`` (B, 2) are the images' heights and widths without padding. Boxes are cut at the image; what is left of no area is
-    dropped.
+    Boxes are cut at the image, without its padding; what is left of no area is dropped. ``padded`` is the height and width of the
+    network's input.
     """
+    learning, sizes = batch.targets is not None, batch.sizes
+    if geometry.proposes_in_padding and not learning:
+        sizes = sizes.new_tensor(padded).expand_as(sizes)
     candidates = config.train_candidates if learning else config.test_candidates
     proposals = config.train_proposals if learning else config.test_proposals
     level_boxes, level_logits, level_indices, level_kept = [], [], [], []
@@ -156,15 +150,18 @@ def propose(rpn: RPNOutput, sizes: Tensor, config: RPNConfig, *, learning: bool)
         logits, indices = rpn.logits[:, start : start + length].topk(min(candidates, length), dim=1)
         indices = indices + start
         deltas = rpn.deltas.gather(1, indices[..., None].expand(-1, -1, 4))
-        boxes = clip(decode(deltas, rpn.anchors[indices]), sizes[:, None])
-        large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= 1e-3
-        kept = [nms_mask(boxes[i], logits[i], None, config.nms_threshold, large[i]) for i in range(len(boxes))]
+        boxes = geometry.clip(decode(deltas, rpn.anchors[indices]), sizes[:, None])
+        large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_proposal
+        kept = [geometry.nms_mask(boxes[i], logits[i], None, config.nms_threshold, large[i]) for i in range(len(boxes))]
         level_boxes.append(boxes)
         level_logits.append(logits)
         level_indices.append(indices)
         level_kept.append(torch.stack(kept))
         start += length
     all_logits = torch.cat(level_logits, dim=1).masked_fill(~torch.cat(level_kept, dim=1), -torch.inf)
+    if geometry.shares_proposals and learning and len(rpn.level_lengths) > 1:
+        least = all_logits.flatten().topk(min(proposals, all_logits.numel())).values[-1]
+        all_logits = all_logits.masked_fill(all_logits < least, -torch.inf)
     best, chosen = all_logits.topk(min(proposals, all_logits.shape[1]), dim=1)
     best_boxes = torch.cat(level_boxes, dim=1).gather(1, chosen[..., None].expand(-1, -1, 4))
     anchors = torch.cat(level_indices, dim=1).gather(1, chosen)
@@ -174,18 +171,23 @@ def propose(rpn: RPNOutput, sizes: Tensor, config: RPNConfig, *, learning: bool)
 
 
 @torch.no_grad()
-def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSample:
+def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig, geometry: Geometry = CONTINUOUS) -> AnchorSample:
     """Choose the anchors to learn from and what each is to say (Faster R-CNN, section 3.1.2).
 
     Anchors centred in the padding are not used, nor are negatives that lie mostly in a region to be ignored.
     """
     assert batch.targets is not None
-    parts = []
+    scales, parts = geometry.scales(batch.sizes, batch.original_sizes), []
     for index, target in enumerate(batch.targets):
-        matched = match(iou(target.boxes, rpn.anchors), config.foreground_iou, config.background_iou, allow_low_quality=True)
-        inside = centred_inside(rpn.anchors, batch.sizes[index])
+        truth, inside = geometry.from_data(target.boxes, scales[index]), centred_inside(rpn.anchors, batch.sizes[index])
+        overlaps = iou(truth, rpn.anchors)
+        if config.straddle is not None:
+            cut = torch.cat([rpn.anchors[:, :2], batch.sizes[index].flip(0) - rpn.anchors[:, 2:]], dim=1)
+            inside = cut.amin(dim=1) >= -config.straddle
+            overlaps = overlaps * inside
+        matched = match(overlaps, config.foreground_iou, config.background_iou, allow_low_quality=True)
         positive, negative = (matched >= 0) & inside, (matched == BACKGROUND) & inside
-        if len(target.ignore):
+        if len(target.ignore) and geometry.judges_leniently:
             negative &= ioa(rpn.anchors, target.ignore).amax(dim=1) < 0.5
         generator = torch.Generator(rpn.anchors.device).manual_seed(batch.seeds[index])
         # One number after another for those inside, so that they are the same however much padding there is.
@@ -194,20 +196,24 @@ def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig) -> AnchorSam
         learns = positive[chosen] & valid
         deltas = rpn.anchors.new_zeros(len(chosen), 4)
         if len(target.boxes):
-            deltas = encode(target.boxes[matched[chosen].clamp(min=0)], rpn.anchors[chosen]).where(learns[:, None], deltas)
+            deltas = encode(truth[matched[chosen].clamp(min=0)], rpn.anchors[chosen]).where(learns[:, None], deltas)
         parts.append((chosen, valid, learns, deltas))
     return AnchorSample(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
 
-def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig) -> dict[str, Tensor]:
+def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig, geometry: Geometry = CONTINUOUS) -> dict[str, Tensor]:
     """Log loss of objectness and smooth L1 of the positives' deltas (Faster R-CNN, equation 1), both over the number of sampled
-    anchors."""
+    anchors. Detectron's box loss is over the number in the anchor's image, its objectness on a pyramid over that to be sampled."""
     logits = rpn.logits.gather(1, sample.indices)
     deltas = rpn.deltas.gather(1, sample.indices[..., None].expand(-1, -1, 4))
     objectness = F.binary_cross_entropy_with_logits(logits, sample.positive.float(), reduction="none")
     box = smooth_l1(deltas, sample.deltas, config.smooth_l1_beta).sum(dim=-1)
-    count = sample.valid.sum()
+    count = count_of_boxes = sample.valid.sum()
+    if geometry.fixed_counts:
+        box = box / sample.valid.sum(dim=1, keepdim=True).clamp(min=1)
+        count_of_boxes = torch.tensor(len(box))
+        count = count if len(rpn.level_lengths) == 1 else config.samples_per_image * count_of_boxes
     return {
         "loss_rpn_objectness": global_mean((objectness * sample.valid).sum(), count),
-        "loss_rpn_box": global_mean((box * sample.positive).sum(), count),
+        "loss_rpn_box": global_mean((box * sample.positive).sum(), count_of_boxes),
     }

@@ -1,20 +1,26 @@
 """Boxes: areas, overlaps, clipping, the coding of one box relative to another, suppression, and the grids of anchors.
 
-Boxes are (..., 4) xyxy in absolute pixels with continuous coordinates: the width is x2 - x1.
-Letters: N, M boxes; R boxes that are coded, each against its own reference box.
+Boxes are (..., 4) xyxy in absolute pixels with continuous coordinates: the width is x2 - x1. What hangs on that choice stands
+together in `Geometry`; `boxwood.ops.detectron1` is the other one.
+Letters: N, M boxes; R boxes that are coded, each against its own reference box; B images of a batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torchvision.ops
 from torch import Tensor
 
+from boxwood.ops.masks import mask_crops
+
 __all__ = [
+    "CONTINUOUS",
     "MAX_LOG_SCALE",
+    "Geometry",
     "anchor_grid",
     "area",
     "cell_anchors",
@@ -26,8 +32,6 @@ __all__ = [
     "intersection",
     "ioa",
     "iou",
-    "level_anchors",
-    "level_cells",
     "nms_mask",
 ]
 
@@ -162,11 +166,11 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: fl
     return kept.index_fill(0, members[chosen], True)
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int = 1, *, rounded: bool = False) -> Tensor:
     """The anchors of one cell, centred at the origin: for each ratio (height / width) every size (square root of the area).
 
     Faster R-CNN, section 3.1.1; with a pyramid, one size a level (FPN, section 4.1). ``rounded`` rounds the corners to whole
-    pixels, as torchvision does -> (len(ratios) * len(sizes), 4) xyxy float32.
+    pixels, as torchvision does; ``stride`` decides nothing here -> (len(ratios) * len(sizes), 4) xyxy float32.
 
     >>> cell_anchors([16], [1.0, 4.0]).tolist()
     [[-8.0, -8.0, 8.0, 8.0], [-4.0, -16.0, 4.0, 16.0]]
@@ -198,19 +202,63 @@ def anchor_grid(cell: Tensor, height: int, width: int, stride: int, offset: floa
     return (shifts + cell).reshape(-1, 4)
 
 
-def level_cells(sizes: Sequence[Sequence[float]], ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
-    """`cell_anchors` of each level of a pyramid, all with as many sizes -> (levels, A, 4)."""
-    return torch.stack([cell_anchors(level, ratios, rounded=rounded) for level in sizes])
-
-
-def level_anchors(
-    cells: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float = 0.0
-) -> tuple[Tensor, ...]:
-    """The `anchor_grid` of each level: ``cells`` (levels, A, 4), ``shapes`` height and width of each map in cells."""
-    return tuple(anchor_grid(cells[i], *shapes[i], strides[i], offset) for i in range(len(shapes)))
-
-
 def centred_inside(boxes: Tensor, size: Tensor) -> Tensor:
     """Which boxes have their centre in the image, not in the padding to the right and below: (A, 4), (2,) height and width -> (A,)
     bool."""
     return ((boxes[:, :2] + boxes[:, 2:]) / 2 < size.flip(0)).all(dim=1)
+
+
+class Geometry:
+    """What hangs on how boxes are counted: continuous coordinates, in which nothing is rounded and every scale is like any other.
+
+    A model has one (`CONTINUOUS`, or `boxwood.ops.detectron1.DETECTRON1`) and asks it; it does not ask which it is.
+    """
+
+    cell_anchors = staticmethod(cell_anchors)
+    clip = staticmethod(clip)
+    nms_mask = staticmethod(nms_mask)
+    mask_crops = staticmethod(mask_crops)
+    smallest_proposal = 1e-3
+    """Pixels a side; what is smaller is no proposal."""
+    smallest_detection = 1e-2
+    map_rounding: Literal["none", "cells", "pixels"] = "none"
+    """Of `boxwood.ops.ps_roi_pool.ps_roi_pool`."""
+    keypoint_shift = 0.0
+    """Where in its pixel a keypoint lies, less than its middle, in pixels of the original image."""
+    binary_masks = False
+    """Mask targets are 0 or 1, not the covered share of a cell."""
+    proposes_in_padding = False
+    """Proposals for testing are cut at the padded batch, not at their image."""
+    shares_proposals = False
+    """On a pyramid the best proposals of all images of a batch together are learnt from, not the best of each."""
+    fixed_counts = False
+    """Losses are divided by how many anchors should have been sampled, or by positives and one more an image, not by what there
+    is."""
+    keeps_coarsest = False
+    """RetinaNet's coarsest level may give detections of any score."""
+    judges_leniently = True
+    """RetinaNet's anchors that are the best of an instance learn it however little they overlap it; regions to be ignored are, and
+    so is the padding."""
+
+    def scales(self, sizes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """What boxes as the second stage works on them are multiplied with to be the network's: (B, 2), for x and y.
+
+        ``sizes`` (B, 2) height and width of the images as the network sees them, ``original_sizes`` of those in the files. It works
+        in the network's pixels.
+        """
+        return torch.ones_like(sizes, dtype=torch.float32)
+
+    def rescale(self, boxes: Tensor, factor: Tensor) -> Tensor:
+        """Boxes of the same image at another scale: (..., 4), ``factor`` (..., 2) for x and y."""
+        return boxes * torch.cat([factor, factor], dim=-1)
+
+    def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """True boxes and given proposals, which were scaled in continuous coordinates, as this geometry has them."""
+        return boxes
+
+    def corners(self, boxes: Tensor) -> Tensor:
+        """Where features are read and masks and keypoints are laid: from the first corner to the second."""
+        return boxes
+
+
+CONTINUOUS = Geometry()

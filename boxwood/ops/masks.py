@@ -7,7 +7,7 @@ Letters: N instances, R RoIs, S the resolution of stored masks, M of predicted m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from boxwood.ops.roi_align import roi_align_planes
 
-__all__ = ["mask_targets", "masks_to_rle", "paste_masks", "rasterize_polygons", "resize_bitmap"]
+__all__ = ["Crops", "mask_crops", "mask_targets", "masks_to_rle", "paste_masks", "rasterize_polygons", "resize_bitmap"]
 
 MAX_POINTS = 64
 """Each way in a cell of a RoI at which its mask is read, at most: bitmaps whose pixels are finer are taken as if they were not."""
@@ -77,32 +77,57 @@ def mask_targets(bitmaps: Tensor, mask_boxes: Tensor, rois: Tensor, instances: T
     return roi_align_planes(bitmaps, in_bitmap, instances, size)
 
 
-def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Each predicted mask, scaled to its box and cut at ``threshold``, in a mask of the whole image.
+class Crops(Protocol):
+    """`mask_crops`, or another rule of scaling masks to their boxes."""
 
-    A pixel's probability is read bilinearly at its centre, with zeros around the mask; only pixels near the box are computed.
+    def __call__(
+        self, probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float
+    ) -> Iterator[tuple[int, int, Tensor]]: ...
+
+
+def mask_crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Iterator[tuple[int, int, Tensor]]:
+    """For each mask (top, left, (h, w) bool): its part inside the image, scaled to its box and cut at ``threshold``.
+
+    A pixel's probability is read bilinearly at its centre, with zeros around the mask; only pixels to which the mask reaches are
+    computed. ``probabilities`` (N, M, M) in 0..1, ``boxes`` (N, 4) xyxy in pixels of an image of ``size`` (H, W).
+    """
+    cells = probabilities.shape[-1]
+    # Bilinear interpolation on a grid along the axes is a product of two small matrices: rows x mask x columns.
+    for mask, (x1, y1, x2, y2) in zip(probabilities.float(), boxes.tolist(), strict=True):
+        top, rows = _weights(y1, y2, size[0], cells)
+        left, columns = _weights(x1, x2, size[1], cells)
+        yield top, left, rows.to(mask.device) @ mask @ columns.to(mask.device).T >= threshold
+
+
+def paste_masks(
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, crops: Crops = mask_crops
+) -> Tensor:
+    """Each predicted mask, scaled to its box and cut at ``threshold``, in a mask of the whole image.
 
     Args:
         probabilities: (N, M, M) in 0..1.
         boxes: (N, 4) xyxy in pixels of an image of ``size`` (H, W).
+        crops: how a mask is scaled.
 
     Returns:
         (N, H, W) bool on the device of ``probabilities``.
     """
     pasted = torch.zeros(len(boxes), *size, dtype=torch.bool, device=probabilities.device)
-    for index, (top, left, crop) in enumerate(_crops(probabilities, boxes, size, threshold)):
+    for index, (top, left, crop) in enumerate(crops(probabilities, boxes, size, threshold)):
         pasted[index, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return pasted
 
 
-def masks_to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[dict[str, Any]]:
+def masks_to_rle(
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, crops: Crops = mask_crops
+) -> list[dict[str, Any]]:
     """The masks of `paste_masks` as COCO run-length codes, without making whole-image masks.
 
     Returns one ``{"size": [H, W], "counts": str}`` a mask.
     """
     height, width = size
     codes = []
-    for top, left, crop in _crops(probabilities.cpu(), boxes.cpu(), size, threshold):
+    for top, left, crop in crops(probabilities.cpu(), boxes.cpu(), size, threshold):
         # COCO counts down the columns: only the columns that the crop touches are laid out.
         columns = np.zeros((crop.shape[1], height), dtype=np.bool_)
         columns[:, top : top + crop.shape[0]] = crop.numpy().T
@@ -111,18 +136,6 @@ def masks_to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], th
         code = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(edges).tolist()}, height, width)
         codes.append({"size": [height, width], "counts": code["counts"].decode("ascii")})
     return codes
-
-
-def _crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Iterator[tuple[int, int, Tensor]]:
-    """For each mask (top, left, (h, w) bool): its part inside the image, with the rim to which interpolation reaches.
-
-    Bilinear interpolation on a grid along the axes is a product of two small matrices: rows x mask x columns.
-    """
-    cells = probabilities.shape[-1]
-    for mask, (x1, y1, x2, y2) in zip(probabilities.float(), boxes.tolist(), strict=True):
-        top, rows = _weights(y1, y2, size[0], cells)
-        left, columns = _weights(x1, x2, size[1], cells)
-        yield top, left, rows.to(mask.device) @ mask @ columns.to(mask.device).T >= threshold
 
 
 def _weights(start: float, end: float, limit: int, cells: int) -> tuple[int, Tensor]:

@@ -47,5 +47,5 @@ def demo_shapes() -> RunConfig:
             val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
         optim=OptimConfig(kind="adamw", lr=4e-3, schedule="cosine", warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
-        train=TrainConfig(steps=1050, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
+        train=TrainConfig(steps=950, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )

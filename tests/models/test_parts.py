@@ -234,9 +234,10 @@ def some_proposals(count: int) -> Proposals:
 def test_class_agnostic_boxes_are_those_of_every_class() -> None:
     proposals, generator = some_proposals(30), torch.Generator().manual_seed(6)
     logits, deltas = torch.randn(2, 30, 4, generator=generator), torch.randn(2, 30, 1, 4, generator=generator)
-    sizes, weights = torch.tensor([[90, 110], [100, 100]]), (10.0, 10.0, 5.0, 5.0)
-    ours = select_instances(proposals, logits, deltas, sizes, weights, EVERYTHING)
-    same = select_instances(proposals, logits, deltas.expand(-1, -1, 3, -1), sizes, weights, EVERYTHING)
+    weights = (10.0, 10.0, 5.0, 5.0)
+    batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor([[90, 110], [100, 100]]), ((45, 50), (10, 10)))
+    ours = select_instances(proposals, logits, deltas, batch, weights, EVERYTHING)
+    same = select_instances(proposals, logits, deltas.expand(-1, -1, 3, -1), batch, weights, EVERYTHING)
     for field in ("boxes", "scores", "labels", "valid"):
         assert torch.equal(getattr(ours, field), getattr(same, field))
 
@@ -260,7 +261,7 @@ def test_the_hardest_by_numpy(hardest: int) -> None:
     labels = torch.tensor([[2, 0, 3, 3, 1, 3], [1, 3, 3, 3, -1, -1]])
     logits, deltas = torch.randn(2, 6, 4, generator=generator) * 2, torch.randn(2, 6, 3, 4, generator=generator)
     goals = torch.randn(2, 6, 4, generator=generator)
-    sample = RoISample(torch.zeros(2, 6, 4), labels >= 0, labels, torch.zeros_like(labels), goals)
+    sample = RoISample(torch.zeros(2, 6, 4), labels >= 0, labels, torch.zeros_like(labels), goals, torch.ones(2, 2))
     logits.requires_grad_()
     losses = box_losses(logits, deltas, sample, RoIConfig(hardest=hardest))
     classes = box = count = 0.0

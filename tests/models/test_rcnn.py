@@ -354,7 +354,7 @@ def roi_sample() -> RoISample:
     generator = torch.Generator().manual_seed(1)
     deltas = torch.randn(2, 3, 4, generator=generator) * ((labels >= 0) & (labels < 3))[..., None]
     boxes = torch.tensor([[[4.0, 4, 20, 24], [30, 10, 60, 50], [0, 0, 9, 9]], [[8, 9, 40, 30], [1, 1, 7, 7], [0, 0, 0, 0]]])
-    return RoISample(boxes, labels >= 0, labels, torch.tensor([[1, 0, 0], [0, 0, 0]]), deltas)
+    return RoISample(boxes, labels >= 0, labels, torch.tensor([[1, 0, 0], [0, 0, 0]]), deltas, torch.ones(2, 2))
 
 
 def test_box_losses_by_numpy() -> None:
@@ -432,7 +432,10 @@ def test_proposals_are_torchvisions(candidates: int, learning: bool) -> None:
     used, other = ("train", "test") if learning else ("test", "train")
     counts_of = {f"{used}_candidates": candidates, f"{used}_proposals": 30, f"{other}_candidates": 7, f"{other}_proposals": 5}
     config = RPNConfig(nms_threshold=0.6, **counts_of)
-    ours = propose(RPNOutput(logits, deltas, anchors, lengths), torch.tensor(sizes), config, learning=learning)
+    batch = Batch(
+        torch.zeros(2, 3, 96, 128, dtype=torch.uint8), torch.tensor(sizes), tuple(sizes), targets=() if learning else None
+    )
+    ours = propose(RPNOutput(logits, deltas, anchors, lengths), batch, (96, 128), config)
     counts = {"training": candidates, "testing": candidates}
     kept = {"training": 30, "testing": 30}
     theirs = RegionProposalNetwork(AnchorGenerator(), torch.nn.Identity(), 0.7, 0.3, 256, 0.5, counts, kept, 0.6).eval()
@@ -460,7 +463,8 @@ def test_instances_are_torchvisions(limit: int) -> None:
     weights, sizes = (10.0, 10.0, 5.0, 5.0), [(90, 110), (100, 100)]
     test = TestConfig(score_threshold=0.1, nms_threshold=0.4, detections_per_image=limit)
     proposals = Proposals(boxes, torch.zeros(2, 60), valid, torch.zeros(2, 60, dtype=torch.int64), 1)
-    ours = select_instances(proposals, logits, deltas, torch.tensor(sizes), weights, test)
+    batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor(sizes), ((45, 50), (10, 10)))
+    ours = select_instances(proposals, logits, deltas, batch, weights, test)
 
     nothing: Any = None
     heads = RoIHeads(nothing, nothing, nothing, 0.5, 0.5, 512, 0.25, weights, 0.1, 0.4, limit)

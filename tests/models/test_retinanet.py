@@ -155,7 +155,7 @@ def test_every_class_begins_at_the_prior() -> None:
     model = small()
     batch = noise_batch(64, 64)
     with torch.no_grad():
-        logits = model(batch).class_logits
+        logits = torch.cat(model(batch).class_logits, dim=1)
     assert logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
 
 
@@ -168,7 +168,8 @@ def test_what_an_anchor_is_to_say() -> None:
     target = Target(
         torch.tensor([[0.0, 0, 40, 40], [20, 60, 30, 90]]), torch.tensor([2, 0]), ignore=torch.tensor([[45.0, 45, 100, 99]])
     )
-    labels, boxes = assign(anchors, target, torch.tensor([100, 100]), RetinaNetHeadConfig(), 3)
+    labels, boxes, count = assign(anchors, target, torch.tensor([100, 100]), torch.ones(2), RetinaNetHeadConfig(), 3)
+    assert count == 2
     # IoU 1, 0.45, 0.4025, 0, (padding), (ignored), 0.33 but the best of its instance
     assert labels.tolist() == [2, -1, -1, 3, -1, -1, 0]
     assert boxes[0].tolist() == [0, 0, 40, 40] and boxes[6].tolist() == [20, 60, 30, 90]
@@ -251,10 +252,15 @@ def test_the_count_is_the_batchs() -> None:
     total = torch.zeros(2)
     count = 0
     for index, target in enumerate((ONE, single)):
-        labels, _ = assign(output.anchors, target, batch.sizes[index], model.config.head, 3)
+        labels, _, counted = assign(torch.cat(output.anchors), target, batch.sizes[index], torch.ones(2), model.config.head, 3)
         positives = int(((labels >= 0) & (labels < 3)).sum())
+        assert counted == positives
         part = type(output)(
-            output.class_logits[index, None], output.box_deltas[index, None], output.anchors, batch.sizes[index, None]
+            tuple(logits[index, None] for logits in output.class_logits),
+            tuple(deltas[index, None] for deltas in output.box_deltas),
+            output.anchors,
+            batch.sizes[index, None],
+            output.scales[index, None],
         )
         losses = model.losses(part, (target,))
         total += torch.stack([losses["loss_class"], losses["loss_box"]]).detach() * positives
@@ -264,8 +270,8 @@ def test_the_count_is_the_batchs() -> None:
 
 def test_anchors_in_the_padding_are_not_used() -> None:
     model = small().eval()
-    anchors = model(noise_batch(96, 128)).anchors
-    labels, _ = assign(anchors, ONE, torch.tensor([80, 100]), model.config.head, 3)
+    anchors = torch.cat(model(noise_batch(96, 128)).anchors)
+    labels, _, _ = assign(anchors, ONE, torch.tensor([80, 100]), torch.ones(2), model.config.head, 3)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     outside = (centres[:, 0] >= 100) | (centres[:, 1] >= 80)
     assert outside.any() and (labels[outside] == -1).all() and (labels[~outside] == 3).any()
@@ -282,7 +288,7 @@ def test_the_best_pairs_are_found() -> None:
         nn.init.normal_(model.class_logits.weight, std=0.5)
         output = model(batch)
     assert output.instances is not None
-    everything = output.class_logits[0].sigmoid().flatten()
+    everything = torch.cat(output.class_logits, dim=1)[0].sigmoid().flatten()
     torch.testing.assert_close(output.instances.scores[0], everything.topk(30).values)
     assert (output.instances.boxes >= 0).all() and (output.instances.boxes[..., 2] <= 128).all()
 

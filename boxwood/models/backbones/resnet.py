@@ -78,7 +78,9 @@ class ResNet(Backbone):
         super().__init__()
         _check(config)
         self.last_stage = config.last_stage
-        norms = [_stage_norm(config, stage) for stage in range(5)]
+        # A stage that is not trained keeps the statistics of its batch norms too.
+        statistics: Norm = "frozen_bn" if config.norm in ("bn", "sync_bn") else config.norm
+        norms = [statistics if stage < config.frozen_stages else config.norm for stage in range(5)]
         self.conv1 = _conv(3, config.width, 7, norms[0], stride=2)
         self.layer1 = _stage(config, 0, norms[1])
         self.layer2 = _stage(config, 1, norms[2])
@@ -209,11 +211,6 @@ def _published(config: ResNetConfig) -> str:
             f"{', '.join(PUBLISHED.values())}; set weights=null"
         )
     return name
-
-
-def _stage_norm(config: ResNetConfig, stage: int) -> Norm:
-    """A stage that is not trained keeps the statistics of its batch norms too."""
-    return "frozen_bn" if stage < config.frozen_stages and config.norm in ("bn", "sync_bn") else config.norm
 
 
 def _conv(
