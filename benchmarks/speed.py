@@ -48,7 +48,8 @@ from boxwood.data.order import Place
 from boxwood.data.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator
 from boxwood.inference.predictor import prepare
-from boxwood.models.detector import TestConfig, without_pretrained
+from boxwood.models.detector import without_pretrained
+from boxwood.models.instances import TestConfig
 from boxwood.ops.masks import paste_masks
 from boxwood.ops.roi_align import roi_align
 from boxwood.recipes import resolve

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from boxwood.config import Component, Config
 from boxwood.errors import UserError
+from boxwood.models.instances import TestConfig, to_detections
 from boxwood.ops.boxes import CONTINUOUS, Geometry
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, Detections, Target
@@ -26,15 +26,11 @@ from boxwood.structures import Batch, Categories, Detections, Target
 __all__ = [
     "AnchorsConfig",
     "Detector",
-    "Instances",
     "ModelConfig",
     "Need",
     "Network",
-    "TestConfig",
     "anchor_cells",
     "normalize_images",
-    "to_detections",
-    "top_instances",
     "without_pretrained",
 ]
 
@@ -59,21 +55,6 @@ class Detector(Protocol):
 
 
 GEOMETRIES: dict[str, Geometry] = {"continuous": CONTINUOUS, "detectron1": DETECTRON1}
-
-
-class TestConfig(Config):
-    """How a network's outputs become detections."""
-
-    __test__: ClassVar[bool] = False  # for pytest, which collects names that begin with Test
-
-    score_threshold: float = 0.05
-    """Detections must score above this."""
-    nms_threshold: float = 0.5
-    """Of two boxes of one class that overlap by more than this IoU, the lower-scored one is dropped."""
-    detections_per_image: int = 100
-    """At most so many detections an image, over all classes. COCO's AP looks at 100."""
-    mask_threshold: float = 0.5
-    """A pixel belongs to a mask where its probability is at least this."""
 
 
 Need = Literal["masks", "keypoints", "proposals"]
@@ -188,66 +169,3 @@ def anchor_cells(key: str, config: AnchorsConfig, strides: Sequence[int], geomet
     return torch.stack(
         [geometry.cell_anchors(sizes, config.anchor_ratios, stride, rounded=config.rounded_anchors) for sizes, stride in levels]
     )
-
-
-# ---------------------------------------------------------------------------------------------- how inference ends
-
-
-@dataclass(slots=True)
-class Instances:
-    """The final boxes of inference, best first, of fixed length. Letters: B images, D instances an image."""
-
-    boxes: Tensor
-    """(B, D, 4) xyxy, pixels of the network's input."""
-    scores: Tensor
-    """(B, D)."""
-    labels: Tensor
-    """(B, D) int64."""
-    valid: Tensor
-    """(B, D) bool."""
-    masks: Tensor | None = None
-    """(B, D, M, M) probabilities inside the box."""
-    keypoints: Tensor | None = None
-    """(B, D, K, 3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
-
-
-def top_instances(
-    boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS
-) -> Instances:
-    """Suppress the boxes of each image, a class at a time, and keep the best of all.
-
-    ``boxes`` (B, N, 4), ``scores`` (B, N) 0..1, ``labels`` (B, N), ``possible`` (B, N) bool: those that may be kept and may
-    suppress.
-    """
-    kept = torch.stack(
-        [geometry.nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))]
-    )
-    best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
-    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order), best >= 0)
-
-
-def to_detections(
-    found: Instances, batch: Batch, categories: Categories, test: TestConfig, geometry: Geometry = CONTINUOUS
-) -> list[Detections]:
-    """The instances of each image, scaled to the pixels of the original."""
-    results = []
-    for index, (height, width) in enumerate(batch.original_sizes):
-        rows = found.valid[index].nonzero()[:, 0]
-        original = torch.tensor([height, width], device=rows.device)
-        scale = (original / batch.sizes[index]).flip(0)
-        keypoints = None if found.keypoints is None else found.keypoints[index, rows]
-        results.append(
-            Detections(
-                geometry.clip(geometry.rescale(found.boxes[index, rows], scale.expand(len(rows), 2)), original),
-                found.scores[index, rows],
-                found.labels[index, rows],
-                (height, width),
-                categories.names,
-                None if found.masks is None else found.masks[index, rows],
-                None if keypoints is None else torch.cat([keypoints[..., :2] * scale, keypoints[..., 2:]], dim=-1),
-                mask_threshold=test.mask_threshold,
-                mask_crops=geometry.mask_crops,
-                skeleton=() if keypoints is None or categories.keypoints is None else categories.keypoints.skeleton,
-            )
-        )
-    return results

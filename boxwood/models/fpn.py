@@ -65,7 +65,7 @@ class FPN(nn.Module):
         levels = [self.outer[-1](x)]
         for index in range(len(maps) - 2, -1, -1):
             lateral = self.inner[index](maps[index])
-            x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
+            x = lateral.add_(F.interpolate(x, size=lateral.shape[-2:], mode="nearest"))
             levels.insert(0, self.outer[index](x))
         if self.top == "subsampled":
             return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]

@@ -25,21 +25,20 @@ from torch import Tensor, nn
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
+from boxwood.models.detector import ModelConfig, Need, Network
 from boxwood.models.fpn import FPNConfig, body_title, build_fpn
 from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import Instances, TestConfig, find_keypoints, select_instances
 from boxwood.models.rois import (
     RoIConfig,
     RoISample,
     box_losses,
-    find_keypoints,
     given_proposals,
     keypoint_loss,
     mask_loss,
     pool_regions,
     rows_of,
     sample_rois,
-    select_instances,
     spread,
 )
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors

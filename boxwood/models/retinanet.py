@@ -21,16 +21,9 @@ from torch import Tensor, nn
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
-from boxwood.models.detector import (
-    AnchorsConfig,
-    Instances,
-    ModelConfig,
-    Network,
-    TestConfig,
-    anchor_cells,
-    top_instances,
-)
+from boxwood.models.detector import AnchorsConfig, ModelConfig, Network, anchor_cells
 from boxwood.models.fpn import FPN, FPNConfig, body_title
+from boxwood.models.instances import Instances, TestConfig, top_instances
 from boxwood.ops.boxes import CONTINUOUS, Geometry, anchor_grid, centred_inside, decode, encode, giou, ioa, iou
 from boxwood.ops.learning import BACKGROUND, BETWEEN, focal, global_mean, match, smooth_l1
 from boxwood.structures import Batch, Categories, Target

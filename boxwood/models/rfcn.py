@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import Instances, ModelConfig, Need, Network, TestConfig
-from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, select_instances, spread
+from boxwood.models.detector import ModelConfig, Need, Network
+from boxwood.models.instances import Instances, TestConfig, select_instances
+from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, spread
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
 from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
 from boxwood.structures import Batch, Categories, Target
@@ -138,7 +139,8 @@ class RFCN(Network):
         """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
         2, below equation 1); zeros where not valid."""
         rows = rows_of(valid, valid.shape[1])
-        rois, images = self.geometry.corners(boxes.flatten(0, 1)[rows]), rows // boxes.shape[1]
+        rois = boxes.flatten(0, 1)[rows] - boxes.new_tensor(self.geometry.last_pixel)
+        images = rows // boxes.shape[1]
         pool = ps_roi_align if self.config.interpolate else partial(ps_roi_pool, rounding=self.geometry.map_rounding)
         class_logits, box_deltas = (
             spread(pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape)

@@ -1,7 +1,7 @@
 """The second stage of R-CNN: which regions it learns from, what it reads from the maps, its losses and its results.
 
     proposals + truth -> sample_rois -> RoISample -> (the network) -> box_losses, mask_loss, keypoint_loss
-    proposals -> (the network) -> select_instances -> Instances
+    proposals -> (the network) -> boxwood.models.instances.select_instances -> Instances
 
 Functions of tensors that `boxwood.models.rcnn` and `boxwood.models.rfcn` share. Letters: B images, K proposals or sampled RoIs an
 image, C classes, R RoIs of the batch in one row, M the side of a mask, J keypoints of an instance, S the side of a heatmap.
@@ -20,10 +20,9 @@ from torch import Tensor
 
 from boxwood.config import Config
 from boxwood.errors import UserError
-from boxwood.models.detector import Instances, TestConfig, top_instances
 from boxwood.models.rpn import Proposals
-from boxwood.ops.boxes import CONTINUOUS, Geometry, decode, encode, ioa, iou
-from boxwood.ops.keypoints import decode_keypoints, keypoint_targets
+from boxwood.ops.boxes import CONTINUOUS, Geometry, encode, ioa, iou
+from boxwood.ops.keypoints import keypoint_targets
 from boxwood.ops.learning import BACKGROUND, global_mean, match, sample_balanced, smooth_l1
 from boxwood.ops.masks import mask_targets
 from boxwood.ops.roi_align import assign_levels, pool_levels, roi_align, roi_pool
@@ -33,20 +32,14 @@ __all__ = [
     "RoIConfig",
     "RoISample",
     "box_losses",
-    "find_keypoints",
     "given_proposals",
     "keypoint_loss",
     "mask_loss",
     "pool_regions",
     "rows_of",
     "sample_rois",
-    "select_instances",
     "spread",
 ]
-
-MAX_CANDIDATES = 4096
-"""The best (RoI, class) pairs of an image that go into the last suppression. It is greedy, so leaving out the rest changes a
-result only where fewer than ``detections_per_image`` of so many survive."""
 
 
 class RoIConfig(Config):
@@ -188,7 +181,7 @@ def mask_loss(
     truth = mask_logits.new_zeros(len(rows), size, size, dtype=torch.float32)
     if any(len(target.labels) for target in targets):
         masks, instances = _all_masks(targets), _instances_of(rows, sample, targets)
-        rois = geometry.corners(sample.boxes.flatten(0, 1)[rows])
+        rois = sample.boxes.flatten(0, 1)[rows] - sample.boxes.new_tensor(geometry.last_pixel)
         truth = mask_targets(masks.bitmaps, masks.boxes, rois, instances, size)
         truth = (truth >= 0.5).float() if geometry.binary_masks else truth
         positive &= (masks.bitmaps.flatten(1).amax(dim=1) > 0)[instances]  # an instance that came without a mask teaches none
@@ -220,53 +213,11 @@ def keypoint_loss(
         points = keypoints[_instances_of(rows, sample, targets)]
         shift = geometry.keypoint_shift * sample.scales[rows // sample.boxes.shape[1]]
         points = torch.cat([points[..., :2] - shift[:, None], points[..., 2:]], dim=-1)
-        cells, learns = keypoint_targets(points, geometry.corners(sample.boxes.flatten(0, 1)[rows]), size)
+        rois = sample.boxes.flatten(0, 1)[rows] - sample.boxes.new_tensor(geometry.last_pixel)
+        cells, learns = keypoint_targets(points, rois, size)
         learns &= positive[:, None]
     losses = F.cross_entropy(keypoint_logits.float().flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
     return global_mean((losses * learns.flatten()).sum(), learns.sum())
-
-
-# ------------------------------------------------------------------------------------------------------- after the network
-
-
-@torch.no_grad()
-def select_instances(
-    proposals: Proposals,
-    class_logits: Tensor,
-    box_deltas: Tensor,
-    batch: Batch,
-    box_weights: Sequence[float],
-    test: TestConfig,
-    geometry: Geometry = CONTINUOUS,
-) -> Instances:
-    """The final boxes: every class's box of every proposal, suppressed a class at a time, the best of all kept.
-
-    ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4).
-    """
-    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
-    sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
-    num_classes, boxes_each = class_logits.shape[2] - 1, box_deltas.shape[2]
-    scores = (class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]).flatten(1)
-    scores, pairs = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
-    labels, rows = pairs % num_classes, pairs // num_classes
-    rois = proposals.boxes.gather(1, rows[..., None].expand(-1, -1, 4))
-    own = rows * boxes_each + labels.clamp(max=boxes_each - 1)
-    deltas = box_deltas.flatten(1, 2).gather(1, own[..., None].expand(-1, -1, 4))
-    rois = geometry.rescale(rois, (1 / scales).expand(*rois.shape[:2], 2))
-    boxes = geometry.clip(decode(deltas, rois, box_weights), sizes)
-    large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_detection
-    found = top_instances(boxes, scores, labels, (scores > test.score_threshold) & large, test, geometry)
-    found.boxes = geometry.rescale(found.boxes, scales.expand(*found.boxes.shape[:2], 2))
-    return found
-
-
-def find_keypoints(heatmaps: Tensor, rows: Tensor, instances: Instances, batch: Batch, geometry: Geometry = CONTINUOUS) -> Tensor:
-    """Where the heatmaps (R, J, S, S) of ``rows`` of the flattened instances point -> (R, J, 3): x, y in pixels of the network's
-    input, and the logit of the peak."""
-    scales = geometry.scales(batch.sizes, batch.original_sizes)[rows // instances.valid.shape[1]]
-    corners = geometry.corners(geometry.rescale(instances.boxes.flatten(0, 1)[rows], 1 / scales))
-    points = decode_keypoints(heatmaps, corners)
-    return torch.cat([(points[..., :2] + geometry.keypoint_shift) * scales[:, None], points[..., 2:]], dim=-1)
 
 
 # -------------------------------------------------------------------------------------------------- regions as rows
@@ -285,7 +236,13 @@ def pool_regions(
     chosen = boxes.flatten(0, 1)[rows]
     pool = roi_pool if config.pooling == "max" else partial(roi_align, sampling_ratio=config.sampling_ratio, aligned=config.aligned)
     return pool_levels(
-        pool, maps, strides, assign_levels(chosen, len(maps)), geometry.corners(chosen), rows // boxes.shape[1], size
+        pool,
+        maps,
+        strides,
+        assign_levels(chosen, len(maps)),
+        chosen - chosen.new_tensor(geometry.last_pixel),
+        rows // boxes.shape[1],
+        size,
     )
 
 

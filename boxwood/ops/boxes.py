@@ -218,6 +218,8 @@ class Geometry:
     clip = staticmethod(clip)
     nms_mask = staticmethod(nms_mask)
     mask_crops = staticmethod(mask_crops)
+    last_pixel = (0.0, 0.0, 0.0, 0.0)
+    """What is taken from a box for the region whose features are read and in which masks and keypoints lie."""
     smallest_proposal = 1e-3
     """Pixels a side; what is smaller is no proposal."""
     smallest_detection = 1e-2
@@ -254,10 +256,6 @@ class Geometry:
 
     def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:
         """True boxes and given proposals, which were scaled in continuous coordinates, as this geometry has them."""
-        return boxes
-
-    def corners(self, boxes: Tensor) -> Tensor:
-        """Where features are read and masks and keypoints are laid: from the first corner to the second."""
         return boxes
 
 

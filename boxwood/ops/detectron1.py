@@ -62,7 +62,7 @@ def mask_crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], thre
     is scaled to those whole pixels. ``probabilities`` (N, M, M), ``boxes`` (N, 4) xyxy in an image of ``size`` (H, W).
     """
     cells = probabilities.shape[-1]
-    corners = DETECTRON1.corners(boxes.double())
+    corners = boxes.double() - boxes.new_tensor(Detectron1.last_pixel)
     middle, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
     enlarged = half * ((cells + 2) / cells)
     whole = torch.cat([middle - enlarged, middle + enlarged], dim=1).trunc().to(torch.int64).tolist()
@@ -88,6 +88,7 @@ class Detectron1(continuous.Geometry):
     clip = staticmethod(clip)
     nms_mask = staticmethod(nms_mask)
     mask_crops = staticmethod(mask_crops)
+    last_pixel = (0.0, 0.0, 1.0, 1.0)
     smallest_proposal = 1.0
     smallest_detection = -math.inf
     map_rounding = "pixels"
@@ -112,12 +113,8 @@ class Detectron1(continuous.Geometry):
         return torch.cat([boxes[..., :2] * factor, (boxes[..., 2:] - 1) * factor + 1], dim=-1)
 
     def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """The end of a box was multiplied as a whole; its last pixel should have been."""
-        return torch.cat([boxes[..., :2], boxes[..., 2:] - scales + 1], dim=-1)
-
-    def corners(self, boxes: Tensor) -> Tensor:
-        """Up to the beginning of the last pixel."""
-        return torch.cat([boxes[..., :2], boxes[..., 2:] - 1], dim=-1)
+        """The end of a box was multiplied as a whole; its last pixel should have been. It has a pixel of the original at least."""
+        return torch.cat([boxes[..., :2], torch.maximum(boxes[..., 2:], boxes[..., :2] + scales) - scales + 1], dim=-1)
 
 
 DETECTRON1 = Detectron1()

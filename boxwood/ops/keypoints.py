@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["bicubic_weights", "decode_keypoints", "keypoint_targets"]
+__all__ = ["bicubic_weights", "decode_keypoints", "keypoint_similarity", "keypoint_targets"]
 
 
 def keypoint_targets(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -53,6 +53,21 @@ def decode_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
         points[row, :, :2] = boxes[row, :2] + cells * extents[row] / torch.tensor([width, height], device=boxes.device)
         points[row, :, 2] = peaks
     return points
+
+
+def keypoint_similarity(points: Tensor, others: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
+    """Object keypoint similarity of every pair, 0..1, all keypoints counted: the mean of exp(-d^2 / (2 area (2 sigma)^2)), as COCO
+    defines it.
+
+    ``points`` (N, K, 2) x, y, ``others`` (M, K, 2), ``areas`` (N,) square pixels of the boxes of ``points``, ``sigmas`` (K,) -> (N,
+    M).
+
+    >>> points, others = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0], [3, 4]]])
+    >>> keypoint_similarity(points, others, torch.tensor([50.0]), torch.tensor([0.25, 0.5]))  # (1 + 1/e^0.25) / 2
+    tensor([[0.8894]])
+    """
+    squared = ((points[:, None] - others[None]) ** 2).sum(dim=-1)
+    return torch.exp(-squared / (2 * areas[:, None, None] * (2 * sigmas) ** 2)).mean(dim=-1)
 
 
 def bicubic_weights(size: int, enlarged: int) -> Tensor:

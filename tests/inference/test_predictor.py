@@ -16,9 +16,9 @@ from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
 from boxwood.errors import UserError
 from boxwood.inference.predictor import Predictor, load, prepare
 from boxwood.models.backbones import ConvNorm, MobileNetV2Config, ResNetConfig
-from boxwood.models.detector import TestConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import TestConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.run import RunConfig

@@ -15,9 +15,9 @@ from boxwood.errors import UserError
 from boxwood.inference.predictor import prepare
 from boxwood.models import rois, rpn
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.detector import TestConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import TestConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig

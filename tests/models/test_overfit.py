@@ -30,9 +30,10 @@ from boxwood.data.proposals import write_proposals
 from boxwood.data.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator, evaluate, make_evaluator
 from boxwood.models.backbones import Backbone, BackboneConfig
-from boxwood.models.detector import ModelConfig, TestConfig
+from boxwood.models.detector import ModelConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import TestConfig
 from boxwood.models.proposer import ProposerConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import OCTAVES, RetinaNetConfig, RetinaNetHeadConfig

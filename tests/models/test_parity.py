@@ -24,7 +24,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from boxwood.inference.predictor import prepare
 from boxwood.models import rois, rpn
-from boxwood.models.detector import TestConfig
+from boxwood.models.instances import TestConfig
 from boxwood.models.rcnn import RCNN
 from boxwood.structures import InstanceMasks, Target
 from boxwood.weights.torchvision import rcnn_config, rcnn_state

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.detector import TestConfig
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import TestConfig, select_instances
 from boxwood.models.proposer import Proposer, ProposerConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rfcn import RFCN, RFCNConfig
-from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, pool_regions, sample_rois, select_instances
+from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, pool_regions, sample_rois
 from boxwood.models.rpn import Proposals, RPNConfig
 from boxwood.structures import Batch
 from tests.models.test_rcnn import CLASSES, HEIGHT, NONE, ONE, TWO, WIDTH, batch_of, target_of

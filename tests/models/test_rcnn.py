@@ -16,11 +16,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.detector import TestConfig, normalize_images
+from boxwood.models.detector import normalize_images
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import TestConfig, select_instances
 from boxwood.models.rcnn import RCNN, RCNNConfig, RCNNOutput
-from boxwood.models.rois import RoIConfig, RoISample, box_losses, mask_loss, select_instances
+from boxwood.models.rois import RoIConfig, RoISample, box_losses, mask_loss
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses
 from boxwood.ops.boxes import ioa
 from boxwood.ops.masks import mask_targets

@@ -124,7 +124,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.conv1(x), inplace=True)
-        return F.relu(self.conv2(x) + shortcut, inplace=True)
+        return F.relu(self.conv2(x).add_(shortcut), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -144,7 +144,7 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.conv1(x), inplace=True)
         x = F.relu(self.conv2(x), inplace=True)
-        return F.relu(self.conv3(x) + shortcut, inplace=True)
+        return F.relu(self.conv3(x).add_(shortcut), inplace=True)
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,427 @@
+"""Each stage of a model in Detectron's geometry against the same in numpy, written in Detectron's own coordinates.
+
+There a box names its last pixel (width = x2 - x1 + 1); `LAST` is what ours end later. The formulas are those of Detectron's
+documentation of itself: sections b and d of what it does, which the comments name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from boxwood.models import RCNNConfig, RetinaNetConfig
+from boxwood.models.backbones import ResNetConfig
+from boxwood.models.fpn import FPNConfig
+from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.instances import Instances, TestConfig, find_keypoints, select_instances, to_detections
+from boxwood.models.retinanet import RetinaNetHeadConfig, RetinaNetOutput, assign
+from boxwood.models.retinanet import select_instances as select_of_levels
+from boxwood.models.rois import RoIConfig, given_proposals, keypoint_loss, pool_regions, sample_rois
+from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.ops.detectron1 import DETECTRON1
+from boxwood.structures import Batch, Categories, KeypointFacts, Target
+
+Array = np.ndarray[Any, Any]
+LAST = np.array([0.0, 0, 1, 1])
+CLIP = np.log(1000 / 16)
+CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"), KeypointFacts(("top", "end"), (0, 1), (), (0.1, 0.1)))
+
+
+# --------------------------------------------------------------------------------------------- Detectron's formulas in numpy
+
+
+def iou(a: Array, b: Array) -> float:
+    w = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    h = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    if w <= 0 or h <= 0:
+        return 0.0
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
+    return float(w * h / (areas[0] + areas[1] - w * h))
+
+
+def nms(boxes: Array, scores: Array, threshold: float) -> list[int]:
+    """Greedy, an overlap of the threshold suppresses too; in order of score."""
+    kept: list[int] = []
+    for index in np.argsort(-scores, kind="stable").tolist():
+        if all(iou(boxes[index], boxes[other]) < threshold for other in kept):
+            kept.append(index)
+    return kept
+
+
+def decode(deltas: Array, boxes: Array, weights: tuple[float, ...] = (1, 1, 1, 1)) -> Array:
+    width, height = boxes[:, 2] - boxes[:, 0] + 1, boxes[:, 3] - boxes[:, 1] + 1
+    dx, dy, dw, dh = (deltas[:, i] / weights[i] for i in range(4))
+    x, y = boxes[:, 0] + 0.5 * width + dx * width, boxes[:, 1] + 0.5 * height + dy * height
+    w, h = np.exp(np.minimum(dw, CLIP)) * width, np.exp(np.minimum(dh, CLIP)) * height
+    return np.stack([x - 0.5 * w, y - 0.5 * h, x + 0.5 * w - 1, y + 0.5 * h - 1], axis=1)
+
+
+def encode(truth: Array, boxes: Array, weights: tuple[float, ...]) -> Array:
+    size, other = truth[:, 2:] - truth[:, :2] + 1, boxes[:, 2:] - boxes[:, :2] + 1
+    centre, reference = truth[:, :2] + 0.5 * size, boxes[:, :2] + 0.5 * other
+    return np.concatenate([(centre - reference) / other, np.log(size / other)], axis=1) * weights
+
+
+def clip(boxes: Array, height: float, width: float) -> Array:
+    return np.minimum(np.maximum(boxes, 0), [width - 1, height - 1, width - 1, height - 1])
+
+
+def batch_of(sizes: list[tuple[int, int]], originals: list[tuple[int, int]], targets: Any = None, proposals: Any = None) -> Batch:
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    images = torch.zeros(len(sizes), 3, -(-height // 32) * 32, -(-width // 32) * 32, dtype=torch.uint8)
+    return Batch(
+        images, torch.tensor(sizes), tuple(originals), seeds=tuple(range(len(sizes))), targets=targets, proposals=proposals
+    )
+
+
+def some_boxes(rng: np.random.Generator, count: int, height: int, width: int, least: float = 4, most: float = 60) -> Array:
+    start = rng.uniform(0, 1, (count, 2)) * (width - least - 2, height - least - 2)
+    return clip(np.concatenate([start, start + rng.uniform(least, most, (count, 2))], axis=1), height, width)
+
+
+def tensor(array: Array) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(array)).float()
+
+
+def theirs(boxes: torch.Tensor) -> Array:
+    """Our boxes as Detectron writes them."""
+    return np.asarray(boxes.numpy() - LAST)
+
+
+def proposals_of(rois: Array) -> Proposals:
+    places = torch.zeros(1, len(rois), dtype=torch.int64)
+    return Proposals(tensor(rois + LAST)[None], torch.zeros(1, len(rois)), torch.ones(1, len(rois), dtype=torch.bool), places, 1)
+
+
+# -------------------------------------------------------------------------------------------------- anchors to proposals
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_proposals(seed: int, learning: bool) -> None:
+    """Section b.6: the best of each level, decoded, cut (for testing at the padding), suppressed; the best over levels, and in
+    training over the images too."""
+    rng = np.random.default_rng(seed)
+    lengths, candidates, most = (200, 60, 12), 80, 40
+    anchors = np.round(rng.uniform(-10, 110, (272, 2)))
+    anchors = np.concatenate([anchors, anchors + np.round(rng.uniform(3, 50, (272, 2)))], axis=1)
+    logits, deltas = rng.normal(size=(2, 272)), rng.normal(size=(2, 272, 4)) / 2
+    sizes = [(90, 110), (60, 70)]
+    batch = batch_of(sizes, [(45, 55), (60, 70)], targets=() if learning else None)
+    counts = {f"{part}_candidates": candidates for part in ("train", "test")} | {f"{p}_proposals": most for p in ("train", "test")}
+    output = RPNOutput(tensor(logits), tensor(deltas), tensor(anchors + LAST), lengths)
+    ours = propose(output, batch, (96, 128), RPNConfig(**counts), DETECTRON1)
+
+    found: list[list[tuple[float, Array]]] = []
+    for image, (height, width) in enumerate(sizes):
+        here: list[tuple[float, Array]] = []
+        for start, length in zip(np.cumsum((0, *lengths[:-1])).tolist(), lengths, strict=True):
+            best = start + np.argsort(-logits[image, start : start + length])[:candidates]
+            boxes = clip(decode(deltas[image, best], anchors[best]), *((height, width) if learning else (96, 128)))
+            large = (boxes[:, 2:] - boxes[:, :2] >= 0).all(axis=1)  # in the original's pixels at least 1: x2 - x1 at least 0
+            boxes, scores = boxes[large], logits[image, best][large]
+            here += [(scores[index], boxes[index]) for index in nms(boxes, scores, 0.7)]
+        found.append(sorted(here, key=lambda pair: -pair[0])[: 10**6 if learning else most])
+    if learning:
+        least = sorted((score for here in found for score, _ in here), reverse=True)[most - 1]
+        found = [[pair for pair in here if pair[0] >= least] for here in found]
+        assert sum(map(len, found)) == most and len(found[0]) != len(found[1])
+    for image, here in enumerate(found):
+        valid = ours.valid[image]
+        np.testing.assert_allclose(ours.logits[image][valid], [score for score, _ in here], atol=1e-5)
+        np.testing.assert_allclose(theirs(ours.boxes[image][valid]), np.stack([box for _, box in here]), atol=1e-3)
+
+
+def test_anchors_that_are_learnt() -> None:
+    """Section b.3: only anchors inside the image; the best of each instance among those."""
+    anchors = np.array([[0, 0, 39, 39], [-1, 0, 38, 39], [60, 60, 99, 99], [61, 60, 100, 99], [0, 50, 19, 69], [8, 8, 31, 31]])
+    truth = np.array([[0, 0, 39, 39], [70, 70, 99, 99]])  # instance 1 overlaps anchor 2 by 900 / 1600
+    target = Target(tensor(truth + LAST), torch.tensor([0, 1]), torch.tensor([[0.0, 45, 30, 75]]))
+    output = RPNOutput(torch.zeros(1, 6), torch.zeros(1, 6, 4), tensor(anchors + LAST), (6,))
+    sample = sample_anchors(output, batch_of([(100, 100)], [(100, 100)], (target,)), RPNConfig(straddle=0.0), DETECTRON1)
+    chosen = {int(i): bool(p) for i, p, v in zip(sample.indices[0], sample.positive[0], sample.valid[0], strict=True) if v}
+    assert chosen == {0: True, 2: True, 4: False}  # 1 and 3 leave the image, 5 lies between; a crowd region changes nothing
+    row = sample.indices[0].tolist().index(2)
+    np.testing.assert_allclose(sample.deltas[0, row], encode(truth[1:], anchors[2:3], (1, 1, 1, 1))[0], atol=1e-6)
+
+
+def test_true_boxes_are_scaled_by_their_last_pixel() -> None:
+    """Section b.3: GT x im_scale. Pixels 10..29 at twice the size are 20..58, and a box of just that has no deltas."""
+    target = Target(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.zeros(0, 4))  # 10..30, doubled by the reader
+    output = RPNOutput(torch.zeros(1, 1), torch.zeros(1, 1, 4), tensor(np.array([[20, 20, 58, 58]]) + LAST), (1,))
+    sample = sample_anchors(output, batch_of([(200, 200)], [(100, 100)], (target,)), RPNConfig(straddle=0.0), DETECTRON1)
+    assert sample.positive.all() and sample.deltas.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_losses_of_the_rpn(levels: int) -> None:
+    """Section b.10: objectness over 256 an image on a pyramid, over the labelled anchors on one map; boxes over their image's."""
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    positive = torch.tensor([[True, False, False, False], [True, False, False, False]])
+    sample = AnchorSample(torch.arange(4).expand(2, 4), valid, positive, torch.zeros(2, 4, 4))
+    lengths = (4,) if levels == 1 else (3, 1)
+    output = RPNOutput(torch.zeros(2, 4), torch.full((2, 4, 4), 2.0), torch.zeros(4, 4), lengths)
+    losses = rpn_losses(output, sample, RPNConfig(), DETECTRON1)
+    assert losses["loss_rpn_objectness"].item() == pytest.approx(6 * np.log(2) / (6 if levels == 1 else 512), rel=1e-6)
+    each = 4 * (2 - 0.5 / 9)
+    assert losses["loss_rpn_box"].item() == pytest.approx((each / 4 + each / 2) / 2, rel=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- RoI features to boxes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes(seed: int) -> None:
+    """Sections d.2 and d.3: RoIs back to the original image, decoded and cut there, suppressed class by class, the best of all."""
+    rng = np.random.default_rng(seed)
+    size, original, count, weights = (96, 144), (64, 96), 50, (10.0, 10.0, 5.0, 5.0)
+    rois = some_boxes(rng, count, *size)
+    rois[:10] = rois[10:20] + rng.normal(size=(10, 4))  # much to suppress
+    logits, deltas = rng.normal(size=(count, 4)) * 2, rng.normal(size=(count, 3, 4))
+    proposals = proposals_of(rois)
+    batch, test = batch_of([size], [original]), TestConfig(detections_per_image=30)
+    found = select_instances(proposals, tensor(logits)[None], tensor(deltas)[None], batch, weights, test, DETECTRON1)
+    (ours,) = to_detections(found, batch, CATEGORIES, test, DETECTRON1)
+
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected: list[tuple[float, int, Array]] = []
+    for label in range(3):
+        chosen = scores[:, label] > 0.05
+        boxes = clip(decode(deltas[chosen, label], rois[chosen] / 1.5, weights), *original)
+        expected += [(scores[chosen, label][i], label, boxes[i]) for i in nms(boxes, scores[chosen, label], 0.5)]
+    expected = sorted(expected, key=lambda row: -row[0])[:30]
+    assert len(expected) == 30
+    np.testing.assert_allclose(ours.scores, [score for score, _, _ in expected], atol=1e-5)
+    assert ours.labels.tolist() == [label for _, label, _ in expected]
+    np.testing.assert_allclose(theirs(ours.boxes), np.stack([box for _, _, box in expected]), atol=1e-3)
+
+
+def aligned_nowhere(features: Array, roi: Array, stride: int, cells: int, ratio: int) -> Array:
+    """Section a.10: RoIAlign of one RoI up to its last pixel, without the shift by half a map pixel."""
+    height, width = features.shape[1:]
+    start = roi[:2] / stride
+    side = np.maximum(roi[2:] / stride - start, 1) / cells
+    grid = [ratio or int(np.ceil(one)) for one in side]
+    result = np.zeros((len(features), cells, cells))
+    for row in range(cells):
+        for column in range(cells):
+            for i in range(grid[1]):
+                for j in range(grid[0]):
+                    y = start[1] + (row + (i + 0.5) / grid[1]) * side[1]
+                    x = start[0] + (column + (j + 0.5) / grid[0]) * side[0]
+                    if not (-1 <= y <= height and -1 <= x <= width):
+                        continue
+                    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+                    y0, x0 = min(int(y), height - 2), min(int(x), width - 2)
+                    v, u = y - y0, x - x0
+                    part = features[:, y0 : y0 + 2, x0 : x0 + 2]
+                    result[:, row, column] += np.einsum("cij,i,j->c", part, [1 - v, v], [1 - u, u]) / (grid[0] * grid[1])
+    return result
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_features_of_rois(ratio: int) -> None:
+    """Sections a.10 and b.7: the level by the area with +1, features up to the last pixel, from a map pixel at least."""
+    rng = np.random.default_rng(1)
+    maps = [rng.normal(size=(3, 64 // 2**level, 96 // 2**level)) for level in range(3)]
+    rois = np.array(
+        [[3.0, 4, 60, 90], [10, 10, 10, 10], [0, 0, 110.9, 110.9], [0, 0, 111, 111], [30, 20, 300.5, 255], [370, 1, 383, 8]]
+    )
+    boxes = tensor(rois + LAST)[None]
+    inputs, config = [tensor(features)[None] for features in maps], RoIConfig(aligned=False, sampling_ratio=ratio)
+    ours = pool_regions(inputs, (4, 8, 16), boxes, torch.arange(len(rois)), 7, config, DETECTRON1)
+    for roi, pooled in zip(rois, ours, strict=True):
+        side = np.sqrt((roi[2] - roi[0] + 1) * (roi[3] - roi[1] + 1))
+        level = int(np.clip(np.floor(4 + np.log2(side / 224 + 1e-6)), 2, 4)) - 2
+        np.testing.assert_allclose(pooled, aligned_nowhere(maps[level], roi, 4 * 2**level, 7, ratio), atol=1e-4)
+
+
+def test_rois_that_are_learnt() -> None:
+    """Section b.5: overlaps and deltas in the pixels of the original image; given proposals are scaled by their last pixel."""
+    rng = np.random.default_rng(2)
+    truth = np.array([[10.0, 12, 50, 60], [40, 5, 90, 45]])
+    rois = np.concatenate([truth + rng.normal(size=(2, 4)) * 3, truth + 2, some_boxes(rng, 20, 70, 100)])
+    factor = 1.6
+    target = Target(tensor((truth + LAST) * factor), torch.tensor([2, 0]), torch.zeros(0, 4))
+    batch = batch_of([(112, 160)], [(70, 100)], (target,), (tensor((rois + LAST) * factor),))
+    proposals = given_proposals(batch, DETECTRON1)
+    np.testing.assert_allclose(theirs(proposals.boxes[0]), rois * factor, atol=1e-4)
+    sample = sample_rois(proposals, batch, RoIConfig(samples_per_image=64, positive_fraction=1.0), 3, DETECTRON1)
+    candidates = np.concatenate([rois, truth])
+    overlaps = np.array([[iou(box, instance) for instance in truth] for box in candidates])
+    positive = overlaps.max(axis=1) >= 0.5
+    expected = {tuple(np.round(box * factor, 2)): index for index, box in enumerate(candidates)}
+    assert sample.valid.sum() == len(candidates) and 4 <= positive.sum() < len(candidates)
+    for box, label, deltas, valid in zip(sample.boxes[0], sample.labels[0], sample.deltas[0], sample.valid[0], strict=True):
+        if not valid:
+            continue
+        index = min(expected.values(), key=lambda i: np.abs(candidates[i] * factor - theirs(box)).sum())
+        instance = overlaps[index].argmax()
+        assert label == ((2, 0)[instance] if positive[index] else 3)
+        if positive[index]:
+            goal = encode(truth[instance : instance + 1], candidates[index : index + 1], (10, 10, 5, 5))[0]
+            np.testing.assert_allclose(deltas, goal, atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- keypoints
+
+
+def cubic(x: float) -> float:
+    x, a = abs(x), -0.75
+    return (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+def enlarged(heatmap: Array, width: int, height: int) -> Array:
+    """Bicubic scaling, border values repeated, as a matrix of weights for each axis."""
+
+    def weights(size: int, pixels: int) -> Array:
+        matrix = np.zeros((pixels, size))
+        for pixel in range(pixels):
+            position = (pixel + 0.5) * size / pixels - 0.5
+            for tap in range(int(np.floor(position)) - 1, int(np.floor(position)) + 3):
+                matrix[pixel, min(max(tap, 0), size - 1)] += cubic(position - tap)
+        return matrix
+
+    return np.asarray(weights(heatmap.shape[0], height) @ heatmap @ weights(heatmap.shape[1], width).T)
+
+
+def test_keypoints_are_found() -> None:
+    """Section d.6: the peak in the pixels of the original image. What COCO's file says is half a pixel less than ours."""
+    rng = np.random.default_rng(3)
+    boxes = np.array([[3.2, 4.1, 40.7, 31.3], [20, 20, 20.4, 21], [50.5, 10, 61.5, 60]])
+    heatmaps, factor = rng.normal(size=(3, 2, 14, 14)), 1.25
+    batch = batch_of([(100, 125)], [(80, 100)])
+    found = Instances(
+        tensor(boxes * factor + LAST)[None],
+        torch.ones(1, 3),
+        torch.zeros(1, 3, dtype=torch.int64),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
+    found.keypoints = find_keypoints(tensor(heatmaps), torch.arange(3), found, batch, DETECTRON1)[None]
+    (ours,) = to_detections(found, batch, CATEGORIES, TestConfig(), DETECTRON1)
+    assert ours.keypoints is not None
+    for box, maps, points in zip(boxes, heatmaps, ours.keypoints.numpy(), strict=True):
+        width, height = np.maximum(box[2:] - box[:2], 1)
+        for heatmap, (x, y, score) in zip(maps, points, strict=True):
+            big = enlarged(heatmap, int(np.ceil(width)), int(np.ceil(height)))
+            row, column = np.unravel_index(big.argmax(), big.shape)
+            assert x - 0.5 == pytest.approx(box[0] + (column + 0.5) * width / np.ceil(width), abs=1e-3)
+            assert y - 0.5 == pytest.approx(box[1] + (row + 0.5) * height / np.ceil(height), abs=1e-3)
+            assert score == pytest.approx(big.max(), abs=1e-4)
+
+
+def test_keypoints_that_are_learnt() -> None:
+    """A vector of `tests/ops/test_detectron1.py` through the loss: the pixels of COCO's file, read half a pixel on and doubled."""
+    roi, pixels = np.array([10.0, 20, 109, 169]), np.array([[60.0, 169], [5, 30]])
+    points = tensor(np.concatenate([(pixels + 0.5) * 2, [[2], [2]]], axis=1))[None]
+    target = Target(tensor((roi + LAST) * 2)[None], torch.tensor([0]), torch.zeros(0, 4), None, points)
+    batch = batch_of([(400, 400)], [(200, 200)], (target,), (torch.zeros(0, 4),))
+    sample = sample_rois(
+        given_proposals(batch, DETECTRON1), batch, RoIConfig(samples_per_image=1, positive_fraction=1.0), 3, DETECTRON1
+    )
+    np.testing.assert_allclose(theirs(sample.boxes[0, 0]), roi * 2, atol=1e-4)
+    logits = torch.zeros(1, 2, 56, 56)
+    logits[0, 0].view(-1)[3108] = 100.0  # sure of the right cell; the second keypoint is outside and teaches nothing
+    assert keypoint_loss(logits, torch.tensor([0]), sample, (target,), 3, DETECTRON1) < 1e-6
+
+
+# --------------------------------------------------------------------------------------------------------------- RetinaNet
+
+
+def test_boxes_of_retinanet() -> None:
+    """Section d.4: the best of each level, of any score on the coarsest; scaled and cut in the original image."""
+    rng = np.random.default_rng(4)
+    lengths, size, original, factor = (120, 30, 6), (96, 144), (64, 96), 1.5
+    anchors = [some_boxes(rng, length, *size, least=10) for length in lengths]
+    logits = [rng.normal(size=(length, 3)) - 2 for length in lengths]
+    logits[2] -= 4
+    deltas = [rng.normal(size=(length, 4)) / 3 for length in lengths]
+    batch, test = batch_of([size], [original]), TestConfig(detections_per_image=500)
+    output = RetinaNetOutput(
+        tuple(tensor(part)[None] for part in logits),
+        tuple(tensor(part)[None] for part in deltas),
+        tuple(tensor(part + LAST) for part in anchors),
+        batch.sizes,
+        DETECTRON1.scales(batch.sizes, batch.original_sizes),
+    )
+    found = select_of_levels(output, RetinaNetHeadConfig(test_candidates=100), test, DETECTRON1)
+    (ours,) = to_detections(found, batch, CATEGORIES, test, DETECTRON1)
+
+    rows: list[tuple[float, int, Array]] = []
+    for level in range(3):
+        scores = 1 / (1 + np.exp(-logits[level]))
+        best = np.argsort(-scores.ravel())[:100]
+        best = best[scores.ravel()[best] > (0.0 if level == 2 else 0.05)]
+        boxes = clip(decode(deltas[level][best // 3], anchors[level][best // 3]) / factor, *original)
+        rows += [(scores.ravel()[i], i % 3, box) for i, box in zip(best.tolist(), boxes, strict=True)]
+    expected: list[tuple[float, int, Array]] = []
+    for label in range(3):
+        own = [row for row in rows if row[1] == label]
+        expected += [own[i] for i in nms(np.stack([box for _, _, box in own]), np.array([score for score, _, _ in own]), 0.5)]
+    expected.sort(key=lambda row: -row[0])
+    assert expected[-1][0] < 0.05
+    np.testing.assert_allclose(ours.scores, [score for score, _, _ in expected], atol=1e-5)
+    np.testing.assert_allclose(theirs(ours.boxes), np.stack([box for _, _, box in expected]), atol=1e-3)
+
+
+def test_anchors_of_retinanet_that_are_learnt() -> None:
+    """Section b.4: the best of an instance counts, but learns it only from an overlap of 0.4 on; the padding is background."""
+    anchors = np.array([[0, 0, 39, 39], [60, 60, 79, 79], [120, 0, 150, 30], [0, 60, 39, 99]])
+    truth = np.array([[0, 0, 39, 39], [70, 70, 99, 99], [0, 60, 39, 77]])  # overlaps 1, 100 / 1200, 0.45
+    target = Target(tensor(truth + LAST), torch.tensor([2, 0, 1]), torch.tensor([[110.0, 0, 160, 40]]))
+    labels, boxes, count = assign(
+        tensor(anchors + LAST), target, torch.tensor([100, 100]), torch.ones(2), RetinaNetHeadConfig(), 3, DETECTRON1
+    )
+    assert labels.tolist() == [2, 3, 3, 1] and count == 3 + 1
+    np.testing.assert_allclose(theirs(boxes[3]), truth[2])
+
+
+# ------------------------------------------------------------------------------------------------------------ whole models
+
+
+def test_a_model_asks_its_geometry() -> None:
+    """One image through all of Mask and Keypoint R-CNN: what is found lies in the original image, masks are pasted by the rule."""
+    torch.manual_seed(0)
+    config = RCNNConfig(
+        geometry="detectron1",
+        backbone=ResNetConfig(depth=18, width=16, weights=None, frozen_stages=0, norm="bn"),
+        fpn=FPNConfig(channels=32),
+        rpn=RPNConfig(anchor_sizes=((16.0,), (32.0,), (48.0,), (64.0,), (96.0,)), test_proposals=20, straddle=0.0),
+        rois=RoIConfig(samples_per_image=16, aligned=False),
+        box_head=TwoFCHeadConfig(width=32),
+        mask_head=ConvMaskHeadConfig(convs=1, width=32),
+        keypoint_head=ConvKeypointHeadConfig(convs=1, width=32),
+    )
+    model: Any = config.build(CATEGORIES, TestConfig(score_threshold=0.0, detections_per_image=5))
+    points = torch.tensor([[[20.0, 20, 2], [30, 30, 2]]])
+    target = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1]), torch.zeros(0, 4), keypoints=points)
+    model.config.mask_head, head = None, model.mask_head
+    model.mask_head = None
+    learning = batch_of([(96, 128)], [(60, 80)], (target,))
+    losses = model.losses(model(learning), (target,))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values()) and "loss_keypoint" in losses
+    model.mask_head, model.config.mask_head = head, config.mask_head or ConvMaskHeadConfig(convs=1, width=32)
+    model.eval()
+    batch = batch_of([(96, 128)], [(60, 80)])
+    batch.images.random_(generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        (found,) = model.detections(model(batch), batch)
+    assert len(found) == 5 and found.mask_crops is DETECTRON1.mask_crops
+    assert (found.boxes[:, 2:] - found.boxes[:, :2] >= 1 - 1e-4).all()
+    assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= 80).all() and (found.boxes[:, 3] <= 60).all()
+    assert found.masks is not None and found.masks.shape == (5, 60, 80) and found.keypoints is not None
+
+
+@pytest.mark.parametrize(("divisor", "expected"), [(1, (70, 100)), (32, (96, 128)), (128, (128, 128))])
+def test_padding(divisor: int, expected: tuple[int, int]) -> None:
+    config = RetinaNetConfig(size_divisor=divisor, backbone=ResNetConfig(depth=18, width=16, weights=None, norm="bn"))
+    model: Any = config.build(CATEGORIES, TestConfig())
+    batch = batch_of([(70, 100), (60, 90)], [(70, 100), (60, 90)])
+    batch.images.fill_(255)
+    images = model.normalized(batch)
+    assert images.shape[-2:] == expected
+    assert (images[1, :, 60:] == 0).all() and (images[1, :, :, 90:] == 0).all() and (images[1, :, :60, :90] > 0).all()
