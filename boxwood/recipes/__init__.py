@@ -16,7 +16,7 @@ from types import ModuleType
 import boxwood
 from boxwood.config import ConfigError, apply_overrides, did_you_mean, from_tree, overlay, read_yaml
 from boxwood.errors import UserError
-from boxwood.recipes import bodies, coco, demo, group_norm, single_map, small
+from boxwood.recipes import bodies, coco, demo, detectron, group_norm, single_map, small
 from boxwood.recipes.bodies import *
 from boxwood.recipes.coco import *
 from boxwood.recipes.demo import *
@@ -34,12 +34,12 @@ __all__ = ["import_module", "names", "resolve", *(recipe.__name__ for recipe in 
 
 
 def names() -> tuple[str, ...]:
-    """The names of the recipes that come with Boxwood.
+    """The names of the recipes that come with Boxwood: those of `RECIPES`, then Detectron's own.
 
-    >>> "mask_rcnn_r50_fpn_1x" in names()
-    True
+    >>> "mask_rcnn_r50_fpn_1x" in names(), "detectron/e2e_mask_rcnn_R-50-FPN_1x" in names()
+    (True, True)
     """
-    return tuple(recipe.__name__ for recipe in RECIPES)
+    return (*(recipe.__name__ for recipe in RECIPES), *detectron.BASELINES)
 
 
 def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -75,6 +75,8 @@ def _find(config: str, above: tuple[Path, ...]) -> RunConfig:
     for recipe in RECIPES:
         if config == recipe.__name__:
             return recipe()
+    if config in detectron.BASELINES:
+        return detectron.build(config)
     path = Path(config)
     if path.suffix in {".yaml", ".yml"}:
         return _read(path, above)
