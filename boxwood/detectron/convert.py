@@ -63,7 +63,7 @@ def from_detectron(
     values.report()
     assert model is not None and data is not None and optim is not None and train is not None and test is not None
     order = {key: index for index, key in enumerate(KEYS)}
-    notes = sorted(values.notes, key=lambda note: order.get(note.key.split()[0], len(order)))
+    notes = sorted(values.notes, key=lambda note: order.get(note.key, len(order)))
     return Converted(RunConfig(model=model, data=data, optim=optim, train=train, test=test), tuple(notes))
 
 
@@ -75,9 +75,16 @@ def import_yaml(path: Path, pairs: Sequence[str] = (), leave_out: Sequence[str] 
     """
     tree, lines = read_yaml(path)
     over = read_pairs(pairs)
+    for key in pairs[::2]:
+        lines.pop(key, None)  # its value is the command line's
     converted = from_detectron(_laid_over(tree, over), leave_out=leave_out, where=str(path), lines=lines)
-    comments = [f"made from {' '.join(str(path).split())!r}, a configuration of Detectron's", *map(str, converted.notes)]
-    return "".join(f"# {comment}\n" for comment in comments) + to_yaml(converted.config)
+    comments = [f"made from {path}, a configuration of Detectron's", *map(str, converted.notes)]
+    return "".join(f"# {_line(comment)}\n" for comment in comments) + to_yaml(converted.config)
+
+
+def _line(comment: str) -> str:
+    """What is in a file must not leave its comment."""
+    return "".join(character if character.isprintable() else "?" for character in comment)
 
 
 def _laid_over(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +100,11 @@ def _compare_what_is_fixed(values: Values) -> None:
     for key, entry in KEYS.items():
         if entry.fate == "same" and key not in values.taken:
             values.taken.add(key)
-            if values.values.get(key, entry.default) not in entry.honoured:
+            value = values.values.get(key, entry.default)
+            if value not in entry.honoured:
                 values.refuse(key, entry.text)
+            elif key == "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH" and value:
+                values.note(key, value, "ignored", entry.text)  # its default, which few batches fell short of
 
 
 def _made(values: Values, part: str, make: Callable[[], T]) -> T | None:
@@ -103,5 +113,5 @@ def _made(values: Values, part: str, make: Callable[[], T]) -> T | None:
         return make()
     except ConfigError as error:
         for problem in error.problems:
-            values.problems[f"{part} {problem}"] = f"{values.place('')}as {part}: {problem}"
+            values.problems[f"{part} {problem}"] = f"{values.place('')}{problem}"
         return None

@@ -120,7 +120,7 @@ def _value(node: yaml.Node | None) -> Any:
         if number.shape != (1,):
             raise ValueError("a number of numpy's with the wrong length")
         return number[0].item()
-    if tag == _DTYPE or tag == _NDARRAY:
+    if tag in (_DTYPE, _NDARRAY):
         raise _Refused("has a type of numpy's where a value should be")
     if isinstance(node, yaml.MappingNode):
         return {str(_value(key)): _value(value) for key, value in node.value}

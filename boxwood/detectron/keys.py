@@ -47,6 +47,7 @@ _VOTE = "Boxwood has no voting of boxes yet"
 _SOFT = "Boxwood has no soft suppression yet"
 _MOMENTUM = "PyTorch's momentum does not hold the rate, which is as if it were always scaled with it"
 _EXPECTED = "Boxwood does not compare its results with expected ones"
+_FEW = "a batch is learnt from however few keypoints it has"
 _LEVELS = "the pyramid of R-CNN has the levels 2 to 6, regions 2 to 5, and RetinaNet's 3 to 7"
 _KINDS = "body, stem and shortcut have frozen batch norm, or all have group norm"
 
@@ -231,7 +232,7 @@ KEYS: dict[str, Key] = {
     "KRCNN.ROI_XFORM_METHOD": _to("RoIAlign", "model.rois.pooling"),
     "KRCNN.ROI_XFORM_RESOLUTION": _to(7, "model.keypoint_head.resolution"),
     "KRCNN.ROI_XFORM_SAMPLING_RATIO": _to(0, "model.rois.sampling_ratio"),
-    "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH": _same(20, "no setting says how few keypoints a batch may have"),
+    "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH": _same(20, _FEW, 20, 0),
     "KRCNN.INFERENCE_MIN_SIZE": _same(0, "heatmaps are read at the size of their box"),
     "KRCNN.LOSS_WEIGHT": _same(1.0, "the losses of R-CNN weigh the same"),
     "KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS": _same(True, "the keypoint loss is a mean over visible keypoints"),

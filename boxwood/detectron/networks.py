@@ -199,6 +199,7 @@ def _rois(values: Values, plan: Plan) -> RoIConfig:
         values.refuse("TRAIN.BG_THRESH_HI", "every region below TRAIN.FG_THRESH is background")
     if values.get("TRAIN.BBOX_THRESH") > threshold:
         values.refuse("TRAIN.BBOX_THRESH", "every region from TRAIN.FG_THRESH on learns its box")
+    values.ignore("TRAIN.BBOX_THRESH", "regions below TRAIN.FG_THRESH learn no box")
     method, ratio = values.get("FAST_RCNN.ROI_XFORM_METHOD"), values.get("FAST_RCNN.ROI_XFORM_SAMPLING_RATIO")
     if method not in _POOLING:
         values.refuse("FAST_RCNN.ROI_XFORM_METHOD", f"known are {' and '.join(_POOLING)}")
@@ -227,6 +228,7 @@ def _rois(values: Values, plan: Plan) -> RoIConfig:
 
 
 def _box_head(values: Values, plan: Plan) -> BoxHeadConfig:
+    values.get("FAST_RCNN.ROI_BOX_HEAD")
     name, width = plan.box_head, values.get("FAST_RCNN.MLP_HEAD_DIM")
     resolution = values.get("FAST_RCNN.ROI_XFORM_RESOLUTION")
     if name not in _BOX_HEADS:
@@ -268,9 +270,7 @@ def _mask_head(values: Values, plan: Plan) -> ConvMaskHeadConfig:
     side = resolution if source != "maps" else 2 * resolution
     if values.get("MRCNN.RESOLUTION") != side:
         values.refuse("MRCNN.RESOLUTION", f"this head makes masks of {side} x {side}")
-    return ConvMaskHeadConfig(
-        convs=convs, width=values.get("MRCNN.DIM_REDUCED"), norm=norm, source=source, resolution=resolution
-    )
+    return ConvMaskHeadConfig(convs=convs, width=values.get("MRCNN.DIM_REDUCED"), norm=norm, source=source, resolution=resolution)
 
 
 def _keypoint_head(values: Values) -> ConvKeypointHeadConfig:

@@ -74,7 +74,7 @@ class Plan:
 
 def make_plan(values: Values) -> Plan:
     """Read the switches."""
-    name, body_name, box_head = values.get("MODEL.TYPE"), values.get("MODEL.CONV_BODY"), values.get("FAST_RCNN.ROI_BOX_HEAD")
+    name, body_name, box_head = values.get("MODEL.TYPE"), values.get("MODEL.CONV_BODY"), values.peek("FAST_RCNN.ROI_BOX_HEAD")
     type_ = name.removesuffix(_FROZEN)
     frozen = name != type_ or values.get("TRAIN.FREEZE_CONV_BODY")
     wired = _WIRED.fullmatch(type_)
@@ -101,7 +101,7 @@ def make_plan(values: Values) -> Plan:
         why = "nothing can be built on it alone" if "P2only" in body_name else f"unknown body{did_you_mean(body_name, BODIES)}"
         values.refuse("MODEL.CONV_BODY", why)
         body = Body("resnet", pyramid=values.get("FPN.FPN_ON"))
-    group_norm = body.family == "resnet" and "_gn_" in values.get("RESNETS.TRANS_FUNC")
+    group_norm = body.family == "resnet" and "_gn_" in values.peek("RESNETS.TRANS_FUNC")
     return Plan(
         kind,
         body,
@@ -197,7 +197,7 @@ def switch_off(values: Values, plan: Plan) -> None:
         off("R-FCN pools as R-FCN does", "FAST_RCNN.")
     if plan.body.family != "resnet":
         off("the body is no ResNet", "RESNETS.", "TRAIN.FREEZE_AT")
-    if not (plan.group_norm or values.values.get("FPN.USE_GN") or "_gn" in plan.box_head + values.get("MRCNN.ROI_MASK_HEAD")):
+    if not (plan.group_norm or values.values.get("FPN.USE_GN") or "_gn" in plan.box_head + values.peek("MRCNN.ROI_MASK_HEAD")):
         off("there is no group norm", "GROUP_NORM.", "SOLVER.WEIGHT_DECAY_GN")
     if not values.values.get("SOLVER.WARM_UP_ITERS", 500):
         off("SOLVER.WARM_UP_ITERS is 0", "SOLVER.WARM_UP_FACTOR", "SOLVER.WARM_UP_METHOD")

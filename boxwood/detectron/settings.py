@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from boxwood.config import did_you_mean
@@ -51,7 +52,7 @@ def _catalogue() -> dict[str, _Set]:
 
 
 CATALOGUE = _catalogue()
-_WHOLE = {
+_WHOLE: dict[tuple[str, ...], str] = {
     ("coco_2014_train", "coco_2014_valminusminival"): "instances",
     ("keypoints_coco_2014_train", "keypoints_coco_2014_valminusminival"): "person_keypoints",
 }
@@ -72,6 +73,8 @@ def make_data(values: Values, plan: Plan) -> DataConfig:
     classes = values.get("MODEL.NUM_CLASSES")
     if classes != -1 and train.num_classes not in (None, classes):
         values.refuse("MODEL.NUM_CLASSES", f"the data set has {train.num_classes} with the background")
+    elif train.num_classes is None:
+        values.ignore("MODEL.NUM_CLASSES", "the data set says it")
     resize = ResizeShortestEdge(short=values.get("TRAIN.SCALES"), long=values.get("TRAIN.MAX_SIZE"), antialias=False)
     flips: tuple[Transform, ...] = (HorizontalFlip(p=0.5),) if values.get("TRAIN.USE_FLIPPED") else ()
     data = DataConfig(
@@ -79,9 +82,7 @@ def make_data(values: Values, plan: Plan) -> DataConfig:
         val=CocoConfig(
             annotations=val.annotations,
             images=val.images,
-            transforms=(
-                ResizeShortestEdge(short=(values.get("TEST.SCALE"),), long=values.get("TEST.MAX_SIZE"), antialias=False),
-            ),
+            transforms=(ResizeShortestEdge(short=(values.get("TEST.SCALE"),), long=values.get("TEST.MAX_SIZE"), antialias=False),),
         ),
         aspect_grouping=values.get("TRAIN.ASPECT_GROUPING"),
     )
@@ -104,10 +105,10 @@ def _train_set(values: Values, names: tuple[str, ...]) -> _Set:
         return _Set(f"data/coco/annotations/{kind}_train2017.json", "data/coco/train2017", classes)
     if len(names) == 1 and names[0] in CATALOGUE and CATALOGUE[names[0]].has_truth:
         return CATALOGUE[names[0]]
-    _refuse_sets(values, "TRAIN.DATASETS", names, "data.train")
     if len(names) > 1 and all(name in CATALOGUE for name in names):
-        values.problems.pop("TRAIN.DATASETS", None)
-        values.refuse("TRAIN.DATASETS", "a run reads one annotation file; merge these, and name the file as data.train afterwards")
+        values.refuse("TRAIN.DATASETS", "a run reads one annotation file; merge theirs, and set data.train afterwards")
+    else:
+        _refuse_sets(values, "TRAIN.DATASETS", names, "data.train")
     return _Set("data/coco/annotations/instances_train2017.json", "data/coco/train2017", None)
 
 
@@ -143,10 +144,9 @@ def _proposal_files(values: Values, key: str, num_sets: int) -> tuple[str, ...]:
         values.refuse(key, f"a detector without an RPN needs one file for each of the {num_sets} data sets")
     files = []
     for name in given:
-        found = _ZOO.fullmatch(name)
-        if found:
+        if found := _match(_ZOO, name):
             file = f"proposals/{found['stem']}/{found['data']}.pkl"
-            values.note(f"{key} {name}", name, "read as", f"{file}; bring it there")
+            values.note(key, name, "read as", f"{file}; bring it there")
             files.append(file)
         elif "://" in name:
             values.refuse(key, f"{name} is no file; download it and name the file")
@@ -176,15 +176,19 @@ def make_train(values: Values) -> TrainConfig:
 
 def _weights(values: Values) -> str | None:
     name: str = values.get("TRAIN.WEIGHTS")
-    if found := _IMAGENET.fullmatch(name):
+    if found := _match(_IMAGENET, name):
         return f"detectron/imagenet/{found['name']}"
-    if found := _TRAINED.fullmatch(name):
+    if found := _match(_TRAINED, name):
         return f"detectron/{found['stem']}"
     if "://" in name:
         values.refuse("TRAIN.WEIGHTS", "it is not of Detectron's zoo; download it and name the file")
     elif name:
         values.note("TRAIN.WEIGHTS", name, "read as", f"{name}; make it a .safetensors with boxwood weights import first")
     return name or None
+
+
+def _match(address: re.Pattern[str], name: str) -> re.Match[str] | None:
+    return address.fullmatch(name) if len(name) < 1000 else None
 
 
 def make_optim(values: Values, batch_size: int) -> OptimConfig:
@@ -209,7 +213,7 @@ def make_optim(values: Values, batch_size: int) -> OptimConfig:
         drops = _steps(values)
     elif policy == "step":
         size = values.get("SOLVER.STEP_SIZE")
-        if 0 < size and steps / size <= 1000:
+        if size > 0 and steps / size <= 1000:
             drops = list(range(size, steps, size))
         else:
             values.refuse("SOLVER.STEP_SIZE", "it is more than 0, and the rate falls at most a thousand times")
@@ -242,7 +246,7 @@ def _rates(values: Values, num_drops: int) -> tuple[float, float]:
     if len(rates) != num_drops + 1 or min(rates, default=0.0) <= 0:
         values.refuse("SOLVER.LRS", "there is one rate for each of SOLVER.STEPS, more than 0")
         return 0.001, 0.1
-    factors = [after / before for before, after in zip(rates, rates[1:], strict=False)]
+    factors = [after / before for before, after in pairwise(rates)]
     if any(not math.isclose(factor, factors[0], rel_tol=1e-9) for factor in factors):
         values.refuse("SOLVER.LRS", "the rate falls by the same factor at each step")
     return rates[0], factors[0] if factors else 0.1

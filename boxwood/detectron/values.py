@@ -36,7 +36,7 @@ class Note:
         ignored: MEMONGER = False (it steered Caffe2)
         """
         value = repr(self.value)
-        short = value if len(value) <= 200 else f"{value[:180]} ... {value[-10:]}"
+        short = value if len(value) <= 500 else f"{value[:480]} ... {value[-10:]}"
         return f"{self.what}: {self.key} = {short} ({self.text})"
 
 
@@ -62,6 +62,10 @@ class Values:
     def get(self, key: str) -> Any:
         """The value of ``key``, which is thereby accounted for; its default where it is left out."""
         self.taken.add(key)
+        return self.peek(key)
+
+    def peek(self, key: str) -> Any:
+        """The same, without accounting for it."""
         return KEYS[key].default if key not in self.values or self.is_left_out(key) else self.values[key]
 
     def changed(self, key: str) -> bool:
@@ -85,8 +89,8 @@ class Values:
             self.note(key, self.values[key], "ignored", why)
 
     def note(self, key: str, value: Any, what: Literal["ignored", "left out", "read as"], why: str) -> None:
-        if not any(note.key == key and note.what == what for note in self.notes):
-            self.notes.append(Note(key, value, what, why))
+        if (note := Note(key, value, what, why)) not in self.notes:
+            self.notes.append(note)
 
     def place(self, key: str) -> str:
         """``FILE:LINE: `` as far as they are known."""
@@ -139,7 +143,7 @@ def read_values(
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """``KEY VALUE ...`` as a tree. Raises `ConfigError` where a value is missing or a key stands within another.
+    """``KEY VALUE ...`` as a tree. Raises `ConfigError` where a value is missing, or a key has a value and keys below it.
 
     >>> read_pairs(["NUM_GPUS", "2", "SOLVER.BASE_LR", "0.005"])
     {'NUM_GPUS': '2', 'SOLVER': {'BASE_LR': '0.005'}}
@@ -153,8 +157,10 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
         for group in groups:
             below = inner.setdefault(group, {})
             if not isinstance(below, dict):
-                raise ConfigError([f"{key}: {group} is given a value of its own, too"])
+                raise ConfigError([f"{group} is given a value of its own, and keys below it"])
             inner = below
+        if isinstance(inner.get(last), dict):
+            raise ConfigError([f"{key} is given a value of its own, and keys below it"])
         inner[last] = value
     return tree
 
@@ -228,7 +234,7 @@ def _checked(value: Any, key: Key) -> Any:
 
 
 def _plural(items: type | None) -> str:
-    return {None: "values", int: "whole numbers", float: "numbers", str: "texts"}.get(items, "values")
+    return {int: "whole numbers", float: "numbers", str: "texts"}.get(items or object, "values")
 
 
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}

@@ -30,7 +30,7 @@ MODULES = (coco, bodies, single_map, group_norm, small, demo)
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)
 
-__all__ = ["import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]
+__all__ = ["describe", "import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]
 
 
 def names() -> tuple[str, ...]:
@@ -40,6 +40,18 @@ def names() -> tuple[str, ...]:
     (True, True)
     """
     return (*(recipe.__name__ for recipe in RECIPES), *detectron.BASELINES)
+
+
+def describe(name: str) -> str:
+    """What the recipe ``name`` is, and what was published for it.
+
+    >>> describe("rfcn_r50")
+    'R-FCN, ResNet-50 with res5 dilated, online hard example mining, 120,000 steps of 8 images. No AP on COCO is published.'
+    """
+    if name in detectron.BASELINES:
+        return detectron.describe(name)
+    recipe = next(recipe for recipe in RECIPES if recipe.__name__ == name)
+    return " ".join((recipe.__doc__ or "").split("\n\n")[0].split())
 
 
 def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,7 +1,7 @@
-"""Detectron's own configurations, with its geometry, its first weights and its schedules.
+"""Detectron's own 87 configurations, with its geometry, its first weights and its schedules.
 
-The 87 of Detectron's ``configs/`` (FAIR, 2017 and 2018), each as ``detectron/NAME``; the two of ``test_time_aug``, whose names
-others have too, as ``detectron/test_time_aug/NAME``. They train and test as Detectron did, for its weights and numbers; the recipes
+Those of its ``configs/`` (FAIR, 2017 and 2018), each as ``detectron/NAME``; the two of ``test_time_aug``, whose names others have
+too, as ``detectron/test_time_aug/NAME``. They train and test as Detectron did, for its weights and numbers; the recipes
 without ``detectron/`` have today's geometry. Those two and
 ``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` ask for augmentation at test time, which Boxwood does not have yet: here they are
 without it.
@@ -24,7 +24,7 @@ from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 
-__all__ = ["BASELINES", "Baseline", "build", "describe"]
+__all__ = ["BASELINES", "Baseline", "build", "describe", "sorts"]
 
 Method = Literal[
     "rpn",
@@ -226,8 +226,7 @@ def describe(name: str) -> str:
     """What the recipe ``name`` is, where it comes from, and what Detectron published for it.
 
     >>> print(describe("detectron/retinanet_R-50-FPN_1x"))
-    RetinaNet, ResNet-50-FPN, 90,000 steps of 16 images. Detectron's configs/12_2017_baselines/retinanet_R-50-FPN_1x.yaml; Detectron
-    published box AP 35.7.
+    RetinaNet, ResNet-50-FPN, 90,000 steps of 16 images, of Detectron's 12_2017_baselines; Detectron published box AP 35.7.
     """
     baseline, title = BASELINES[name], _model(BASELINES[name]).title
     details = ", ".join(
@@ -237,14 +236,33 @@ def describe(name: str) -> str:
         + (["from random weights"] if baseline.from_scratch else [])
         + [f"{baseline.steps:,} steps of {baseline.batch_size} images"]
     )
-    if baseline.published:
+    source = f"{details}, of Detectron's {baseline.path.rpartition('/')[0]}"
+    if not baseline.published:
+        claim = "no AP is published"
+    else:
         parts = zip(_measures(baseline.method), baseline.published, strict=True)
         claim = "Detectron published " + " and ".join(f"{measure} {number:.1f}" for measure, number in parts)
-    else:
-        claim = "no AP is published"
-    missing = " It asks for augmentation at test time, which is not there yet" if baseline.augmented_test else ""
-    without = ("; that number is without it too." if baseline.published else ".") if missing else ""
-    return f"{details}. Detectron's configs/{baseline.path}.yaml; {claim}.{missing}{without}"
+    without = (
+        ", here and there without the augmentation at test time that its file asks for"
+        if baseline.published
+        else ("; without the augmentation at test time that its file asks for")
+    )
+    return f"{source}; {claim}{without if baseline.augmented_test else ''}."
+
+
+def sorts() -> dict[str, list[str]]:
+    """The names by what they begin with.
+
+    >>> {sort: len(names) for sort, names in sorts().items()}["detectron/e2e_mask_rcnn_"]
+    15
+    """
+    found: dict[str, list[str]] = {}
+    for name, baseline in BASELINES.items():
+        sort = name.partition(baseline.body)[0]
+        for folded in ("tutorial_", "scratch_", "test_time_aug/"):
+            sort = f"detectron/{folded}" if sort.startswith(f"detectron/{folded}") else sort
+        found.setdefault(sort, []).append(name)
+    return found
 
 
 def _measures(method: Method) -> tuple[str, ...]:
