@@ -1,4 +1,4 @@
-"""boxwood config: list, show, compare and describe configurations."""
+"""boxwood config: list, show, compare, describe and import configurations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG_HELP = "CONFIG is a recipe's name, module:function, a YAML file, or a run
 
 @click.group()
 def config() -> None:
-    """List, show, compare and describe configurations."""
+    """List, show, compare, describe and import configurations."""
 
 
 @config.command("list")

@@ -95,7 +95,8 @@ def merged(files: Sequence[ProposalFile]) -> ProposalFile:
 
 
 def prepared(boxes: NDArray[np.float32], size: tuple[int, int], limit: int | None) -> NDArray[np.float32]:
-    """Proposals of one image as a detector takes them: clipped, those of no size and repeated ones left out, the best ``limit``.
+    """Proposals of one image as a detector takes them: clipped, those of no size and repeated ones left out, the best ``limit``
+    or all.
 
     ``boxes`` (P, 4), ``size`` height and width of the original image. Boxes are the same if they are so in whole pixels; the first
     stays.

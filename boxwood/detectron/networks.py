@@ -50,12 +50,12 @@ def make_model(values: Values, plan: Plan) -> ModelConfig:
     if plan.kind == "retinanet":
         model: ModelConfig = RetinaNetConfig(backbone=backbone, fpn=fpn or FPNConfig(top="conv_c5"), head=_retinanet(values))
         if fpn is None:
-            values.refuse("FPN.FPN_ON", "RetinaNet has a pyramid")
+            values.forbid("FPN.FPN_ON", "RetinaNet has a pyramid")
     elif plan.kind == "rpn":
         model = ProposerConfig(backbone=backbone, fpn=fpn, rpn=_rpn(values, plan))
     elif plan.kind == "rfcn":
         if plan.body.family != "resnet" or plan.body.c4 or plan.body.pyramid:
-            values.refuse("MODEL.CONV_BODY", "R-FCN stands on the conv5 body of a ResNet")
+            values.forbid("MODEL.CONV_BODY", "R-FCN stands on the conv5 body of a ResNet")
         rois, width = _rois(values, plan), 1024 if plan.reduced else None
         model = RFCNConfig(backbone=backbone, rpn=None, rois=rois, width=width, grid=values.get("RFCN.PS_GRID_SIZE"))
     else:
@@ -103,6 +103,8 @@ def _backbone(values: Values, plan: Plan) -> BackboneConfig:
     dilation = values.get("RESNETS.RES5_DILATION")
     if dilation not in (1, 2) or (dilation == 2 and body.pyramid):
         values.refuse("RESNETS.RES5_DILATION", "res5 is dilated by 2 or not at all, and not below a pyramid")
+    elif dilation == 2 and not body.c4 and not values.get("RESNETS.STRIDE_1X1"):
+        values.refuse("RESNETS.RES5_DILATION", "a 3x3 convolution that would stride is not dilated; Detectron dilated all of res5")
     dilated = dilation == 2 and not body.c4 and not body.pyramid
     return ResNetConfig(
         depth=body.depth,
@@ -118,7 +120,7 @@ def _backbone(values: Values, plan: Plan) -> BackboneConfig:
 
 def _fpn(values: Values, plan: Plan) -> FPNConfig | None:
     if values.get("FPN.FPN_ON") != plan.body.pyramid:
-        values.refuse("FPN.FPN_ON", "it contradicts the body")
+        values.forbid("FPN.FPN_ON", "it contradicts the body")
     if not plan.body.pyramid:
         return None
     retinanet = plan.kind == "retinanet"
@@ -232,12 +234,12 @@ def _box_head(values: Values, plan: Plan) -> BoxHeadConfig:
     name, width = plan.box_head, values.get("FAST_RCNN.MLP_HEAD_DIM")
     resolution = values.get("FAST_RCNN.ROI_XFORM_RESOLUTION")
     if name not in _BOX_HEADS:
-        values.refuse("FAST_RCNN.ROI_BOX_HEAD", f"unknown head{did_you_mean(name, _BOX_HEADS)}")
+        values.forbid("FAST_RCNN.ROI_BOX_HEAD", f"unknown head{did_you_mean(name, _BOX_HEADS)}")
     if name.startswith(("ResNet.", "VGG")):
         family = plan.body.family
         wanted = {"resnet": "ResNet.add_ResNet_", "vgg16": "VGG16.", "vgg_cnn_m_1024": "VGG_CNN_M_1024."}[family]
         if not name.startswith(wanted) or (family == "resnet" and not plan.body.c4):
-            values.refuse("FAST_RCNN.ROI_BOX_HEAD", "the body has no such tail")
+            values.forbid("FAST_RCNN.ROI_BOX_HEAD", "the body has no such tail")
         fixed = {"resnet": 14, "vgg16": 7, "vgg_cnn_m_1024": 6}[family]
         if family != "resnet":
             values.ignore("FAST_RCNN.ROI_XFORM_RESOLUTION", f"this head always pooled {fixed} x {fixed} cells")
@@ -258,12 +260,12 @@ def _box_head(values: Values, plan: Plan) -> BoxHeadConfig:
 def _mask_head(values: Values, plan: Plan) -> ConvMaskHeadConfig:
     name = mask_head_name(values)
     if name not in _MASK_HEADS:
-        values.refuse("MRCNN.ROI_MASK_HEAD", f"unknown head{did_you_mean(name, _MASK_HEADS)}")
+        values.forbid("MRCNN.ROI_MASK_HEAD", f"unknown head{did_you_mean(name, _MASK_HEADS)}")
     convs, source, norm = _MASK_HEADS.get(name, (4, "maps", None))
     resolution = values.get("MRCNN.ROI_XFORM_RESOLUTION")
     if source != "maps":
         if not plan.body.c4:
-            values.refuse("MRCNN.ROI_MASK_HEAD", "the body has no tail")
+            values.forbid("MRCNN.ROI_MASK_HEAD", "the body has no tail")
         if resolution != 14:
             values.refuse("MRCNN.ROI_XFORM_RESOLUTION", "res5 works on 14 x 14 cells")
             resolution = 14
@@ -276,7 +278,7 @@ def _mask_head(values: Values, plan: Plan) -> ConvMaskHeadConfig:
 def _keypoint_head(values: Values) -> ConvKeypointHeadConfig:
     name = values.get("KRCNN.ROI_KEYPOINTS_HEAD")
     if name != _KEYPOINT_HEAD:
-        values.refuse("KRCNN.ROI_KEYPOINTS_HEAD", f"there is {_KEYPOINT_HEAD} alone")
+        values.forbid("KRCNN.ROI_KEYPOINTS_HEAD", f"there is {_KEYPOINT_HEAD} alone")
     resolution = values.get("KRCNN.ROI_XFORM_RESOLUTION")
     if values.get("KRCNN.HEATMAP_SIZE") != 4 * resolution:
         values.refuse("KRCNN.HEATMAP_SIZE", f"this head makes heatmaps of {4 * resolution} x {4 * resolution}")

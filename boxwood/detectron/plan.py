@@ -88,7 +88,7 @@ def make_plan(values: Values) -> Plan:
     elif name != type_:
         values.note("MODEL.TYPE", name, "read as", f"{type_} with TRAIN.FREEZE_CONV_BODY")
     if type_ not in _TYPES:
-        values.refuse("MODEL.TYPE", f"Detectron had no such model{did_you_mean(type_, _TYPES)}")
+        values.forbid("MODEL.TYPE", f"Detectron had no such model{did_you_mean(type_, _TYPES)}")
         type_ = "generalized_rcnn"
     rpn_only, faster = values.get("MODEL.RPN_ONLY"), values.get("MODEL.FASTER_RCNN")
     masks, keypoints = values.get("MODEL.MASK_ON"), values.get("MODEL.KEYPOINTS_ON")
@@ -99,7 +99,7 @@ def make_plan(values: Values) -> Plan:
     body = BODIES.get(body_name)
     if body is None:
         why = "nothing can be built on it alone" if "P2only" in body_name else f"unknown body{did_you_mean(body_name, BODIES)}"
-        values.refuse("MODEL.CONV_BODY", why)
+        values.forbid("MODEL.CONV_BODY", why)
         body = Body("resnet", pyramid=values.get("FPN.FPN_ON"))
     group_norm = body.family == "resnet" and "_gn_" in values.peek("RESNETS.TRANS_FUNC")
     return Plan(
@@ -137,7 +137,7 @@ def _wired(body: str, task: str, head: str) -> tuple[str, str]:
 
 def _contradictions(values: Values, kind: str, wired: bool) -> None:
     if values.get("RETINANET.RETINANET_ON") != (kind == "retinanet"):
-        values.refuse("RETINANET.RETINANET_ON", "it contradicts MODEL.TYPE")
+        values.forbid("RETINANET.RETINANET_ON", "it contradicts MODEL.TYPE")
     for key in ("MODEL.MASK_ON", "MODEL.KEYPOINTS_ON"):
         if values.get(key) and kind != "rcnn":
             values.refuse(key, f"{kind} has no such head")

@@ -82,6 +82,12 @@ class Values:
         else:
             self.note(key, value, "left out", why)
 
+    def forbid(self, key: str, why: str) -> None:
+        """What cannot be left out either, since there would be no network without it."""
+        self.taken.add(key)
+        value = _short(self.values.get(key, KEYS[key].default))
+        self.problems.setdefault(key, f"{self.place(key)}{key} = {value} cannot be honoured, nor left out: {why}")
+
     def ignore(self, key: str, why: str) -> None:
         """``key`` has no consequence; worth a note where it was given another value than its default."""
         self.taken.add(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,15 @@ def mask_keys() -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
+def test_res5_is_dilated_where_it_strides_in_1x1() -> None:
+    pairs = ("MODEL.TYPE", "ResNet50_rfcn", "MODEL.FASTER_RCNN", "False", "RESNETS.RES5_DILATION", "2")
+    files = ("TRAIN.PROPOSAL_FILES", "('a.pkl', 'b.pkl')", "TEST.PROPOSAL_FILES", "('c.pkl',)")
+    model: Any = convert(C4, *pairs, *files).config.model
+    assert (model.backbone.last_stage, model.width) == ("dilated", 1024)
+    assert "Detectron dilated all of res5" in problems(C4, *pairs, *files, "RESNETS.STRIDE_1X1", "False")[0]
+    assert "it must name a data set" not in problems(C4, *pairs)[0] and len(problems(C4, *pairs)) == 2
+
+
 def test_schedules() -> None:
     def optim(*pairs: str) -> Any:
         return convert(MASK, *pairs).config.optim
@@ -349,6 +359,42 @@ def test_all_that_cannot_be_honoured_is_listed_at_once() -> None:
         "'gamma' should be greater than 0, got -1.0",
     ):
         assert part in said, found
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.TYPE", "dense_rcnn"),
+        ("MODEL.CONV_BODY", "FPN.add_fpn_ResNet50_conv5_P2only_body"),
+        ("FAST_RCNN.ROI_BOX_HEAD", "VGG16.add_VGG16_roi_fc_head"),
+        ("MRCNN.ROI_MASK_HEAD", "mine.head"),
+        ("FPN.FPN_ON", "False"),
+        ("RETINANET.RETINANET_ON", "True"),
+    ],
+)
+def test_a_network_is_never_made_up(key: str, value: str) -> None:
+    for options in ({}, {"strict": False}):
+        assert (
+            f"{key} = {value if key.endswith('ON') else repr(value)} cannot be honoured, nor left out"
+            in problems(MASK, key, value, **options)[0]
+        )
+
+
+def test_weights_of_the_zoo_have_its_names() -> None:
+    def first(address: str) -> str | None:
+        return convert(MASK, "TRAIN.WEIGHTS", address).config.train.weights
+
+    trained = f"{HOST}/1/12_2017_baselines/fast_rcnn_R-50-C4_1x.yaml.a.b/output/train/x%3Ay/generalized_rcnn/model_final.pkl"
+    assert first(trained) == "detectron/fast_rcnn_R-50-C4_1x"
+    assert first("") is None
+    assert "it is not of Detectron's zoo" in problems(MASK, "TRAIN.WEIGHTS", "https://example.org/model.pkl")[0]
+    if not detectron_files.rows():
+        pytest.skip("the tables of Detectron's zoo are not here")
+    zoo = json.loads((detectron_files.TABLES / "detectron-v1-model-zoo.json").read_text(encoding="utf-8"))
+    addresses = {row["config"]: row["download_urls"]["model"] for row in zoo["baselines"] if row["download_urls"]["model"]}
+    assert len(addresses) > 70
+    for config, address in addresses.items():
+        assert first(address) == f"detectron/{Path(config).name.removesuffix('.yaml')}"
 
 
 def test_leaving_out() -> None:
