@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import yaml
 
 from boxwood.detectron.convert import Converted, from_detectron
+from boxwood.detectron.values import Note
 from boxwood.errors import UserError
 
 __all__ = ["from_embedded", "parse_embedded"]
@@ -43,10 +45,13 @@ def from_embedded(text: str, where: str = "cfg") -> Converted:
     The weights of Detectron's first months say nothing of ``MODEL.BBOX_REG_WEIGHTS``: their boxes were regressed without.
     """
     tree = parse_embedded(text, where)
-    model = tree.get("MODEL")
-    if isinstance(model, dict):
-        model.setdefault("BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0))
-    return from_detectron(tree, strict=False, where=where)
+    model, ones = tree.get("MODEL"), (1.0, 1.0, 1.0, 1.0)
+    if not isinstance(model, dict) or "BBOX_REG_WEIGHTS" in model:
+        return from_detectron(tree, strict=False, where=where)
+    model["BBOX_REG_WEIGHTS"] = ones
+    converted = from_detectron(tree, strict=False, where=where)
+    note = Note("MODEL.BBOX_REG_WEIGHTS", None, "read as", f"{ones}, since weights without it are of before it was there")
+    return replace(converted, notes=(*converted.notes, note))
 
 
 def parse_embedded(text: str, where: str = "cfg") -> dict[str, Any]:

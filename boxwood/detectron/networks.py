@@ -175,9 +175,12 @@ def _rpn(values: Values, plan: Plan) -> RPNConfig:
 
 def _retinanet(values: Values) -> RetinaNetHeadConfig:
     scale, count = values.get("RETINANET.ANCHOR_SCALE"), values.get("RETINANET.SCALES_PER_OCTAVE")
+    if not 1 <= count <= 100:
+        values.refuse("RETINANET.SCALES_PER_OCTAVE", "it is from 1 to 100")
+        count = 3
     return RetinaNetHeadConfig(
         anchor_sizes=tuple(
-            tuple(scale * stride * 2 ** (part / count) for part in range(max(count, 0))) for stride in (8, 16, 32, 64, 128)
+            tuple(scale * stride * 2 ** (part / count) for part in range(count)) for stride in (8, 16, 32, 64, 128)
         ),
         anchor_ratios=tuple(map(float, values.get("RETINANET.ASPECT_RATIOS"))),
         convs=values.get("RETINANET.NUM_CONVS"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from boxwood import safe_yaml
 from boxwood.config import ConfigError, differences, from_yaml
@@ -493,6 +496,33 @@ def test_an_embedded_configuration(module: str) -> None:
     old = from_embedded(text).config.model
     assert old.rois.box_weights == (1, 1, 1, 1)  # type: ignore[attr-defined]  # of RCNNConfig
     assert from_embedded(text.replace("MASK_ON: True", "MASK_ON: True\n      UNHEARD_OF: 3")).config.model == old
+
+
+@pytest.mark.parametrize("module", ["detectron.utils.collections", "utils.collections"])
+def test_what_pyyaml_itself_dumps(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 229 keys in objects of a class as Detectron's was, with numbers and an array of numpy's."""
+    AttrDict = type("AttrDict", (dict,), {"__module__": module})
+    for name in ("detectron", "detectron.utils", "utils", module):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[module], "AttrDict", AttrDict, raising=False)
+    root: Any = AttrDict()
+    for key, entry in KEYS.items():
+        *groups, last = key.split(".")
+        inner = root
+        for group in groups:
+            inner = inner.setdefault(group, AttrDict())
+            inner.__dict__["__immutable__"] = True
+        value = given(MASK, key)
+        inner[last] = entry.default if value is None else value
+    root["PIXEL_MEANS"], root["EPS"] = np.array(root["PIXEL_MEANS"]), np.float32(1e-14)
+    root["BBOX_XFORM_CLIP"] = np.log(1000 / 16)
+    text = yaml.dump(root)
+    assert f"!!python/object/new:{module}.AttrDict" in text and "&id001" in text
+    converted = from_embedded(text)
+    assert converted.config == resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x")
+    assert {note.what for note in converted.notes} == {"ignored"}
+    del root["MODEL"]["BBOX_REG_WEIGHTS"]
+    assert any(note.key == "MODEL.BBOX_REG_WEIGHTS" for note in from_embedded(yaml.dump(root)).notes)
 
 
 @pytest.mark.parametrize(
