@@ -25,6 +25,7 @@ LEVELS: tuple[set[str], ...] = (
     {"structures"},
     {"models", "data", "evaluation"},
     {"run"},
+    {"detectron"},
     {"weights"},
     {"inference", "training"},
     {"recipes"},

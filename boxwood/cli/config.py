@@ -1,8 +1,9 @@
-"""boxwood config: list, show, compare and describe configurations."""
+"""boxwood config: list, show, compare, describe and import configurations."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,19 +17,37 @@ CONFIG_HELP = "CONFIG is a recipe's name, module:function, a YAML file, or a run
 
 @click.group()
 def config() -> None:
-    """List, show, compare and describe configurations."""
+    """List, show, compare, describe and import configurations."""
 
 
 @config.command("list")
-def list_() -> None:
-    """The recipes, one a line, under what they have in common."""
-    from boxwood import recipes
+@click.argument("beginning", required=False, metavar="[BEGINNING]")
+def list_(beginning: str | None) -> None:
+    """The recipes, one a line, under what they have in common; of Detectron's own 87 how many there are of each sort.
 
-    width = max(map(len, recipes.names()))
-    for index, module in enumerate(recipes.MODULES):
-        click.echo(("\n" if index else "") + _first_sentence(module))
+    BEGINNING lists those alone whose names begin so: detectron/e2e_mask.
+    """
+    from boxwood import recipes
+    from boxwood.config import did_you_mean
+    from boxwood.errors import UserError
+
+    known = recipes.names()
+    if beginning is not None:
+        found = [name for name in known if name.startswith(beginning)]
+        if not found:
+            raise UserError(f"no recipe begins with {beginning!r}{did_you_mean(beginning, known)}")
+        for name in found:
+            click.echo(f"{name:{max(map(len, found))}}  {recipes.describe(name)}")
+        return
+    width = max(len(recipe.__name__) for recipe in recipes.RECIPES)
+    for module in recipes.MODULES:
+        click.echo(_first_sentence(module))
         for name in module.__all__:
             click.echo(f"  {name:{width}}  {_first_sentence(getattr(module, name))}")
+        click.echo()
+    click.echo(f"{_first_sentence(recipes.detectron)}: boxwood config list detectron names them")
+    for sort, names in recipes.detectron.sorts().items():
+        click.echo(f"  {f'{sort}*':{width}}  {len(names)}, such as {names[0]}")
 
 
 @config.command(epilog=CONFIG_HELP)
@@ -66,6 +85,34 @@ def schema() -> None:
     described["properties"]["base"] = {"type": "string", "description": "The recipe or file that this one changes."}
     described.pop("required", None)  # the base has what the file leaves out
     click.echo(json.dumps(_without_defaults(described), indent=2, ensure_ascii=False))
+
+
+@config.command("import-detectron", context_settings={"ignore_unknown_options": True}, epilog="KEY VALUE as Detectron took them.")
+@click.argument("old", metavar="OLD.yaml", type=click.Path(path_type=Path))
+@click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), metavar="NEW.yaml", help="Where to write; else it is printed.")
+@click.option(
+    "--leave-out",
+    multiple=True,
+    metavar="KEY",
+    help="A key that need not be honoured, or the beginning of several: TEST.BBOX_AUG.",
+)
+def import_detectron(old: Path, pairs: tuple[str, ...], out: Path | None, leave_out: tuple[str, ...]) -> None:
+    """Turn a YAML file of Detectron's (2018) into one of Boxwood's, which can be trained as it is.
+
+    Nothing is written while there is a key that cannot be honoured; all such are listed. What is ignored or left out is named in
+    comments at the top of the new file.
+    """
+    from boxwood.detectron import import_yaml
+    from boxwood.files import write_text
+
+    text = import_yaml(old, pairs, leave_out)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    write_text(out, text)
+    comments = [line for line in text.splitlines()[1:] if line.startswith("# ")]
+    click.echo("".join(f"{comment.removeprefix('# ')}\n" for comment in comments) + f"written: {out}")
 
 
 def _first_sentence(documented: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from boxwood.data.checks import check_boxes, check_identities, check_images, che
 from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
-from boxwood.data.proposals import prepared, read_proposals
+from boxwood.data.proposals import merged, prepared, read_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
@@ -52,10 +53,11 @@ class CocoConfig(DatasetConfig):
     """Keep images without annotations: a detector learns from them what is not an object."""
     exif: bool = True
     """Turn images upright by their EXIF orientation."""
-    proposals: str | None = None
-    """A file of proposals for these images (`boxwood.data.proposals`): what a detector without an RPN looks at."""
-    proposal_limit: int = Field(2000, ge=1)
-    """The best so many of each image are used."""
+    proposals: str | tuple[str, ...] | None = None
+    """A file of proposals for these images (`boxwood.data.proposals`), or several that share them: what a detector without an RPN
+    looks at."""
+    proposal_limit: int | None = Field(2000, ge=1)
+    """The best so many of each image are used; None: all."""
 
     def open(self) -> CocoDataset:
         return CocoDataset(
@@ -74,7 +76,7 @@ class CocoDataset:
     Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
 
-    With ``proposals`` (a file that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
+    With ``proposals`` (files that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
     too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.rois.sample_rois`).
 
     Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`), and where the proposals are not
@@ -88,8 +90,8 @@ class CocoDataset:
         *,
         keep_empty: bool = True,
         exif: bool = True,
-        proposals: str | Path | None = None,
-        proposal_limit: int = 2000,
+        proposals: str | Path | Sequence[str | Path] | None = None,
+        proposal_limit: int | None = 2000,
     ) -> None:
         self.file = read_coco_file(annotations)
         self.folder = str(images)
@@ -109,7 +111,8 @@ class CocoDataset:
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
-        self._proposals = None if proposals is None else read_proposals(proposals)
+        paths = [proposals] if isinstance(proposals, str | Path) else proposals
+        self._proposals = merged([read_proposals(path) for path in paths]) if paths else None
         self._proposal_limit = proposal_limit
         if self._proposals is not None:
             self._proposals.check_images(self.file.image_ids[self._rows].tolist(), of=str(annotations))

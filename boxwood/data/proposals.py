@@ -22,7 +22,7 @@ from boxwood import safe_pickle
 from boxwood.errors import UserError
 from boxwood.files import write_whole
 
-__all__ = ["ProposalFile", "prepared", "read_proposals", "write_proposals"]
+__all__ = ["ProposalFile", "merged", "prepared", "read_proposals", "write_proposals"]
 
 FORMAT = "boxwood proposals 1"
 MIN_SIDE = 2.0
@@ -65,8 +65,38 @@ class ProposalFile:
             )
 
 
-def prepared(boxes: NDArray[np.float32], size: tuple[int, int], limit: int) -> NDArray[np.float32]:
-    """Proposals of one image as a detector takes them: clipped, those of no size and repeated ones left out, the best ``limit``.
+def merged(files: Sequence[ProposalFile]) -> ProposalFile:
+    """Several files as one; Detectron wrote one for each part of its training set. Raises `UserError` where two have an image."""
+    if len(files) == 1:
+        return files[0]
+    ids = np.concatenate([file.image_ids for file in files])
+    of = np.repeat(np.arange(len(files)), [len(file.image_ids) for file in files])
+    order = np.argsort(ids, kind="stable")
+    ids, of = ids[order], of[order]
+    if len(twice := np.flatnonzero(ids[1:] == ids[:-1])):
+        first = int(twice[0])
+        raise UserError(
+            f"image id {ids[first]} is in two files of proposals, {files[of[first]].path} and {files[of[first + 1]].path}; "
+            "keep it in one"
+        )
+    lengths = np.concatenate([np.diff(file.starts) for file in files])[order]
+    offsets = np.cumsum([0, *(len(file.boxes) for file in files[:-1])])
+    begins = np.concatenate([file.starts[:-1] + offset for file, offset in zip(files, offsets, strict=True)])[order]
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+    rows = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths) + np.repeat(begins, lengths)
+    return ProposalFile(
+        " and ".join(file.path for file in files),
+        ids,
+        starts,
+        np.concatenate([file.boxes for file in files])[rows],
+        np.concatenate([file.scores for file in files])[rows],
+        lists_all=all(file.lists_all for file in files),
+    )
+
+
+def prepared(boxes: NDArray[np.float32], size: tuple[int, int], limit: int | None) -> NDArray[np.float32]:
+    """Proposals of one image as a detector takes them: clipped, those of no size and repeated ones left out, the best ``limit``
+    or all.
 
     ``boxes`` (P, 4), ``size`` height and width of the original image. Boxes are the same if they are so in whole pixels; the first
     stays.

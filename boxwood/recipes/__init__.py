@@ -16,7 +16,7 @@ from types import ModuleType
 import boxwood
 from boxwood.config import ConfigError, apply_overrides, did_you_mean, from_tree, overlay, read_yaml
 from boxwood.errors import UserError
-from boxwood.recipes import bodies, coco, demo, group_norm, single_map, small
+from boxwood.recipes import bodies, coco, demo, detectron, group_norm, single_map, small
 from boxwood.recipes.bodies import *
 from boxwood.recipes.coco import *
 from boxwood.recipes.demo import *
@@ -30,16 +30,28 @@ MODULES = (coco, bodies, single_map, group_norm, small, demo)
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)
 
-__all__ = ["import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]
+__all__ = ["describe", "import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]
 
 
 def names() -> tuple[str, ...]:
-    """The names of the recipes that come with Boxwood.
+    """The names of the recipes that come with Boxwood: those of `RECIPES`, then Detectron's own.
 
-    >>> "mask_rcnn_r50_fpn_1x" in names()
-    True
+    >>> "mask_rcnn_r50_fpn_1x" in names(), "detectron/e2e_mask_rcnn_R-50-FPN_1x" in names()
+    (True, True)
     """
-    return tuple(recipe.__name__ for recipe in RECIPES)
+    return (*(recipe.__name__ for recipe in RECIPES), *detectron.BASELINES)
+
+
+def describe(name: str) -> str:
+    """What the recipe ``name`` is, and what was published for it.
+
+    >>> describe("rfcn_r50")
+    'R-FCN, ResNet-50 with res5 dilated, online hard example mining, 120,000 steps of 8 images. No AP on COCO is published.'
+    """
+    if name in detectron.BASELINES:
+        return detectron.describe(name)
+    recipe = next(recipe for recipe in RECIPES if recipe.__name__ == name)
+    return " ".join((recipe.__doc__ or "").split("\n\n")[0].split())
 
 
 def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -75,6 +87,8 @@ def _find(config: str, above: tuple[Path, ...]) -> RunConfig:
     for recipe in RECIPES:
         if config == recipe.__name__:
             return recipe()
+    if config in detectron.BASELINES:
+        return detectron.build(config)
     path = Path(config)
     if path.suffix in {".yaml", ".yml"}:
         return _read(path, above)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.data.loader import eval_batches, train_batches
-from boxwood.data.proposals import prepared, read_proposals, write_proposals
+from boxwood.data.proposals import merged, prepared, read_proposals, write_proposals
 from boxwood.errors import UserError
 
 ROWS = [
@@ -256,3 +256,40 @@ def test_a_file_for_other_images(shapes: Path, tmp_path: Path) -> None:
     config.annotations, config.images = str(shapes / "train.json"), str(shapes / "train")
     with pytest.raises(UserError, match=r"p\.safetensors: has no proposals for \d of the 4 images of .*train\.json"):
         config.open()
+
+
+def test_several_files_are_one(shapes: Path, tmp_path: Path) -> None:
+    """Detectron wrote one for each part of its training set; the parts may come in any order."""
+    rng = np.random.default_rng(0)
+    rows = [(image_id, np.sort(rng.uniform(0, 60, (n, 2, 2)), axis=1).reshape(n, 4), rng.random(n)) for image_id, n in
+            ((1, 3), (2, 0), (3, 5), (4, 2))]  # fmt: skip
+    for name, part in (("whole", rows), ("a", [rows[2], rows[0]]), ("b", [rows[3], rows[1]])):
+        write_proposals(tmp_path / f"{name}.safetensors", part)
+    whole, a, b = (read_proposals(tmp_path / f"{name}.safetensors") for name in ("whole", "a", "b"))
+    both = merged([b, a])
+    for image_id in (1, 2, 3, 4):
+        np.testing.assert_array_equal(both.of(image_id), whole.of(image_id))
+    assert both.image_ids.tolist() == [1, 2, 3, 4] and both.starts.tolist() == whole.starts.tolist()
+    np.testing.assert_array_equal(both.scores, whole.scores)
+    assert both.lists_all and both.path == f"{b.path} and {a.path}" and merged([a]) is a
+    with pytest.raises(UserError, match=r"image id 1 is in two files of proposals, .*whole\.safetensors and .*a\.safetensors"):
+        merged([whole, a])
+    with pytest.raises(UserError, match="has no proposals for image id 9"):
+        both.of(9)
+
+
+def test_a_data_set_with_several_files(shapes: Path, tmp_path: Path) -> None:
+    ids = [image["id"] for image in json.loads((shapes / "train.json").read_text())["images"]]
+    box = np.array([[1.0, 1, 30, 30], [5, 5, 20, 40]])
+    for index, image_id in enumerate(ids):
+        write_proposals(tmp_path / f"{index}.safetensors", [(image_id, box + index, np.array([0.5, 0.25]))])
+    files = tuple(str(tmp_path / f"{index}.safetensors") for index in range(len(ids)))
+    annotations, images = str(shapes / "train.json"), str(shapes / "train")
+    data = CocoConfig(annotations=annotations, images=images, proposals=files, proposal_limit=None).open()
+    for index in range(len(data)):
+        sample = data[index]
+        assert sample.proposals is not None
+        assert sample.proposals.tolist() == (box + ids.index(sample.image_id)).tolist()
+    with pytest.raises(UserError, match=r"0\.safetensors and .* has no proposals for"):
+        CocoConfig(annotations=annotations, images=images, proposals=files[:-1]).open()
+    assert CocoConfig(annotations=annotations, images=images, proposals=()).open()[0].proposals is None

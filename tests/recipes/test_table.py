@@ -22,6 +22,7 @@ from boxwood.weights.file import read_weights, restore_model, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+NAMES = [recipe.__name__ for recipe in recipes.RECIPES]
 CLASSES = Categories(
     (1, 2, 5), ("a", "b", "c"), KeypointFacts(("nose", "left_ear", "right_ear"), (0, 2, 1), ((0, 1),), (0.05,) * 3)
 )
@@ -88,7 +89,7 @@ def memory_as_it_comes() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "name",
-    [name if any(part in name for part in LIGHT) else pytest.param(name, marks=pytest.mark.slow) for name in recipes.names()],
+    [name if any(part in name for part in LIGHT) else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
 )
 def test_every_recipe_learns_finds_and_is_restored(name: str) -> None:
     config = getattr(recipes, name)()

@@ -1,0 +1,361 @@
+"""Detectron's own 87 configurations, with its geometry, its first weights and its schedules.
+
+Those of its ``configs/`` (FAIR, 2017 and 2018), each as ``detectron/NAME``; the two of ``test_time_aug``, whose names others have
+too, as ``detectron/test_time_aug/NAME``. They train and test as Detectron did, for its weights and numbers; the recipes
+without ``detectron/`` have today's geometry. Those two and
+``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` ask for augmentation at test time, which Boxwood does not have yet: here they are
+without it.
+
+All are made from one table of what was trained and what Detectron published for it, in percent on COCO 2014 minival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
+from boxwood.models import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, TestConfig
+from boxwood.models.backbones import ResNetConfig
+from boxwood.models.fpn import FPNConfig
+from boxwood.models.heads import AverageHeadConfig, ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.retinanet import RetinaNetHeadConfig
+from boxwood.models.rois import RoIConfig
+from boxwood.models.rpn import RPNConfig
+from boxwood.run import OptimConfig, RunConfig, TrainConfig
+
+__all__ = ["BASELINES", "Baseline", "build", "describe", "sorts"]
+
+Method = Literal[
+    "rpn",
+    "rpn_person_only",
+    "fast_rcnn",
+    "mask_rcnn",
+    "keypoint_rcnn",
+    "e2e_faster_rcnn",
+    "e2e_mask_rcnn",
+    "e2e_keypoint_rcnn",
+    "retinanet",
+]
+"""Those of R-CNN without e2e look at proposals of an RPN trained before."""
+
+
+class _Body(NamedTuple):
+    depth: Literal[50, 101, 152]
+    first_weights: str
+    groups: int = 1
+    width_per_group: int = 64
+    c4: bool = False
+
+
+_BODIES = {
+    "R-50-C4": _Body(50, "R-50", c4=True),
+    "R-50-FPN": _Body(50, "R-50"),
+    "R-101-FPN": _Body(101, "R-101"),
+    "X-101-32x8d-FPN": _Body(101, "X-101-32x8d", 32, 8),
+    "X-101-64x4d-FPN": _Body(101, "X-101-64x4d", 64, 4),
+    "X-152-32x8d-FPN-IN5k": _Body(152, "X-152-32x8d-IN5k", 32, 8),
+}
+
+_SCHEDULES = {
+    "1x": (60_000, 80_000, 90_000),
+    "s1x": (100_000, 120_000, 130_000),
+    "1.44x": (100_000, 120_000, 130_000),
+    "2x": (120_000, 160_000, 180_000),
+    "3x": (210_000, 250_000, 270_000),
+}
+"""Where the rate drops, twice, and the end, in steps of 16 images; of 8 images there are twice as many, at half the rate."""
+
+
+class Baseline(NamedTuple):
+    """One configuration: what is trained, for how long, and what Detectron published for it."""
+
+    path: str
+    """Below Detectron's ``configs/``, without ``.yaml``."""
+    method: Method
+    body: str
+    drops: tuple[int, ...]
+    steps: int
+    batch_size: int
+    lr: float
+    published: tuple[float, ...]
+    """Box AP, and mask or keypoint AP; of an RPN AR of 1,000 proposals; empty where nothing was published."""
+    norm: Literal["frozen_bn", "gn"] = "frozen_bn"
+    from_scratch: bool = False
+    short: tuple[int, ...] = (800,)
+    """Lengths of an image's shorter side in training."""
+    augmented_test: bool = False
+    """Detectron's file also asks for augmentation at test time."""
+
+
+# What was trained, on which body, and for each schedule what Detectron published.
+_TABLE: tuple[tuple[Method, str, dict[str, tuple[float, ...]]], ...] = (
+    ("rpn", "R-50-C4", {"1x": (51.6,)}),
+    ("rpn", "R-50-FPN", {"1x": (57.2,)}),
+    ("rpn", "R-101-FPN", {"1x": (58.2,)}),
+    ("rpn", "X-101-32x8d-FPN", {"1x": (59.5,)}),
+    ("rpn", "X-101-64x4d-FPN", {"1x": (59.4,)}),
+    ("fast_rcnn", "R-50-C4", {"1x": (34.4,), "2x": (35.6,)}),
+    ("fast_rcnn", "R-50-FPN", {"1x": (36.4,), "2x": (36.8,)}),
+    ("fast_rcnn", "R-101-FPN", {"1x": (38.5,), "2x": (39.0,)}),
+    ("fast_rcnn", "X-101-32x8d-FPN", {"1x": (40.6,), "2x": (39.7,)}),
+    ("fast_rcnn", "X-101-64x4d-FPN", {"1x": (40.4,), "2x": (39.8,)}),
+    ("mask_rcnn", "R-50-C4", {"1x": (35.5, 31.3), "2x": (36.9, 32.5)}),
+    ("mask_rcnn", "R-50-FPN", {"1x": (37.3, 33.7), "2x": (37.7, 34.0)}),
+    ("mask_rcnn", "R-101-FPN", {"1x": (39.4, 35.6), "2x": (40.0, 35.9)}),
+    ("mask_rcnn", "X-101-32x8d-FPN", {"1x": (41.3, 37.0), "2x": (40.7, 36.3)}),
+    ("mask_rcnn", "X-101-64x4d-FPN", {"1x": (41.3, 37.0), "2x": (41.1, 36.6)}),
+    ("e2e_faster_rcnn", "R-50-C4", {"1x": (34.8,), "2x": (36.5,)}),
+    ("e2e_faster_rcnn", "R-50-FPN", {"1x": (36.7,), "2x": (37.9,)}),
+    ("e2e_faster_rcnn", "R-101-FPN", {"1x": (39.4,), "2x": (39.8,)}),
+    ("e2e_faster_rcnn", "X-101-32x8d-FPN", {"1x": (41.3,), "2x": (40.6,)}),
+    ("e2e_faster_rcnn", "X-101-64x4d-FPN", {"1x": (41.5,), "2x": (40.8,)}),
+    ("e2e_mask_rcnn", "R-50-C4", {"1x": (35.8, 31.4), "2x": (37.8, 32.8)}),
+    ("e2e_mask_rcnn", "R-50-FPN", {"1x": (37.7, 33.9), "2x": (38.6, 34.5)}),
+    ("e2e_mask_rcnn", "R-101-FPN", {"1x": (40.0, 35.9), "2x": (40.9, 36.4)}),
+    ("e2e_mask_rcnn", "X-101-32x8d-FPN", {"1x": (42.1, 37.3), "2x": (41.7, 36.9)}),
+    ("e2e_mask_rcnn", "X-101-64x4d-FPN", {"1x": (42.4, 37.5), "2x": (42.2, 37.2)}),
+    ("e2e_mask_rcnn", "X-152-32x8d-FPN-IN5k", {"1.44x": (45.2, 39.7)}),
+    ("retinanet", "R-50-FPN", {"1x": (35.7,), "2x": (35.7,)}),
+    ("retinanet", "R-101-FPN", {"1x": (37.7,), "2x": (37.8,)}),
+    ("retinanet", "X-101-32x8d-FPN", {"1x": (39.5,), "2x": (38.6,)}),
+    ("retinanet", "X-101-64x4d-FPN", {"1x": (39.8,), "2x": (39.2,)}),
+    ("rpn_person_only", "R-50-FPN", {"1x": (64.0,)}),
+    ("rpn_person_only", "R-101-FPN", {"1x": (65.2,)}),
+    ("rpn_person_only", "X-101-32x8d-FPN", {"1x": (66.2,)}),
+    ("rpn_person_only", "X-101-64x4d-FPN", {"1x": (65.9,)}),
+    ("keypoint_rcnn", "R-50-FPN", {"1x": (52.7, 64.1), "s1x": (53.4, 65.5)}),
+    ("keypoint_rcnn", "R-101-FPN", {"1x": (53.5, 65.0), "s1x": (54.6, 66.0)}),
+    ("keypoint_rcnn", "X-101-32x8d-FPN", {"1x": (55.4, 66.2), "s1x": (55.9, 67.0)}),
+    ("keypoint_rcnn", "X-101-64x4d-FPN", {"1x": (55.8, 66.7), "s1x": (56.3, 67.1)}),
+    ("e2e_keypoint_rcnn", "R-50-FPN", {"1x": (53.6, 64.2), "s1x": (54.3, 65.4)}),
+    ("e2e_keypoint_rcnn", "R-101-FPN", {"1x": (54.5, 64.8), "s1x": (55.3, 65.8)}),
+    ("e2e_keypoint_rcnn", "X-101-32x8d-FPN", {"1x": (56.0, 66.0), "s1x": (56.9, 67.0)}),
+    ("e2e_keypoint_rcnn", "X-101-64x4d-FPN", {"1x": (56.3, 66.0), "s1x": (56.9, 66.8)}),
+)
+
+# Mask R-CNN with group norm: method, body, schedule, from scratch or not, published.
+_GROUP_NORM: tuple[tuple[Method, str, str, bool, tuple[float, ...]], ...] = (
+    ("e2e_mask_rcnn", "R-50-FPN", "2x", False, (40.3, 35.7)),
+    ("e2e_mask_rcnn", "R-101-FPN", "2x", False, (41.8, 36.8)),
+    ("e2e_mask_rcnn", "R-50-FPN", "3x", False, (40.8, 36.1)),
+    ("e2e_mask_rcnn", "R-101-FPN", "3x", False, (42.3, 37.2)),
+    ("e2e_mask_rcnn", "R-50-FPN", "3x", True, (39.5, 35.2)),
+    ("e2e_mask_rcnn", "R-101-FPN", "3x", True, (41.0, 36.4)),
+    ("mask_rcnn", "R-50-FPN", "1x", False, ()),
+)
+
+_JITTER = (640, 672, 704, 736, 768, 800)
+
+
+def _baselines() -> Iterator[tuple[str, Baseline]]:
+    for method, body, schedules in _TABLE:
+        for schedule, published in schedules.items():
+            name = f"{method}_{body}_{schedule}"
+            yield name, _scheduled(f"12_2017_baselines/{name}", method, body, schedule, published)
+    for method, body, schedule, from_scratch, published in _GROUP_NORM:
+        name = f"{'scratch_' if from_scratch else ''}{method}_{body}_{schedule}_gn"
+        baseline = _scheduled(f"04_2018_gn_baselines/{name}", method, body, schedule, published)
+        yield name, baseline._replace(norm="gn", from_scratch=from_scratch)
+    for gpus in (1, 2, 4, 8):
+        name, steps, lr = f"tutorial_{gpus}gpu_e2e_faster_rcnn_R-50-FPN", 60_000 // gpus, 0.0025 * gpus
+        drops = (steps // 2, steps * 2 // 3)
+        path = f"getting_started/{name}"
+        yield name, Baseline(path, "e2e_faster_rcnn", "R-50-FPN", drops, steps, 2 * gpus, lr, (), short=(500,))
+    tried: tuple[tuple[Method, str], ...] = (("e2e_mask_rcnn", "2x"), ("keypoint_rcnn", "1x"))
+    for method, schedule in tried:
+        path = f"test_time_aug/{method}_R-50-FPN_{schedule}"
+        yield path, _scheduled(path, method, "R-50-FPN", schedule, ())._replace(augmented_test=True)
+
+
+def _scheduled(path: str, method: Method, body: str, schedule: str, published: tuple[float, ...]) -> Baseline:
+    """One image a GPU where two did not fit: half the rate, twice the steps."""
+    *drops, steps = _SCHEDULES[schedule]
+    large = method.removeprefix("e2e_") in ("fast_rcnn", "faster_rcnn", "mask_rcnn") and body not in ("R-50-FPN", "R-101-FPN")
+    times = 2 if large else 1
+    return Baseline(
+        path,
+        method,
+        body,
+        tuple(times * drop for drop in drops),
+        times * steps,
+        16 // times,
+        0.01 if large or method == "retinanet" else 0.02,
+        published,
+        short=_JITTER if method.endswith("keypoint_rcnn") or body == "X-152-32x8d-FPN-IN5k" else (800,),
+        augmented_test=body == "X-152-32x8d-FPN-IN5k",
+    )
+
+
+BASELINES: dict[str, Baseline] = {f"detectron/{name}": baseline for name, baseline in _baselines()}
+"""By the name of the recipe."""
+
+
+def build(name: str) -> RunConfig:
+    """The complete configuration of the recipe ``name``.
+
+    >>> config = build("detectron/e2e_mask_rcnn_R-101-FPN_2x")
+    >>> config.model.title, config.model.geometry, config.train.steps, config.train.weights
+    ('Mask R-CNN, ResNet-101-FPN', 'detectron1', 180000, 'detectron/imagenet/R-101')
+    """
+    baseline = BASELINES[name]
+    gpus = max(1, baseline.batch_size // 2) if baseline.path.startswith("getting_started/") else 8
+    return RunConfig(
+        model=_model(baseline),
+        data=_data(baseline),
+        optim=OptimConfig(
+            lr=baseline.lr,
+            reference_batch_size=baseline.batch_size,
+            bias_lr_factor=2.0,
+            drops=tuple(drop / baseline.steps for drop in baseline.drops),
+        ),
+        train=TrainConfig(
+            steps=baseline.steps,
+            batch_size=baseline.batch_size,
+            seed=3,
+            eval_every=0,
+            checkpoint_every=80_000 // gpus,
+            weights=None if baseline.from_scratch else f"detectron/imagenet/{_first_weights(baseline)}",
+        ),
+        # An RPN alone does not read it, and its files leave Detectron's default.
+        test=TestConfig(nms_threshold=0.3 if baseline.method.startswith("rpn") else 0.5),
+    )
+
+
+def describe(name: str) -> str:
+    """What the recipe ``name`` is, where it comes from, and what Detectron published for it.
+
+    >>> print(describe("detectron/retinanet_R-50-FPN_1x"))
+    RetinaNet, ResNet-50-FPN, 90,000 steps of 16 images, of Detectron's 12_2017_baselines; Detectron published box AP 35.7.
+    """
+    baseline, title = BASELINES[name], _model(BASELINES[name]).title
+    details = ", ".join(
+        [title]
+        + (["of persons"] if baseline.method == "rpn_person_only" else [])
+        + (["group norm"] if baseline.norm == "gn" else [])
+        + (["from random weights"] if baseline.from_scratch else [])
+        + [f"{baseline.steps:,} steps of {baseline.batch_size} images"]
+    )
+    source = f"{details}, of Detectron's {baseline.path.rpartition('/')[0]}"
+    if not baseline.published:
+        claim = "no AP is published"
+    else:
+        parts = zip(_measures(baseline.method), baseline.published, strict=True)
+        claim = "Detectron published " + " and ".join(f"{measure} {number:.1f}" for measure, number in parts)
+    without = (
+        ", here and there without the augmentation at test time that its file asks for"
+        if baseline.published
+        else ("; without the augmentation at test time that its file asks for")
+    )
+    return f"{source}; {claim}{without if baseline.augmented_test else ''}."
+
+
+def sorts() -> dict[str, list[str]]:
+    """The names by what they begin with.
+
+    >>> {sort: len(names) for sort, names in sorts().items()}["detectron/e2e_mask_rcnn_"]
+    15
+    """
+    found: dict[str, list[str]] = {}
+    for name, baseline in BASELINES.items():
+        sort = name.partition(baseline.body)[0]
+        for folded in ("tutorial_", "scratch_", "test_time_aug/"):
+            sort = f"detectron/{folded}" if sort.startswith(f"detectron/{folded}") else sort
+        found.setdefault(sort, []).append(name)
+    return found
+
+
+def _measures(method: Method) -> tuple[str, ...]:
+    if method.startswith("rpn"):
+        return ("AR",)
+    second = ("mask AP",) if "mask" in method else ("keypoint AP",) if "keypoint" in method else ()
+    return ("box AP", *second)
+
+
+def _first_weights(baseline: Baseline) -> str:
+    return _BODIES[baseline.body].first_weights + ("-GN" if baseline.norm == "gn" else "")
+
+
+# --------------------------------------------------------------------------------------------------------------- the parts
+
+
+def _model(baseline: Baseline) -> ModelConfig:
+    body, method = _BODIES[baseline.body], baseline.method
+    backbone = ResNetConfig(
+        depth=body.depth,
+        groups=body.groups,
+        width_per_group=body.width_per_group,
+        norm=baseline.norm,
+        stride_in="1x1" if body.groups == 1 and baseline.norm == "frozen_bn" else "3x3",  # MSRA's weights, and all others
+        last_stage="tail" if body.c4 else "map",
+        frozen_stages=0 if baseline.from_scratch else 2,
+        weights=None,
+    )
+    fpn = None if body.c4 else FPNConfig(norm="gn" if baseline.norm == "gn" else None)
+    if method == "retinanet":
+        model: ModelConfig = RetinaNetConfig(
+            backbone=backbone, fpn=FPNConfig(top="conv_c5"), head=RetinaNetHeadConfig(anchor_ratios=(1.0, 2.0, 0.5))
+        )
+    elif method in ("rpn", "rpn_person_only"):
+        model = ProposerConfig(backbone=backbone, fpn=fpn, rpn=_rpn(baseline))
+    else:
+        model = RCNNConfig(
+            backbone=backbone,
+            fpn=fpn,
+            rpn=_rpn(baseline) if method.startswith("e2e_") else None,
+            rois=RoIConfig(sampling_ratio=0 if body.c4 else 2, aligned=False),
+            box_head=AverageHeadConfig() if body.c4 else ConvFCHeadConfig() if baseline.norm == "gn" else TwoFCHeadConfig(),
+            mask_head=_mask_head(baseline) if "mask" in method else None,
+            keypoint_head=ConvKeypointHeadConfig() if "keypoint" in method else None,
+        )
+    model.geometry = "detectron1"
+    model.size_divisor = 128 if method == "retinanet" else 1 if body.c4 else 32
+    model.pixel_mean, model.pixel_std = (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0)
+    return model
+
+
+def _rpn(baseline: Baseline) -> RPNConfig:
+    """On a pyramid 2,000 are kept in training of all images of a process together. An RPN alone writes 2,000 at test; in training
+    it keeps none, and its files leave Detectron's defaults."""
+    c4, alone = _BODIES[baseline.body].c4, not baseline.method.startswith("e2e_")
+    return RPNConfig(
+        anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) if c4 else ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
+        straddle=0.0,
+        train_candidates=12_000 if c4 or alone else 2000,
+        train_proposals=2000,
+        test_candidates=(12_000 if alone else 6000) if c4 else 1000,
+        test_proposals=2000 if alone else 1000,
+    )
+
+
+def _mask_head(baseline: Baseline) -> ConvMaskHeadConfig:
+    if _BODIES[baseline.body].c4:
+        return ConvMaskHeadConfig(convs=0, source="tail")
+    return ConvMaskHeadConfig(norm="gn" if baseline.norm == "gn" else None)
+
+
+def _data(baseline: Baseline) -> DataConfig:
+    """COCO 2017's train set, which is 2014's train and "valminusminival", and its val set, which is "minival"."""
+    persons = "keypoint" in baseline.method or baseline.method == "rpn_person_only"
+    kind, prefix = ("person_keypoints", "keypoints_coco_2014") if persons else ("instances", "coco_2014")
+    train = CocoConfig(
+        annotations=f"data/coco/annotations/{kind}_train2017.json",
+        images="data/coco/train2017",
+        keep_empty=False,
+        transforms=(ResizeShortestEdge(short=baseline.short, long=_long(baseline), antialias=False), HorizontalFlip(p=0.5)),
+    )
+    val = CocoConfig(
+        annotations=f"data/coco/annotations/{kind}_val2017.json",
+        images="data/coco/val2017",
+        transforms=(ResizeShortestEdge(short=baseline.short[-1:], long=_long(baseline), antialias=False),),
+    )
+    if baseline.method in ("fast_rcnn", "mask_rcnn", "keypoint_rcnn"):
+        folder = f"proposals/{'rpn_person_only' if persons else 'rpn'}_{baseline.body}_1x"
+        train.proposals = (f"{folder}/{prefix}_train.pkl", f"{folder}/{prefix}_valminusminival.pkl")
+        train.proposal_limit = None
+        val.proposals, val.proposal_limit = f"{folder}/{prefix}_minival.pkl", 1000
+    return DataConfig(train=train, val=val)
+
+
+def _long(baseline: Baseline) -> int:
+    return 833 if baseline.short == (500,) else 1333

@@ -1,0 +1,251 @@
+"""Detectron's 87 files, written anew from the tables of what was in them: the tests' own reading, apart from Boxwood's.
+
+The tables are not part of the project. Where they are not there, three files written out by hand stand for all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TABLES = Path(__file__).parents[3] / "shared" / "reference"
+HOST = "https://dl.fbaipublicfiles.com/detectron"
+LEAVE_OUT = ("TEST.BBOX_AUG", "TEST.MASK_AUG", "TEST.KPS_AUG", "TEST.BBOX_VOTE")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    config: str
+    body: str
+    stride: str
+    kind: str
+    classes: int
+    gpus: int
+    per_gpu: int
+    lr: float
+    steps: tuple[int, ...]
+    scale: str
+    proposals: str
+    init: str
+
+    @property
+    def name(self) -> str:
+        folder, _, stem = self.config.rpartition("/")
+        return f"detectron/{folder}/{stem}" if folder == "test_time_aug" else f"detectron/{stem}"
+
+    @property
+    def fpn(self) -> bool:
+        return "conv5" in self.body
+
+    @property
+    def shorts(self) -> tuple[int, ...]:
+        return {"800": (800,), "500": (500,), "jitter": (640, 672, 704, 736, 768, 800)}[self.scale]
+
+    @property
+    def long(self) -> int:
+        return 833 if self.scale == "500" else 1333
+
+
+def thousands(text: str) -> int:
+    return round(float(text.removesuffix("k")) * 1000)
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """All 87, or none where the tables are not there."""
+    path = TABLES / "detectron-v1.md"
+    if not path.is_file():
+        return ()
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if re.match(r"\| \w+/\S+ \| ResNet", line):
+            gpus, per_gpu = cells[5].split("x")
+            steps = tuple(map(thousands, cells[7].split("/")))
+            numbers = (int(cells[4]), int(gpus), int(per_gpu), float(cells[6]))
+            found.append(Row(cells[0], cells[1], cells[2], cells[3], *numbers, steps, cells[8], cells[9], cells[10]))
+    assert len(found) == 87
+    return tuple(found)
+
+
+@cache
+def proposal_addresses() -> dict[tuple[str, str], str]:
+    """By the model's number and the data set."""
+    zoo = json.loads((TABLES / "detectron-v1-model-zoo.json").read_text(encoding="utf-8"))
+    return {
+        (str(row["model_id"]), name): address
+        for row in zoo["baselines"]
+        for name, address in ((row["download_urls"] or {}).get("proposals") or {}).items()
+    }
+
+
+def tree(row: Row) -> dict[str, dict[str, Any]]:
+    """What the file of a row holds, by Detectron's keys, with the values that stand in the text."""
+    persons = row.classes == 2
+    prefix = "keypoints_coco_2014" if persons else "coco_2014"
+    sets = (f"{prefix}_train", f"{prefix}_valminusminival")
+    found = re.fullmatch(r"ResNet(\d+)_conv(\d)(?: (\d+)x(\d+)d)?( GN)?", row.body)
+    assert found is not None
+    depth, conv, groups, width, gn = found.groups()
+    keys: dict[str, dict[str, Any]] = {
+        "MODEL": {
+            "TYPE": "generalized_rcnn",
+            "CONV_BODY": f"FPN.add_fpn_ResNet{depth}_conv5_body" if conv == "5" else f"ResNet.add_ResNet{depth}_conv4_body",
+            "NUM_CLASSES": row.classes,
+        },
+        "SOLVER": {
+            "WEIGHT_DECAY": 0.0001,
+            "LR_POLICY": "steps_with_decay",
+            "BASE_LR": row.lr,
+            "GAMMA": 0.1,
+            "MAX_ITER": row.steps[-1],
+            "STEPS": [0, *row.steps[:-1]],
+        },
+        "FPN": {"FPN_ON": True, "MULTILEVEL_RPN": True} if row.fpn else {},
+        "RESNETS": {} if row.stride == "1x1" else {"STRIDE_1X1": False},
+        "TRAIN": {
+            "DATASETS": str(sets),
+            "SCALES": str(row.shorts),
+            "MAX_SIZE": row.long,
+            "IMS_PER_BATCH": row.per_gpu,
+        },
+        "TEST": {"DATASETS": f"('{prefix}_minival',)", "SCALE": row.shorts[-1], "MAX_SIZE": row.long},
+    }
+    if groups:
+        keys["RESNETS"] |= {"NUM_GROUPS": int(groups), "WIDTH_PER_GROUP": int(width)}
+    if gn:
+        keys["RESNETS"] |= {
+            "TRANS_FUNC": "bottleneck_gn_transformation",
+            "STEM_FUNC": "basic_gn_stem",
+            "SHORTCUT_FUNC": "basic_gn_shortcut",
+        }
+        keys["FPN"]["USE_GN"] = True
+    if "scratch" in row.init:
+        keys["TRAIN"]["FREEZE_AT"] = 0
+    else:
+        keys["TRAIN"]["WEIGHTS"] = f"{HOST}/ImageNetPretrained/{row.init}.pkl"
+    if row.kind == "RetinaNet":
+        add_retinanet(keys)
+    elif row.kind == "RPN_ONLY":
+        add_rpn_alone(keys, row, sets, prefix)
+    else:
+        add_second_stage(keys, row, bool(gn))
+    if row.config.startswith("test_time_aug/") or "X-152" in row.config:
+        add_augmentation(keys, row)
+    return {group: values for group, values in keys.items() if values}
+
+
+def add_retinanet(keys: dict[str, dict[str, Any]]) -> None:
+    keys["MODEL"]["TYPE"] = "retinanet"
+    keys["FPN"] |= {"RPN_MIN_LEVEL": 3, "RPN_MAX_LEVEL": 7, "COARSEST_STRIDE": 128, "EXTRA_CONV_LEVELS": True}
+    keys["RETINANET"] = {
+        "RETINANET_ON": True,
+        "NUM_CONVS": 4,
+        "ASPECT_RATIOS": "(1.0, 2.0, 0.5)",
+        "SCALES_PER_OCTAVE": 3,
+        "ANCHOR_SCALE": 4,
+        "LOSS_GAMMA": 2.0,
+        "LOSS_ALPHA": 0.25,
+    }
+    keys["TEST"] |= {"NMS": 0.5, "RPN_PRE_NMS_TOP_N": 10000, "RPN_POST_NMS_TOP_N": 2000}
+
+
+def add_rpn_alone(keys: dict[str, dict[str, Any]], row: Row, sets: tuple[str, ...], prefix: str) -> None:
+    keys["MODEL"]["RPN_ONLY"] = True
+    others = ("keypoints_coco_2015_test",) if row.classes == 2 else ()
+    keys["TEST"]["DATASETS"] = str((f"{prefix}_minival", *sets, *others))
+    if row.fpn:
+        keys["FPN"] |= {"RPN_MAX_LEVEL": 6, "RPN_MIN_LEVEL": 2, "RPN_ANCHOR_START_SIZE": 32, "RPN_ASPECT_RATIOS": "(0.5, 1, 2)"}
+        keys["TEST"] |= {"RPN_PRE_NMS_TOP_N": 1000, "RPN_POST_NMS_TOP_N": 2000}
+    else:
+        keys["MODEL"]["TYPE"] = "rpn"
+        keys["RPN"] = {"SIZES": "(32, 64, 128, 256, 512)"}
+
+
+def add_second_stage(keys: dict[str, dict[str, Any]], row: Row, gn: bool) -> None:
+    e2e = row.kind.startswith("e2e")
+    keys["TEST"]["NMS"] = 0.5
+    keys["TRAIN"]["BATCH_SIZE_PER_IM"] = 512
+    keys["FAST_RCNN"] = {"ROI_XFORM_METHOD": "RoIAlign"}
+    if row.fpn:
+        # The old name stands in some of the files.
+        head = "fast_rcnn_heads.add_roi_Xconv1fc_gn_head" if gn else "fast_rcnn_heads.add_roi_2mlp_head"
+        head = "head_builder.add_roi_2mlp_head" if "mask_rcnn_X" in row.config and not gn else head
+        keys["FAST_RCNN"] |= {"ROI_BOX_HEAD": head, "ROI_XFORM_RESOLUTION": 7, "ROI_XFORM_SAMPLING_RATIO": 2}
+        keys["FPN"]["MULTILEVEL_ROIS"] = True
+    else:
+        keys["FAST_RCNN"]["ROI_BOX_HEAD"] = "ResNet.add_ResNet_roi_conv5_head"
+        keys["RPN"] = {"SIZES": "(32, 64, 128, 256, 512)"}
+    if e2e:
+        keys["MODEL"]["FASTER_RCNN"] = True
+        keys["TEST"] |= {"RPN_PRE_NMS_TOP_N": 1000 if row.fpn else 6000, "RPN_POST_NMS_TOP_N": 1000}
+        keys["TRAIN"] |= {"RPN_PRE_NMS_TOP_N": 2000} if row.fpn else {}
+    else:
+        train, test = (keys[group]["DATASETS"] for group in ("TRAIN", "TEST"))
+        for group, names in (("TRAIN", train), ("TEST", test)):
+            files = tuple(proposal_addresses()[row.proposals, name] for name in re.findall(r"'(\w+)'", names))
+            keys[group]["PROPOSAL_FILES"] = str(files)
+        keys["TEST"]["PROPOSAL_LIMIT"] = 1000
+    if "mask" in row.kind:
+        keys["MODEL"]["MASK_ON"] = True
+        kind = "v1up4convs" if row.fpn else "v0upshare"
+        keys["MRCNN"] = {
+            "ROI_MASK_HEAD": f"mask_rcnn_heads.mask_rcnn_fcn_head_{kind}" + ("_gn" if gn else ""),
+            "RESOLUTION": 28 if row.fpn else 14,
+            "ROI_XFORM_METHOD": "RoIAlign",
+            "ROI_XFORM_RESOLUTION": 14,
+            "DILATION": 1,
+            "CONV_INIT": "MSRAFill",
+        } | ({"ROI_XFORM_SAMPLING_RATIO": 2} if row.fpn else {})
+    if "kps" in row.kind:
+        keys["MODEL"] |= {"KEYPOINTS_ON": True} | ({"TYPE": "keypoint_rcnn"} if row.config.startswith("test_time_aug") else {})
+        keys["KRCNN"] = {
+            "ROI_KEYPOINTS_HEAD": "keypoint_rcnn_heads.add_roi_pose_head_v1convX",
+            "NUM_STACKED_CONVS": 8,
+            "NUM_KEYPOINTS": 17,
+            "USE_DECONV_OUTPUT": True,
+            "CONV_INIT": "MSRAFill",
+            "CONV_HEAD_DIM": 512,
+            "UP_SCALE": 2,
+            "HEATMAP_SIZE": 56,
+            "ROI_XFORM_METHOD": "RoIAlign",
+            "ROI_XFORM_RESOLUTION": 14,
+            "ROI_XFORM_SAMPLING_RATIO": 2,
+            "KEYPOINT_CONFIDENCE": "bbox",
+        }
+
+
+def add_augmentation(keys: dict[str, dict[str, Any]], row: Row) -> None:
+    scales = {"SCALES": "(400, 500, 600, 700, 900, 1000, 1100, 1200)", "MAX_SIZE": 2000, "H_FLIP": True, "SCALE_H_FLIP": True}
+    kps = "kps" in row.kind
+    heur = {"SCORE_HEUR": "AVG", "COORD_HEUR": "AVG"} if kps else {"SCORE_HEUR": "UNION", "COORD_HEUR": "UNION"}
+    keys["TEST"] |= {"BBOX_AUG": {"ENABLED": True, **heur, **scales}}
+    if kps:
+        keys["TEST"]["KPS_AUG"] = {"ENABLED": True, "HEUR": "HM_AVG", "SCALE_SIZE_DEP": True, "AREA_TH": 22500, **scales}
+    else:
+        keys["TEST"] |= {
+            "BBOX_VOTE": {"ENABLED": True, "VOTE_TH": 0.9},
+            "MASK_AUG": {"ENABLED": True, "HEUR": "SOFT_AVG", **scales},
+        }
+
+
+def text(row: Row) -> str:
+    """The file."""
+    lines = []
+
+    def write(keys: dict[str, Any], indent: str) -> None:
+        for key, value in keys.items():
+            if isinstance(value, dict):
+                lines.append(f"{indent}{key}:")
+                write(value, f"{indent}  ")
+            else:
+                lines.append(f"{indent}{key}: {value}")
+
+    write({**tree(row), "NUM_GPUS": row.gpus, "OUTPUT_DIR": "."}, "")
+    return "\n".join(lines) + "\n"
