@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -261,7 +260,7 @@ class RCNN(Network):
             return None
         features = self._features(maps, boxes, rows, head, self.keypoint_tail, shared)
         coarse = self.keypoint_logits(self.keypoint_head(features))
-        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.geometry.enlarge(coarse)
 
     # ------------------------------------------------------------------------------------------------- the objective
 

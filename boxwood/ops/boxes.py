@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
@@ -253,6 +254,10 @@ class Geometry:
     def rescale(self, boxes: Tensor, factor: Tensor) -> Tensor:
         """Boxes of the same image at another scale: (..., 4), ``factor`` (..., 2) for x and y."""
         return boxes * torch.cat([factor, factor], dim=-1)
+
+    def enlarge(self, heatmaps: Tensor) -> Tensor:
+        """Keypoint heatmaps (R, J, S, S) of twice the size, read bilinearly."""
+        return F.interpolate(heatmaps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:
         """True boxes and given proposals, which were scaled in continuous coordinates, as this geometry has them."""

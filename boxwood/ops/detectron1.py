@@ -112,6 +112,10 @@ class Detectron1(continuous.Geometry):
         """
         return torch.cat([boxes[..., :2] * factor, (boxes[..., 2:] - 1) * factor + 1], dim=-1)
 
+    def enlarge(self, heatmaps: Tensor) -> Tensor:
+        """A deconvolution by a fixed bilinear filter: beyond the border lie zeros."""
+        return super().enlarge(F.pad(heatmaps, (1, 1, 1, 1)))[..., 2:-2, 2:-2]
+
     def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:
         """The end of a box was multiplied as a whole; its last pixel should have been. It has a pixel of the original at least."""
         return torch.cat([boxes[..., :2], torch.maximum(boxes[..., 2:], boxes[..., :2] + scales) - scales + 1], dim=-1)

@@ -1,0 +1,191 @@
+"""Detectron's weights (``.pkl``, Caffe2): its blobs under our names, in our order of classes, anchors and colours.
+
+A file is a pickle of Python 2: ``{"blobs": {name: array}, "cfg": text}``, or the blobs alone (its ImageNet bodies). It is read by
+`boxwood.safe_pickle`, which runs nothing. What differs here:
+
+* background is class 0 there; here it is the last class logit, and has neither boxes nor masks;
+* RetinaNet's anchors stand octave by octave there, ratio by ratio here;
+* images are BGR there, so the first convolution is turned around;
+* a batch norm is a scale and a shift there: here with a mean of 0 and a variance of 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwood import safe_pickle
+from boxwood.errors import UserError
+from boxwood.models.backbones import ResNetConfig
+from boxwood.models.backbones.resnet import BLOCKS
+from boxwood.models.detector import ModelConfig
+from boxwood.models.proposer import ProposerConfig
+from boxwood.models.rcnn import RCNNConfig
+from boxwood.models.retinanet import RetinaNetConfig
+from boxwood.models.rfcn import RFCNConfig
+from boxwood.weights.report import Report, fill, missing
+
+__all__ = ["DetectronFile", "convert", "read_detectron"]
+
+Blobs = Mapping[str, np.ndarray[Any, Any]]
+
+Rules = Sequence[tuple[str, Callable[[re.Match[str]], str]]]
+"""Patterns of our modules, and what Detectron calls the one that matches."""
+
+
+@dataclass(frozen=True)
+class DetectronFile:
+    """What a ``.pkl`` of Detectron holds."""
+
+    blobs: Blobs
+    config: str | None
+    """Its configuration as Detectron wrote it, if it is there."""
+
+
+def read_detectron(path: Path) -> DetectronFile:
+    """Read either container. Raises `UserError` where it is no pickle of plain data, or holds no blobs."""
+    tree = safe_pickle.read(path)
+    content = tree.get("blobs", tree) if isinstance(tree, dict) else None
+    arrays = {name: value for name, value in (content or {}).items() if isinstance(value, np.ndarray)}
+    if not arrays:
+        raise UserError(f"{path}: holds no weights of Detectron (a dictionary of arrays, or one called 'blobs')")
+    config = tree.get("cfg")
+    return DetectronFile(arrays, config if isinstance(config, str) else None)
+
+
+def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> tuple[dict[str, Tensor], Report]:
+    """The state dict of ``model``, which was built from ``config``, from Detectron's blobs.
+
+    A file without any blob of a head is a body: the other tensors stay as the model made them. Raises `UserError` where blobs are
+    missing or of another shape; it names them.
+    """
+    report, rules = Report(), _rules(config)
+    found: dict[str, tuple[str, Tensor, bool]] = {}
+    constant: dict[str, Tensor] = {}
+    lacking: dict[str, str] = {}
+    for name in model.state_dict():
+        module, _, leaf = name.rpartition(".")
+        if leaf.startswith(("running_", "num_batches")):
+            # A variance of 1, less what is added to it, so that the scale is the blob's to the last digit.
+            constant[name] = torch.tensor(1 - 1e-5 if leaf == "running_var" else 0.0)
+            continue
+        candidates = _blobs_of(name, rules, config)
+        blob = next((candidate for candidate in candidates if candidate in blobs), None)
+        if blob is None:
+            lacking[name] = candidates[0]
+            continue
+        value = torch.from_numpy(np.array(blobs[blob], dtype=np.float32))
+        arranged = arrange(value, module, config)
+        found[name] = (blob, arranged, arranged is not value)
+    # RPN alone on C4 was saved without the body's last stage, which it does not run.
+    unread = {name for name in lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
+    body_alone = all(map(_is_body, found)) and not any(map(_is_body, lacking.keys() - unread))
+    if not body_alone and (needed := [blob for name, blob in lacking.items() if name not in unread]):
+        raise missing(needed, where)
+    state = fill(model, found, constant, where)
+    report.loaded = {name: blob for name, (blob, _, other) in found.items() if not other}
+    report.reordered = {name: blob for name, (blob, _, other) in found.items() if other}
+    report.constant = list(constant)
+    report.anew = list(lacking)
+    used = {blob for blob, _, _ in found.values()}
+    report.unused = sorted(name for name in blobs if name not in used)
+    return state, report
+
+
+def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
+    """A blob's values, weight or bias, in our order; the same tensor where that is Detectron's."""
+    if module in ("backbone.conv1", "backbone.conv1.conv", "backbone.conv1.0") and value.dim() == 4:
+        return value.flip(1)
+    if isinstance(config, RetinaNetConfig) and module in ("class_logits", "box_deltas"):
+        octaves, ratios = len(config.head.anchor_sizes[0]), len(config.head.anchor_ratios)
+        return value.view(octaves, ratios, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
+    if isinstance(config, RFCNConfig) and module in ("class_maps", "box_maps"):
+        background = config.grid**2 * (1 if module == "class_maps" else 4)
+    elif module in ("class_logits", "mask_logits", "box_deltas"):
+        background = 4 if module == "box_deltas" else 1
+    else:
+        return value
+    first, others = value[:background], value[background:]
+    return torch.cat([others, first]) if module.startswith("class_") else others
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _is_body(name: str) -> bool:
+    return name.startswith(("backbone.", "mask_tail.", "keypoint_tail."))
+
+
+def _blobs_of(name: str, rules: Rules, config: ModelConfig) -> list[str]:
+    """What Detectron may call our tensor ``name``; the first that is there is it."""
+    module, _, leaf = name.rpartition(".")
+    path, _, part = module.rpartition(".")
+    module = path if part in ("conv", "norm") else module
+    base = next((rule(match) for pattern, rule in rules if (match := re.fullmatch(pattern, module))), None)
+    if base is None:
+        raise UserError(f"{config.title}: Detectron had nothing like its {module}, so no weights of it can be imported")
+    if part == "norm":
+        group_norm = f"{base}_gn_{'s' if leaf == 'weight' else 'b'}"
+        # The stem's is the one name that breaks the rule.
+        affine = f"{'res_conv1' if base == 'conv1' else base}_bn_{'s' if leaf == 'weight' else 'b'}"
+        names = [affine, group_norm]
+    else:
+        names = [f"{base}_{'w' if leaf == 'weight' else 'b'}"]
+    return [name for name in names for name in (name, name.rpartition("]_")[2])]
+
+
+def _rules(config: ModelConfig) -> Rules:
+    """Our modules and what Detectron calls them."""
+    assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig | RFCNConfig)
+    body, has_pyramid = config.backbone, not isinstance(config, RFCNConfig) and config.fpn is not None
+    taps: list[str] = []
+    if has_pyramid and isinstance(body, ResNetConfig):
+        taps = [f"res{stage}_{blocks - 1}_sum" for stage, blocks in enumerate(BLOCKS[body.depth], start=2)]
+        taps = taps[1:] if isinstance(config, RetinaNetConfig) else taps
+    level = "_fpn2" if has_pyramid else ""
+    one_stage = isinstance(config, RetinaNetConfig)
+    masks = "_mask_fcn" if getattr(getattr(config, "mask_head", None), "norm", None) == "gn" else "_[mask]_fcn"
+    return (
+        *_body_rules(),
+        (r"fpn\.inner\.(\d)", lambda m: f"fpn_inner_{taps[int(m[1])]}" + ("" if int(m[1]) == len(taps) - 1 else "_lateral")),
+        (r"fpn\.outer\.(\d)", lambda m: f"fpn_{taps[int(m[1])]}"),
+        (r"fpn\.p(\d)", lambda m: f"fpn_{m[1]}"),
+        (r"rpn\.convs\.0", lambda m: f"conv_rpn{level}"),
+        (r"rpn\.objectness", lambda m: f"rpn_cls_logits{level}"),
+        (r"rpn\.deltas", lambda m: f"rpn_bbox_pred{level}"),
+        (r"(class|box)_tower\.(\d)", lambda m: f"retnet_{ {'class': 'cls', 'box': 'bbox'}[m[1]] }_conv_n{m[2]}_fpn3"),
+        (r"box_head\.(fc[67])", lambda m: m[1]),
+        (r"box_head\.fc", lambda m: "fc6"),
+        (r"box_head\.convs\.(\d)", lambda m: f"head_conv{int(m[1]) + 1}"),
+        (r"class_logits", lambda m: "retnet_cls_pred_fpn3" if one_stage else "cls_score"),
+        (r"box_deltas", lambda m: "retnet_bbox_pred_fpn3" if one_stage else "bbox_pred"),
+        (r"mask_head\.convs\.(\d)", lambda m: f"{masks}{int(m[1]) + 1}"),
+        (r"mask_head\.deconv", lambda m: "conv5_mask"),
+        (r"mask_logits", lambda m: "mask_fcn_logits"),
+        (r"keypoint_head\.convs\.(\d)", lambda m: f"conv_fcn{int(m[1]) + 1}"),
+        (r"keypoint_logits", lambda m: "kps_score_lowres"),
+        (r"reduce", lambda m: "conv_dim_reduce"),
+        (r"class_maps", lambda m: "conv_cls"),
+        (r"box_maps", lambda m: "conv_bbox_pred"),
+    )
+
+
+def _body_rules() -> Rules:
+    tails = {"mask": "_[mask]_", "keypoint": "_[pose]_"}
+    return (
+        (r"backbone\.conv1", lambda m: "conv1"),
+        (r"backbone\.layer(\d)\.(\d+)\.conv(\d)", lambda m: f"res{int(m[1]) + 1}_{m[2]}_branch2{'abc'[int(m[3]) - 1]}"),
+        (r"backbone\.layer(\d)\.(\d+)\.downsample", lambda m: f"res{int(m[1]) + 1}_{m[2]}_branch1"),
+        (r"(mask|keypoint)_tail\.(\d+)\.conv(\d)", lambda m: f"{tails[m[1]]}res5_{m[2]}_branch2{'abc'[int(m[3]) - 1]}"),
+        (r"(mask|keypoint)_tail\.(\d+)\.downsample", lambda m: f"{tails[m[1]]}res5_{m[2]}_branch1"),
+        (r"backbone\.conv(\d)\.(\d)", lambda m: f"conv{m[1]}_{int(m[2]) + 1}"),
+        (r"backbone\.conv(\d)", lambda m: f"conv{m[1]}"),
+        (r"backbone\.(fc[67])", lambda m: m[1]),
+    )
