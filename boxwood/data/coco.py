@@ -20,7 +20,7 @@ from boxwood.data.proposals import merged, prepared, read_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
-__all__ = ["CocoConfig", "CocoDataset", "keypoint_facts"]
+__all__ = ["CocoConfig", "CocoDataset", "categories_of", "keypoint_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class CocoDataset:
         for finding in [*box_findings, *mask_findings]:
             logger.warning("%s: %s", annotations, finding)
         self._boxes, self._usable = repaired.boxes, repaired.usable
-        self.categories = _categories(self.file)
+        self.categories = categories_of(self.file)
         order = np.argsort(self.categories.ids)
         self._labels = order[np.searchsorted(np.array(self.categories.ids)[order], self.file.category_ids)]
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
@@ -239,7 +239,7 @@ def _other_side(name: str) -> str:
     return re.sub(r"left|right|Left|Right|LEFT|RIGHT", lambda side: swap[side.group()], name)
 
 
-def _categories(file: CocoFile) -> Categories:
+def categories_of(file: CocoFile) -> Categories:
     """The classes in the order of their ids, so that train and val agree whatever the order in their files."""
     rows = sorted(file.categories, key=lambda category: int(category["id"]))
     ids, names = tuple(int(row["id"]) for row in rows), tuple(str(row["name"]) for row in rows)

@@ -179,9 +179,7 @@ def _retinanet(values: Values) -> RetinaNetHeadConfig:
         values.refuse("RETINANET.SCALES_PER_OCTAVE", "it is from 1 to 100")
         count = 3
     return RetinaNetHeadConfig(
-        anchor_sizes=tuple(
-            tuple(scale * stride * 2 ** (part / count) for part in range(count)) for stride in (8, 16, 32, 64, 128)
-        ),
+        anchor_sizes=tuple(tuple(scale * stride * 2 ** (part / count) for part in range(count)) for stride in (8, 16, 32, 64, 128)),
         anchor_ratios=tuple(map(float, values.get("RETINANET.ASPECT_RATIOS"))),
         convs=values.get("RETINANET.NUM_CONVS"),
         shared_tower=values.get("RETINANET.SHARE_CLS_BBOX_TOWER"),

@@ -30,9 +30,9 @@ from boxwood.models.proposer import ProposerConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig
 from boxwood.models.rfcn import RFCNConfig
-from boxwood.weights.report import Report, fill, missing
+from boxwood.weights.report import Report, account, fill, missing
 
-__all__ = ["DetectronFile", "convert", "read_detectron"]
+__all__ = ["DetectronFile", "convert", "count_classes", "read_detectron"]
 
 Blobs = Mapping[str, np.ndarray[Any, Any]]
 
@@ -66,7 +66,7 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
     A file without any blob of a head is a body: the other tensors stay as the model made them. Raises `UserError` where blobs are
     missing or of another shape; it names them.
     """
-    report, rules = Report(), _rules(config)
+    rules = _rules(config)
     found: dict[str, tuple[str, Tensor, bool]] = {}
     constant: dict[str, Tensor] = {}
     lacking: dict[str, str] = {}
@@ -89,14 +89,16 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
     body_alone = all(map(_is_body, found)) and not any(map(_is_body, lacking.keys() - unread))
     if not body_alone and (needed := [blob for name, blob in lacking.items() if name not in unread]):
         raise missing(needed, where)
-    state = fill(model, found, constant, where)
-    report.loaded = {name: blob for name, (blob, _, other) in found.items() if not other}
-    report.reordered = {name: blob for name, (blob, _, other) in found.items() if other}
-    report.constant = list(constant)
-    report.anew = list(lacking)
-    used = {blob for blob, _, _ in found.values()}
-    report.unused = sorted(name for name in blobs if name not in used)
-    return state, report
+    return fill(model, found, constant, where), account(found, blobs, constant=list(constant), anew=list(lacking))
+
+
+def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
+    """How many classes the blobs have, without background; None where no output has classes (RPN alone, a body)."""
+    if isinstance(config, RetinaNetConfig) and "retnet_cls_pred_fpn3_b" in blobs:
+        return len(blobs["retnet_cls_pred_fpn3_b"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
+    if isinstance(config, RFCNConfig) and "conv_cls_b" in blobs:
+        return len(blobs["conv_cls_b"]) // config.grid**2 - 1
+    return len(blobs["cls_score_b"]) - 1 if "cls_score_b" in blobs else None
 
 
 def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:

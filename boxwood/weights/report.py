@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from boxwood.errors import UserError
 
-__all__ = ["Found", "Report", "fill", "missing"]
+__all__ = ["Found", "Report", "account", "fill", "missing"]
 
 MAX_NAMED = 6
 """Tensors that an error names of each sort."""
@@ -69,6 +69,18 @@ def fill(model: nn.Module, found: Found, constant: Mapping[str, Tensor], where: 
     for name, value in constant.items():
         state[name] = value.to(torch.float32).expand_as(state[name]).contiguous()
     return state
+
+
+def account(found: Found, theirs: Iterable[str], *, constant: Sequence[str] = (), anew: Sequence[str] = ()) -> Report:
+    """What became of all tensors: those ``found``, the names in the file, and ours that it does not have."""
+    used = {name for name, _, _ in found.values()}
+    return Report(
+        loaded={ours: name for ours, (name, _, other) in found.items() if not other},
+        reordered={ours: name for ours, (name, _, other) in found.items() if other},
+        constant=list(constant),
+        anew=list(anew),
+        unused=sorted(name for name in theirs if name not in used),
+    )
 
 
 def missing(names: Sequence[str], where: str) -> UserError:

@@ -7,21 +7,24 @@ class 0 that was never taught; here they have none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.resnet import from_torchvision as resnet_from_torchvision
+from boxwood.models.detector import ModelConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
+from boxwood.weights.report import Report, account, fill, missing
 
-__all__ = ["rcnn_config", "rcnn_state", "retinanet_config", "retinanet_state"]
+__all__ = ["convert", "rcnn_config", "rcnn_state", "recognized", "retinanet_config", "retinanet_state"]
 
 Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns of torchvision's names, and what stands for them here."""
@@ -93,8 +96,7 @@ def rcnn_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ValueError for a name that belongs to none of them.
     """
-    v2 = "roi_heads.box_head.0.0.weight" in state
-    renamed = _renamed(state, V2_NAMES if v2 else NAMES, "Faster, Mask or Keypoint R-CNN with FPN")
+    renamed = _renamed(state, "Faster, Mask or Keypoint R-CNN with FPN")
     return {name: _without_background(name, value) for name, value in renamed.items()}
 
 
@@ -118,8 +120,7 @@ def retinanet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ValueError for a name that belongs to neither.
     """
-    v2 = "head.classification_head.conv.0.1.weight" in state
-    ours = _renamed(state, RETINANET_V2_NAMES if v2 else RETINANET_NAMES, "RetinaNet with FPN")
+    ours = _renamed(state, "RetinaNet with FPN")
     per_cell = len(ours["box_deltas.bias"]) // 4
     for name in ("class_logits.weight", "class_logits.bias"):
         value = ours[name]
@@ -127,16 +128,63 @@ def retinanet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _renamed(state: dict[str, Tensor], names: Names, what: str) -> dict[str, Tensor]:
-    body = {name.removeprefix("backbone.body."): value for name, value in state.items() if name.startswith("backbone.body.")}
-    ours = {f"backbone.{name}": value for name, value in resnet_from_torchvision(body).items()}
+def recognized(state: Mapping[str, Tensor], where: str) -> RCNNConfig | RetinaNetConfig:
+    """The settings of the detector that a state dict of torchvision belongs to. Raises `UserError` where there is none of ours."""
+    if "head.classification_head.cls_logits.weight" in state and "backbone.fpn.inner_blocks.0.0.weight" in state:
+        return retinanet_config(v2="head.classification_head.conv.0.1.weight" in state)
+    if "roi_heads.box_predictor.cls_score.weight" not in state or "backbone.body.layer1.0.conv1.weight" not in state:
+        raise UserError(f"{where}: is no R-CNN or RetinaNet of torchvision on a ResNet with FPN; Boxwood has none of its others")
+    return rcnn_config(
+        masks="roi_heads.mask_predictor.mask_fcn_logits.weight" in state,
+        keypoints="roi_heads.keypoint_predictor.kps_score_lowres.weight" in state,
+        v2="roi_heads.box_head.0.0.weight" in state,
+    )
+
+
+def convert(
+    state: dict[str, Tensor], model: nn.Module, config: ModelConfig, where: str, *, eps: float = 1e-5
+) -> tuple[dict[str, Tensor], Report]:
+    """The state dict of ``model``, which was built from ``config``, from torchvision's.
+
+    ``eps`` is what was added to the variances of frozen norms: 0 in the weights that torchvision published first. Raises
+    `UserError` where tensors are missing or of another shape; it names them.
+    """
+    try:
+        ours = retinanet_state(state) if isinstance(config, RetinaNetConfig) else rcnn_state(state)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    own = model.state_dict()
+    if lacking := [name for name in own if name not in ours]:
+        raise missing(lacking, where)
+    theirs = {name: source for source in state for name in _our_names(source, state)}
+    found = {
+        name: (theirs[name], value, not torch.equal(value, state[theirs[name]])) for name, value in ours.items() if name in own
+    }
+    if eps != 1e-5:
+        for name, (source, value, other) in list(found.items()):
+            if name.endswith("norm.weight") and f"{name.removesuffix('weight')}running_var" in found:
+                variance = found[f"{name.removesuffix('weight')}running_var"][1]
+                found[name] = (source, value * ((variance + 1e-5) / (variance + eps)).sqrt(), other)
+    return fill(model, found, {}, where), account(found, state)
+
+
+def _our_names(name: str, state: Mapping[str, Tensor]) -> list[str]:
+    """What one of torchvision's tensors is called here; none for one of its classifier."""
+    if name.startswith("backbone.body."):
+        return [f"backbone.{ours}" for ours in resnet_from_torchvision({name.removeprefix("backbone.body."): state[name]})]
+    names = (*RETINANET_V2_NAMES,) if "head.classification_head.conv.0.1.weight" in state else RETINANET_NAMES
+    if "roi_heads.box_predictor.cls_score.weight" in state or name.startswith(("roi_heads.", "rpn.")):
+        names = V2_NAMES if "roi_heads.box_head.0.0.weight" in state else NAMES
+    return [re.sub(old, new, name) for old, new in names if re.match(old, name)][:1]
+
+
+def _renamed(state: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name.startswith("backbone.body."):
-            continue
-        renamed = next((re.sub(old, new, name) for old, new in names if re.match(old, name)), None)
-        if renamed is None:
+        renamed = _our_names(name, state)
+        if not renamed and not name.startswith("backbone.body."):
             raise ValueError(f"'{name}' is not a tensor of torchvision's {what}")
-        ours[renamed] = value
+        ours |= dict.fromkeys(renamed, value)
     return ours
 
 
