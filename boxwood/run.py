@@ -74,7 +74,8 @@ class TrainConfig(Config):
     log_every: int = Field(20, gt=0)
     """Steps between lines of the log; each is the mean since the last."""
     weights: str | None = None
-    """A ``.safetensors`` file to start from; layers whose shape depends on the classes start anew where the classes differ."""
+    """A ``.safetensors`` file to start from, or a name of the model zoo, of bodies too (``detectron/imagenet/R-50``); layers whose
+    shape depends on the classes start anew where the classes differ."""
     tensorboard: bool = False
     """Write TensorBoard's files to ``tensorboard/`` in the run directory; needs ``pip install 'boxwood[tensorboard]'``."""
     compile: bool = False

@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
     {"safe_yaml", "safe_pickle", "files"},
+    {"zoo"},
     {"config", "ops", "drawing", "distributed"},
     {"structures"},
     {"models", "data", "evaluation"},

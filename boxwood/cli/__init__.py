@@ -20,7 +20,7 @@ from boxwood.errors import UserError
 
 __all__ = ["cli", "main"]
 
-COMMANDS = ("demo", "train", "eval", "predict", "data", "config", "weights", "bench")
+COMMANDS = ("demo", "train", "eval", "predict", "data", "config", "weights", "zoo", "bench")
 
 
 class LazyGroup(click.Group):

@@ -28,7 +28,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 
 @click.command(short_help="Detect objects in pictures, and draw them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--model", required=True, metavar="RUN|FILE", help="A run, or a .safetensors file.")
+@click.option("--model", required=True, metavar="RUN|FILE|NAME", help="A run, a .safetensors file, or a name of the zoo.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), show_default=True, metavar="DIR")
 @click.option("--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="The least score that is kept.")
 @imports_option

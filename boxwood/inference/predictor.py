@@ -19,6 +19,7 @@ from boxwood.errors import UserError
 from boxwood.models.backbones import ConvNorm
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import read_weights, restore_model
+from boxwood.weights.published import is_published, read_published
 
 __all__ = ["Picture", "Predictor", "load", "prepare"]
 
@@ -27,13 +28,17 @@ Picture = str | Path | Image.Image | np.ndarray[Any, np.dtype[np.uint8]] | Tenso
 
 
 def load(source: str | Path, device: str = "auto") -> Predictor:
-    """A trained detector: from a run's directory (its best weights, or its last), or from a .safetensors file.
+    """A trained detector: from a run's directory (its best weights, or its last), from a .safetensors file, or one of the model zoo
+    (``detectron/e2e_mask_rcnn_R-50-FPN_2x``), fetched where it is not in the cache.
 
     ``device`` is ``auto`` (the GPU where there is one), ``cpu``, ``cuda``, ... Raises `UserError` where there are no such
     weights, they cannot be read, or the device is not there.
     """
-    path = _weights_file(Path(source))
-    saved = read_weights(path)
+    if isinstance(source, str) and is_published(source) and not Path(source).exists():
+        path, saved = Path(source), read_published(source).saved
+    else:
+        path = _weights_file(Path(source))
+        saved = read_weights(path)
     if "proposals" in saved.config.model.needs():
         raise UserError(
             f"{path}: has no RPN and looks at given proposals, so it cannot be called with pictures alone; "

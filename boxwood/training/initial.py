@@ -14,6 +14,7 @@ from boxwood.models.detector import ModelConfig
 from boxwood.run import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import load_state, read_weights
+from boxwood.weights.published import is_published, read_published
 
 __all__ = ["check_data", "check_precision", "load_initial_weights"]
 
@@ -56,10 +57,23 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
 
 
 def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:
-    """Load ``train.weights``; what follows the number of classes starts anew where that differs, with a line in the log."""
+    """Load ``train.weights``; what follows the number of classes starts anew where that differs, with a line in the log.
+
+    Of a body alone (``detectron/imagenet/R-50``) the rest stays as the model made it.
+    """
     assert config.train.weights is not None
-    saved = read_weights(config.train.weights)
     where = f"train.weights={config.train.weights}"
+    if is_published(config.train.weights):
+        imported = read_published(config.train.weights, config if "/imagenet/" in config.train.weights else None)
+        saved = imported.saved
+        if imported.report.anew:
+            body = {name: value for name, value in saved.state.items() if name not in imported.report.anew}
+            own = model.state_dict()
+            load_state(model, {**own, **body}, where=where)
+            logger.info("%s: a body; %d other tensors start from random values", where, len(own) - len(body))
+            return
+    else:
+        saved = read_weights(config.train.weights)
     anew = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
     difference = saved.categories.difference(categories)
     if anew:

@@ -1,0 +1,285 @@
+"""Published files on this machine: fetched once, resumed where a connection broke, verified before they get their name.
+
+Files lie below ``BOXWOOD_CACHE`` (or the user's cache folder) as on the server; torchvision's where torch itself looks for them.
+``BOXWOOD_ZOO_MIRROR`` is the address of a copy: it stands for ``https://dl.fbaipublicfiles.com/detectron``, and has torchvision's
+files in ``torchvision/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from boxwood.errors import UserError
+from boxwood.files import make_folder
+from boxwood.zoo.table import PREFIX, Entry
+
+__all__ = ["cache_folder", "fetch", "local_file", "local_path"]
+
+logger = logging.getLogger(__name__)
+
+TORCHVISION = "https://download.pytorch.org/models/"
+TRIES = 4
+PAUSE = 1.0
+"""Seconds before the second try; twice as many before each further one."""
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+MAX_BYTES = 5_000_000_000
+CHUNK = 1 << 20
+
+
+def local_file(entry: Entry) -> Path:
+    """The weights of an entry on this machine, fetched where they are not there.
+
+    Raises `UserError` where they were not published, cannot be had or written, or are not what was published.
+    """
+    if entry.url is None:
+        raise UserError(f"{entry.name}: its weights are not published ({entry.remark}); train it with boxwood train {entry.recipe}")
+    return fetch(entry.url)
+
+
+def fetch(url: str) -> Path:
+    """The file that was published at ``url``, from the cache or from there. Raises `UserError` as `local_file` does."""
+    path = local_path(url)
+    verify: Callable[[Path], str] = _by_name if url.startswith(TORCHVISION) else lambda part: _by_md5(part, _mirrored(url))
+    if path.is_file():
+        if url.startswith(TORCHVISION) and (wrong := _by_name(path)):  # torch, or a person, put it there
+            raise UserError(f"{path}: {wrong}; delete it, and it is fetched again")
+        return path
+    make_folder_of_cache(path.parent)
+    part = path.with_name(f".{path.name}.part")
+    with _alone(part):
+        if not path.is_file():  # another process may have been faster
+            _complete(_mirrored(url), part)
+            try:
+                wrong = verify(part)
+            except OSError as error:
+                raise _unwritten(part, error) from None
+            if wrong:
+                _forget(part)
+                raise UserError(f"{url}: {wrong}, so it was thrown away; try again, or put the file at {path} by hand")
+            _name(part, path)
+    return path
+
+
+def local_path(url: str) -> Path:
+    """Where the file that was published at ``url`` lies on this machine, or will."""
+    if url.startswith(TORCHVISION):
+        return _torch_folder() / url.removeprefix(TORCHVISION)
+    return cache_folder() / "detectron" / url.removeprefix(PREFIX)
+
+
+def cache_folder() -> Path:
+    """``BOXWOOD_CACHE``, else ``boxwood`` in the user's cache folder."""
+    if chosen := os.environ.get("BOXWOOD_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "boxwood"
+
+
+def make_folder_of_cache(folder: Path) -> None:
+    """Raises `UserError` that names the setting where the folder cannot be made or written to."""
+    try:
+        make_folder(folder)
+    except UserError:
+        raise UserError(f"{folder}: the cache cannot be written to; name another folder with BOXWOOD_CACHE") from None
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _torch_folder() -> Path:
+    """``torch.hub.get_dir()`` without torch."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _mirrored(url: str) -> str:
+    mirror = os.environ.get("BOXWOOD_ZOO_MIRROR", "").rstrip("/")
+    if mirror:
+        url = url.replace(TORCHVISION, f"{mirror}/torchvision/").replace(PREFIX, f"{mirror}/")
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"BOXWOOD_ZOO_MIRROR={mirror}: is no address that begins with http:// or https://")
+    return url
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(("http://", "https://")):
+            raise UserError(f"{req.full_url}: sends on to {newurl[:80]}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    opener = urllib.request.build_opener(_Redirects)
+    return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+
+
+def _complete(url: str, part: Path) -> None:
+    """Fill ``part`` with all of the file, going on where an earlier try ended."""
+    reason, pause = "", PAUSE
+    for attempt in range(TRIES):
+        if attempt:
+            logger.info("%s: %s; tried again", url, reason)
+            time.sleep(pause)
+            pause *= 2
+        try:
+            _append(url, part)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code < 500:
+                raise UserError(f"{url}: the server answers {error.code} {error.reason}; look whether it has moved") from None
+            reason = f"the server answers {error.code} {error.reason}"
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, EOFError) as error:
+            reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
+        except OSError as error:
+            raise _unwritten(part, error) from None
+        else:
+            return
+    raise UserError(f"{url}: cannot be had ({reason}); what has come is kept, so try again, or name a mirror (BOXWOOD_ZOO_MIRROR)")
+
+
+def _append(url: str, part: Path) -> None:
+    """One connection's worth. Raises EOFError where it ends too early."""
+    tag_file = part.with_suffix(".tag")
+    have = part.stat().st_size if part.exists() and tag_file.exists() else 0
+    headers = {"Range": f"bytes={have}-", "If-Range": tag_file.read_text(encoding="utf-8")} if have else {}
+    try:
+        response = _open(url, headers)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        error.close()
+        _forget(part)  # longer than the file
+        have, response = 0, _open(url, {})
+    with response:
+        going_on = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+        have = have if going_on else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length is not None and length.isdigit() else None
+        if (total or 0) > MAX_BYTES:
+            raise UserError(f"{url}: has {total} bytes, more than any published file; look what is there")
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if tag and not tag.startswith("W/"):
+            tag_file.write_text(tag, encoding="utf-8")
+        else:
+            tag_file.unlink(missing_ok=True)
+        with part.open("ab" if going_on else "wb") as file, _progress(url, total, have) as advance:
+            have = _copy(response, file, have, advance, url)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and have != total:
+        raise EOFError(f"the connection ended after {have} of {total} bytes")
+
+
+def _copy(response: Any, file: IO[bytes], have: int, advance: Callable[[int], None], url: str) -> int:
+    while chunk := response.read(CHUNK):
+        have += len(chunk)
+        if have > MAX_BYTES:
+            raise UserError(f"{url}: has more bytes than any published file; look what is there")
+        file.write(chunk)
+        advance(len(chunk))
+    return have
+
+
+@contextmanager
+def _progress(url: str, total: int | None, have: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line elsewhere."""
+    name = url.rpartition("/")[2]
+    if not sys.stderr.isatty():
+        size = "" if total is None else f", {total / 1e6:.0f} MB" + (f", {have / 1e6:.0f} of them here" if have else "")
+        logger.info("%s is fetched%s", url, size)
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total, completed=have)
+        yield lambda count: bar.advance(task, count)
+
+
+def _by_md5(part: Path, url: str) -> str:
+    """What is wrong with a file, by the sum that lies beside it on the server; empty where nothing is."""
+    reason = ""
+    for attempt in range(TRIES):
+        time.sleep(PAUSE * attempt)
+        try:
+            with _open(f"{url}.md5sum", {}) as response:
+                text = response.read(1000).decode("latin1")
+            break
+        except urllib.error.HTTPError as error:
+            raise UserError(
+                f"{url}.md5sum: the server answers {error.code}, so the file cannot be verified; {_mirror_hint()}"
+            ) from None
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
+    else:
+        raise UserError(f"{url}.md5sum: cannot be had ({reason}), so the file is not verified yet; it is kept, so try again")
+    found = re.match(r"\s*([0-9a-fA-F]{32})\b", text)
+    if not found:
+        raise UserError(f"{url}.md5sum: holds no MD5 sum, so the file cannot be verified; {_mirror_hint()}")
+    sum_ = _digest(part, "md5")
+    return "" if sum_ == found[1].lower() else f"has the MD5 sum {sum_} instead of {found[1].lower()}"
+
+
+def _mirror_hint() -> str:
+    return "look whether the mirror is whole" if os.environ.get("BOXWOOD_ZOO_MIRROR") else "look whether it has moved"
+
+
+def _by_name(path: Path) -> str:
+    """What is wrong with a file of torchvision, whose name ends in the beginning of its SHA-256 sum."""
+    name = path.name.removeprefix(".").removesuffix(".part")
+    found = re.search(r"-([0-9a-f]{8})\.pth$", name)
+    sum_ = _digest(path, "sha256")
+    return "" if found is None or sum_.startswith(found[1]) else f"has a SHA-256 sum that begins with {sum_[:8]}, not {found[1]}"
+
+
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+
+
+def _name(part: Path, path: Path) -> None:
+    try:
+        os.replace(part, path)
+        part.with_suffix(".tag").unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    part.with_suffix(".tag").unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); make room or name another folder with BOXWOOD_CACHE")
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """One process or thread at a time fetches a file; the others wait for it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two at once would be one too many, and the sum would say so
+        yield
+        return
+    try:
+        lock = part.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise _unwritten(part, error) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

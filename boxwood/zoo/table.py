@@ -1,0 +1,116 @@
+"""The published models by name, as facts: what each is, what its makers said of it, and where it lies.
+
+``models.tsv`` has a row for each: the 85 of Detectron's tables, its 7 bodies of ImageNet, and torchvision's detectors. A name is
+``detectron/`` and that of the configuration. Rows that share a configuration have an ending: ``+tta`` with augmentation at test
+time, ``+gn-readme`` listed a second time beside the models with group norm, ``+frozen`` from an earlier run that was struck out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from boxwood.errors import UserError
+
+__all__ = ["LICENCE", "PREFIX", "SOURCES", "TASKS", "Entry", "entries", "find"]
+
+SOURCES = ("detectron", "torchvision")
+TASKS = ("box", "mask", "keypoint", "proposals", "imagenet")
+PREFIX = "https://dl.fbaipublicfiles.com/detectron/"
+"""Where all that Detectron published lies."""
+LICENCE = {"detectron": "CC BY-SA 3.0", "torchvision": "BSD 3-Clause, as torchvision; its data have terms of their own"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published model. Numbers are its makers': AP and AR in percent on COCO 2014 minival, which is COCO 2017's val set."""
+
+    name: str
+    task: Literal["box", "mask", "keypoint", "proposals", "imagenet"]
+    backbone: str
+    schedule: str
+    box_ap: float | None
+    mask_ap: float | None
+    keypoint_ap: float | None
+    ar_1000: float | None
+    """Average recall of 1,000 proposals."""
+    train_memory_gb: float | None
+    train_seconds: float | None
+    """Of a step on 8 P100."""
+    net_seconds: float | None
+    """Of an image on one P100: the network."""
+    other_seconds: float | None
+    """Of an image: what is not the network."""
+    results: tuple[str, ...]
+    """The sorts of result files that lie beside the weights."""
+    path: str
+    """Where the weights lie: below `PREFIX`, or a whole URL; empty where they were not published."""
+    remark: str
+
+    @property
+    def source(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def url(self) -> str | None:
+        """Of the weights; None where they were not published."""
+        return None if not self.path else self.path if self.source == "torchvision" else PREFIX + self.path
+
+    @property
+    def recipe(self) -> str | None:
+        """The name of the configuration that trains it; None for a body and for torchvision's."""
+        return self.name.partition("+")[0] if self.source == "detectron" and self.task != "imagenet" else None
+
+    @property
+    def proposals(self) -> dict[str, str]:
+        """Of an RPN: the URL of its proposals by data set."""
+        if self.task != "proposals" or self.url is None:
+            return {}
+        root, _, trained = self.url.partition("/output/train/")
+        sets, kind, _ = trained.split("/")
+        names = sets.split("%3A")
+        minival = names[0].removesuffix("_train") + "_minival"
+        return {name: f"{root}/output/test/{name}/{kind}/rpn_proposals.pkl" for name in (*names, minival)}
+
+    @property
+    def result_urls(self) -> tuple[str, ...]:
+        """What it found on minival, as COCO results."""
+        if self.url is None or not self.results:
+            return ()
+        root, _, trained = self.url.partition("/output/train/")
+        sets, kind, _ = trained.split("/")
+        tested = sets.split("%3A")[0].removesuffix("_train") + "_minival"
+        return tuple(f"{root}/output/test/{tested}/{kind}/{sort}_{tested}_results.json" for sort in self.results)
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """All published models, in the order of the published tables.
+
+    >>> len([entry for entry in entries() if entry.source == "detectron" and entry.task != "imagenet"])
+    85
+    """
+    head, *rows = files("boxwood.zoo").joinpath("models.tsv").read_text(encoding="utf-8").splitlines()
+    columns = head.split("\t")
+    return tuple(_entry(dict(zip(columns, row.split("\t"), strict=True))) for row in rows)
+
+
+def find(name: str) -> Entry:
+    """The published model of this name. Raises `UserError` with the nearest name where there is none."""
+    known = {entry.name: entry for entry in entries()}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(f"the zoo has no {name!r}{hint}; boxwood zoo list shows all")
+    return known[name]
+
+
+def _entry(row: dict[str, str]) -> Entry:
+    values: dict[str, object] = dict(row)
+    for key in ("box_ap", "mask_ap", "keypoint_ap", "ar_1000", "train_memory_gb", "train_seconds", "net_seconds", "other_seconds"):
+        values[key] = float(row[key]) if row[key] else None
+    values["results"] = tuple(filter(None, row["results"].split(",")))
+    return Entry(**values)  # type: ignore[arg-type]  # the columns are the fields

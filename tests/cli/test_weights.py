@@ -1,0 +1,72 @@
+"""boxwood weights: import and inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from boxwood.weights.file import read_weights
+from tests.conftest import Boxwood
+from tests.weights.detectron_blobs import network, random_blobs, write
+
+
+@pytest.fixture(scope="module")
+def pickle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("detectron") / "model_final.pkl"
+    write(file, random_blobs(network(kind="rpn")), None)
+    return file
+
+
+def test_import(boxwood: Boxwood, pickle_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rpn.safetensors"
+    done = boxwood("weights", "import", pickle_file, "--from", "detectron", "--model", "detectron/rpn_R-50-FPN_1x", "--out", out)
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert len([line for line in lines if line.startswith(("loaded", "reordered"))]) == 181
+    assert any(line.split() == ["reordered", "backbone.conv1.conv.weight", "conv1_w"] for line in lines)
+    assert lines[-1].startswith(f"{out}: RPN")
+    assert lines[-1].endswith("; 180 loaded, 1 reordered, 106 constant; 0 tensors of the file not used")
+    assert read_weights(out).config.model.geometry == "detectron1"
+    shown = boxwood("weights", "inspect", out).out
+    assert "rpn.objectness.weight" in shown and "geometry: detectron1" in shown
+
+
+def test_inspect_a_pickle(boxwood: Boxwood, pickle_file: Path) -> None:
+    shown = boxwood("weights", "inspect", pickle_file).out
+    assert "conv_rpn_fpn2_w" in shown and "256 x 256 x 3 x 3" in shown and "181 tensors, 27,446,351 numbers" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--from", "detectron"), "--model"),
+        (("--from", "detectron", "--model", "detectron/e2e_faster_rcnn_R-50-FPN_1x"), "lacks 8 tensors"),
+        (("--from", "detectron", "model.geometry=continuous"), "none is named"),
+        (("--from", "torchvision"), "no R-CNN or RetinaNet of torchvision"),
+        (("--from", "detectron2", "--model", "faster_rcnn_r50_fpn_1x"), "no class logits"),
+        (("--from", "caffe"), "detectron"),
+    ],
+)
+def test_what_cannot_be_imported(
+    boxwood: Boxwood, pickle_file: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    out = tmp_path / "out.safetensors"
+    done = boxwood("weights", "import", pickle_file, *arguments, "--out", out)
+    assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not out.exists()
+
+
+def test_the_output_is_named_safetensors(boxwood: Boxwood, pickle_file: Path, tmp_path: Path) -> None:
+    arguments = ("--from", "detectron", "--model", "detectron/rpn_R-50-FPN_1x")
+    done = boxwood("weights", "import", pickle_file, *arguments, "--out", tmp_path / "x.pth")
+    assert done.status == 2 and "named" not in done.out and ".safetensors" in done.err
+
+
+def test_inspect_a_pth(boxwood: Boxwood, tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.zeros(2, 3)}, "epoch": 1}, tmp_path / "model.pth")
+    assert boxwood("weights", "inspect", tmp_path / "model.pth").out.splitlines() == [
+        "weight  float32  2 x 3",
+        "",
+        "1 tensors, 6 numbers",
+    ]

@@ -1,0 +1,83 @@
+"""A small web server that can fail in the ways that servers do."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Site:
+    """Files by path, and how they are given."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.etag = '"one"'
+        self.ranges = True
+        self.drop_after: list[int] = []
+        """For each coming answer with a body: after how many bytes the connection is cut."""
+        self.redirects: dict[str, str] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        """Path and Range of every request."""
+        self.address = ""
+
+    def put(self, path: str, content: bytes, md5: str | None = None) -> None:
+        self.files[path] = content
+        self.files[f"{path}.md5sum"] = f"{md5 or hashlib.md5(content, usedforsecurity=False).hexdigest()}\n".encode()
+
+    def bodies(self) -> list[tuple[str, str | None]]:
+        """The requests for other things than sums."""
+        return [request for request in self.requests if not request[0].endswith(".md5sum")]
+
+
+@contextmanager
+def serve() -> Iterator[Site]:
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            site.requests.append((self.path, self.headers.get("Range")))
+            if self.path in site.redirects:
+                self.send_response(302)
+                self.send_header("Location", site.redirects[self.path])
+                self.end_headers()
+                return
+            content = site.files.get(self.path)
+            if content is None:
+                self.send_error(404)
+                return
+            start, wanted = 0, self.headers.get("Range")
+            if wanted and site.ranges and self.headers.get("If-Range") == site.etag:
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                if start >= len(content):
+                    self.send_error(416)
+                    return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("ETag", site.etag)
+            self.end_headers()
+            body = content[start:]
+            if site.drop_after and not self.path.endswith(".md5sum"):
+                body = body[: site.drop_after.pop(0)]
+            self.wfile.write(body)
+            self.wfile.flush()
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    site.address = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

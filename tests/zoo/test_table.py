@@ -1,0 +1,115 @@
+"""The zoo's table against the published ones, torchvision's own facts, and the recipes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchvision.models import detection
+
+from boxwood.errors import UserError
+from boxwood.recipes import names
+from boxwood.zoo.table import PREFIX, entries, find
+from tests.conftest import Boxwood
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "reference" / "detectron-v1-model-zoo.json"
+"""What a survey of Detectron's documents found; beside the project where it is developed."""
+
+
+def test_names() -> None:
+    found = [entry.name for entry in entries()]
+    assert len(found) == len(set(found)) == 85 + 7 + 7
+    with pytest.raises(UserError, match="did you mean 'detectron/retinanet_R-50-FPN_1x'"):
+        find("detectron/retinanet_R50_FPN_1x")
+
+
+def test_every_model_has_its_recipe() -> None:
+    recipes = {entry.recipe for entry in entries() if entry.recipe}
+    assert recipes <= set(names()) and len(recipes) == 80
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published tables are not beside the project")
+def test_every_row_is_as_published() -> None:
+    published = json.loads(PUBLISHED.read_text())
+    ours = [entry for entry in entries() if entry.recipe]
+    assert len(ours) == len(published["baselines"])
+    for entry, row in zip(ours, published["baselines"], strict=True):
+        assert entry.recipe == "detectron/" + row["config"].rpartition("/")[2].removesuffix(".yaml")
+        numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000, entry.train_memory_gb, entry.train_seconds)
+        keys = ("box_ap", "mask_ap", "kp_ap", "prop_ar", "train_mem_gb", "train_time_s_per_iter")
+        assert numbers == tuple(row[key] for key in keys), entry.name
+        assert (entry.net_seconds, entry.other_seconds) == (
+            row["inference_time_s_per_im"]["net"],
+            row["inference_time_s_per_im"]["misc"],
+        )
+        urls = row["download_urls"]
+        if urls["model"]:
+            assert entry.url == urls["model"]
+            assert entry.proposals == (urls["proposals"] or {})
+            assert list(entry.result_urls) == [urls[key] for key in ("boxes", "masks", "kps") if urls[key]]
+        elif entry.url:  # the same model, listed again without its links
+            (same,) = {r["download_urls"]["model"] for r in published["baselines"] if r["download_urls"]["model"] == entry.url}
+            assert same
+        else:
+            assert "not published" in entry.remark
+        assert entry.schedule == (row["lr_schd"] or "s1x")
+    bodies = [(entry.name.removeprefix("detectron/imagenet/"), entry.url) for entry in entries() if entry.task == "imagenet"]
+    assert bodies == [(body["name"], body["url"]) for body in published["imagenet_pretrained"]]
+
+
+def test_torchvisions_rows_are_its_own() -> None:
+    rows = [entry for entry in entries() if entry.source == "torchvision"]
+    for entry in rows:
+        enum: Any = detection.__dict__[entry.name.removeprefix("torchvision/")]
+        weights = __import__("torchvision").models.get_model_weights(enum)
+        member: Any = weights[entry.remark]
+        assert entry.url == member.url
+        metrics = next(iter(member.meta["_metrics"].values()))
+        assert (entry.box_ap, entry.mask_ap, entry.keypoint_ap) == tuple(
+            metrics.get(key) for key in ("box_map", "mask_map", "kp_map")
+        )
+
+
+def test_urls_are_below_the_prefix() -> None:
+    assert all(entry.url is None or entry.url.startswith((PREFIX, "https://download.pytorch.org/models/")) for entry in entries())
+
+
+# ------------------------------------------------------------------------------------------------------------- the command
+
+
+def test_list_is_light() -> None:
+    code = (
+        "import sys, time; sys.argv = ['boxwood', 'zoo', 'list']\n"
+        "from boxwood.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as error:\n    assert not error.code\n"
+        "assert not {'torch', 'torchvision', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "print(time.process_time())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    *lines, seconds = done.stdout.splitlines()
+    assert len(lines) == 1 + 99 + 1 and max(map(len, lines)) <= 80 and float(seconds) < 0.5
+
+
+def test_list_is_filtered(boxwood: Boxwood) -> None:
+    found = json.loads(boxwood("zoo", "list", "--task", "mask", "--backbone", "r-50-fpn", "--schedule", "2x", "--json").out)
+    assert [row["name"].removeprefix("detectron/") for row in found] == [
+        "mask_rcnn_R-50-FPN_2x",
+        "e2e_mask_rcnn_R-50-FPN_2x",
+        "e2e_mask_rcnn_R-50-FPN_2x+gn-readme",
+        "e2e_mask_rcnn_R-50-FPN_2x_gn",
+    ]
+    assert found[1]["box_ap"] == 38.6 and found[1]["licence"] == "CC BY-SA 3.0" and found[1]["md5_url"].endswith(".pkl.md5sum")
+    assert "torchvision/" not in boxwood("zoo", "list", "--source", "detectron").out
+
+
+def test_show(boxwood: Boxwood) -> None:
+    shown = boxwood("zoo", "show", "detectron/e2e_mask_rcnn_R-50-FPN_2x").out
+    assert "published by Detectron  box AP 38.6, mask AP 34.5" in shown and "8 P100" in shown and "CC BY-SA 3.0" in shown
+    wrong = boxwood("zoo", "show", "detectron/e2e_mask_rcnn_R50-FPN_2x")
+    assert wrong.status == 2 and len(wrong.error_lines) == 1 and "did you mean" in wrong.err
+    wrong = boxwood("zoo", "download", "detectron/e2e_mask_rcnn_R-50-FPN_2x", "--proposals")
+    assert wrong.status == 2 and "no published proposals" in wrong.err
