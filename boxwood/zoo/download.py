@@ -220,6 +220,7 @@ def _by_md5(part: Path, url: str) -> str:
                 text = response.read(1000).decode("latin1")
             break
         except urllib.error.HTTPError as error:
+            error.close()
             raise UserError(
                 f"{url}.md5sum: the server answers {error.code}, so the file cannot be verified; {_mirror_hint()}"
             ) from None
