@@ -15,10 +15,10 @@ __all__ = ["eval"]
 @click.command(short_help="Measure a detector on the val set.")
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="The run's best.safetensors by default.")
+@click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
-def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Path | None) -> None:
+def eval(source: str, overrides: tuple[str, ...], weights: str | None, out: Path | None) -> None:
     """Measure a detector on the val set: a table, metrics.json and detections.json; of an RPN alone proposals.safetensors.
 
     The data are data.val of the run's configuration, or what you set instead.
@@ -36,14 +36,15 @@ def eval(source: str, overrides: tuple[str, ...], weights: Path | None, out: Pat
     from boxwood.inference.predictor import prepare
     from boxwood.recipes import resolve
     from boxwood.weights.file import read_weights, restore_model
+    from boxwood.weights.published import is_published, read_published
 
     config = resolve(source, overrides)
-    path = weights or _weights_of_run(Path(source))
+    path = weights or str(_weights_of_run(Path(source)))
     out = out or default_out(source) / "eval"
     device = choose_device(config.train.device)
     with process_group(device):
         val_set = config.data.val.open()
-        saved = read_weights(path)
+        saved = read_published(path).saved if is_published(path) and not Path(path).exists() else read_weights(path)
         if difference := saved.categories.difference(val_set.categories):
             raise UserError(
                 f"{path} and data.val differ in categories: {difference} (the first is the weights); name matching data"
