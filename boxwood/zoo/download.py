@@ -53,6 +53,9 @@ def fetch(url: str) -> Path:
     """The file that was published at ``url``, from the cache or from there. Raises `UserError` as `local_file` does."""
     path = local_path(url)
     verify: Callable[[Path], str] = _by_name if url.startswith(TORCHVISION) else lambda part: _by_md5(part, _mirrored(url))
+    if path.is_file() and not url.startswith(TORCHVISION) and _is_cut(path):
+        logger.warning("%s: is not as long as it was when it was verified; it is fetched again", path)
+        path.unlink()
     if path.is_file():
         if url.startswith(TORCHVISION) and (wrong := _by_name(path)):  # torch, or a person, put it there
             raise UserError(f"{path}: {wrong}; delete it, and it is fetched again")
@@ -83,7 +86,7 @@ def local_path(url: str) -> Path:
 def cache_folder() -> Path:
     """``BOXWOOD_CACHE``, else ``boxwood`` in the user's cache folder."""
     if chosen := os.environ.get("BOXWOOD_CACHE"):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "boxwood"
 
 
@@ -159,7 +162,10 @@ def _append(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
+        whole = error.headers.get("Content-Range") == f"bytes */{have}"
         error.close()
+        if whole:  # it only waits for being verified
+            return
         _forget(part)  # longer than the file
         have, response = 0, _open(url, {})
     with response:
@@ -183,13 +189,22 @@ def _append(url: str, part: Path) -> None:
 
 
 def _copy(response: Any, file: IO[bytes], have: int, advance: Callable[[int], None], url: str) -> int:
-    while chunk := response.read(CHUNK):
+    while chunk := _read(response):
         have += len(chunk)
         if have > MAX_BYTES:
             raise UserError(f"{url}: has more bytes than any published file; look what is there")
         file.write(chunk)
         advance(len(chunk))
     return have
+
+
+def _read(response: Any) -> bytes:
+    """Trouble of the network and of the disk are both OSErrors; the first is tried again."""
+    try:
+        chunk: bytes = response.read(CHUNK)
+    except OSError as error:
+        raise ConnectionError(str(error)) from None
+    return chunk
 
 
 @contextmanager
@@ -252,8 +267,16 @@ def _digest(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
+def _is_cut(path: Path) -> bool:
+    """Whether a file has another length than when it was verified; of one put there by hand nothing is known."""
+    noted = path.with_name(f".{path.name}.size")
+    return noted.is_file() and noted.read_text(encoding="utf-8") != str(path.stat().st_size)
+
+
 def _name(part: Path, path: Path) -> None:
     try:
+        if path.suffix != ".pth":  # whose name has its sum
+            path.with_name(f".{path.name}.size").write_text(str(part.stat().st_size), encoding="utf-8")
         os.replace(part, path)
         part.with_suffix(".tag").unlink(missing_ok=True)
     except OSError as error:

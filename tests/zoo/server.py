@@ -53,7 +53,9 @@ def serve() -> Iterator[Site]:
             if wanted and site.ranges and self.headers.get("If-Range") == site.etag:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
                 if start >= len(content):
-                    self.send_error(416)
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(content)}")
+                    self.end_headers()
                     return
             self.send_response(206 if start else 200)
             if start:

@@ -48,7 +48,11 @@ def test_a_file_comes_once(site: Site) -> None:
     assert path == cache_folder() / "detectron" / NAME and path.read_bytes() == CONTENT
     asked = len(site.requests)
     assert fetch(URL) == path and len(site.requests) == asked == 2
-    assert sorted(file.name for file in path.parent.iterdir()) == [".model_final.pkl.lock", "model_final.pkl"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        ".model_final.pkl.lock",
+        ".model_final.pkl.size",
+        "model_final.pkl",
+    ]
 
 
 def test_a_cached_file_needs_no_network(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +112,21 @@ def test_a_file_without_a_sum_is_not_taken(site: Site, content: bytes | None) ->
     if content is not None:
         site.files[f"/{NAME}.md5sum"] = content
     assert "verified" in complaint() and "mirror" in complaint()
+
+
+def test_a_whole_file_waits_for_its_sum(site: Site) -> None:
+    """What has come is not fetched again when only the sum was missing."""
+    sums = site.files.pop(f"/{NAME}.md5sum")
+    complaint()
+    site.files[f"/{NAME}.md5sum"] = sums
+    assert fetch(URL).read_bytes() == CONTENT
+    assert [wanted for _, wanted in site.bodies()] == [None, f"bytes={len(CONTENT)}-"]
+
+
+def test_a_cached_file_that_was_cut_is_fetched_again(site: Site) -> None:
+    path = fetch(URL)
+    path.write_bytes(CONTENT[:1000])
+    assert fetch(URL).read_bytes() == CONTENT and len(site.bodies()) == 2
 
 
 def test_what_is_not_there(site: Site) -> None:
