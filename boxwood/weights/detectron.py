@@ -11,8 +11,7 @@ A file is a pickle of Python 2: ``{"blobs": {name: array}, "cfg": text}``, or th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,11 @@ from boxwood.models.proposer import ProposerConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig
 from boxwood.models.rfcn import RFCNConfig
-from boxwood.weights.report import Report, account, fill, missing
+from boxwood.weights.transfer import Report, Rules, collect, finish, ratio_by_ratio, split_name, their_name
 
 __all__ = ["DetectronFile", "convert", "count_classes", "read_detectron"]
 
 Blobs = Mapping[str, np.ndarray[Any, Any]]
-
-Rules = Sequence[tuple[str, Callable[[re.Match[str]], str]]]
-"""Patterns of our modules, and what Detectron calls the one that matches."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +63,21 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
     missing or of another shape; it names them.
     """
     rules = _rules(config)
-    found: dict[str, tuple[str, Tensor, bool]] = {}
-    constant: dict[str, Tensor] = {}
-    lacking: dict[str, str] = {}
-    for name in model.state_dict():
-        module, _, leaf = name.rpartition(".")
-        if leaf.startswith(("running_", "num_batches")):
-            # A variance of 1, less what is added to it, so that the scale is the blob's to the last digit.
-            constant[name] = torch.tensor(1 - 1e-5 if leaf == "running_var" else 0.0)
-            continue
-        candidates = _blobs_of(name, rules, config)
-        blob = next((candidate for candidate in candidates if candidate in blobs), None)
-        if blob is None:
-            lacking[name] = candidates[0]
-            continue
-        value = torch.from_numpy(np.array(blobs[blob], dtype=np.float32))
-        arranged = arrange(value, module, config)
-        found[name] = (blob, arranged, arranged is not value)
+    # A blob may be of float16, or what memory a file has mapped.
+    theirs = {name: torch.from_numpy(np.array(blob, dtype=np.float32)) for name, blob in blobs.items() if blob.dtype.kind in "fiu"}
+    collected = collect(
+        model.state_dict(),
+        theirs,
+        lambda name: _blobs_of(name, rules, config),
+        lambda value, module: arrange(value, module, config),
+        _implied,
+    )
+    found, lacking = collected.found, collected.lacking
     # RPN alone on C4 was saved without the body's last stage, which it does not run.
-    unread = {name for name in lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
-    body_alone = all(map(_is_body, found)) and not any(map(_is_body, lacking.keys() - unread))
-    if not body_alone and (needed := [blob for name, blob in lacking.items() if name not in unread]):
-        raise missing(needed, where)
-    return fill(model, found, constant, where), account(found, blobs, constant=list(constant), anew=list(lacking))
+    excused = {name for name in lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
+    if all(map(_is_body, found)) and not any(map(_is_body, lacking.keys() - excused)):
+        excused = set(lacking)
+    return finish(model, collected, blobs, where, excused)
 
 
 def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
@@ -107,7 +95,7 @@ def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
         return value.flip(1)
     if isinstance(config, RetinaNetConfig) and module in ("class_logits", "box_deltas"):
         octaves, ratios = len(config.head.anchor_sizes[0]), len(config.head.anchor_ratios)
-        return value.view(octaves, ratios, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
+        return ratio_by_ratio(value, octaves, ratios)
     if isinstance(config, RFCNConfig) and module in ("class_maps", "box_maps"):
         background = config.grid**2 * (1 if module == "class_maps" else 4)
     elif module in ("class_logits", "mask_logits", "box_deltas"):
@@ -125,14 +113,18 @@ def _is_body(name: str) -> bool:
     return name.startswith(("backbone.", "mask_tail.", "keypoint_tail."))
 
 
+def _implied(name: str) -> float | None:
+    """What Detectron did not save of a norm: its mean of 0, and its variance of 1, less what is added to that before the root, so
+    that the scale is the blob's to the last digit."""
+    return {"running_mean": 0.0, "running_var": 1 - 1e-5, "num_batches_tracked": 0.0}.get(name.rpartition(".")[2])
+
+
 def _blobs_of(name: str, rules: Rules, config: ModelConfig) -> list[str]:
     """What Detectron may call our tensor ``name``; the first that is there is it."""
-    module, _, leaf = name.rpartition(".")
-    path, _, part = module.rpartition(".")
-    module = path if part in ("conv", "norm") else module
-    base = next((rule(match) for pattern, rule in rules if (match := re.fullmatch(pattern, module))), None)
-    if base is None:
-        raise UserError(f"{config.title}: Detectron had nothing like its {module}, so no weights of it can be imported")
+    if _implied(name) is not None:
+        return []
+    module, part, leaf = split_name(name)
+    base = their_name(module, rules, f"{config.title}: Detectron")
     if part == "norm":
         group_norm = f"{base}_gn_{'s' if leaf == 'weight' else 'b'}"
         # The stem's is the one name that breaks the rule.

@@ -11,9 +11,8 @@ Background is last there too, and has no boxes and no masks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
@@ -22,12 +21,9 @@ from boxwood.models.detector import AnchorsConfig, ModelConfig
 from boxwood.models.proposer import ProposerConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig
-from boxwood.weights.report import Report, account, fill, missing
+from boxwood.weights.transfer import Report, Rules, collect, finish, ratio_by_ratio, split_name, their_name
 
 __all__ = ["convert", "with_conventions"]
-
-Rules = Sequence[tuple[str, Callable[[re.Match[str]], str]]]
-"""Patterns of our modules, and what detectron2 calls the one that matches."""
 
 
 def with_conventions(model: ModelConfig, state: Mapping[str, Tensor], where: str) -> ModelConfig:
@@ -69,27 +65,22 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, 
     if any(re.match(r"roi_heads\.box_(head|predictor)\.\d\.", name) for name in state):
         raise UserError(f"{where}: is a Cascade R-CNN, which Boxwood does not have; take another model")
     rules = _rules(config)
-    found: dict[str, tuple[str, Tensor, bool]] = {}
-    constant: dict[str, Tensor] = {}
-    lacking: dict[str, str] = {}
-    for name in model.state_dict():
-        module, _, leaf = name.rpartition(".")
-        path, _, part = module.rpartition(".")
-        theirs = _theirs(path if part in ("conv", "norm") else module, rules, config)
-        theirs += f".norm.{leaf}" if part == "norm" else f".{leaf}"
-        if theirs in state:
-            value = state[theirs].float() if state[theirs].is_floating_point() else state[theirs]
-            arranged = _arrange(value, module, config)
-            found[name] = (theirs, arranged, arranged is not value)
-        elif leaf == "num_batches_tracked":
-            constant[name] = torch.tensor(0)
-        else:
-            lacking[name] = theirs
+
+    def candidates(name: str) -> list[str]:
+        module, part, leaf = split_name(name)
+        theirs = their_name(module, rules, f"{config.title}: detectron2")
+        return [f"{theirs}.norm.{leaf}" if part == "norm" else f"{theirs}.{leaf}"]
+
+    collected = collect(
+        model.state_dict(),
+        state,
+        candidates,
+        lambda value, module: _arrange(value, module, config),
+        lambda name: 0.0 if name.endswith(".num_batches_tracked") else None,
+    )
     # RPN alone on C4 does not run the body's last stage, so it was saved without.
-    unread = {name for name in lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
-    if needed := [theirs for name, theirs in lacking.items() if name not in unread]:
-        raise missing(needed, where)
-    return fill(model, found, constant, where), account(found, state, constant=list(constant), anew=list(lacking))
+    excused = {name for name in collected.lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
+    return finish(model, collected, state, where, excused)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -104,18 +95,11 @@ def _arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
     if anchors is None or module not in of_anchors or len(anchors.anchor_sizes[0]) == 1:
         return value
     sizes, ratios = len(anchors.anchor_sizes[0]), len(anchors.anchor_ratios)
-    return value.reshape(sizes, ratios, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
+    return ratio_by_ratio(value, sizes, ratios)
 
 
 def _anchors(config: ModelConfig) -> AnchorsConfig | None:
     return config.head if isinstance(config, RetinaNetConfig) else getattr(config, "rpn", None)
-
-
-def _theirs(module: str, rules: Rules, config: ModelConfig) -> str:
-    name = next((rule(match) for pattern, rule in rules if (match := re.fullmatch(pattern, module))), None)
-    if name is None:
-        raise UserError(f"{config.title}: detectron2 had nothing like its {module}, so no weights of it can be imported")
-    return name
 
 
 def _rules(config: ModelConfig) -> Rules:

@@ -7,7 +7,7 @@ A file says by itself which network it belongs to, and reading it runs no code. 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from boxwood.models.instances import TestConfig
 from boxwood.run import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 
-__all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights"]
+__all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights", "some_of"]
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000
@@ -127,10 +127,16 @@ def load_state(
     wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in other if name not in anew]
     if missing or unexpected or wrong:
         sorts = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
-        told = "; ".join(f"{len(names)} tensors {sort} ({_some(names)})" for sort, names in sorts.items() if names)
+        told = "; ".join(f"{len(names)} tensors {sort} ({some_of(names)})" for sort, names in sorts.items() if names)
         raise UserError(f"{where}: of another architecture than the model: {told}; use their own configuration")
     model.load_state_dict({**state, **{name: own[name] for name in anew}})
     return anew
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few of many tensors' names, for a message, and how many more there are."""
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 # ------------------------------------------------------------------------------------------------------ internals
@@ -174,11 +180,6 @@ def _follows_classes(saved: torch.Size, own: torch.Size, saved_classes: int, own
         return False
     pairs = [(a, b) for a, b in zip(saved, own, strict=True) if a != b]
     return len(pairs) == 1 and any(pairs[0][0] * (own_classes + extra) == pairs[0][1] * (saved_classes + extra) for extra in (0, 1))
-
-
-def _some(names: list[str]) -> str:
-    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwood import safe_pickle
 from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
@@ -29,7 +29,7 @@ from boxwood.structures import Categories
 from boxwood.weights import detectron, detectron2, torchvision
 from boxwood.weights.coco import COCO, published_categories
 from boxwood.weights.file import SavedWeights
-from boxwood.weights.report import Report
+from boxwood.weights.transfer import Report
 
 __all__ = ["Imported", "Source", "import_weights", "read_tensors"]
 
@@ -65,7 +65,7 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
         config = config.model_copy(deep=True)
         config.model = detectron2.with_conventions(config.model, state, str(path))
         categories = categories or published_categories(_classes(state, config.model, str(path)), str(path))
-        model = _empty(config.model, categories)
+        model = _built(config.model, categories)
         return _imported(config, categories, *detectron2.convert(state, model, config.model, str(path)))
     recognized = torchvision.recognized(state, str(path))
     config = _coco(recognized) if config is None else config.model_copy(deep=True)
@@ -73,7 +73,7 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
     # The weights that it published first were trained with nothing added to the variances of frozen norms.
     first = "_coco-" in path.name and "_v2_" not in path.name
     state, categories = _known_classes(state, categories, str(path))
-    model = _empty(recognized, categories)
+    model = _built(recognized, categories)
     return _imported(config, categories, *torchvision.convert(state, model, recognized, str(path), eps=0.0 if first else 1e-5))
 
 
@@ -109,7 +109,7 @@ def _from_detectron(path: Path, config: RunConfig | None, categories: Categories
     if categories is None:
         count = detectron.count_classes(file.blobs, config.model)
         categories = COCO if count is None else published_categories(count, where)
-    model = config.model.build(categories, TestConfig())
+    model = _built(config.model, categories)
     state, report = detectron.convert(file.blobs, model, config.model, where)
     return Imported(SavedWeights(state, config, categories), report, notes)
 
@@ -118,10 +118,8 @@ def _imported(config: RunConfig, categories: Categories, state: dict[str, Tensor
     return Imported(SavedWeights(state, config, categories), report)
 
 
-def _empty(config: ModelConfig, categories: Categories) -> Any:
-    """The network without values, which all come from the file."""
-    with torch.device("meta"):
-        return without_pretrained(config).build(categories, TestConfig())
+def _built(config: ModelConfig, categories: Categories) -> nn.Module:
+    return without_pretrained(config).build(categories, TestConfig())
 
 
 def _classes(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> int:

@@ -22,7 +22,7 @@ from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
-from boxwood.weights.report import Report, account, fill, missing
+from boxwood.weights.transfer import Collected, Report, finish
 
 __all__ = ["convert", "rcnn_config", "rcnn_state", "recognized", "retinanet_config", "retinanet_state"]
 
@@ -153,19 +153,17 @@ def convert(
         ours = retinanet_state(state) if isinstance(config, RetinaNetConfig) else rcnn_state(state)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    own = model.state_dict()
-    if lacking := [name for name in own if name not in ours]:
-        raise missing(lacking, where)
     theirs = {name: source for source in state for name in _our_names(source, state)}
-    found = {
-        name: (theirs[name], value, not torch.equal(value, state[theirs[name]])) for name, value in ours.items() if name in own
-    }
-    if eps != 1e-5:
-        for name, (source, value, other) in list(found.items()):
-            if name.endswith("norm.weight") and f"{name.removesuffix('weight')}running_var" in found:
-                variance = found[f"{name.removesuffix('weight')}running_var"][1]
-                found[name] = (source, value * ((variance + 1e-5) / (variance + eps)).sqrt(), other)
-    return fill(model, found, {}, where), account(found, state)
+    collected = Collected()
+    for name in model.state_dict():
+        if name not in ours:
+            collected.lacking[name] = name
+            continue
+        collected.found[name] = (theirs[name], ours[name], not torch.equal(ours[name], state[theirs[name]]))
+        if name.endswith("norm.weight") and (variance := ours.get(f"{name.removesuffix('weight')}running_var")) is not None:
+            source, value, other = collected.found[name]
+            collected.found[name] = (source, value * ((variance + 1e-5) / (variance + eps)).sqrt() if eps != 1e-5 else value, other)
+    return finish(model, collected, state, where)
 
 
 def _our_names(name: str, state: Mapping[str, Tensor]) -> list[str]:
