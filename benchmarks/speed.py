@@ -306,6 +306,9 @@ def bench_training(repeats: int) -> Iterator[Row]:
     network = our_network("Mask R-CNN", peer).train()
     for parameter in [*peer.backbone.body.conv1.parameters(), *peer.backbone.body.layer1.parameters()]:
         parameter.requires_grad_(False)
+    for module in peer.modules():  # Without published weights torchvision builds norms that learn; its published ones are frozen.
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().requires_grad_(False)
     peer.transform.min_size, peer.transform.max_size = (320,), 480
     image = picture(320, 480)
     corners = torch.rand(2, 8, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([300.0, 180.0])

@@ -11,39 +11,48 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from boxwood import __version__
 from boxwood.errors import UserError
 
-__all__ = ["cli", "main"]
+__all__ = ["LazyGroup", "cli", "main"]
 
 COMMANDS = ("demo", "train", "eval", "predict", "data", "config", "weights", "zoo", "bench")
 
 
 class LazyGroup(click.Group):
-    """A group whose command ``name`` is the object ``name`` of the module ``boxwood.cli.name``."""
+    """A group whose command ``name`` is the object ``name`` of the module ``package.name``, imported when it is asked for."""
+
+    def __init__(self, *args: Any, package: str, names: Sequence[str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.package, self.names = package, names
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.names:
             return None
-        command: click.Command = getattr(importlib.import_module(f"boxwood.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"{self.package}.{cmd_name}"), cmd_name)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args[0] not in self.names and not args[0].startswith("-"):
             from boxwood.config import did_you_mean
 
-            raise click.UsageError(f"unknown command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
+            raise click.UsageError(f"unknown command {args[0]!r}{did_you_mean(args[0], self.names)}", ctx)
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    package=__name__,
+    names=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="boxwood")
 def cli() -> None:
     """Object detection research: train, evaluate and use detectors such as Faster and Mask R-CNN.

@@ -80,22 +80,10 @@ def _check_folder(out: Path) -> None:
 
 def _beside_truth(dataset: Dataset, index: int, predictor: Predictor) -> Image.Image:
     """A picture with its true instances, beside the same picture with the detected ones."""
-    import numpy as np
-    from hotcoco import mask
+    from boxwood.drawing import side_by_side
+    from boxwood.inference.records import draw_records
 
-    from boxwood.drawing import draw_instances, side_by_side
-
-    sample, coco = dataset[index], dataset.to_coco()
-    image = sample.image.permute(1, 2, 0).numpy()
-    truth = [annotation for annotation in coco["annotations"] if annotation["image_id"] == sample.image_id]
-    labels = [dataset.categories.index[annotation["category_id"]] for annotation in truth]
-    parts = [mask.frPyObjects(annotation["segmentation"], *sample.original_size) for annotation in truth]
-    masks = [mask.decode(mask.merge(part) if isinstance(part, list) else part) for part in parts]
-    drawn = draw_instances(
-        image,
-        boxes=np.array([(x, y, x + w, y + h) for x, y, w, h in (annotation["bbox"] for annotation in truth)]).reshape(-1, 4),
-        labels=labels,
-        names=[dataset.categories.names[label] for label in labels],
-        masks=np.array(masks, dtype=bool).reshape(-1, *sample.original_size),
-    )
-    return side_by_side([drawn, predictor(image).draw(image)], ["truth", "detected"])
+    sample = dataset[index]
+    truth = [annotation for annotation in dataset.to_coco()["annotations"] if annotation["image_id"] == sample.image_id]
+    drawn = draw_records(sample.image, truth, dataset.categories)
+    return side_by_side([drawn, predictor(sample.image).draw(sample.image)], ["truth", "detected"])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from boxwood.cli.arguments import default_out, imports_option, overrides_argument
 from boxwood.errors import UserError
+
+if TYPE_CHECKING:
+    from boxwood.evaluation import CocoEvaluator, Metrics, ProposalEvaluator
+    from boxwood.run import RunConfig
 
 __all__ = ["eval"]
 
@@ -16,31 +21,44 @@ __all__ = ["eval"]
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
+@click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
-def eval(source: str, overrides: tuple[str, ...], weights: str | None, out: Path | None) -> None:
+def eval(source: str, overrides: tuple[str, ...], weights: str | None, detections: Path | None, out: Path | None) -> None:
     """Measure a detector on the val set: a table, metrics.json and detections.json; of an RPN alone proposals.safetensors.
 
-    The data are data.val of the run's configuration, or what you set instead.
+    The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written before,
+    by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
+    with the settings of test.* applied to it once more; then the results go to RUN/eval-again by default.
 
     \b
       boxwood eval runs/nuts
       boxwood eval runs/nuts data.val.annotations=test.json data.val.images=photos --out test
+      boxwood eval runs/nuts --detections runs/nuts/eval/detections.json test.nms_threshold=0.3
       torchrun --nproc-per-node 8 -m boxwood eval runs/coco
     """
+    from boxwood.recipes import resolve
+
+    config = resolve(source, overrides)
+    if detections is None:
+        _run(config, weights or str(_weights_of_run(Path(source))), out or default_out(source) / "eval")
+    elif weights is not None:
+        raise UserError("--detections scores a file and runs no network, so --weights has nothing to do; leave one of them out")
+    else:
+        again = any(override.startswith("test.") for override in overrides)
+        _score_again(config, detections, again, out or default_out(source) / "eval-again")
+
+
+def _run(config: RunConfig, path: str, out: Path) -> None:
+    """Run the network over the val set."""
     from boxwood.data.loader import eval_batches
-    from boxwood.data.proposals import write_proposals
     from boxwood.distributed import choose_device, process_group, rank, world_size
-    from boxwood.evaluation import CocoEvaluator, evaluate, format_table, make_evaluator, save_detections, save_metrics
+    from boxwood.evaluation import evaluate, make_evaluator
     from boxwood.files import make_folder
     from boxwood.inference.predictor import prepare
-    from boxwood.recipes import resolve
     from boxwood.weights.file import read_weights, restore_model
     from boxwood.weights.published import is_published, read_published
 
-    config = resolve(source, overrides)
-    path = weights or str(_weights_of_run(Path(source)))
-    out = out or default_out(source) / "eval"
     device = choose_device(config.train.device)
     with process_group(device):
         val_set = config.data.val.open()
@@ -49,7 +67,7 @@ def eval(source: str, overrides: tuple[str, ...], weights: str | None, out: Path
             raise UserError(
                 f"{path} and data.val differ in categories: {difference} (the first is the weights); name matching data"
             )
-        model = prepare(restore_model(saved, model=config.model, test=config.test, where=str(path))).to(device)
+        model = prepare(restore_model(saved, model=config.model, test=config.test, where=path)).to(device)
         if rank() == 0:
             make_folder(out)  # before the work, not after it
         # One image at a time, as in training, so that no image's padding depends on its neighbours.
@@ -64,17 +82,52 @@ def eval(source: str, overrides: tuple[str, ...], weights: str | None, out: Path
         evaluator = make_evaluator(val_set.to_coco(), saved.categories, class_agnostic=config.model.class_agnostic)
         metrics = evaluate(model, batches, evaluator, device)
         if rank() == 0:
-            save_metrics(metrics, out / "metrics.json")
-            click.echo(format_table(metrics))
-            click.echo(f"\n{path} on {len(val_set)} images; written to {out}")
-            if isinstance(evaluator, CocoEvaluator):
-                save_detections(evaluator.records, out / "detections.json")
-            else:
-                file = out / "proposals.safetensors"
-                write_proposals(file, evaluator.columns())
-                click.echo(
-                    f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}"
-                )
+            _report(evaluator, metrics, f"{path} on {len(val_set)} images", out)
+
+
+def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
+    """Score a file of detections on the val set, ``again`` after another selection."""
+    from boxwood.data.proposals import read_proposals
+    from boxwood.evaluation import CocoEvaluator, make_evaluator
+    from boxwood.evaluation.results import read_results, select_again
+    from boxwood.evaluation.truth import ImageResults
+    from boxwood.models.detector import GEOMETRIES
+
+    val_set = config.data.val.open()
+    truth = val_set.to_coco()
+    evaluator = make_evaluator(truth, val_set.categories, class_agnostic=config.model.class_agnostic)
+    if isinstance(evaluator, CocoEvaluator):
+        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+        evaluator.results, evaluator.tasks = read_results(path, val_set.categories, sizes)
+    else:
+        evaluator.results = {i: ImageResults.of_proposals(*columns) for i, *columns in read_proposals(path).columns()}
+    told = f"{path}: {sum(map(len, evaluator.results.values())):,} detections"
+    if again:
+        evaluator.results = select_again(
+            evaluator.results,
+            score_threshold=config.test.score_threshold,
+            nms_threshold=config.test.nms_threshold,
+            detections_per_image=config.test.detections_per_image,
+            geometry=GEOMETRIES[config.model.geometry],
+        )
+        told += f", {sum(map(len, evaluator.results.values())):,} of them after the selection of test.*,"
+    _report(evaluator, evaluator.compute(), f"{told} on {len(val_set)} images", out)
+
+
+def _report(evaluator: CocoEvaluator | ProposalEvaluator, metrics: Metrics, what: str, out: Path) -> None:
+    """Print the table and write the results."""
+    from boxwood.data.proposals import write_proposals
+    from boxwood.evaluation import CocoEvaluator, format_table, save_detections, save_metrics
+
+    save_metrics(metrics, out / "metrics.json")
+    click.echo(format_table(metrics))
+    click.echo(f"\n{what}; written to {out}")
+    if isinstance(evaluator, CocoEvaluator):
+        save_detections(evaluator.records, out / "detections.json")
+    else:
+        file = out / "proposals.safetensors"
+        write_proposals(file, evaluator.columns())
+        click.echo(f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
 
 
 def _weights_of_run(run: Path) -> Path:

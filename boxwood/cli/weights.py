@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["weights"]
 
-SOURCES = ("detectron", "detectron2", "torchvision")
+SOURCES = ("detectron", "detectron2", "torchvision", "caffe")
 
 
 @click.group()
@@ -45,17 +45,18 @@ def inspect(file: Path) -> None:
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
-@click.option("--from", "source", type=click.Choice(SOURCES), required=True, help="The program that wrote it.")
+@click.option("--from", "program", type=click.Choice(SOURCES), required=True, help="The program that wrote it.")
 @click.option("--model", metavar="CONFIG", help="What it is of: Detectron's files say so, and of torchvision's it is seen.")
 @click.option("--categories", type=click.Path(path_type=Path), metavar="FILE", help="A COCO file with its classes, if not COCO's.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.safetensors")
 @imports_option
-def import_(file: Path, overrides: tuple[str, ...], source: str, model: str | None, categories: Path | None, out: Path) -> None:
+def import_(file: Path, overrides: tuple[str, ...], program: str, model: str | None, categories: Path | None, out: Path) -> None:
     """Write another program's weights as Boxwood's, and print what became of every tensor.
 
     \b
       boxwood weights import model_final.pkl --from detectron --out mask_rcnn.safetensors
       boxwood weights import model_final_a54504.pkl --from detectron2 --model mask_rcnn_r50_fpn_1x --out mask_rcnn.safetensors
+      boxwood weights import ResNet-50-model.caffemodel --from caffe --model faster_rcnn_r50_fpn_1x --out r50.safetensors
     """
     from boxwood.data.coco import categories_of
     from boxwood.data.coco_file import read_coco_file
@@ -69,13 +70,49 @@ def import_(file: Path, overrides: tuple[str, ...], source: str, model: str | No
         raise UserError("KEY=VALUE changes a configuration, and none is named; name one with --model")
     config = None if model is None else resolve(model, overrides)
     classes = None if categories is None else categories_of(read_coco_file(categories))
-    imported = import_weights(file, source, config, classes)  # type: ignore[arg-type]  # one of SOURCES
+    imported = import_weights(file, program, config, classes)  # type: ignore[arg-type]  # one of SOURCES
     saved = imported.saved
     save_weights(out, saved.state, saved.config, saved.categories)
     click.echo(imported.report.table())
     for note in imported.notes:
         click.echo(f"note: {note}")
     click.echo(f"\n{out}: {saved.config.model.title}, {len(saved.categories)} classes; {imported.report.summary()}")
+
+
+@weights.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--annotations", type=click.Path(path_type=Path), required=True, metavar="DATA.json", help="A COCO file of the classes."
+)
+@click.option("--take", multiple=True, metavar="NEW=OLD", help="The outputs of class OLD for NEW, whose name it does not have.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.safetensors")
+@imports_option
+def reclass(file: Path, annotations: Path, take: tuple[str, ...], out: Path) -> None:
+    """Write weights for the classes of another data set, to train on from there.
+
+    Each class keeps the outputs of the old one of its name; those of a new one are drawn anew.
+
+    \b
+      boxwood weights reclass coco.safetensors --annotations cityscapes.json --take rider=person --out start.safetensors
+      boxwood train CONFIG train.weights=start.safetensors ...
+    """
+    from boxwood.data.coco import categories_of
+    from boxwood.data.coco_file import read_coco_file
+    from boxwood.weights.file import read_weights, save_weights
+    from boxwood.weights.reclass import reclass as reclassed
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: weights are written as .safetensors; name it so")
+    if wrong := [pair for pair in take if "=" not in pair]:
+        raise UserError(f"--take {wrong[0]}: must be NEW=OLD, such as rider=person")
+    saved, source = reclassed(
+        read_weights(file), categories_of(read_coco_file(annotations)), dict(pair.split("=", 1) for pair in take)
+    )
+    save_weights(out, saved.state, saved.config, saved.categories)
+    width = max(map(len, source))
+    for new, old in source.items():
+        click.echo(f"  {new:{width}}  {'anew' if old is None else f'of {old}'}")
+    click.echo(f"\n{out}: {len(source)} classes, {sum(old is None for old in source.values())} of them with outputs drawn anew")
 
 
 def _print_tensors(state: dict[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 
-__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "read_coco_file"]
+__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "read_coco_file", "read_image_ids"]
 
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
@@ -194,7 +194,15 @@ def read_coco_file(path: str | Path) -> CocoFile:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_image_ids(path: str | Path) -> set[int]:
+    """The ids of a file's images; of COCO's test sets there are files without annotations.
+
+    Raises `UserError` where the file is missing or has no images.
+    """
+    return set(_Taker(_section(_read_json(Path(path), ("images",)), "images", path), "images", path).integers("id").tolist())
+
+
+def _read_json(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
     collecting = gc.isenabled()
     gc.disable()  # Millions of new objects, none of them garbage: collecting would double the time.
     try:
@@ -213,7 +221,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         got = type(tree).__name__
         raise UserError(f"{path}: is not COCO: expected a mapping with 'images', 'annotations' and 'categories', got a {got}")
-    missing = [f"'{key}'" for key in ("images", "annotations", "categories") if key not in tree]
+    missing = [f"'{key}'" for key in keys if key not in tree]
     if missing:
         raise UserError(f"{path}: is not COCO: {', '.join(missing)} missing; its keys are {sorted(tree)[:8]}")
     return tree

@@ -8,7 +8,7 @@ Boxes are xyxy in pixels of the original image, with continuous coordinates, bes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ class ProposalFile:
                 return self.boxes[:0]
             raise UserError(f"{self.path}: has no proposals for image id {image_id}; make them for these images")
         return self.boxes[self.starts[row] : self.starts[row + 1]]
+
+    def columns(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+        """The id, the boxes (n, 4) and the scores (n,) of every image."""
+        for image_id, start, end in zip(self.image_ids.tolist(), self.starts[:-1], self.starts[1:], strict=True):
+            yield image_id, self.boxes[start:end], self.scores[start:end]
 
     def check_images(self, image_ids: Sequence[int], of: str) -> None:
         """Raises `UserError` where an image of the annotation file ``of`` is not in this file; or none of them, where

@@ -72,21 +72,11 @@ class CocoEvaluator:
 
         Who gives them to the COCO API for masks must take ``bbox`` out, or it measures the boxes' areas.
         """
-        records = []
-        for image_id in sorted(self.results):
-            found = self.results[image_id]
-            for rank, label in enumerate(found.labels.tolist()):
-                record = {
-                    "image_id": image_id,
-                    "category_id": self.categories.ids[label],
-                    "bbox": found.boxes[rank].tolist(),
-                    "score": float(found.scores[rank]),
-                }
-                if found.rles is not None:
-                    record["segmentation"] = found.rles[rank]
-                if found.keypoints is not None:
-                    record["keypoints"] = found.keypoints[rank].tolist()
-                records.append(record)
+        ids = self.categories.ids
+        records = [record for image_id in sorted(self.results) for record in self.results[image_id].records(image_id, ids)]
+        if "bbox" not in self.tasks:  # the boxes were made from what there was instead
+            for record in records:
+                del record["bbox"]
         return records
 
     def compute(self) -> Metrics:

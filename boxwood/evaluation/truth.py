@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,33 @@ class ImageResults:
                 len(scores), 3 * detections.keypoints.shape[1]
             )
         return cls(boxes, scores, detections.labels.cpu().numpy(), detections.rles() if with_masks else None, keypoints)
+
+    def records(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The detections as COCO results; ``segmentation`` and ``keypoints`` where there are such."""
+        records = []
+        for rank, label in enumerate(self.labels.tolist()):
+            record = {
+                "image_id": image_id,
+                "category_id": category_ids[label],
+                "bbox": self.boxes[rank].tolist(),
+                "score": float(self.scores[rank]),
+            }
+            if self.rles is not None:
+                record["segmentation"] = self.rles[rank]
+            if self.keypoints is not None:
+                record["keypoints"] = self.keypoints[rank].tolist()
+            records.append(record)
+        return records
+
+    @classmethod
+    def of_proposals(cls, boxes: NDArray[Any], scores: NDArray[Any]) -> ImageResults:
+        """Boxes (N, 4) xyxy without a class, best first."""
+        corners = boxes.astype(np.float64)
+        return cls(
+            np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+            scores.astype(np.float64),
+            np.zeros(len(boxes), dtype=np.int64),
+        )
 
 
 Results = dict[int, ImageResults]

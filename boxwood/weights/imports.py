@@ -1,6 +1,6 @@
 """Weights of other programs as our own, with a configuration and classes: nothing in them is run, every tensor is accounted for.
 
-file -> its arrays -> (Detectron's, detectron2's or torchvision's names and order -> ours) -> SavedWeights, Report
+file -> its arrays -> (Detectron's, detectron2's, torchvision's or Caffe's names and order -> ours) -> SavedWeights, Report
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from boxwood.models.retinanet import RetinaNetConfig
 from boxwood.models.rfcn import RFCNConfig
 from boxwood.run import RunConfig
 from boxwood.structures import Categories
-from boxwood.weights import detectron, detectron2, torchvision
+from boxwood.weights import caffe, detectron, detectron2, torchvision
 from boxwood.weights.coco import COCO, published_categories
 from boxwood.weights.file import SavedWeights
 from boxwood.weights.transfer import Report
 
 __all__ = ["Imported", "Source", "import_weights", "read_tensors"]
 
-Source = Literal["detectron", "detectron2", "torchvision"]
+Source = Literal["detectron", "detectron2", "torchvision", "caffe"]
 
 MAX_UNPACKED = 16_000_000_000
 """Bytes that a ``.pth`` file, which is a zip archive, may unpack to."""
@@ -57,7 +57,9 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
     wants to run code, or does not fit the configuration.
     """
     if source == "detectron":
-        return _from_detectron(path, config, categories)
+        return _from_detectron(path, detectron.read_detectron(path), config, categories)
+    if source == "caffe":
+        return _from_detectron(path, detectron.DetectronFile(caffe.read_caffemodel(path), None), config, categories)
     state = read_tensors(path)
     if source == "detectron2":
         if config is None:
@@ -96,8 +98,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _from_detectron(path: Path, config: RunConfig | None, categories: Categories | None) -> Imported:
-    file, where = detectron.read_detectron(path), str(path)
+def _from_detectron(path: Path, file: detectron.DetectronFile, config: RunConfig | None, categories: Categories | None) -> Imported:
+    where = str(path)
     notes: tuple[str, ...] = ()
     if config is None:
         if file.config is None:

@@ -60,7 +60,7 @@ def fetch(url: str) -> Path:
         if url.startswith(TORCHVISION) and (wrong := _by_name(path)):  # torch, or a person, put it there
             raise UserError(f"{path}: {wrong}; delete it, and it is fetched again")
         return path
-    make_folder_of_cache(path.parent)
+    _make_folder_of_cache(path.parent)
     part = path.with_name(f".{path.name}.part")
     with _alone(part):
         if not path.is_file():  # another process may have been faster
@@ -90,7 +90,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "boxwood"
 
 
-def make_folder_of_cache(folder: Path) -> None:
+def _make_folder_of_cache(folder: Path) -> None:
     """Raises `UserError` that names the setting where the folder cannot be made or written to."""
     try:
         make_folder(folder)

@@ -46,7 +46,8 @@ def test_inspect_a_pickle(boxwood: Boxwood, pickle_file: Path) -> None:
         (("--from", "detectron", "model.geometry=continuous"), "none is named"),
         (("--from", "torchvision"), "no R-CNN or RetinaNet of torchvision"),
         (("--from", "detectron2", "--model", "faster_rcnn_r50_fpn_1x"), "no class logits"),
-        (("--from", "caffe"), "detectron"),
+        (("--from", "onnx"), "detectron"),
+        (("--from", "caffe", "--model", "detectron/rpn_R-50-FPN_1x"), "no network of Caffe"),
     ],
 )
 def test_what_cannot_be_imported(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from boxwood.errors import UserError
 from boxwood.recipes import resolve
 from boxwood.structures import Categories
 from boxwood.training.initial import load_initial_weights
+from boxwood.weights.coco import COCO
 from boxwood.weights.published import is_published, read_published
 from boxwood.zoo import download
 from boxwood.zoo.table import find
@@ -49,7 +51,7 @@ NAME = "detectron/e2e_mask_rcnn_R-50-FPN_2x"
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("BOXWOOD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "PAUSE", 0.0)
     with serve() as server:
@@ -61,11 +63,16 @@ def publish(site: Site, name: str, file: Path) -> None:
     site.put("/" + find(name).path, file.read_bytes())
 
 
-def test_predict_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
+def publish_detector(site: Site, tmp_path: Path) -> None:
+    """A Mask R-CNN with small random weights, under `NAME`."""
     blobs = random_blobs(network(masks=True))
     blobs = {name: value * np.float32(0.02) if name.endswith("_w") else value * np.float32(0.1) for name, value in blobs.items()}
     write(tmp_path / "model.pkl", blobs, CFG)
     publish(site, NAME, tmp_path / "model.pkl")
+
+
+def test_predict_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
+    publish_detector(site, tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     done = boxwood("predict", tmp_path / "photo.png", "--model", NAME, "--out", tmp_path / "out", "--score", "0")
     assert done.status == 0, done.err
@@ -75,6 +82,25 @@ def test_predict_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None
     model = read_published(NAME).saved.config.model
     assert model.geometry == "detectron1" and model.pixel_std == (1, 1, 1)
     assert len(site.bodies()) == 1  # the second time from the cache
+
+
+def test_eval_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
+    publish_detector(site, tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    square = {"bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0, "segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]]}
+    coco = {
+        "images": [{"id": 1, "file_name": "photo.png", "height": 60, "width": 90}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 90, **square}],
+        "categories": [{"id": number, "name": name} for number, name in zip(COCO.ids, COCO.names, strict=True)],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(coco))
+    data = (f"data.val.annotations={tmp_path / 'val.json'}", f"data.val.images={tmp_path}", "data.val.transforms.0.short=[64]")
+    small = ("model.rpn.test_proposals=20", "test.score_threshold=0", "data.workers=0", "train.device=cpu")
+    done = boxwood("eval", NAME, "--weights", NAME, *data, *small, "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert f"{NAME} on 1 images" in done.out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {"bbox", "segm"} <= metrics.keys() and json.loads((tmp_path / "out" / "detections.json").read_text())
 
 
 def test_a_model_that_is_not_there(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:

@@ -1,0 +1,22 @@
+"""boxwood data shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["shapes"]
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the data set goes.")
+@click.option("--train", type=click.IntRange(min=1), default=600, show_default=True, help="Pictures to train on.")
+@click.option("--val", type=click.IntRange(min=1), default=100, show_default=True, help="Pictures to evaluate on.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed gives other pictures.")
+def shapes(out: Path, train: int, val: int, seed: int) -> None:
+    """Generate pictures of textured shapes in COCO's format, with boxes, masks and keypoints: a data set without a download."""
+    from boxwood.data.shapes import write_shapes
+
+    write_shapes(out, train=train, val=val, seed=seed)
+    click.echo(f"{train} pictures in {out / 'train'} with {out / 'train.json'}, {val} in {out / 'val'} with {out / 'val.json'}")

@@ -1,0 +1,110 @@
+"""Cityscapes as COCO: its polygons of fine annotation, made into the masks of its instances.
+
+    gtFine/val/CITY/CITY_x_y_gtFine_polygons.json + leftImg8bit/val/CITY/CITY_x_y_leftImg8bit.png
+
+The polygons of an image are painted one after another, a later one over those before it, so a mask is what is seen of its instance.
+Only the eight classes that the benchmark scores by instance are kept; every other one only hides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hotcoco import mask
+from PIL import Image, ImageDraw
+
+from boxwood.data.images import MAX_PIXELS
+from boxwood.errors import UserError
+
+__all__ = ["CLASSES", "read_cityscapes"]
+
+CLASSES = {"bicycle": 1, "car": 2, "person": 3, "train": 4, "truck": 5, "motorcycle": 6, "bus": 7, "rider": 8}
+"""Names and category ids, those of Detectron's annotation files."""
+ENDING = "_gtFine_polygons.json"
+NOT_PAINTED = frozenset({"license plate"})
+"""Labels that hide nothing."""
+NOTHING = -1
+
+
+def read_cityscapes(folder: Path) -> dict[str, Any]:
+    """A COCO dictionary of all images below ``folder``, such as ``gtFine/val``.
+
+    File names are ``CITY/..._leftImg8bit.png``, relative to the folder of the same name below ``leftImg8bit``.
+    A polygon of many instances (``cargroup``) becomes a crowd region. Raises `UserError` where there are no annotations, or a
+    file is damaged.
+    """
+    files = sorted(folder.rglob(f"*{ENDING}"))
+    if not files:
+        raise UserError(f"{folder}: has no files ...{ENDING}; name a folder of Cityscapes' annotations, such as gtFine/val")
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, path in enumerate(files, start=1):
+        size, objects = _read(path)
+        city = path.parent.name
+        name = f"{path.name.removesuffix(ENDING)}_leftImg8bit.png"
+        images.append({"id": image_id, "file_name": f"{city}/{name}", "height": size[0], "width": size[1]})
+        for label, crowd, code in _instances(size, objects, path):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": CLASSES[label],
+                    "bbox": np.asarray(mask.toBbox(code)).tolist(),
+                    "area": int(mask.area(code)),
+                    "iscrowd": int(crowd),
+                    "segmentation": {"size": list(size), "counts": _text(code["counts"])},
+                }
+            )
+    categories = [{"id": category, "name": name} for name, category in CLASSES.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
+    try:
+        tree = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); copy it again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]}); copy it again") from None
+    height, width, objects = (tree.get(key) if isinstance(tree, dict) else None for key in ("imgHeight", "imgWidth", "objects"))
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise UserError(
+            f"{path}: 'imgHeight' and 'imgWidth' must be an image's, got {height!r:.20} and {width!r:.20}; copy it again"
+        )
+    if not isinstance(objects, list):
+        raise UserError(f"{path}: 'objects' must be a list; copy it again")
+    return (height, width), objects
+
+
+def _instances(size: tuple[int, int], objects: list[Any], path: Path) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """Class, whether it is a crowd region, and run lengths of all that is seen of the classes that count."""
+    canvas = Image.new("I", (size[1], size[0]), NOTHING)
+    brush = ImageDraw.Draw(canvas)
+    painted: dict[int, tuple[str, bool]] = {}
+    for row, thing in enumerate(objects):
+        label, polygon = (thing.get("label"), thing.get("polygon")) if isinstance(thing, dict) else (None, None)
+        if not isinstance(label, str) or not isinstance(polygon, list) or not all(map(_is_point, polygon)):
+            raise UserError(f"{path}: objects row {row}: must have a label and a polygon of points [x, y]; copy it again")
+        if thing.get("deleted") or label in NOT_PAINTED or len(polygon) < 3:
+            continue
+        name, crowd = (label, False) if label in CLASSES else (label.removesuffix("group"), label.endswith("group"))
+        if name in CLASSES:
+            painted[row] = (name, crowd)
+        brush.polygon([(x, y) for x, y in polygon], fill=row)
+    pixels = np.asarray(canvas)
+    for row, (name, crowd) in painted.items():
+        seen = pixels == row
+        if seen.any():
+            yield name, crowd, mask.encode(np.asfortranarray(seen.astype(np.uint8)))
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and all(type(number) in (int, float) for number in point)
+
+
+def _text(counts: Any) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else str(counts)

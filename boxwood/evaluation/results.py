@@ -1,0 +1,287 @@
+"""Files of detections, read back to be scored or drawn without the network: COCO results, and Detectron's ``detections.pkl``.
+
+A COCO results file is a list of records, each with ``image_id``, ``category_id``, ``score`` and one or more of ``bbox`` (x, y,
+width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of each), in pixels of the original image.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from hotcoco import mask as coco_mask
+from numpy.typing import NDArray
+
+from boxwood import safe_pickle
+from boxwood.errors import UserError
+from boxwood.evaluation.truth import ImageResults, Results
+from boxwood.ops.boxes import CONTINUOUS, Geometry
+from boxwood.structures import Categories
+
+__all__ = ["read_records", "read_results", "select_again"]
+
+SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+"""The key in which a record holds what a task is about."""
+
+Sizes = Mapping[int, tuple[int, int]]
+
+
+def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Results, tuple[str, ...]]:
+    """Read a file that `boxwood eval` or another program wrote: the detections by image, and the tasks of which its records have
+    something, of ``bbox``, ``segm`` and ``keypoints``; all three where there is no record.
+
+    ``categories`` are the classes that its ids mean, ``sizes`` height and width of the data set's images by id. Detections of other
+    images are kept, and left out when they are scored. A box that a record with a mask does not have is its mask's. Raises
+    `UserError`, naming the row, where a record is not what it should be, has another class, or a mask of another size than its
+    image.
+    """
+    records = _from_pickle(path, categories, sizes) if path.suffix == ".pkl" else _from_json(path)
+    columns = _Columns(records, path)
+    image_ids, scores = columns.image_ids(), columns.scores()
+    labels = columns.labels(categories)
+    tasks = columns.tasks()
+    rles = columns.masks(sizes) if "segm" in tasks else None
+    keypoints = columns.keypoints() if "keypoints" in tasks else None
+    boxes = columns.boxes() if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
+    # Stable: of equal scores the first of the file stays first, as in the COCO API.
+    order = np.lexsort((-scores, image_ids))
+    found, starts = np.unique(image_ids[order], return_index=True)
+    results: Results = {}
+    ends = np.append(starts, len(order))[1:]
+    for image_id, start, end in zip(found.tolist(), starts, ends, strict=True):
+        rows = order[start:end]
+        results[image_id] = ImageResults(
+            boxes[rows],
+            scores[rows],
+            labels[rows],
+            None if rles is None else [rles[row] for row in rows.tolist()],
+            None if keypoints is None else keypoints[rows],
+        )
+    return results, tasks
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a COCO results file as they are, of which nothing but ``image_id`` is looked at.
+
+    Raises `UserError` where it is no list of records, or one has no image id.
+    """
+    records = _from_json(path)
+    _Columns(records, path).image_ids()
+    return records
+
+
+def select_again(
+    results: Results,
+    *,
+    score_threshold: float,
+    nms_threshold: float,
+    detections_per_image: int,
+    geometry: Geometry = CONTINUOUS,
+) -> Results:
+    """What is left of each image's detections above another threshold, after another suppression within each class, and of those
+    the best so many: what the network's own selection does, on what is already selected."""
+    selected: Results = {}
+    for image_id, found in results.items():
+        corners = np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1)
+        scores = torch.from_numpy(found.scores)
+        possible = scores > score_threshold
+        kept = geometry.nms_mask(torch.from_numpy(corners), scores, torch.from_numpy(found.labels), nms_threshold, possible)
+        rows = np.flatnonzero(kept.numpy())[:detections_per_image]
+        selected[image_id] = ImageResults(
+            found.boxes[rows],
+            found.scores[rows],
+            found.labels[rows],
+            None if found.rles is None else [found.rles[row] for row in rows.tolist()],
+            None if found.keypoints is None else found.keypoints[rows],
+        )
+    return selected
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+class _Columns:
+    """Takes columns out of records, and names the row where one is missing or wrong."""
+
+    def __init__(self, records: Sequence[Any], path: Path) -> None:
+        self.records, self.path = records, path
+        for row, record in enumerate(records):
+            if type(record) is not dict:
+                self._fail(row, "must be a record with image_id, category_id and score", record)
+
+    def image_ids(self) -> NDArray[np.int64]:
+        return np.array(self._whole("image_id"), dtype=np.int64)
+
+    def labels(self, categories: Categories) -> NDArray[np.int64]:
+        ids = self._whole("category_id")
+        if strangers := set(ids) - categories.index.keys():
+            row = next(row for row, category in enumerate(ids) if category in strangers)
+            self._fail(row, f"'category_id' must be one of the data set's classes ({_ids(categories)})", ids[row])
+        return np.array([categories.index[category] for category in ids], dtype=np.int64)
+
+    def scores(self) -> NDArray[np.float64]:
+        return self._numbers("score", 1)[:, 0]
+
+    def tasks(self) -> tuple[str, ...]:
+        """What the first record has; the others must have it too."""
+        if not self.records:
+            return tuple(SHAPES)
+        tasks = tuple(task for task, key in SHAPES.items() if self.records[0].get(key) is not None)
+        if not tasks:
+            self._fail(0, "must have 'bbox', 'segmentation' or 'keypoints'", sorted(self.records[0]))
+        return tasks
+
+    def boxes(self) -> NDArray[np.float64]:
+        return self._numbers("bbox", 4)
+
+    def keypoints(self) -> NDArray[np.float64]:
+        first = self.records[0]["keypoints"] if self.records else []
+        count = len(first) if isinstance(first, list) else 0
+        if self.records and (count == 0 or count % 3):
+            self._fail(0, "'keypoints' must be x, y and a score of each", first)
+        return self._numbers("keypoints", count)
+
+    def masks(self, sizes: Sizes) -> list[dict[str, Any]]:
+        masks: list[dict[str, Any]] = []
+        for row, record in enumerate(self.records):
+            mask = record.get("segmentation")
+            size = mask.get("size") if isinstance(mask, dict) else None
+            if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+                self._fail(row, "'segmentation' must be run lengths {'size': [height, width], 'counts'}", mask)
+            height, width = size
+            # Not only for their sense: the size of a mask decides how much memory it takes.
+            if (expected := sizes.get(record["image_id"])) is not None and (height, width) != expected:
+                self._fail(row, f"'segmentation' must have the size of its image, {list(expected)}", [height, width])
+            counts = mask.get("counts")
+            if isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**32 for count in counts):
+                if sum(counts) != height * width:
+                    self._fail(row, "'segmentation' must have counts whose sum is its pixels", sum(counts))
+                mask = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+            elif not isinstance(counts, str):
+                self._fail(row, "'segmentation' must have counts, as text or a list", counts)
+            masks.append({"size": [height, width], "counts": _text(mask["counts"])})
+        try:
+            coco_mask.area(masks)
+        except Exception as error:  # whatever its decoder stumbles over
+            raise UserError(f"{self.path}: a mask's run lengths are damaged ({error}); write the file again") from None
+        return masks
+
+    def _whole(self, key: str) -> list[int]:
+        values = [record.get(key) for record in self.records]
+        if not set(map(type, values)) <= {int}:
+            row = next(row for row, value in enumerate(values) if type(value) is not int)
+            self._fail(row, f"'{key}' must be a whole number", values[row])
+        return values
+
+    def _numbers(self, key: str, count: int) -> NDArray[np.float64]:
+        values = [record.get(key) for record in self.records]
+        flat = [[value] for value in values] if key == "score" else values
+        try:
+            # Without a type asked for, text and None stay what they are.
+            numbers = np.array(flat or np.zeros((0, count)))
+        except ValueError:
+            numbers = np.zeros(0, dtype=np.object_)
+        if numbers.dtype.kind in "iuf" and numbers.shape == (len(flat), count):
+            wrong = ~np.isfinite(numbers).all(axis=1)
+        else:
+            wrong = np.array([not _are_numbers(own, count) for own in flat])
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            self._fail(row, f"'{key}' must be {'a number' if count == 1 else f'{count} numbers'}", values[row])
+        return numbers.astype(np.float64)
+
+    def _fail(self, row: int, expected: str, got: Any) -> NoReturn:
+        image = self.records[row].get("image_id") if type(self.records[row]) is dict else None
+        of = "" if image is None else f" (image id {image})"
+        raise UserError(f"{self.path}: row {row}{of}: {expected}, got {got!r:.80}; correct the file, or name another")
+
+
+def _from_json(path: Path) -> list[Any]:
+    collecting = gc.isenabled()
+    gc.disable()  # Millions of new objects, none of them garbage.
+    try:
+        records = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name a file of detections") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]}); name a file of COCO results") from None
+    finally:
+        if collecting:
+            gc.enable()
+    if not isinstance(records, list):
+        raise UserError(f"{path}: is no file of COCO results, which is a list of records, but a {type(records).__name__}")
+    return records
+
+
+def _from_pickle(path: Path, categories: Categories, sizes: Sizes) -> list[dict[str, Any]]:
+    """Detectron's: for each class, background first, and each image in the order of ids (N, 5) x1, y1, x2, y2, score, its boxes
+    ending on their last pixel; run lengths and (4, K) keypoints x, y, logit, probability beside them."""
+    content = safe_pickle.read(path)
+    boxes = content.get("all_boxes") if isinstance(content, dict) else None
+    if not isinstance(boxes, list) or not all(isinstance(own, list) for own in boxes):
+        raise UserError(f"{path}: is no file of Detectron's detections (it has no 'all_boxes'); name one, or COCO results")
+    image_ids = sorted(sizes)
+    if len(boxes) != len(categories) + 1 or any(len(own) not in (0, len(image_ids)) for own in boxes[1:]):
+        raise UserError(
+            f"{path}: has detections of {len(boxes) - 1} classes in {max(map(len, boxes), default=0)} images, the data set has "
+            f"{len(categories)} and {len(image_ids)}; name the data set that it was made on"
+        )
+    records: list[dict[str, Any]] = []
+    for label, own in enumerate(boxes[1:]):
+        for place, found in enumerate(own):
+            rows = np.asarray(found, dtype=np.float64)
+            if rows.size == 0:
+                continue
+            if rows.ndim != 2 or rows.shape[1] != 5:
+                raise UserError(f"{path}: image id {image_ids[place]}: expected boxes (n, 5), got {rows.shape}; name another file")
+            masks, points = (_beside(content, key, label + 1, place, len(rows)) for key in ("all_segms", "all_keyps"))
+            for row, (x1, y1, x2, y2, score) in enumerate(rows.tolist()):
+                record: dict[str, Any] = {
+                    "image_id": image_ids[place],
+                    "category_id": categories.ids[label],
+                    "score": score,
+                    "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+                }
+                if masks is not None:
+                    size, counts = masks[row].get("size"), masks[row].get("counts")
+                    record["segmentation"] = {"size": list(size) if size is not None else None, "counts": _text(counts)}
+                if points is not None:
+                    record["keypoints"] = np.asarray(points[row], dtype=np.float64)[:3].T.flatten().tolist()
+                records.append(record)
+    return records
+
+
+def _beside(content: Mapping[str, Any], key: str, label: int, place: int, count: int) -> list[Any] | None:
+    """The masks or keypoints of the boxes in one place; None where the model had none."""
+    try:
+        found = content[key][label][place]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return list(found) if isinstance(found, list) and len(found) == count else None
+
+
+def _boxes_of(rles: list[dict[str, Any]] | None, keypoints: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
+    """(N, 4) x, y, width, height around masks, or around keypoints, of detections without a box."""
+    if rles is not None:
+        return np.array(coco_mask.toBbox(rles), dtype=np.float64).reshape(count, 4)
+    assert keypoints is not None
+    points = keypoints.reshape(count, -1, 3)[..., :2]
+    return np.concatenate([points.min(axis=1), np.ptp(points, axis=1)], axis=1)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(number) in (int, float) for number in value)
+
+
+def _text(counts: Any) -> Any:
+    return counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+
+
+def _ids(categories: Categories) -> str:
+    known = [f"{category} {name}" for category, name in zip(categories.ids, categories.names, strict=True)]
+    return ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")

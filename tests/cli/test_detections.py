@@ -1,0 +1,104 @@
+"""Detections that were written once are scored again, drawn and selected, without the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Boxwood, tiny
+
+
+@pytest.fixture(scope="module")
+def detections(trained: Path) -> Path:
+    return trained / "eval" / "detections.json"
+
+
+def metrics(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "metrics.json").read_text())
+    found.pop("images_per_second", None)
+    return found
+
+
+def test_as_they_are(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    assert boxwood("eval", trained, "--out", tmp_path / "first").status == 0
+    done = boxwood("eval", trained, "--detections", tmp_path / "first" / "detections.json", "--out", tmp_path / "again")
+    assert done.status == 0, done.err
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "first")
+    assert (tmp_path / "again" / "detections.json").read_text() == (tmp_path / "first" / "detections.json").read_text()
+    assert "detections on 2 images" in done.out
+
+
+def test_under_another_selection(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    """What the network selects from its own outputs under the same settings is the same."""
+    setting = "test.detections_per_image=3"
+    assert boxwood("eval", trained, setting, "--out", tmp_path / "network").status == 0
+    done = boxwood("eval", trained, setting, "--detections", detections, "--out", tmp_path / "file")
+    assert done.status == 0, done.err
+    records = json.loads((tmp_path / "file" / "detections.json").read_text())
+    assert 0 < len(records) <= 6 and records == json.loads((tmp_path / "network" / "detections.json").read_text())
+    assert "after the selection of test.*" in done.out
+
+
+def test_on_other_data(boxwood: Boxwood, trained: Path, detections: Path, shapes: Path, tmp_path: Path) -> None:
+    """Images that the other truth does not have are left out, and a note says so."""
+    coco = json.loads((shapes / "val.json").read_text())
+    first = coco["images"][0]["id"]
+    coco["images"] = coco["images"][:1]
+    coco["annotations"] = [row for row in coco["annotations"] if row["image_id"] == first]
+    (tmp_path / "half.json").write_text(json.dumps(coco))
+    done = boxwood("eval", trained, f"data.val.annotations={tmp_path / 'half.json'}", "--detections", detections, "--out", tmp_path)
+    assert done.status == 0 and "are not in the truth" in " ".join(done.out.split())
+
+
+def test_proposals(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    data = [override for override in tiny(shapes) if override.startswith(("data.", "train."))]
+    small = ("model.backbone.weights=null", "model.fpn.channels=16", "model.rpn.test_proposals=30")
+    assert boxwood("train", "rpn_mobilenetv2_fpn", *data, *small, "--out", tmp_path / "rpn").status == 0
+    assert boxwood("eval", tmp_path / "rpn").status == 0
+    file = tmp_path / "rpn" / "eval" / "proposals.safetensors"
+    done = boxwood("eval", tmp_path / "rpn", "--detections", file)
+    assert done.status == 0, done.err
+    assert metrics(tmp_path / "rpn" / "eval-again") == metrics(tmp_path / "rpn" / "eval")
+    refused = boxwood("data", "show", tmp_path / "rpn", "--detections", file, "--out", tmp_path / "seen")
+    assert refused.status == 2 and "boxes without classes" in refused.err
+
+
+def test_mistakes(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.json").write_text('[{"image_id": 1, "category_id": 99, "score": 1, "bbox": [0, 0, 1, 1]}]')
+    for file, told in (("wrong.json", "row 0 (image id 1): 'category_id'"), ("missing.json", "cannot be read")):
+        done = boxwood("eval", trained, "--detections", tmp_path / file, "--out", tmp_path / "out")
+        assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not (tmp_path / "out").exists()
+    both = boxwood("eval", trained, "--detections", detections, "--weights", trained / "last.safetensors")
+    assert both.status == 2 and "--weights has nothing to do" in both.err
+
+
+def test_drawn_beside_the_truth(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    done = boxwood("data", "show", trained, "--detections", detections, "--out", tmp_path, "--score", "0", "--count", "1")
+    assert done.status == 0, done.err
+    (path,) = tmp_path.iterdir()
+    few = tmp_path / "few"
+    boxwood("data", "show", trained, "--detections", detections, "--out", few, "--score", "1")
+    with Image.open(path) as all_drawn, Image.open(few / path.name) as none_drawn:
+        assert all_drawn.size == none_drawn.size and all_drawn.width > 2 * 128
+        left, right = ((0, 0, 120, all_drawn.height), (all_drawn.width - 120, 0, all_drawn.width, all_drawn.height))
+        assert all_drawn.crop(left).tobytes() == none_drawn.crop(left).tobytes()
+        assert all_drawn.crop(right).tobytes() != none_drawn.crop(right).tobytes()
+
+
+def test_those_of_some_images(boxwood: Boxwood, detections: Path, tmp_path: Path) -> None:
+    """COCO's lists of test images have no annotations."""
+    records = json.loads(detections.read_text())
+    wanted = records[0]["image_id"]
+    info, out = tmp_path / "image_info.json", tmp_path / "chosen.json"
+    info.write_text(json.dumps({"images": [{"id": wanted}, {"id": 10**9}], "categories": []}))
+    done = boxwood("data", "select", detections, "--images", info, "--out", out)
+    assert done.status == 0, done.err
+    expected = [record for record in records if record["image_id"] == wanted]
+    assert json.loads(out.read_text()) == expected and len(expected) < len(records)
+    assert done.out == f"{out}: {len(expected)} of {len(records)} detections, in 1 of 2 images\n"
+    info.write_text(json.dumps({"images": [{"id": 10**9}]}))
+    none = boxwood("data", "select", detections, "--images", info, "--out", tmp_path / "none.json")
+    assert none.status == 2 and "no detection in an image of" in none.err and not (tmp_path / "none.json").exists()

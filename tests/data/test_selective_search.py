@@ -1,0 +1,72 @@
+"""Selective search's boxes from MATLAB's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from boxwood.data.proposals import read_proposals
+from tests.conftest import Boxwood
+
+COCO = {
+    "images": [{"id": i, "file_name": f"{name}.jpg", "height": 50, "width": 60} for i, name in ((8, "000012"), (3, "000005"))],
+    "annotations": [],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+def cells(items: list[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
+    array = np.empty((1, len(items)), dtype=np.object_)
+    array[0] = items
+    return array
+
+
+FIRST, SECOND = np.array([[1, 1, 50, 60], [11, 21, 20, 40]], np.uint16), np.zeros((0, 4))
+"""y1, x1, y2, x2, counted from 1 and ending on the last pixel; one image has none."""
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    path = tmp_path / "voc.json"
+    path.write_text(json.dumps(COCO))
+    return path
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_boxes_of_a_data_set(named: bool, annotations: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+    names = {"images": np.array([["other"], ["000012"], ["000005"]], dtype=np.object_)} if named else {}
+    others = [np.ones((1, 4))] if named else []
+    savemat(tmp_path / "ss.mat", {"boxes": cells([*others, *((SECOND, FIRST) if named else (FIRST, SECOND))]), **names})
+    out = tmp_path / "ss.safetensors"
+    done = boxwood("data", "proposals", tmp_path / "ss.mat", "--annotations", annotations, "--out", out)
+    assert done.status == 0, done.err
+    assert done.out == f"{out}: 2 boxes of 2 images\n"
+    file = read_proposals(out)
+    assert file.image_ids.tolist() == [3, 8]
+    assert file.of(3).tolist() == [[0, 0, 60, 50], [20, 10, 40, 20]] and file.of(8).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"boxes": cells([FIRST])}, "has boxes of 1 images, the data set has 2"),
+        ({"boxes": cells([FIRST, np.ones((2, 3))])}, "image id 8: expected boxes (n, 4)"),
+        ({"boxes": np.ones((2, 4))}, "holds no cell array 'boxes'"),
+        ({"boxes": cells([FIRST, SECOND]), "images": np.array([["a"], ["b"]], dtype=np.object_)}, "no boxes for 2 images, such as"),
+        (b"MATLAB 5.0 MAT-file, cut", "is no MATLAB file"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_one_line(content: Any, told: str, annotations: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+    path, out = tmp_path / "ss.mat", tmp_path / "ss.safetensors"
+    if isinstance(content, dict):
+        savemat(path, content)
+    elif content is not None:
+        path.write_bytes(content)
+    done = boxwood("data", "proposals", path, "--annotations", annotations, "--out", out)
+    assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not out.exists()

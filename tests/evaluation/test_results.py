@@ -1,0 +1,214 @@
+"""Files of detections are read back as they are, from us, from other programs and from Detectron; wrong rows are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boxwood.errors import UserError
+from boxwood.evaluation import CocoEvaluator, save_detections
+from boxwood.evaluation.results import read_records, read_results, select_again
+from boxwood.evaluation.truth import ImageResults
+from boxwood.structures import Categories
+from tests.evaluation import keypoint_cases
+from tests.evaluation.cases import NAMES, categories, random_case, reference
+from tests.test_safe_pickle import Python2
+
+TWO = Categories((3, 7), ("cat", "dog"))
+SIZES = {5: (10, 12), 9: (10, 12)}
+
+
+def sizes_of(truth: dict[str, Any]) -> dict[int, tuple[int, int]]:
+    return {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+
+
+def scored(path: Path, truth: dict[str, Any], classes: Categories) -> dict[str, Any]:
+    evaluator = CocoEvaluator(truth, classes)
+    evaluator.results, evaluator.tasks = read_results(path, classes, sizes_of(truth))
+    return evaluator.compute()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_written_is_scored_the_same(seed: int, tmp_path: Path) -> None:
+    truth, found = random_case(seed)
+    evaluator = CocoEvaluator(truth, categories(truth), tasks=("bbox", "segm"))
+    for image_id, one in found.items():
+        evaluator.add(image_id, one)
+    save_detections(evaluator.records, tmp_path / "detections.json")
+    again = scored(tmp_path / "detections.json", truth, categories(truth))
+    expected = evaluator.compute()
+    assert again["bbox"] == expected["bbox"] and again["segm"] == expected["segm"]
+    assert again["per_class"] == expected["per_class"]
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_results_of_another_program_against_pycocotools(task: str, tmp_path: Path) -> None:
+    """One sort of result a file, in any order of images, ids as in the truth: as the COCO server takes them."""
+    truth, found = random_case(11)
+    ids, records = categories(truth).ids, []
+    for image_id in reversed(found):
+        one = found[image_id]
+        codes = one.rles()
+        assert codes is not None
+        for rank in range(len(one)):
+            x1, y1, x2, y2 = one.boxes[rank].double().tolist()
+            own = {"bbox": [x1, y1, x2 - x1, y2 - y1]} if task == "bbox" else {"segmentation": codes[rank]}
+            records.append(
+                {"image_id": image_id, "category_id": ids[one.labels[rank]], "score": one.scores[rank].item(), "id": 7, **own}
+            )
+    (tmp_path / "results.json").write_text(json.dumps(records))
+    metrics = scored(tmp_path / "results.json", truth, categories(truth))
+    assert {"bbox", "segm"} & metrics.keys() == {task}
+    expected = reference(truth, found, task)
+    assert [metrics[task][name] for name in NAMES] == [expected[name] for name in NAMES]
+
+
+def test_keypoints_alone(tmp_path: Path) -> None:
+    sigmas = keypoint_cases.SIGMAS["four"]
+    truth, found = keypoint_cases.random_case(2, sigmas)
+    classes = keypoint_cases.categories(truth, sigmas)
+    evaluator = CocoEvaluator(truth, classes, tasks=("keypoints",))
+    for image_id, one in found.items():
+        evaluator.add(image_id, one)
+    save_detections(evaluator.records, tmp_path / "keypoints.json")
+    assert "bbox" not in json.loads((tmp_path / "keypoints.json").read_text())[0]
+    assert scored(tmp_path / "keypoints.json", truth, classes)["keypoints"] == evaluator.compute()["keypoints"]
+
+
+def test_detections_of_detectron(tmp_path: Path) -> None:
+    """Classes with background first, images by id, boxes that end on their last pixel, written by Python 2."""
+    mask = {"size": [10, 12], "counts": "P14600000`1"}
+    empty = np.zeros((0, 5), np.float32)
+    content = {
+        "all_boxes": [[], [np.float32([[1, 2, 4, 5, 0.5]]), empty], [empty, np.float32([[0, 0, 11, 9, 0.75], [2, 2, 2, 2, 0.25]])]],
+        "all_segms": [[], [[mask], []], [[], [mask, mask]]],
+        "all_keyps": [[], [[], []], [[], []]],
+        "cfg": "MODEL: {}\n",
+    }
+    with (tmp_path / "detections.pkl").open("wb") as file:
+        Python2(file, 2).dump(content)
+    results, tasks = read_results(tmp_path / "detections.pkl", TWO, SIZES)
+    assert tasks == ("bbox", "segm") and list(results) == [5, 9]
+    assert results[5].boxes.tolist() == [[1, 2, 4, 4]] and results[5].labels.tolist() == [0]
+    assert results[9].boxes.tolist() == [[0, 0, 12, 10], [2, 2, 1, 1]] and results[9].scores.tolist() == [0.75, 0.25]
+    assert results[9].rles == [mask, mask]
+    with pytest.raises(UserError, match="detections of 2 classes in 2 images, the data set has 1 and 2"):
+        read_results(tmp_path / "detections.pkl", Categories((1,), ("cat",)), SIZES)
+    content["all_boxes"] = [[], [np.zeros((1, 4)), empty], [empty, empty]]
+    with (tmp_path / "wrong.pkl").open("wb") as file:
+        Python2(file, 2).dump(content)
+    with pytest.raises(UserError, match=r"image id 5: expected boxes \(n, 5\)"):
+        read_results(tmp_path / "wrong.pkl", TWO, SIZES)
+
+
+def test_keypoints_of_detectron(tmp_path: Path) -> None:
+    points = np.float32([[1, 2], [3, 4], [0.5, -1], [0.1, 0.2]])  # x, y, logit, probability of two keypoints
+    content = {"all_boxes": [[], [np.float32([[1, 2, 4, 5, 0.5]]), []]], "all_segms": [[], []], "all_keyps": [[], [[points], []]]}
+    with (tmp_path / "detections.pkl").open("wb") as file:
+        Python2(file, 2).dump(content)
+    results, tasks = read_results(tmp_path / "detections.pkl", Categories((1,), ("person",)), SIZES)
+    assert tasks == ("bbox", "keypoints") and results[5].keypoints is not None
+    assert results[5].keypoints.tolist() == [[1, 3, 0.5, 2, 4, -1]]
+
+
+GOOD = {
+    "image_id": 5,
+    "category_id": 3,
+    "score": 0.5,
+    "bbox": [1, 2, 3, 4],
+    "segmentation": {"size": [10, 12], "counts": "P14600000`1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda row: row.pop("image_id"), "row 1: 'image_id' must be a whole number, got None"),
+        (lambda row: row.update(image_id="5"), "row 1 (image id 5): 'image_id' must be a whole number, got '5'"),
+        (
+            lambda row: row.update(category_id=4),
+            "row 1 (image id 5): 'category_id' must be one of the data set's classes (3 cat, 7",
+        ),
+        (lambda row: row.update(score=None), "'score' must be a number, got None"),
+        (lambda row: row.update(score="0.5"), "'score' must be a number, got '0.5'"),
+        (lambda row: row.update(score=float("nan")), "'score' must be a number, got nan"),
+        (lambda row: row.update(bbox=[1, 2, 3]), "'bbox' must be 4 numbers, got [1, 2, 3]"),
+        (lambda row: row.update(bbox=[1, 2, 3, "4"]), "'bbox' must be 4 numbers"),
+        (lambda row: row.pop("bbox"), "'bbox' must be 4 numbers, got None"),
+        (lambda row: row.update(segmentation=[[1, 2, 3, 4, 5, 6]]), "'segmentation' must be run lengths"),
+        (lambda row: row["segmentation"].update(size=[10**6, 10**6]), "must have the size of its image, [10, 12]"),
+        (lambda row: row["segmentation"].update(counts=[1, 2]), "counts whose sum is its pixels, got 3"),
+        (lambda row: row["segmentation"].update(counts=7), "counts, as text or a list, got 7"),
+    ],
+)
+def test_a_wrong_row_is_named(change: Callable[[dict[str, Any]], None], told: str, tmp_path: Path) -> None:
+    wrong = json.loads(json.dumps(GOOD))
+    change(wrong)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([GOOD, wrong]))
+    with pytest.raises(UserError) as error:
+        read_results(path, TWO, SIZES)
+    assert str(error.value).startswith(f"{path}: row 1") and told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"), ("{", "is not JSON"), ('{"annotations": []}', "is no file of COCO results"), ("[3]", "row 0"),
+        ('[{"image_id": 5, "category_id": 3, "score": 1}]', "must have 'bbox', 'segmentation' or 'keypoints'"),
+        ("[[", "is not JSON"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_one_line(content: str | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as error:
+        read_results(path, TWO, SIZES)
+    assert str(error.value).startswith(str(path)) and told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_detections(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    assert read_results(tmp_path / "results.json", TWO, SIZES) == ({}, ("bbox", "segm", "keypoints"))
+    assert read_records(tmp_path / "results.json") == []
+
+
+def plain_selection(found: ImageResults, threshold: float, overlap: float, count: int) -> list[int]:
+    """In order of score: above the threshold, and overlapping none that is kept of its class by more than so much."""
+    kept: list[int] = []
+    for i in range(len(found)):
+        x, y, w, h = found.boxes[i]
+        free = True
+        for j in kept:
+            a, b, c, d = found.boxes[j]
+            shared = max(min(x + w, a + c) - max(x, a), 0) * max(min(y + h, b + d) - max(y, b), 0)
+            free &= found.labels[i] != found.labels[j] or shared / (w * h + c * d - shared) <= overlap
+        if found.scores[i] > threshold and free:
+            kept.append(i)
+    return kept[:count]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_another_selection_against_a_plain_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes = np.concatenate([rng.uniform(0, 30, (40, 2)), rng.uniform(10, 40, (40, 2))], axis=1)
+    found = ImageResults(
+        boxes,
+        np.sort(rng.random(40))[::-1].copy(),
+        rng.integers(0, 2, 40),
+        [{"size": [1, 1], "counts": str(i)} for i in range(40)],
+        rng.random((40, 6)),
+    )
+    (selected,) = select_again({4: found}, score_threshold=0.2, nms_threshold=0.3, detections_per_image=9).values()
+    expected = plain_selection(found, 0.2, 0.3, 9)
+    assert selected.scores.tolist() == found.scores[expected].tolist() and len(expected) > 3
+    assert selected.boxes.tolist() == boxes[expected].tolist() and selected.labels.tolist() == found.labels[expected].tolist()
+    assert [code["counts"] for code in selected.rles or ()] == [str(i) for i in expected]
+    assert found.keypoints is not None and selected.keypoints is not None
+    assert selected.keypoints.tolist() == found.keypoints[expected].tolist()
