@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 import boxwood
+from boxwood.ops.boxes import Geometry
 
 PACKAGE = Path(boxwood.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -186,3 +187,16 @@ def test_reading_budget(recipe: str) -> None:
     assert int(row[1]) == len(files), "docs/reading.md"
     assert int(row[2]) == pytest.approx(len(functions), rel=0.03), "docs/reading.md"
     assert int(row[3].replace(",", "")) == pytest.approx(sum(lines.values()), rel=0.03), "docs/reading.md"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.stem)
+def test_no_function_asks_twice_which_geometry_it_has(path: Path) -> None:
+    """A geometry answers for itself; where it only says yes or no, a function may decide by that once."""
+    switches = {name for name, value in vars(Geometry).items() if type(value) is bool}
+    assert "binary_masks" in switches
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            asked = [node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr in switches]
+            named = [node.id for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in ("DETECTRON1", "Detectron1")]
+            assert len(asked) <= 1 and not named, f"{path.name}: {function.name} asks {asked} {named}"

@@ -139,9 +139,8 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     Boxes are cut at the image, without its padding; what is left of no area is dropped. ``padded`` is the height and width of the
     network's input.
     """
-    learning, sizes = batch.targets is not None, batch.sizes
-    if geometry.proposes_in_padding and not learning:
-        sizes = sizes.new_tensor(padded).expand_as(sizes)
+    learning = batch.targets is not None
+    sizes = batch.sizes if learning else geometry.test_bounds(batch.sizes, padded)
     candidates = config.train_candidates if learning else config.test_candidates
     proposals = config.train_proposals if learning else config.test_proposals
     level_boxes, level_logits, level_indices, level_kept = [], [], [], []

@@ -230,8 +230,6 @@ class Geometry:
     """Where in its pixel a keypoint lies, less than its middle, in pixels of the original image."""
     binary_masks = False
     """Mask targets are 0 or 1, not the covered share of a cell."""
-    proposes_in_padding = False
-    """Proposals for testing are cut at the padded batch, not at their image."""
     shares_proposals = False
     """On a pyramid the best proposals of all images of a batch together are learnt from, not the best of each."""
     fixed_counts = False
@@ -250,6 +248,11 @@ class Geometry:
         in the network's pixels.
         """
         return torch.ones_like(sizes, dtype=torch.float32)
+
+    def test_bounds(self, sizes: Tensor, padded: Sequence[int]) -> Tensor:
+        """The (height, width) at which proposals for testing are cut, (B, 2): of ``sizes`` of the images (B, 2), and the ``padded``
+        one of the batch, those of the images."""
+        return sizes
 
     def rescale(self, boxes: Tensor, factor: Tensor) -> Tensor:
         """Boxes of the same image at another scale: (..., 4), ``factor`` (..., 2) for x and y."""

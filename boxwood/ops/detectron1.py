@@ -94,7 +94,6 @@ class Detectron1(continuous.Geometry):
     map_rounding = "pixels"
     keypoint_shift = 0.5
     binary_masks = True
-    proposes_in_padding = True
     shares_proposals = True
     fixed_counts = True
     keeps_coarsest = True
@@ -103,6 +102,10 @@ class Detectron1(continuous.Geometry):
     def scales(self, sizes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
         """(B, 2) for x and y: the second stage works in the pixels of the original image."""
         return (sizes / torch.tensor(original_sizes, device=sizes.device)).flip(-1)
+
+    def test_bounds(self, sizes: Tensor, padded: Sequence[int]) -> Tensor:
+        """The padded size, for all."""
+        return sizes.new_tensor(padded).expand_as(sizes)
 
     def rescale(self, boxes: Tensor, factor: Tensor) -> Tensor:
         """The last pixel is multiplied, and its width added again: (..., 4), ``factor`` (..., 2) -> (..., 4).

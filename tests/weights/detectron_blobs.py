@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,28 @@ NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {
     "scratch_e2e_mask_rcnn_R-50-FPN_3x_gn": ({"masks": True, "norm": "gn"}, 223, 45_715_509),
 }
 """A configuration, what it is, and how many blobs and numbers Detectron's own builder made of it."""
+
+
+def parts_of(name: str) -> dict[str, Any]:
+    """What a configuration's name says of its network, as arguments of `network`; two of the same parts are the same network."""
+    body = re.search(r"[RX]-(\d+)(?:-(\d+)x(\d+)d)?", name)
+    assert body is not None
+    what: dict[str, Any] = {"kind": "fpn", "depth": int(body[1]), "groups": int(body[2] or 1), "width": int(body[3] or 64)}
+    if "retinanet" in name:
+        what["kind"] = "retinanet"
+    elif "C4" in name:
+        what["kind"] = "rpn_c4" if name.startswith("rpn") else "c4"
+    elif name.startswith("rpn"):
+        what["kind"] = "rpn"
+    if name.endswith("_gn"):
+        what["norm"] = "gn"
+    if "mask_rcnn" in name:
+        what["masks"] = True
+    if "keypoint_rcnn" in name:
+        what |= {"keypoints": True, "classes": 2}
+    if name.startswith(("fast_rcnn", "mask_rcnn", "keypoint_rcnn")):
+        what["proposes"] = False
+    return what
 
 
 def convolution(shapes: Shapes, name: str, *shape: int, norm: str | None = None, bias: bool = True) -> None:
@@ -85,8 +108,9 @@ def network(
     masks: bool = False,
     keypoints: bool = False,
     classes: int = 81,
+    proposes: bool = True,
 ) -> Shapes:
-    """Names and shapes of all blobs; ``classes`` counts background."""
+    """Names and shapes of all blobs; ``classes`` counts background, Fast R-CNN does not propose."""
     shapes = body(depth, groups, width, norm, last=4 if kind == "rpn_c4" else 5)
     gn = "gn" if norm == "gn" else None
     if kind in ("c4", "rpn_c4"):
@@ -127,6 +151,8 @@ def network(
             convolution(shapes, f"conv_fcn{layer}", 512, 256 if layer == 1 else 512, 3, 3)
         shapes["kps_score_lowres_w"], shapes["kps_score_lowres_b"] = (512, 17, 4, 4), (17,)
         shapes["kps_score_w"], shapes["kps_score_b"] = (17, 17, 4, 4), (17,)
+    if not proposes:
+        shapes = {name: shape for name, shape in shapes.items() if "rpn" not in name}
     return shapes
 
 

@@ -21,10 +21,23 @@ from boxwood.models.rois import RoIConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.weights.detectron import convert, read_detectron
-from tests.weights.detectron_blobs import NETWORKS, body, convolution, network, random_blobs, read_back, write
+from boxwood.zoo.table import entries
+from tests.weights.detectron_blobs import NETWORKS, body, convolution, network, parts_of, random_blobs, read_back, write
 
 PERSON = Categories((1,), ("person",), KeypointFacts(tuple(f"k{i}" for i in range(17)), tuple(range(17))))
 COCO = Categories(tuple(range(1, 81)), tuple(f"c{i}" for i in range(80)))
+
+
+def every_network() -> dict[str, dict[str, Any]]:
+    """Each network of the model zoo once, by the first model that is one, after those whose blobs were counted."""
+    found = {name: parts_of(name) for name in NETWORKS}
+    for entry in entries():
+        if entry.source == "detectron" and entry.task != "imagenet":
+            name = entry.name.removeprefix("detectron/")
+            parts = parts_of(name)
+            if parts not in found.values():
+                found[name] = parts
+    return found
 
 
 def built(config: ModelConfig, classes: int) -> Any:
@@ -38,14 +51,15 @@ def test_the_blobs_are_detectrons(name: str) -> None:
     """As many blobs and numbers as Detectron's own builder made."""
     what, count, numbers = NETWORKS[name]
     shapes = network(**what)
+    assert shapes == network(**parts_of(name))
     assert (len(shapes), sum(map(math.prod, shapes.values()))) == (count, numbers)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "e2e_mask_rcnn_R-50-FPN_1x" else pytest.mark.slow) for name in NETWORKS]
+    "name", [pytest.param(name, marks=() if name == "e2e_mask_rcnn_R-50-FPN_1x" else pytest.mark.slow) for name in every_network()]
 )
 def test_every_tensor_is_accounted_for(name: str, tmp_path: Path) -> None:
-    what, _, _ = NETWORKS[name]
+    what = every_network()[name]
     blobs = random_blobs(network(**what))
     shapes = [array.shape for array in blobs.values()]
     extra = {
@@ -65,7 +79,7 @@ def test_every_tensor_is_accounted_for(name: str, tmp_path: Path) -> None:
     assert set(report.unused) == extra.keys() | fixed
     assert {*report.loaded.values(), *report.reordered.values(), *report.unused} == written.keys()
     assert {*report.loaded, *report.reordered, *report.constant, *report.anew} == state.keys()
-    assert all(n.startswith("backbone.layer4.") for n in report.anew) and bool(report.anew) == (what.get("kind") == "rpn_c4")
+    assert all(n.startswith("backbone.layer4.") for n in report.anew) and bool(report.anew) == (what["kind"] == "rpn_c4")
     assert all(n.endswith(("running_mean", "running_var")) for n in report.constant)
     for ours, theirs in report.loaded.items():
         assert torch.equal(state[ours], torch.from_numpy(written[theirs])), ours
