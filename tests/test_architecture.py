@@ -198,5 +198,7 @@ def test_no_function_asks_twice_which_geometry_it_has(path: Path) -> None:
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
             asked = [node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr in switches]
-            named = [node.id for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in ("DETECTRON1", "Detectron1")]
+            named = [
+                node.id for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in ("DETECTRON1", "Detectron1")
+            ]
             assert len(asked) <= 1 and not named, f"{path.name}: {function.name} asks {asked} {named}"
