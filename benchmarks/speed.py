@@ -49,7 +49,7 @@ from boxwood.data.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator
 from boxwood.inference.predictor import prepare
 from boxwood.models.detector import without_pretrained
-from boxwood.models.instances import TestConfig
+from boxwood.models.testing import TestConfig
 from boxwood.ops.masks import paste_masks
 from boxwood.ops.roi_align import roi_align
 from boxwood.recipes import resolve

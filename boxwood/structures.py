@@ -13,7 +13,6 @@ sees it; detections are in the pixels of the original image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -327,8 +326,3 @@ class Detections:
             keypoints=None if chosen.keypoints is None else chosen.keypoints.cpu().numpy(),
             skeleton=self.skeleton,
         )
-
-
-def empty_detections(size: tuple[int, int], class_names: Sequence[str] = ()) -> Detections:
-    """No detections in an image of ``size`` (height, width)."""
-    return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), size, tuple(class_names))

@@ -11,6 +11,8 @@ from boxwood.cli.arguments import default_out, imports_option, overrides_argumen
 from boxwood.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from boxwood.evaluation import CocoEvaluator, Metrics, ProposalEvaluator
     from boxwood.run import RunConfig
 
@@ -55,6 +57,7 @@ def _run(config: RunConfig, path: str, out: Path) -> None:
     from boxwood.distributed import choose_device, process_group, rank, world_size
     from boxwood.evaluation import evaluate, make_evaluator
     from boxwood.files import make_folder
+    from boxwood.inference.augmentation import augmented
     from boxwood.inference.predictor import prepare
     from boxwood.weights.file import read_weights, restore_model
     from boxwood.weights.published import is_published, read_published
@@ -67,20 +70,21 @@ def _run(config: RunConfig, path: str, out: Path) -> None:
             raise UserError(
                 f"{path} and data.val differ in categories: {difference} (the first is the weights); name matching data"
             )
-        model = prepare(restore_model(saved, model=config.model, test=config.test, where=path)).to(device)
+        network = prepare(restore_model(saved, model=config.model, test=config.test, where=path))
+        model, transforms = augmented(network, config.data.val.transforms, config.test)
         if rank() == 0:
             make_folder(out)  # before the work, not after it
         # One image at a time, as in training, so that no image's padding depends on its neighbours.
         batches = eval_batches(
             val_set,
-            config.data.val.transforms,
+            transforms,
             batch_size=1,
             workers=config.data.workers,
             rank=rank(),
             world_size=world_size(),
         )
         evaluator = make_evaluator(val_set.to_coco(), saved.categories, class_agnostic=config.model.class_agnostic)
-        metrics = evaluate(model, batches, evaluator, device)
+        metrics = evaluate(model.to(device), batches, evaluator, device)
         if rank() == 0:
             _report(evaluator, metrics, f"{path} on {len(val_set)} images", out)
 
@@ -92,6 +96,7 @@ def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
     from boxwood.evaluation.results import read_results, select_again
     from boxwood.evaluation.truth import ImageResults
     from boxwood.models.detector import GEOMETRIES
+    from boxwood.models.instances import suppress
 
     val_set = config.data.val.open()
     truth = val_set.to_coco()
@@ -103,13 +108,16 @@ def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
         evaluator.results = {i: ImageResults.of_proposals(*columns) for i, *columns in read_proposals(path).columns()}
     told = f"{path}: {sum(map(len, evaluator.results.values())):,} detections"
     if again:
-        evaluator.results = select_again(
-            evaluator.results,
-            score_threshold=config.test.score_threshold,
-            nms_threshold=config.test.nms_threshold,
-            detections_per_image=config.test.detections_per_image,
-            geometry=GEOMETRIES[config.model.geometry],
-        )
+        geometry = GEOMETRIES[config.model.geometry]
+
+        def select(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            possible = scores > config.test.score_threshold
+            boxes, scores, kept = suppress(boxes, scores, labels, possible, config.test, geometry)
+            rows = kept.nonzero()[:, 0]
+            rows = rows[scores[rows].argsort(descending=True, stable=True)][: config.test.detections_per_image]
+            return boxes[rows], scores[rows], rows
+
+        evaluator.results = select_again(evaluator.results, select)
         told += f", {sum(map(len, evaluator.results.values())):,} of them after the selection of test.*,"
     _report(evaluator, evaluator.compute(), f"{told} on {len(val_set)} images", out)
 

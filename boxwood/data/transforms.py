@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from boxwood.config import Component
 from boxwood.structures import Bitmap, Polygons, Sample
 
-__all__ = ["HorizontalFlip", "ResizeShortestEdge", "Transform", "resized_size"]
+__all__ = ["HorizontalFlip", "ResizeShortestEdge", "Transform", "resized", "resized_size"]
 
 
 class Transform(Component):
@@ -42,23 +42,7 @@ class ResizeShortestEdge(Transform):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         short = self.short[int(rng.integers(len(self.short)))] if len(self.short) > 1 else self.short[0]
-        height, width = sample.size
-        size = resized_size((height, width), short, self.long)
-        if size == (height, width):
-            return sample
-        # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
-        image = sample.image[None].contiguous(memory_format=torch.channels_last)
-        sample.image = interpolate(image, size, mode="bilinear", antialias=self.antialias)[0]
-        # The rounded size decides, so that what touches the border still does.
-        y, x = size[0] / height, size[1] / width
-        sample.boxes = sample.boxes * torch.tensor([x, y, x, y])
-        if sample.proposals is not None:
-            sample.proposals = sample.proposals * torch.tensor([x, y, x, y])
-        if sample.keypoints is not None:
-            sample.keypoints = sample.keypoints * torch.tensor([x, y, 1.0])
-        if sample.segmentations is not None:
-            sample.segmentations = [_scale(segmentation, x, y) for segmentation in sample.segmentations]
-        return sample
+        return resized(sample, resized_size(sample.size, short, self.long), antialias=self.antialias)
 
 
 class HorizontalFlip(Transform):
@@ -96,6 +80,26 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
     """
     scale = min(short / min(size), long / max(size))
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def resized(sample: Sample, size: tuple[int, int], *, antialias: bool = True) -> Sample:
+    """The sample with an image of ``size`` (height, width), and all else as large; the sample itself is changed."""
+    height, width = sample.size
+    if size == (height, width):
+        return sample
+    # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
+    image = sample.image[None].contiguous(memory_format=torch.channels_last)
+    sample.image = interpolate(image, size, mode="bilinear", antialias=antialias)[0]
+    # The rounded size decides, so that what touches the border still does.
+    y, x = size[0] / height, size[1] / width
+    sample.boxes = sample.boxes * torch.tensor([x, y, x, y])
+    if sample.proposals is not None:
+        sample.proposals = sample.proposals * torch.tensor([x, y, x, y])
+    if sample.keypoints is not None:
+        sample.keypoints = sample.keypoints * torch.tensor([x, y, 1.0])
+    if sample.segmentations is not None:
+        sample.segmentations = [_scale(segmentation, x, y) for segmentation in sample.segmentations]
+    return sample
 
 
 def _scale(segmentation: Polygons | Bitmap, x: float, y: float) -> Polygons | Bitmap:

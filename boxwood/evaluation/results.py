@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
+from torch import Tensor
 
 from boxwood import safe_pickle
 from boxwood.errors import UserError
 from boxwood.evaluation.truth import ImageResults, Results
-from boxwood.ops.boxes import CONTINUOUS, Geometry
 from boxwood.structures import Categories
 
 __all__ = ["read_records", "read_results", "select_again"]
@@ -29,6 +29,7 @@ SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """The key in which a record holds what a task is about."""
 
 Sizes = Mapping[int, tuple[int, int]]
+Select = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Results, tuple[str, ...]]:
@@ -75,26 +76,22 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def select_again(
-    results: Results,
-    *,
-    score_threshold: float,
-    nms_threshold: float,
-    detections_per_image: int,
-    geometry: Geometry = CONTINUOUS,
-) -> Results:
-    """What is left of each image's detections above another threshold, after another suppression within each class, and of those
-    the best so many: what the network's own selection does, on what is already selected."""
+def select_again(results: Results, select: Select) -> Results:
+    """What ``select`` makes of each image's boxes (N, 4) xyxy, scores and labels (N,): boxes, scores, and the rows (M,) that they
+    were; masks and keypoints stay with them."""
     selected: Results = {}
     for image_id, found in results.items():
         corners = np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1)
-        scores = torch.from_numpy(found.scores)
-        possible = scores > score_threshold
-        kept = geometry.nms_mask(torch.from_numpy(corners), scores, torch.from_numpy(found.labels), nms_threshold, possible)
-        rows = np.flatnonzero(kept.numpy())[:detections_per_image]
+        boxes, scores, chosen = select(*map(torch.from_numpy, (corners, found.scores, found.labels)))
+        placed, rows = boxes.numpy(), chosen.numpy()
         selected[image_id] = ImageResults(
-            found.boxes[rows],
-            found.scores[rows],
+            # A box that was not moved keeps its own numbers: there and back they would be rounded.
+            np.where(
+                (placed == corners[rows]).all(axis=1, keepdims=True),
+                found.boxes[rows],
+                np.concatenate([placed[:, :2], placed[:, 2:] - placed[:, :2]], axis=1),
+            ),
+            scores.numpy(),
             found.labels[rows],
             None if found.rles is None else [found.rles[row] for row in rows.tolist()],
             None if found.keypoints is None else found.keypoints[rows],

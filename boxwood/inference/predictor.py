@@ -16,6 +16,7 @@ from boxwood.data.loader import collate
 from boxwood.data.transforms import Transform
 from boxwood.distributed import choose_device
 from boxwood.errors import UserError
+from boxwood.inference.augmentation import augmented
 from boxwood.models.backbones import ConvNorm
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import read_weights, restore_model
@@ -44,8 +45,8 @@ def load(source: str | Path, device: str = "auto") -> Predictor:
             f"{path}: has no RPN and looks at given proposals, so it cannot be called with pictures alone; "
             "boxwood eval runs it on data with proposals"
         )
-    model = restore_model(saved, where=str(path))
-    return Predictor(model, saved.config.data.val.transforms, choose_device(device, key="device"))
+    model, transforms = augmented(restore_model(saved, where=str(path)), saved.config.data.val.transforms, saved.config.test)
+    return Predictor(model, transforms, choose_device(device, key="device"))
 
 
 class Predictor:

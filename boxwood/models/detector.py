@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from boxwood.config import Component, Config
 from boxwood.errors import UserError
-from boxwood.models.instances import TestConfig, to_detections
+from boxwood.models.instances import to_detections
+from boxwood.models.testing import TestConfig
 from boxwood.ops.boxes import CONTINUOUS, Geometry
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, Detections, Target

@@ -1,6 +1,6 @@
 """How inference ends: the boxes that survive suppression, their keypoints, and all of it in the pixels of the original image.
 
-    scores and boxes -> top_instances -> Instances -> to_detections -> Detections
+    scores and boxes -> Candidates -> select_instances -> Instances -> to_detections -> Detections
 
 Letters: B images, D instances an image, K proposals an image, C classes, R instances of the batch in one row, J keypoints.
 """
@@ -9,39 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from boxwood.config import Config
+from boxwood.models.testing import TestConfig
 from boxwood.ops.boxes import CONTINUOUS, Geometry, decode
 from boxwood.ops.keypoints import decode_keypoints
+from boxwood.ops.suppression import nms_keypoints, soft_nms, vote
 from boxwood.structures import Batch, Categories, Detections
 
 if TYPE_CHECKING:
     from boxwood.models.rpn import Proposals
 
-__all__ = ["Instances", "TestConfig", "find_keypoints", "select_instances", "to_detections", "top_instances"]
+__all__ = [
+    "Candidates",
+    "Instances",
+    "candidates_of",
+    "class_boxes",
+    "distinct_poses",
+    "find_keypoints",
+    "select_instances",
+    "suppress",
+    "to_detections",
+    "to_original",
+    "top_instances",
+]
 
 MAX_CANDIDATES = 4096
 """The best (RoI, class) pairs of an image that go into the last suppression. It is greedy, so leaving out the rest changes a
 result only where fewer than ``detections_per_image`` of so many survive."""
-
-
-class TestConfig(Config):
-    """How a network's outputs become detections."""
-
-    __test__: ClassVar[bool] = False  # for pytest, which collects names that begin with Test
-
-    score_threshold: float = 0.05
-    """Detections must score above this."""
-    nms_threshold: float = 0.5
-    """Of two boxes of one class that overlap by more than this IoU, the lower-scored one is dropped."""
-    detections_per_image: int = 100
-    """At most so many detections an image, over all classes. COCO's AP looks at 100."""
-    mask_threshold: float = 0.5
-    """A pixel belongs to a mask where its probability is at least this."""
 
 
 @dataclass(slots=True)
@@ -62,23 +60,56 @@ class Instances:
     """(B, D, K, 3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
 
 
-def top_instances(
-    boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS
-) -> Instances:
-    """Suppress the boxes of each image, a class at a time, and keep the best of all.
+@dataclass(slots=True)
+class Candidates:
+    """Boxes that may become instances. Letters: B images, N candidates of each."""
 
-    ``boxes`` (B, N, 4), ``scores`` (B, N) 0..1, ``labels`` (B, N), ``possible`` (B, N) bool: those that may be kept and may
-    suppress.
-    """
-    kept = torch.stack(
-        [geometry.nms_mask(boxes[i], scores[i], labels[i], test.nms_threshold, possible[i]) for i in range(len(boxes))]
-    )
+    boxes: Tensor
+    """(B, N, 4) xyxy, in the pixels in which the geometry's second stage works."""
+    scores: Tensor
+    """(B, N) 0..1."""
+    labels: Tensor
+    """(B, N) int64."""
+    possible: Tensor
+    """(B, N) bool: those that may be kept and may suppress."""
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What becomes of one image's boxes (N, 4) with scores and labels (N,): boxes and scores, which Soft-NMS and voting change, and
+    (N,) bool: which are kept."""
+    changed = scores
+    if test.soft_nms is None:
+        kept = geometry.nms_mask(boxes, scores, labels, test.nms_threshold, possible)
+    else:
+        soft = test.soft_nms
+        options = {"decay": soft.decay, "threshold": test.nms_threshold, "sigma": soft.sigma, "floor": soft.floor}
+        changed = soft_nms(boxes, scores, labels, possible, **options)  # type: ignore[arg-type]
+        kept = changed > 0
+    if test.vote is not None:
+        rows, voters = kept.nonzero()[:, 0], possible.nonzero()[:, 0]
+        moved, said = vote(
+            *(boxes[rows], changed[rows], labels[rows], boxes[voters], scores[voters], labels[voters]),
+            threshold=test.vote.threshold,
+            scoring=test.vote.scoring,
+            beta=test.vote.beta,
+        )
+        boxes, changed = boxes.index_copy(0, rows, moved), changed.index_copy(0, rows, said)
+    return boxes, changed, kept
+
+
+def top_instances(found: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
+    """Suppress the boxes of each image, a class at a time, and keep the best of all."""
+    columns = zip(found.boxes, found.scores, found.labels, found.possible, strict=True)
+    parts = [suppress(*own, test, geometry) for own in columns]
+    boxes, scores, kept = (torch.stack(part) for part in zip(*parts, strict=True))
     best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
-    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order), best >= 0)
+    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, found.labels.gather(1, order), best >= 0)
 
 
 @torch.no_grad()
-def select_instances(
+def candidates_of(
     proposals: Proposals,
     class_logits: Tensor,
     box_deltas: Tensor,
@@ -86,8 +117,8 @@ def select_instances(
     box_weights: Sequence[float],
     test: TestConfig,
     geometry: Geometry = CONTINUOUS,
-) -> Instances:
-    """The final boxes: every class's box of every proposal, suppressed a class at a time, the best of all kept.
+) -> Candidates:
+    """Every class's box of every proposal, the best `MAX_CANDIDATES` of each image.
 
     ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4).
     """
@@ -103,9 +134,50 @@ def select_instances(
     rois = geometry.rescale(rois, (1 / scales).expand(*rois.shape[:2], 2))
     boxes = geometry.clip(decode(deltas, rois, box_weights), sizes)
     large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_detection
-    found = top_instances(boxes, scores, labels, (scores > test.score_threshold) & large, test, geometry)
-    found.boxes = geometry.rescale(found.boxes, scales.expand(*found.boxes.shape[:2], 2))
-    return found
+    return Candidates(boxes, scores, labels, (scores > test.score_threshold) & large)
+
+
+@torch.no_grad()
+def class_boxes(
+    proposals: Proposals,
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    batch: Batch,
+    box_weights: Sequence[float],
+    geometry: Geometry = CONTINUOUS,
+) -> tuple[Tensor, Tensor]:
+    """What `candidates_of` chooses from: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
+    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
+    sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
+    num_classes = class_logits.shape[2] - 1
+    scores = class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]
+    rois = geometry.rescale(proposals.boxes, (1 / scales).expand(*proposals.boxes.shape[:2], 2))
+    boxes = geometry.clip(decode(box_deltas, rois[:, :, None], box_weights), sizes[:, None])
+    return scores, boxes.expand(-1, -1, num_classes, -1)
+
+
+def select_instances(found: Candidates, batch: Batch, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
+    """The final boxes of candidates, in pixels of the network's input."""
+    instances = top_instances(found, test, geometry)
+    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
+    instances.boxes = geometry.rescale(instances.boxes, scales.expand(*instances.boxes.shape[:2], 2))
+    return instances
+
+
+def distinct_poses(found: Instances, categories: Categories, test: TestConfig) -> Tensor:
+    """``valid`` of the instances without those whose keypoints are more similar than ``test.keypoint_nms`` to others with higher
+    peaks."""
+    if test.keypoint_nms is None:
+        return found.valid
+    assert found.keypoints is not None and categories.keypoints is not None
+    valid, sigmas = found.valid.clone(), categories.keypoints.sigmas
+    for index, keypoints in enumerate(found.keypoints):
+        rows = valid[index].nonzero()[:, 0]
+        points, boxes = keypoints[rows], found.boxes[index, rows]
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+        kept = nms_keypoints(points[..., :2], points[..., 2].mean(dim=1), areas, points.new_tensor(sigmas), test.keypoint_nms)
+        valid[index, rows] = kept
+    return valid
 
 
 def find_keypoints(heatmaps: Tensor, rows: Tensor, instances: Instances, batch: Batch, geometry: Geometry = CONTINUOUS) -> Tensor:
@@ -117,6 +189,12 @@ def find_keypoints(heatmaps: Tensor, rows: Tensor, instances: Instances, batch: 
     return torch.cat([(points[..., :2] + geometry.keypoint_shift) * scales[:, None], points[..., 2:]], dim=-1)
 
 
+def to_original(boxes: Tensor, size: Tensor, original: tuple[int, int], geometry: Geometry = CONTINUOUS) -> Tensor:
+    """Boxes (N, 4) of an image that the network saw with the ``size`` (2,), height and width, in pixels of the original."""
+    whole = size.new_tensor(original)
+    return geometry.clip(geometry.rescale(boxes, (whole / size).flip(0).expand(len(boxes), 2)), whole)
+
+
 def to_detections(
     found: Instances, batch: Batch, categories: Categories, test: TestConfig, geometry: Geometry = CONTINUOUS
 ) -> list[Detections]:
@@ -124,12 +202,11 @@ def to_detections(
     results = []
     for index, (height, width) in enumerate(batch.original_sizes):
         rows = found.valid[index].nonzero()[:, 0]
-        original = torch.tensor([height, width], device=rows.device)
-        scale = (original / batch.sizes[index]).flip(0)
+        scale = (batch.sizes.new_tensor([height, width]) / batch.sizes[index]).flip(0)
         keypoints = None if found.keypoints is None else found.keypoints[index, rows]
         results.append(
             Detections(
-                geometry.clip(geometry.rescale(found.boxes[index, rows], scale.expand(len(rows), 2)), original),
+                to_original(found.boxes[index, rows], batch.sizes[index], (height, width), geometry),
                 found.scores[index, rows],
                 found.labels[index, rows],
                 (height, width),

@@ -22,8 +22,9 @@ from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import ModelConfig, Network
 from boxwood.models.fpn import FPNConfig, body_title, build_fpn
-from boxwood.models.instances import Instances, TestConfig, to_detections
+from boxwood.models.instances import Instances, to_detections
 from boxwood.models.rpn import RPN, AnchorSample, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.testing import TestConfig
 from boxwood.structures import Batch, Categories, Detections, Target
 
 __all__ = ["Proposer", "ProposerConfig", "ProposerOutput"]

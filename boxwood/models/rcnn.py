@@ -27,7 +27,7 @@ from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import ModelConfig, Need, Network
 from boxwood.models.fpn import FPNConfig, body_title, build_fpn
 from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import Instances, TestConfig, find_keypoints, select_instances
+from boxwood.models.instances import Candidates, Instances, candidates_of, distinct_poses, find_keypoints, select_instances
 from boxwood.models.rois import (
     RoIConfig,
     RoISample,
@@ -41,6 +41,7 @@ from boxwood.models.rois import (
     spread,
 )
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.testing import TestConfig
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RCNN", "RCNNConfig", "RCNNOutput"]
@@ -98,6 +99,7 @@ class RCNNOutput:
     """(R, C, M, M) in training."""
     keypoint_logits: Tensor | None = None
     """(R, J, S, S) in training."""
+    candidates: Candidates | None = None
     instances: Instances | None = None
 
 
@@ -158,8 +160,9 @@ class RCNN(Network):
 
     # -------------------------------------------------------------------------------------------------- the network
 
-    def forward(self, batch: Batch) -> RCNNOutput:
-        """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
+    def forward(self, batch: Batch, *, boxes_only: bool = False) -> RCNNOutput:
+        """The whole network. A batch with targets samples what to learn from; one without runs through to the instances, with
+        ``boxes_only`` without their masks and keypoints."""
         images = self.normalized(batch)
         maps = self.fpn(self.backbone(images))
         rpn = None
@@ -169,7 +172,9 @@ class RCNN(Network):
         else:
             proposals = given_proposals(batch, self.geometry)
         maps = maps[: len(self.fpn.body_strides)]  # the coarsest of a pyramid serves the RPN alone
-        return self._infer(maps, rpn, proposals, batch) if batch.targets is None else self._learn(maps, rpn, proposals, batch)
+        if batch.targets is not None:
+            return self._learn(maps, rpn, proposals, batch)
+        return self._infer(maps, rpn, proposals, batch, boxes_only)
 
     def _learn(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch) -> RCNNOutput:
         sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
@@ -194,13 +199,16 @@ class RCNN(Network):
             output.keypoint_logits = self._keypoint_logits(maps, sample.boxes, output.positive_rows, shared)
         return output
 
-    def _infer(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch) -> RCNNOutput:
+    def _infer(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch, boxes_only: bool) -> RCNNOutput:
         rows = rows_of(proposals.valid, proposals.valid.shape[1])
         features = self._features(maps, proposals.boxes, rows, self.config.box_head, self.box_tail)
         class_logits, box_deltas = self._boxes(features, rows, proposals.valid)
-        instances = select_instances(
-            proposals, class_logits, box_deltas, batch, self.config.rois.box_weights, self.test, self.geometry
-        )
+        weights = self.config.rois.box_weights
+        candidates = candidates_of(proposals, class_logits, box_deltas, batch, weights, self.test, self.geometry)
+        instances = select_instances(candidates, batch, self.test, self.geometry)
+        output = RCNNOutput(proposals, class_logits, box_deltas, rpn, candidates=candidates, instances=instances)
+        if boxes_only:
+            return output
         rows = rows_of(instances.valid, instances.valid.shape[1])
         masks = self._mask_logits(maps, instances.boxes, rows)
         if masks is not None:
@@ -211,7 +219,8 @@ class RCNN(Network):
         if heatmaps is not None:
             keypoints = find_keypoints(heatmaps.float(), rows, instances, batch, self.geometry)
             instances.keypoints = spread(keypoints, rows, instances.valid.shape)
-        return RCNNOutput(proposals, class_logits, box_deltas, rpn, instances=instances)
+            instances.valid = distinct_poses(instances, self.categories, self.test)
+        return output
 
     def _features(
         self,
@@ -261,6 +270,13 @@ class RCNN(Network):
         features = self._features(maps, boxes, rows, head, self.keypoint_tail, shared)
         coarse = self.keypoint_logits(self.keypoint_head(features))
         return self.geometry.enlarge(coarse)
+
+    def heads_in(self, batch: Batch, boxes: Tensor, *, masks: bool, keypoints: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Mask (D, C, M, M) and keypoint logits (D, J, S, S), where asked for, in ``boxes`` (D, 4) of ``batch``'s one image."""
+        maps = self.fpn(self.backbone(self.normalized(batch)))[: len(self.fpn.body_strides)]
+        rows = torch.arange(len(boxes), device=boxes.device)
+        mask_logits = self._mask_logits(maps, boxes[None], rows) if masks else None
+        return mask_logits, self._keypoint_logits(maps, boxes[None], rows) if keypoints else None
 
     # ------------------------------------------------------------------------------------------------- the objective
 

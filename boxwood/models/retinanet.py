@@ -23,7 +23,8 @@ from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
 from boxwood.models.detector import AnchorsConfig, ModelConfig, Network, anchor_cells
 from boxwood.models.fpn import FPN, FPNConfig, body_title
-from boxwood.models.instances import Instances, TestConfig, top_instances
+from boxwood.models.instances import Candidates, Instances, select_instances
+from boxwood.models.testing import TestConfig
 from boxwood.ops.boxes import CONTINUOUS, Geometry, anchor_grid, centred_inside, decode, encode, giou, ioa, iou
 from boxwood.ops.learning import BACKGROUND, BETWEEN, focal, global_mean, match, smooth_l1
 from boxwood.structures import Batch, Categories, Target
@@ -89,6 +90,7 @@ class RetinaNetOutput:
     """(B, 2) height and width of the images without padding."""
     scales: Tensor
     """(B, 2) for x and y, as `boxwood.ops.boxes.Geometry.scales` gives them."""
+    candidates: Candidates | None = None
     instances: Instances | None = None
 
 
@@ -129,7 +131,8 @@ class RetinaNet(Network):
         scales = self.geometry.scales(batch.sizes, batch.original_sizes)
         output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.sizes, scales)
         if batch.targets is None:
-            output.instances = select_instances(output, self.config.head, self.test, self.geometry)
+            output.candidates = candidates_of(output, self.config.head, self.test, self.geometry)
+            output.instances = select_instances(output.candidates, batch, self.test, self.geometry)
         return output
 
     def losses(self, output: RetinaNetOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -196,17 +199,17 @@ def assign(
 
 
 @torch.no_grad()
-def select_instances(
+def candidates_of(
     output: RetinaNetOutput, config: RetinaNetHeadConfig, test: TestConfig, geometry: Geometry = CONTINUOUS
-) -> Instances:
-    """The final boxes: of each level the best (anchor, class) pairs, of all levels those that survive suppression.
+) -> Candidates:
+    """Of each level the best (anchor, class) pairs.
 
     Detectron asks for no least score on the coarsest level.
     """
     num_classes = output.class_logits[0].shape[2]
     scales = output.scales[:, None]
     sizes = (output.sizes[:, None] / scales.flip(-1)).round()
-    candidates: list[tuple[Tensor, ...]] = []
+    levels: list[tuple[Tensor, ...]] = []
     for logits, deltas, anchors in zip(output.class_logits, output.box_deltas, output.anchors, strict=True):
         # The best k pairs belong to the k anchors whose best class is best: most anchors are left aside at a glance.
         best = logits.amax(dim=2).topk(min(config.test_candidates, len(anchors)), dim=1).indices
@@ -215,14 +218,12 @@ def select_instances(
         rows = best.gather(1, chosen // num_classes)
         boxes = decode(deltas.gather(1, rows[..., None].expand(-1, -1, 4)), anchors[rows])
         boxes = geometry.clip(geometry.rescale(boxes, (1 / scales).expand(*boxes.shape[:2], 2)), sizes)
-        least = 0.0 if len(candidates) == len(output.anchors) - 1 and geometry.keeps_coarsest else test.score_threshold
+        least = 0.0 if len(levels) == len(output.anchors) - 1 and geometry.keeps_coarsest else test.score_threshold
         scores = scores.sigmoid()
-        candidates.append((boxes, scores, chosen % num_classes, scores > least))
-    boxes, scores, labels, possible = (torch.cat(column, dim=1) for column in zip(*candidates, strict=True))
+        levels.append((boxes, scores, chosen % num_classes, scores > least))
+    boxes, scores, labels, possible = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
     possible &= (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0
-    found = top_instances(boxes, scores, labels, possible, test, geometry)
-    found.boxes = geometry.rescale(found.boxes, scales.expand(*found.boxes.shape[:2], 2))
-    return found
+    return Candidates(boxes, scores, labels, possible)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals

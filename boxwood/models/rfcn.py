@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import ModelConfig, Need, Network
-from boxwood.models.instances import Instances, TestConfig, select_instances
+from boxwood.models.instances import Candidates, Instances, candidates_of, select_instances
 from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, spread
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.testing import TestConfig
 from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
 from boxwood.structures import Batch, Categories, Target
 
@@ -85,6 +86,7 @@ class RFCNOutput:
     rpn: RPNOutput | None = None
     anchor_sample: AnchorSample | None = None
     roi_sample: RoISample | None = None
+    candidates: Candidates | None = None
     instances: Instances | None = None
 
 
@@ -127,8 +129,9 @@ class RFCN(Network):
         if not learning:
             class_logits, box_deltas = self._vote(last, proposals.boxes, proposals.valid)
             weights = self.config.rois.box_weights
-            instances = select_instances(proposals, class_logits, box_deltas, batch, weights, self.test, self.geometry)
-            return RFCNOutput(proposals, class_logits, box_deltas, rpn, instances=instances)
+            candidates = candidates_of(proposals, class_logits, box_deltas, batch, weights, self.test, self.geometry)
+            instances = select_instances(candidates, batch, self.test, self.geometry)
+            return RFCNOutput(proposals, class_logits, box_deltas, rpn, candidates=candidates, instances=instances)
         sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
         output = RFCNOutput(proposals, *self._vote(last, sample.boxes, sample.valid), rpn, roi_sample=sample)
         if rpn is not None and self.config.rpn is not None:

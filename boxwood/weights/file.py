@@ -21,7 +21,7 @@ from boxwood.config import from_yaml, to_yaml
 from boxwood.errors import UserError
 from boxwood.files import write_whole
 from boxwood.models.detector import ModelConfig, without_pretrained
-from boxwood.models.instances import TestConfig
+from boxwood.models.testing import TestConfig
 from boxwood.run import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 

@@ -21,9 +21,9 @@ from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
 from boxwood.detectron.embedded import from_embedded
 from boxwood.errors import UserError
 from boxwood.models.detector import ModelConfig, without_pretrained
-from boxwood.models.instances import TestConfig
 from boxwood.models.retinanet import RetinaNetConfig
 from boxwood.models.rfcn import RFCNConfig
+from boxwood.models.testing import TestConfig
 from boxwood.run import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights import caffe, detectron, detectron2, torchvision

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from boxwood.errors import UserError
 from boxwood.models.detector import ModelConfig, without_pretrained
-from boxwood.models.instances import TestConfig
 from boxwood.models.retinanet import RetinaNetConfig
+from boxwood.models.testing import TestConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights
 

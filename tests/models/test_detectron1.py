@@ -16,11 +16,12 @@ from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import Instances, TestConfig, find_keypoints, select_instances, to_detections
+from boxwood.models.instances import Instances, candidates_of, find_keypoints, select_instances, to_detections
 from boxwood.models.retinanet import RetinaNetHeadConfig, RetinaNetOutput, assign
-from boxwood.models.retinanet import select_instances as select_of_levels
+from boxwood.models.retinanet import candidates_of as candidates_of_levels
 from boxwood.models.rois import RoIConfig, given_proposals, keypoint_loss, pool_regions, sample_rois
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.testing import TestConfig
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, KeypointFacts, Target
 
@@ -183,7 +184,8 @@ def test_boxes(seed: int) -> None:
     logits, deltas = rng.normal(size=(count, 4)) * 2, rng.normal(size=(count, 3, 4))
     proposals = proposals_of(rois)
     batch, test = batch_of([size], [original]), TestConfig(detections_per_image=30)
-    found = select_instances(proposals, tensor(logits)[None], tensor(deltas)[None], batch, weights, test, DETECTRON1)
+    candidates = candidates_of(proposals, tensor(logits)[None], tensor(deltas)[None], batch, weights, test, DETECTRON1)
+    found = select_instances(candidates, batch, test, DETECTRON1)
     (ours,) = to_detections(found, batch, CATEGORIES, test, DETECTRON1)
 
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -347,7 +349,8 @@ def test_boxes_of_retinanet() -> None:
         batch.sizes,
         DETECTRON1.scales(batch.sizes, batch.original_sizes),
     )
-    found = select_of_levels(output, RetinaNetHeadConfig(test_candidates=100), test, DETECTRON1)
+    candidates = candidates_of_levels(output, RetinaNetHeadConfig(test_candidates=100), test, DETECTRON1)
+    found = select_instances(candidates, batch, test, DETECTRON1)
     (ours,) = to_detections(found, batch, CATEGORIES, test, DETECTRON1)
 
     rows: list[tuple[float, int, Array]] = []

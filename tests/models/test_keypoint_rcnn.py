@@ -17,10 +17,10 @@ from boxwood.models import rois, rpn
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import TestConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
+from boxwood.models.testing import TestConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
 from boxwood.weights.torchvision import rcnn_config, rcnn_state
 from tests.models.peers import ExactAnchors, batch_of, enliven, photos, spread

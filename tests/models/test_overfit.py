@@ -33,13 +33,13 @@ from boxwood.models.backbones import Backbone, BackboneConfig
 from boxwood.models.detector import ModelConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import TestConfig
 from boxwood.models.proposer import ProposerConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import OCTAVES, RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rfcn import RFCNConfig
 from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
+from boxwood.models.testing import TestConfig
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
 

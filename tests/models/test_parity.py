@@ -24,8 +24,8 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from boxwood.inference.predictor import prepare
 from boxwood.models import rois, rpn
-from boxwood.models.instances import TestConfig
 from boxwood.models.rcnn import RCNN
+from boxwood.models.testing import TestConfig
 from boxwood.structures import InstanceMasks, Target
 from boxwood.weights.torchvision import rcnn_config, rcnn_state
 from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread

@@ -17,12 +17,13 @@ from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import TestConfig, select_instances
+from boxwood.models.instances import candidates_of, select_instances
 from boxwood.models.proposer import Proposer, ProposerConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rfcn import RFCN, RFCNConfig
 from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, pool_regions, sample_rois
 from boxwood.models.rpn import Proposals, RPNConfig
+from boxwood.models.testing import TestConfig
 from boxwood.structures import Batch
 from tests.models.test_rcnn import CLASSES, HEIGHT, NONE, ONE, TWO, WIDTH, batch_of, target_of
 
@@ -236,8 +237,10 @@ def test_class_agnostic_boxes_are_those_of_every_class() -> None:
     logits, deltas = torch.randn(2, 30, 4, generator=generator), torch.randn(2, 30, 1, 4, generator=generator)
     weights = (10.0, 10.0, 5.0, 5.0)
     batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor([[90, 110], [100, 100]]), ((45, 50), (10, 10)))
-    ours = select_instances(proposals, logits, deltas, batch, weights, EVERYTHING)
-    same = select_instances(proposals, logits, deltas.expand(-1, -1, 3, -1), batch, weights, EVERYTHING)
+    ours, same = (
+        select_instances(candidates_of(proposals, logits, own, batch, weights, EVERYTHING), batch, EVERYTHING)
+        for own in (deltas, deltas.expand(-1, -1, 3, -1))
+    )
     for field in ("boxes", "scores", "labels", "valid"):
         assert torch.equal(getattr(ours, field), getattr(same, field))
 

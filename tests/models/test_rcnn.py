@@ -19,10 +19,11 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.detector import normalize_images
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import TestConfig, select_instances
+from boxwood.models.instances import candidates_of, select_instances
 from boxwood.models.rcnn import RCNN, RCNNConfig, RCNNOutput
 from boxwood.models.rois import RoIConfig, RoISample, box_losses, mask_loss
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses
+from boxwood.models.testing import TestConfig
 from boxwood.ops.boxes import ioa
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
@@ -465,7 +466,7 @@ def test_instances_are_torchvisions(limit: int) -> None:
     test = TestConfig(score_threshold=0.1, nms_threshold=0.4, detections_per_image=limit)
     proposals = Proposals(boxes, torch.zeros(2, 60), valid, torch.zeros(2, 60, dtype=torch.int64), 1)
     batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor(sizes), ((45, 50), (10, 10)))
-    ours = select_instances(proposals, logits, deltas, batch, weights, test)
+    ours = select_instances(candidates_of(proposals, logits, deltas, batch, weights, test), batch, test)
 
     nothing: Any = None
     heads = RoIHeads(nothing, nothing, nothing, 0.5, 0.5, 512, 0.25, weights, 0.1, 0.4, limit)

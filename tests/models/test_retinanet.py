@@ -14,8 +14,8 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from boxwood.inference.predictor import prepare
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPN, FPNConfig
-from boxwood.models.instances import TestConfig
 from boxwood.models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHeadConfig, assign
+from boxwood.models.testing import TestConfig
 from boxwood.ops.boxes import giou
 from boxwood.ops.learning import focal
 from boxwood.structures import Batch, Categories, Target

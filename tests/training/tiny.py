@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from boxwood.data.dataset import DataConfig, Dataset, DatasetConfig
 from boxwood.models.detector import ModelConfig, normalize_images
-from boxwood.models.instances import TestConfig
+from boxwood.models.testing import TestConfig
 from boxwood.ops.learning import global_mean
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 from boxwood.structures import Batch, Categories, Detections, Sample, Target

@@ -16,8 +16,8 @@ from boxwood.models import ModelConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import ResNetConfig, VGG16Config, VGGCNNM1024Config
 from boxwood.models.detector import without_pretrained
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig
-from boxwood.models.instances import TestConfig
 from boxwood.models.rois import RoIConfig
+from boxwood.models.testing import TestConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.weights.detectron import convert, read_detectron

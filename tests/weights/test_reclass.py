@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from boxwood.errors import UserError
-from boxwood.models.instances import TestConfig
+from boxwood.models.testing import TestConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights, load_state, read_weights, save_weights

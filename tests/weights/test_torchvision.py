@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
-from boxwood.models.instances import TestConfig
+from boxwood.models.testing import TestConfig
 from boxwood.structures import Categories
 from boxwood.weights.torchvision import rcnn_config, rcnn_state
 
