@@ -60,6 +60,8 @@ def from_detectron(
     for key in values.values:
         if key not in values.taken and values.changed(key):
             values.refuse(key, "it has no place in this configuration")
+        elif values.is_left_out(key) and values.changed(key) and key not in {note.key for note in values.notes}:
+            values.note(key, values.values[key], "left out", "it was asked for")
     values.report()
     assert model is not None and data is not None and optim is not None and train is not None and test is not None
     order = {key: index for index, key in enumerate(KEYS)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from boxwood.config import did_you_mean
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
@@ -13,6 +13,7 @@ from boxwood.data.transforms import Transform
 from boxwood.detectron.plan import Plan
 from boxwood.detectron.values import Values
 from boxwood.models import TestConfig
+from boxwood.models.testing import BoxViewsConfig, KeypointViewsConfig, MaskViewsConfig, SoftNMSConfig, TTAConfig, VoteConfig
 from boxwood.run import OptimConfig, TrainConfig
 
 __all__ = ["make_data", "make_optim", "make_test", "make_train"]
@@ -265,4 +266,71 @@ def make_test(values: Values, plan: Plan) -> TestConfig:
         nms_threshold=values.get("TEST.NMS"),
         detections_per_image=most if most > 0 else 100,
         mask_threshold=values.get("MRCNN.THRESH_BINARIZE"),
+        soft_nms=None if plan.kind == "rpn" else _soft_nms(values),
+        vote=None if plan.kind in ("rpn", "retinanet") else _vote(values),
+        keypoint_nms=0.3 if plan.keypoints and values.get("KRCNN.NMS_OKS") else None,
+        tta=_augmentation(values, plan),
     )
+
+
+def _soft_nms(values: Values) -> SoftNMSConfig | None:
+    if not values.get("TEST.SOFT_NMS.ENABLED"):
+        return None
+    decay = _one_of(values, "TEST.SOFT_NMS.METHOD", ("linear", "gaussian", "hard"))
+    return SoftNMSConfig(decay=decay, sigma=values.get("TEST.SOFT_NMS.SIGMA"))
+
+
+def _vote(values: Values) -> VoteConfig | None:
+    if not values.get("TEST.BBOX_VOTE.ENABLED"):
+        return None
+    methods = ("ID", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM", "TEMP_AVG")
+    scoring = _one_of(values, "TEST.BBOX_VOTE.SCORING_METHOD", methods).lower()
+    beta = values.get("TEST.BBOX_VOTE.SCORING_METHOD_BETA")
+    if values.changed("TEST.BBOX_VOTE.SCORING_METHOD_BETA"):
+        values.note("TEST.BBOX_VOTE.SCORING_METHOD_BETA", beta, "read as", "test.vote.beta; Detectron never read it and took 1")
+    return VoteConfig(threshold=values.get("TEST.BBOX_VOTE.VOTE_TH"), scoring=scoring, beta=beta)
+
+
+def _augmentation(values: Values, plan: Plan) -> TTAConfig | None:
+    """Each group that is on; Detectron read none of boxes for an RPN alone and for RetinaNet."""
+    tta = TTAConfig()
+    if plan.kind not in ("rpn", "retinanet") and values.get("TEST.BBOX_AUG.ENABLED"):
+        views = _views(values, "TEST.BBOX_AUG", ("AREA_TH_LO", "AREA_TH_HI"))
+        ways = [_one_of(values, f"TEST.BBOX_AUG.{key}", ("UNION", "AVG", "ID")) for key in ("SCORE_HEUR", "COORD_HEUR")]
+        if plan.has_rpn and ways != ["UNION", "UNION"]:
+            values.refuse("TEST.BBOX_AUG.SCORE_HEUR", "a detector that finds its own proposals unites its boxes")
+            ways = ["UNION", "UNION"]
+        tta.boxes = BoxViewsConfig(**views, scores=ways[0].lower(), boxes=ways[1].lower())
+    if plan.masks and values.get("TEST.MASK_AUG.ENABLED"):
+        heuristic = _one_of(values, "TEST.MASK_AUG.HEUR", ("SOFT_AVG", "SOFT_MAX", "LOGIT_AVG"))
+        views = _views(values, "TEST.MASK_AUG", ("AREA_TH", "AREA_TH"))
+        tta.masks = MaskViewsConfig(**views, combine=heuristic.lower())
+    if plan.keypoints and values.get("TEST.KPS_AUG.ENABLED"):
+        heuristic = _one_of(values, "TEST.KPS_AUG.HEUR", ("HM_AVG", "HM_MAX"))
+        views = _views(values, "TEST.KPS_AUG", ("AREA_TH", "AREA_TH"))
+        tta.keypoints = KeypointViewsConfig(**views, combine=heuristic.removeprefix("HM_").lower())
+    return None if tta == TTAConfig() else tta
+
+
+def _views(values: Values, group: str, areas: tuple[str, str]) -> dict[str, Any]:
+    names = {
+        "flip": "H_FLIP",
+        "scales": "SCALES",
+        "long": "MAX_SIZE",
+        "scale_flip": "SCALE_H_FLIP",
+        "ratios": "ASPECT_RATIOS",
+        "ratio_flip": "ASPECT_RATIO_H_FLIP",
+    }
+    views = {ours: values.get(f"{group}.{theirs}") for ours, theirs in names.items()}
+    limits = tuple(values.get(f"{group}.{key}") for key in areas)
+    views["areas"] = limits if values.get(f"{group}.SCALE_SIZE_DEP") else None
+    return views
+
+
+def _one_of(values: Values, key: str, known: tuple[str, ...]) -> Any:
+    """The value of a key that has few; the first of them where it is none."""
+    value = values.get(key)
+    if value in known:
+        return value
+    values.refuse(key, f"it is one of {', '.join(known)}")
+    return known[0]

@@ -2,9 +2,8 @@
 
 Those of its ``configs/`` (FAIR, 2017 and 2018), each as ``detectron/NAME``; the two of ``test_time_aug``, whose names others have
 too, as ``detectron/test_time_aug/NAME``. They train and test as Detectron did, for its weights and numbers; the recipes
-without ``detectron/`` have today's geometry. Those two and
-``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` ask for augmentation at test time, which Boxwood does not have yet: here they are
-without it.
+without ``detectron/`` have today's geometry. Those two and ``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` look at an image several
+times when they are tested.
 
 All are made from one table of what was trained and what Detectron published for it, in percent on COCO 2014 minival.
 """
@@ -22,6 +21,7 @@ from boxwood.models.heads import AverageHeadConfig, ConvFCHeadConfig, ConvKeypoi
 from boxwood.models.retinanet import RetinaNetHeadConfig
 from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
+from boxwood.models.testing import BoxViewsConfig, KeypointViewsConfig, MaskViewsConfig, TTAConfig, VoteConfig
 from boxwood.run import OptimConfig, RunConfig, TrainConfig
 
 __all__ = ["BASELINES", "Baseline", "build", "describe", "sorts"]
@@ -85,7 +85,7 @@ class Baseline(NamedTuple):
     short: tuple[int, ...] = (800,)
     """Lengths of an image's shorter side in training."""
     augmented_test: bool = False
-    """Detectron's file also asks for augmentation at test time."""
+    """Detectron's file asks for augmentation at test time."""
 
 
 # What was trained, on which body, and for each schedule what Detectron published.
@@ -218,8 +218,22 @@ def build(name: str) -> RunConfig:
             weights=None if baseline.from_scratch else f"detectron/imagenet/{_first_weights(baseline)}",
         ),
         # An RPN alone does not read it, and its files leave Detectron's default.
-        test=TestConfig(nms_threshold=0.3 if baseline.method.startswith("rpn") else 0.5),
+        test=TestConfig(
+            nms_threshold=0.3 if baseline.method.startswith("rpn") else 0.5,
+            vote=VoteConfig(threshold=0.9) if baseline.augmented_test and baseline.method == "e2e_mask_rcnn" else None,
+            tta=_augmentation(baseline) if baseline.augmented_test else None,
+        ),
     )
+
+
+def _augmentation(baseline: Baseline) -> TTAConfig:
+    """Eight more scales, and all mirrored. Given proposals keep their places, so their boxes are averaged and not united."""
+    views = {"flip": True, "scales": (400, 500, 600, 700, 900, 1000, 1100, 1200), "long": 2000, "scale_flip": True}
+    if baseline.method == "e2e_mask_rcnn":
+        return TTAConfig(boxes=BoxViewsConfig.model_validate(views), masks=MaskViewsConfig.model_validate(views))
+    averaged = {**views, "scores": "avg", "boxes": "avg"}
+    by_size = {**views, "areas": (150.0**2, 150.0**2)}
+    return TTAConfig(boxes=BoxViewsConfig.model_validate(averaged), keypoints=KeypointViewsConfig.model_validate(by_size))
 
 
 def describe(name: str) -> str:
@@ -242,12 +256,9 @@ def describe(name: str) -> str:
     else:
         parts = zip(_measures(baseline.method), baseline.published, strict=True)
         claim = "Detectron published " + " and ".join(f"{measure} {number:.1f}" for measure, number in parts)
-    without = (
-        ", here and there without the augmentation at test time that its file asks for"
-        if baseline.published
-        else ("; without the augmentation at test time that its file asks for")
-    )
-    return f"{source}; {claim}{without if baseline.augmented_test else ''}."
+    if baseline.augmented_test:
+        claim += ", without this augmentation at test time" if baseline.published else "; with augmentation at test time"
+    return f"{source}; {claim}."
 
 
 def sorts() -> dict[str, list[str]]:

@@ -35,7 +35,7 @@ def test_a_file_is_written_that_can_be_trained(boxwood: Boxwood, old: Path, tmp_
     [
         (["NUM_GPUS"], "KEY VALUE come in pairs, got 1 words; 'NUM_GPUS' is without its value"),
         (["NUM_GPU", "2"], "unknown key 'NUM_GPU' (did you mean 'NUM_GPUS'?)"),
-        (["TEST.SOFT_NMS.ENABLED", "True"], "TEST.SOFT_NMS.ENABLED = True cannot be honoured: Boxwood has no soft suppression yet"),
+        (["TEST.BBOX_REG", "False"], "TEST.BBOX_REG = False cannot be honoured: boxes are always regressed"),
         (["--leave-out", "TEST.NMS_"], "--leave-out TEST.NMS_: Detectron has no such key (did you mean 'TEST.NMS'?)"),
         (["MODEL.TYPE.X", "1", "MODEL.TYPE", "2"], "MODEL.TYPE is given a value of its own, and keys below it"),
     ],
@@ -55,10 +55,12 @@ def test_the_line_is_named(boxwood: Boxwood, old: Path) -> None:
 
 
 def test_leaving_out(boxwood: Boxwood, old: Path) -> None:
-    words = ["TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.SCALES", "(400, 500)"]
+    words = ["TEST.BBOX_REG", "False", "TEST.CLASS_SPECIFIC_AR", "True", "TEST.BBOX_AUG.ENABLED", "True"]
     assert len(boxwood("config", "import-detectron", old, *words).error_lines) == 2
-    done = boxwood("config", "import-detectron", old, *words, "--leave-out", "TEST.BBOX_AUG")
-    assert done.status == 0 and "# left out: TEST.BBOX_AUG.SCALES = (400, 500) (" in done.out
+    beginnings = ["--leave-out", "TEST.BBOX_REG", "--leave-out", "TEST.CLASS_SPECIFIC_AR", "--leave-out", "TEST.BBOX_AUG"]
+    done = boxwood("config", "import-detectron", old, *words, *beginnings)
+    assert done.status == 0 and "# left out: TEST.BBOX_REG = False (" in done.out
+    assert "# left out: TEST.BBOX_AUG.ENABLED = True (it was asked for)" in done.out
 
 
 def test_a_missing_file(boxwood: Boxwood, tmp_path: Path) -> None:

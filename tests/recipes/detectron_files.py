@@ -14,7 +14,6 @@ from typing import Any
 
 TABLES = Path(__file__).parents[3] / "shared" / "reference"
 HOST = "https://dl.fbaipublicfiles.com/detectron"
-LEAVE_OUT = ("TEST.BBOX_AUG", "TEST.MASK_AUG", "TEST.KPS_AUG", "TEST.BBOX_VOTE")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from boxwood.run import RunConfig
 from boxwood.training.optimizer import learning_rate
 from tests.conftest import Boxwood
 from tests.recipes import detectron_files
-from tests.recipes.detectron_files import LEAVE_OUT, Row, rows
+from tests.recipes.detectron_files import Row, rows
 
 EVERY_ROW = pytest.mark.parametrize("row", rows() or [None], ids=lambda row: "tables" if row is None else row.name)
 
@@ -42,9 +42,10 @@ def test_there_are_87() -> None:
 def test_its_file_becomes_the_recipe(row: Row | None) -> None:
     row = needed(row)
     tree, _ = safe_yaml.parse_mapping(detectron_files.text(row), "old.yaml")
-    converted = from_detectron(tree, leave_out=LEAVE_OUT)
+    converted = from_detectron(tree)
     assert differences(converted.config, resolve(row.name)) == []
-    assert any(note.what == "left out" for note in converted.notes) == detectron.BASELINES[row.name].augmented_test
+    assert not any(note.what == "left out" for note in converted.notes)
+    assert (converted.config.test.tta is not None) == detectron.BASELINES[row.name].augmented_test
 
 
 @EVERY_ROW

@@ -20,6 +20,7 @@ from boxwood.config import ConfigError, differences, from_yaml
 from boxwood.detectron import Converted, from_detectron, from_embedded, import_yaml, parse_embedded
 from boxwood.detectron.keys import DEPRECATED, KEYS, RENAMED
 from boxwood.errors import UserError
+from boxwood.models.testing import BoxViewsConfig, MaskViewsConfig, SoftNMSConfig, VoteConfig
 from boxwood.recipes import resolve
 from boxwood.run import RunConfig
 from tests.recipes import detectron_files
@@ -346,13 +347,13 @@ def test_old_names_are_read_and_noted() -> None:
 def test_all_that_cannot_be_honoured_is_listed_at_once() -> None:
     found = problems(
         MASK,
-        *("TEST.SOFT_NMS.ENABLED", "True", "MRCNN.UPSAMPLE_RATIO", "2", "MODEL.TIPE", "x", "SOLVER.MAX_ITER", "many"),
+        *("TEST.BBOX_REG", "False", "MRCNN.UPSAMPLE_RATIO", "2", "MODEL.TIPE", "x", "SOLVER.MAX_ITER", "many"),
         *("SOLVER.GAMMA", "-1", "TRAIN.SCALES", "(800, 'x')", "TEST.NMS", "[1]", "FPN", "on"),
     )
     assert len(found) >= 7
     said = "\n".join(found)
     for part in (
-        "TEST.SOFT_NMS.ENABLED = True cannot be honoured: Boxwood has no soft suppression yet",
+        "TEST.BBOX_REG = False cannot be honoured: boxes are always regressed",
         "MRCNN.UPSAMPLE_RATIO = 2 cannot be honoured",
         "unknown key 'MODEL.TIPE' (did you mean 'MODEL.TYPE'?)",
         "SOLVER.MAX_ITER should be a whole number, got 'many'",
@@ -401,17 +402,42 @@ def test_weights_of_the_zoo_have_its_names() -> None:
 
 
 def test_leaving_out() -> None:
-    pairs = ("TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.H_FLIP", "True", "TEST.BBOX_VOTE.ENABLED", "True", "MODEL.NEW", "1")
-    assert len(problems(MASK, *pairs)) == 4
+    pairs = ("TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.H_FLIP", "True", "TEST.BBOX_REG", "False", "MODEL.NEW", "1")
+    assert len(problems(MASK, *pairs)) == 2
     assert len(problems(MASK, *pairs, leave_out=["TEST.BBOX_AUG", "MODEL.NEW"])) == 1
-    converted = convert(MASK, *pairs, leave_out=["TEST.BBOX_AUG", "TEST.BBOX_VOTE", "MODEL.NEW"])
+    converted = convert(MASK, *pairs, leave_out=["TEST.BBOX_AUG", "TEST.BBOX_REG", "MODEL.NEW"])
     assert converted.config == resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x")
     assert sorted(note.key for note in converted.notes if note.what == "left out") == sorted(pairs[::2])
-    assert converted.config == convert(MASK, *pairs, strict=False).config
+    assert convert(MASK, *pairs, strict=False).config.test.tta is not None
     # A beginning ends at a dot, and is the beginning of something.
     assert "TEST.BBOX" in problems(MASK, *pairs, leave_out=["TEST.BBOX"])[0]
     without = convert(MASK, "TRAIN.DATASETS", "('mine',)", leave_out=["TRAIN.DATASETS"])
     assert without.config == resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x")
+
+
+def test_what_is_done_at_test_time() -> None:
+    pairs = ("TEST.SOFT_NMS.ENABLED", "True", "TEST.SOFT_NMS.METHOD", "gaussian", "TEST.SOFT_NMS.SIGMA", "0.7")
+    pairs += (
+        "TEST.BBOX_VOTE.ENABLED",
+        "True",
+        "TEST.BBOX_VOTE.SCORING_METHOD",
+        "TEMP_AVG",
+        "TEST.BBOX_VOTE.SCORING_METHOD_BETA",
+        "2.0",
+    )
+    pairs += ("TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.SCALES", "(400, 1200)", "TEST.BBOX_AUG.SCALE_SIZE_DEP", "True")
+    pairs += ("TEST.MASK_AUG.ENABLED", "True", "TEST.MASK_AUG.HEUR", "LOGIT_AVG", "TEST.MASK_AUG.ASPECT_RATIOS", "(0.8, 1.25)")
+    converted = convert(MASK, *pairs)
+    test = converted.config.test
+    assert test.soft_nms == SoftNMSConfig(decay="gaussian", sigma=0.7)
+    assert test.vote == VoteConfig(threshold=0.8, scoring="temp_avg", beta=2.0)
+    assert [note.what for note in converted.notes if note.key == "TEST.BBOX_VOTE.SCORING_METHOD_BETA"] == ["read as"]
+    assert test.tta is not None and test.tta.keypoints is None
+    assert test.tta.boxes == BoxViewsConfig(scales=(400, 1200), areas=(2500.0, 32400.0))
+    assert test.tta.masks == MaskViewsConfig(ratios=(0.8, 1.25), combine="logit_avg")
+    averaged = problems(MASK, "TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.COORD_HEUR", "AVG")
+    assert "unites its boxes" in averaged[0]
+    assert "it is one of SOFT_AVG" in problems(MASK, "TEST.MASK_AUG.ENABLED", "True", "TEST.MASK_AUG.HEUR", "MEAN")[0]
 
 
 @pytest.mark.parametrize(
