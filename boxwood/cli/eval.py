@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -13,10 +13,16 @@ from boxwood.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from boxwood.evaluation import CocoEvaluator, Metrics, ProposalEvaluator
+    from boxwood.evaluation import CocoEvaluator, Metrics, ProposalEvaluator, VocEvaluator
     from boxwood.run import RunConfig
+    from boxwood.structures import Categories
+
+    AnyEvaluator: TypeAlias = CocoEvaluator | ProposalEvaluator | VocEvaluator
 
 __all__ = ["eval"]
+
+MEASURES = ("coco", "voc2007", "voc2010")
+Measure = Literal["coco", "voc2007", "voc2010"]
 
 
 @click.command(short_help="Measure a detector on the val set.")
@@ -24,14 +30,19 @@ __all__ = ["eval"]
 @overrides_argument
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
 @click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
+@click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="By whose rules.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
-def eval(source: str, overrides: tuple[str, ...], weights: str | None, detections: Path | None, out: Path | None) -> None:
+def eval(
+    source: str, overrides: tuple[str, ...], weights: str | None, detections: Path | None, measure: Measure, out: Path | None
+) -> None:
     """Measure a detector on the val set: a table, metrics.json and detections.json; of an RPN alone proposals.safetensors.
 
     The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written before,
     by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
     with the settings of test.* applied to it once more; then the results go to RUN/eval-again by default.
+
+    --measure voc2007 and voc2010 give PASCAL VOC's AP, and the result files of its development kit.
 
     \b
       boxwood eval runs/nuts
@@ -43,19 +54,19 @@ def eval(source: str, overrides: tuple[str, ...], weights: str | None, detection
 
     config = resolve(source, overrides)
     if detections is None:
-        _run(config, weights or str(_weights_of_run(Path(source))), out or default_out(source) / "eval")
+        _run(config, weights or str(_weights_of_run(Path(source))), measure, out or default_out(source) / "eval")
     elif weights is not None:
         raise UserError("--detections scores a file and runs no network, so --weights has nothing to do; leave one of them out")
     else:
         again = any(override.startswith("test.") for override in overrides)
-        _score_again(config, detections, again, out or default_out(source) / "eval-again")
+        _score_again(config, detections, again, measure, out or default_out(source) / "eval-again")
 
 
-def _run(config: RunConfig, path: str, out: Path) -> None:
+def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
     """Run the network over the val set."""
     from boxwood.data.loader import eval_batches
     from boxwood.distributed import choose_device, process_group, rank, world_size
-    from boxwood.evaluation import evaluate, make_evaluator
+    from boxwood.evaluation import evaluate
     from boxwood.files import make_folder
     from boxwood.inference.augmentation import augmented
     from boxwood.inference.predictor import prepare
@@ -83,16 +94,16 @@ def _run(config: RunConfig, path: str, out: Path) -> None:
             rank=rank(),
             world_size=world_size(),
         )
-        evaluator = make_evaluator(val_set.to_coco(), saved.categories, class_agnostic=config.model.class_agnostic)
+        evaluator = _evaluator(val_set.to_coco(), saved.categories, config, measure)
         metrics = evaluate(model.to(device), batches, evaluator, device)
         if rank() == 0:
             _report(evaluator, metrics, f"{path} on {len(val_set)} images", out)
 
 
-def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
+def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, out: Path) -> None:
     """Score a file of detections on the val set, ``again`` after another selection."""
     from boxwood.data.proposals import read_proposals
-    from boxwood.evaluation import CocoEvaluator, make_evaluator
+    from boxwood.evaluation import CocoEvaluator, ProposalEvaluator
     from boxwood.evaluation.results import read_results, select_again
     from boxwood.evaluation.truth import ImageResults
     from boxwood.models.detector import GEOMETRIES
@@ -100,12 +111,14 @@ def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
 
     val_set = config.data.val.open()
     truth = val_set.to_coco()
-    evaluator = make_evaluator(truth, val_set.categories, class_agnostic=config.model.class_agnostic)
-    if isinstance(evaluator, CocoEvaluator):
-        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-        evaluator.results, evaluator.tasks = read_results(path, val_set.categories, sizes)
-    else:
+    evaluator = _evaluator(truth, val_set.categories, config, measure)
+    if isinstance(evaluator, ProposalEvaluator):
         evaluator.results = {i: ImageResults.of_proposals(*columns) for i, *columns in read_proposals(path).columns()}
+    else:
+        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+        evaluator.results, tasks = read_results(path, val_set.categories, sizes)
+        if isinstance(evaluator, CocoEvaluator):
+            evaluator.tasks = tasks
     told = f"{path}: {sum(map(len, evaluator.results.values())):,} detections"
     if again:
         geometry = GEOMETRIES[config.model.geometry]
@@ -122,20 +135,32 @@ def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
     _report(evaluator, evaluator.compute(), f"{told} on {len(val_set)} images", out)
 
 
-def _report(evaluator: CocoEvaluator | ProposalEvaluator, metrics: Metrics, what: str, out: Path) -> None:
+def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig, measure: Measure) -> AnyEvaluator:
+    from boxwood.evaluation import VocEvaluator, make_evaluator
+
+    if measure == "coco":
+        return make_evaluator(truth, categories, class_agnostic=config.model.class_agnostic)
+    if config.model.class_agnostic:
+        raise UserError(f"--measure {measure} is of classes, and {config.model.title} finds none; leave it out")
+    return VocEvaluator(truth, categories, measure)
+
+
+def _report(evaluator: AnyEvaluator, metrics: Metrics, what: str, out: Path) -> None:
     """Print the table and write the results."""
     from boxwood.data.proposals import write_proposals
-    from boxwood.evaluation import CocoEvaluator, format_table, save_detections, save_metrics
+    from boxwood.evaluation import ProposalEvaluator, VocEvaluator, format_table, save_detections, save_metrics
 
     save_metrics(metrics, out / "metrics.json")
     click.echo(format_table(metrics))
     click.echo(f"\n{what}; written to {out}")
-    if isinstance(evaluator, CocoEvaluator):
-        save_detections(evaluator.records, out / "detections.json")
-    else:
+    if isinstance(evaluator, ProposalEvaluator):
         file = out / "proposals.safetensors"
         write_proposals(file, evaluator.columns())
         click.echo(f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
+        return
+    save_detections(evaluator.records, out / "detections.json")
+    if isinstance(evaluator, VocEvaluator):
+        evaluator.write_devkit(out / "voc", "val")
 
 
 def _weights_of_run(run: Path) -> Path:

@@ -149,7 +149,7 @@ class CocoDataset:
             original_size=size,
             boxes=torch.from_numpy(self._boxes[found]),
             labels=torch.from_numpy(self._labels[found]),
-            crowd=torch.from_numpy(file.crowd[found]),
+            crowd=torch.from_numpy(file.crowd[found] | file.ignore[found]),
             segmentations=[self._segmentation(annotation) for annotation in found.tolist()] if self._has_masks else None,
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(found, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
@@ -159,7 +159,7 @@ class CocoDataset:
     def _kept_rows(self, keep_empty: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         if keep_empty:
             return np.arange(len(self.file.image_ids))
-        instances = self.file.image_rows[self._usable & ~self.file.crowd]
+        instances = self.file.image_rows[self._usable & ~self.file.crowd & ~self.file.ignore]
         rows = np.flatnonzero(np.bincount(instances, minlength=len(self.file.image_ids)))
         if not len(rows):
             raise UserError(f"{self.file.path}: no image has a usable annotation; annotate some, or set keep_empty=true")

@@ -66,6 +66,8 @@ class CocoFile:
     """(A, 4) x, y, width, height."""
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]
+    """Instances that count neither as right nor as wrong, such as those that VOC calls difficult; crowd regions are apart."""
     mask_kinds: NDArray[np.uint8]
     parts: NDArray[np.int64]
     """(A + 1,) annotation a has the polygon parts ``parts[a] : parts[a + 1]``."""
@@ -142,6 +144,8 @@ class CocoFile:
             "area": float(self.areas[row]),
             "iscrowd": int(self.crowd[row]),
         }
+        if self.ignore[row]:
+            annotation["ignore"] = 1
         segmentation = self.segmentation(row)
         if segmentation is not None:
             annotation["segmentation"] = segmentation
@@ -187,6 +191,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
         boxes=boxes,
         areas=take.areas(boxes),
         crowd=take.integers("iscrowd", default=0) != 0,
+        ignore=np.array([bool(row.get("ignore")) for row in annotations], dtype=np.bool_),
         **take.masks(),
         **take.keypoints(),
         by_image=by_image,

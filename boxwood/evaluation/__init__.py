@@ -5,6 +5,7 @@ from boxwood.evaluation.coco import CocoEvaluator
 from boxwood.evaluation.evaluator import Evaluator, Metrics, evaluate
 from boxwood.evaluation.proposals import ProposalEvaluator, make_evaluator
 from boxwood.evaluation.report import format_table, save_detections, save_metrics
+from boxwood.evaluation.voc import VocEvaluator
 
 __all__ = [
     "Backend",
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluator",
     "Metrics",
     "ProposalEvaluator",
+    "VocEvaluator",
     "evaluate",
     "format_table",
     "make_evaluator",

@@ -16,7 +16,7 @@ from boxwood.files import write_text, write_whole
 __all__ = ["format_table", "save_detections", "save_metrics"]
 
 WIDTH = 100
-HEADS = {"bbox": "box AP", "segm": "mask AP", "keypoints": "keypoint AP"}
+HEADS = {"bbox": "box AP", "segm": "mask AP", "keypoints": "keypoint AP", "voc": "VOC AP"}
 """What the tasks are called above their classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -53,12 +53,11 @@ def format_table(metrics: Metrics) -> str:
     blocks = []
     tasks = [task for task in HEADS if task in metrics]
     # AR at the limit of detections stands under its own number: COCO looks at 100 boxes and masks, and at the keypoints of 20.
-    for part in ([task for task in tasks if task != "keypoints"], [task for task in tasks if task == "keypoints"]):
+    for part in ([task for task in tasks if task in ("bbox", "segm")], [task for task in tasks if task == "keypoints"]):
         if part:
             columns = [name for name in COLUMNS if name in metrics[part[0]]]  # there are no small keypoints
             blocks.append(_rows([*columns, _last_recall(part[0], metrics)], {task: metrics[task] for task in part}))
-    if "proposals" in metrics:
-        blocks.append(_rows(list(metrics["proposals"]), {"proposals": metrics["proposals"]}))
+    blocks += [_rows(list(metrics[name]), {name: metrics[name]}) for name in ("proposals", "voc") if name in metrics]
     if per_class := metrics.get("per_class"):
         blocks.append(_classes(per_class, tasks))
     if notes := metrics.get("notes"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,30 +12,87 @@ from boxwood.errors import UserError
 
 __all__ = ["convert"]
 
+READ = ("coco", "cityscapes", "voc", "yolo")
+WRITTEN = ("coco", "voc", "yolo")
+
 
 @click.command()
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.argument("target", metavar="FILE.json", type=click.Path(path_type=Path))
-@click.option("--from", "form", type=click.Choice(("cityscapes",)), required=True, help="What FOLDER holds.")
-def convert(folder: Path, target: Path, form: str) -> None:
-    """Write another format's annotations as a COCO file.
-
-    Of Cityscapes FOLDER is a part of gtFine; its pictures stay where they are, in leftImg8bit.
+@click.argument("source", metavar="A", type=click.Path(path_type=Path))
+@click.argument("target", metavar="B", type=click.Path(path_type=Path))
+@click.option("--from", "form", type=click.Choice(READ), help="What A is: seen by default.")
+@click.option("--to", "into", type=click.Choice(WRITTEN), help="What B is to be: coco by default where B is a .json.")
+@click.option("--split", metavar="NAME", help="Which part: of VOC a file of ImageSets/Main, of YOLO train, val or test.")
+def convert(source: Path, target: Path, form: str | None, into: str | None, split: str | None) -> None:
+    """Write the annotations A in another format, as B. Pictures stay where they are.
 
     \b
-      boxwood data convert gtFine/train train.json --from cityscapes
-      boxwood data check train.json --images leftImg8bit/train
-    """
-    from boxwood.data.cityscapes import read_cityscapes
-    from boxwood.files import write_text
+      COCO        a .json file
+      VOC         a folder with Annotations/*.xml; --split trainval takes those of ImageSets/Main/trainval.txt
+      YOLO        a data.yaml, with text files in labels/ beside images/ (B: a folder); --split train by default
+      Cityscapes  a part of gtFine, such as gtFine/train; only read
 
-    if target.suffix != ".json":
+    \b
+      boxwood data convert VOCdevkit/VOC2007 trainval.json --split trainval
+      boxwood data convert yolo/data.yaml val.json --split val
+      boxwood data convert train.json yolo --to yolo --split train
+    """
+    form = form or _seen(source)
+    into = into or ("coco" if target.suffix == ".json" else None)
+    if into is None:
+        raise UserError(f"{target}: is it to be VOC or YOLO? name it with --to; a COCO file is named .json")
+    if into == "coco" and target.suffix != ".json":
         raise UserError(f"{target}: COCO files are written as .json; name it so")
-    assert form == "cityscapes"
-    coco = read_cityscapes(folder)
-    write_text(target, json.dumps(coco) + "\n")
-    crowds = sum(annotation["iscrowd"] for annotation in coco["annotations"])
+    if into != "coco" and target.suffix in (".json", ".yaml"):
+        raise UserError(f"{target}: {into} is a folder; name one")
+    coco, images = _read(source, form, split)
+    lost = _write(coco, target, into, split or "train")
+    crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
     click.echo(
         f"{target}: {len(coco['images']):,} images, {len(coco['annotations']) - crowds:,} instances and {crowds:,} crowd regions "
         f"of {len(coco['categories'])} classes"
     )
+    if images is not None:
+        click.echo(f"the pictures are in {images}")
+    if lost:
+        click.echo(f"not carried: {', '.join(lost)}")
+
+
+def _seen(source: Path) -> str:
+    """What a path holds, by what lies there."""
+    if source.suffix == ".json":
+        return "coco"
+    if source.suffix in (".yaml", ".yml"):
+        return "yolo"
+    if (source / "Annotations").is_dir():
+        return "voc"
+    if next(source.rglob("*_gtFine_polygons.json"), None) is not None:
+        return "cityscapes"
+    raise UserError(
+        f"{source}: holds no format that is known (a .json, a data.yaml, Annotations/*.xml, gtFine); name it with --from"
+    )
+
+
+def _read(source: Path, form: str, split: str | None) -> tuple[dict[str, Any], Path | None]:
+    """A COCO dictionary, and the folder of its pictures where the format says it."""
+    from boxwood.data.coco_file import read_coco_file
+    from boxwood.data.formats.cityscapes import read_cityscapes
+    from boxwood.data.formats.voc import read_voc
+    from boxwood.data.formats.yolo import read_yolo
+
+    if form == "voc":
+        return read_voc(source, split), source / "JPEGImages"
+    if form == "yolo":
+        return read_yolo(source, split or "train")
+    return (read_cityscapes(source) if form == "cityscapes" else read_coco_file(source).to_coco()), None
+
+
+def _write(coco: dict[str, Any], target: Path, into: str, split: str) -> list[str]:
+    """What the format did not carry."""
+    from boxwood.data.formats.voc import write_voc
+    from boxwood.data.formats.yolo import write_yolo
+    from boxwood.files import write_text
+
+    if into == "coco":
+        write_text(target, json.dumps(coco, ensure_ascii=False) + "\n")
+        return []
+    return write_voc(coco, target, split) if into == "voc" else write_yolo(coco, target, split)

@@ -1,0 +1,163 @@
+"""PASCAL VOC's average precision (Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.errors import UserError
+from boxwood.evaluation.evaluator import Metrics
+from boxwood.evaluation.truth import ImageResults, Results, gather_results
+from boxwood.files import write_text
+from boxwood.structures import Categories, Detections
+
+__all__ = ["VocEvaluator", "average_precision"]
+
+Array = NDArray[np.float64]
+
+
+class VocEvaluator:
+    """AP of each class at an IoU of 0.5, and their mean, as the challenge's development kit computes them.
+
+    In order of score, a detection is right where the instance of its image and class that it overlaps most is overlapped by at
+    least ``min_overlap`` and was not found before; a second detection of it is wrong. One that overlaps a difficult instance most
+    (``ignore: 1``, and crowd regions) does not count, and such instances need not be found. ``rule`` is ``voc2007``, the mean of
+    the precision at eleven recalls, or ``voc2010``, the area under the curve, which is the rule from that year on.
+
+    ``truth`` is a COCO dictionary, ``categories`` the model's classes. `compute` gives ``{"voc": {"AP"}, "per_class", "notes"}``,
+    fractions; -1 where there is no truth.
+    """
+
+    def __init__(
+        self,
+        truth: Mapping[str, Any],
+        categories: Categories,
+        rule: Literal["voc2007", "voc2010"] = "voc2010",
+        min_overlap: float = 0.5,
+    ) -> None:
+        if rule not in ("voc2007", "voc2010"):
+            raise UserError(f"unknown rule of VOC '{rule}'; choose 'voc2007' or 'voc2010'")
+        self.categories, self.rule, self.min_overlap = categories, rule, min_overlap
+        self.results: Results = {}
+        self.stems = {image["id"]: Path(image.get("file_name", str(image["id"]))).stem for image in truth["images"]}
+        self.truth: dict[tuple[int, int], list[tuple[list[float], bool]]] = {}
+        """By image and category the boxes x, y, width, height, and whether they are difficult."""
+        for annotation in truth["annotations"]:
+            difficult = bool(annotation.get("ignore") or annotation.get("iscrowd"))
+            place = (annotation["image_id"], annotation["category_id"])
+            self.truth.setdefault(place, []).append((annotation["bbox"], difficult))
+
+    def add(self, image_id: int, detections: Detections) -> None:
+        """Take an image's detections; of an image that was added before, the first stay."""
+        if image_id not in self.results:
+            self.results[image_id] = ImageResults.of(detections, with_masks=False)
+
+    def gather(self) -> None:
+        """Merge the detections of all processes of `torch.distributed`."""
+        self.results = gather_results(self.results)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The detections as COCO results."""
+        ids = self.categories.ids
+        return [record for image_id in sorted(self.results) for record in self.results[image_id].records(image_id, ids)]
+
+    def compute(self) -> Metrics:
+        """The numbers of all that was added; images of the truth that were not added count as images without detections."""
+        per_class = {}
+        for label, (category, name) in enumerate(zip(self.categories.ids, self.categories.names, strict=True)):
+            recall, precision, count = self._curve(label, category)
+            ap = average_precision(recall, precision, self.rule) if count else -1.0
+            per_class[name] = {"voc": ap, "count": count}
+        known = [row["voc"] for row in per_class.values() if row["count"]]
+        how = "precision at eleven recalls" if self.rule == "voc2007" else "area under the curve"
+        notes = [f"AP by PASCAL VOC's rule: an IoU of {self.min_overlap:g}, {how}, difficult instances left out"]
+        if not known:
+            notes.append("the truth has no instances, so AP is -1")
+        return {"voc": {"AP": float(np.mean(known)) if known else -1.0}, "per_class": per_class, "notes": notes}
+
+    def write_devkit(self, folder: Path, split: str) -> None:
+        """Write the challenge's result files ``comp4_det_SPLIT_CLASS.txt``: a line a detection, image, score, and the box with
+        pixels counted from 1, its last one included."""
+        for label, name in enumerate(self.categories.names):
+            lines = []
+            for image_id in sorted(self.results):
+                found = self.results[image_id]
+                for rank in np.flatnonzero(found.labels == label).tolist():
+                    x, y, width, height = found.boxes[rank]
+                    corners = (x + 1, y + 1, x + width, y + height)
+                    stem = self.stems.get(image_id, str(image_id))
+                    lines.append(" ".join([stem, f"{found.scores[rank]:.6f}", *(f"{number:.6f}" for number in corners)]))
+            write_text(folder / f"comp4_det_{split}_{name}.txt", "".join(f"{line}\n" for line in lines))
+
+    def _curve(self, label: int, category: int) -> tuple[Array, Array, int]:
+        """Recall and precision after each detection of a class in order of score, and how many instances are to be found."""
+        scores, right, counts = [], [], []
+        for image_id in sorted(self.results):
+            found = self.results[image_id]
+            chosen = found.labels == label
+            scores.append(found.scores[chosen])
+            if image_id in self.stems:
+                own_right, own_counts = self._judge(image_id, category, found.boxes[chosen], found.scores[chosen])
+            else:
+                own_right = own_counts = np.zeros(int(chosen.sum()), dtype=np.bool_)
+            right.append(own_right)
+            counts.append(own_counts)
+        instances = sum(
+            not difficult for (image_id, own), boxes in self.truth.items() for _, difficult in boxes
+            if own == category and image_id in self.stems
+        )  # fmt: skip
+        order = np.argsort(-np.concatenate([np.zeros(0), *scores]), kind="stable")
+        no = np.zeros(0, dtype=np.bool_)
+        is_right, does_count = np.concatenate([no, *right])[order], np.concatenate([no, *counts])[order]
+        hits, seen = np.cumsum(is_right[does_count]), np.arange(1, int(does_count.sum()) + 1)
+        return hits / max(instances, 1), hits / seen, instances
+
+    def _judge(self, image_id: int, category: int, boxes: Array, scores: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which detections of one image and class are right, and which count at all. What is right in an image does not depend on
+        the other images."""
+        right, counts = np.zeros(len(boxes), dtype=np.bool_), np.ones(len(boxes), dtype=np.bool_)
+        truth = self.truth.get((image_id, category), [])
+        if not truth:
+            return right, counts
+        overlaps = _overlaps(boxes, np.array([box for box, _ in truth], dtype=np.float64))
+        found: set[int] = set()
+        for row in np.argsort(-scores, kind="stable").tolist():
+            best = int(overlaps[row].argmax())
+            if overlaps[row, best] < self.min_overlap:
+                continue
+            if truth[best][1]:
+                counts[row] = False
+            elif best not in found:
+                found.add(best)
+                right[row] = True
+        return right, counts
+
+
+def average_precision(recall: Array, precision: Array, rule: Literal["voc2007", "voc2010"]) -> float:
+    """AP of a curve, both arrays (N,) in order of score.
+
+    >>> average_precision(np.array([0.5, 0.5, 1.0]), np.array([1.0, 0.5, 2 / 3]), "voc2010")  # 0.5 * 1 + 0.5 * 2/3
+    0.8333333333333333
+    """
+    if rule == "voc2007":
+        return float(np.mean([precision[recall >= level].max(initial=0.0) for level in np.arange(11) / 10]))
+    recall = np.concatenate([[0.0], recall, [1.0]])
+    precision = np.concatenate([[0.0], precision, [0.0]])
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    steps = np.flatnonzero(recall[1:] != recall[:-1])
+    return float(((recall[steps + 1] - recall[steps]) * envelope[steps + 1]).sum())
+
+
+def _overlaps(boxes: Array, truth: Array) -> Array:
+    """IoU (N, M) of boxes x, y, width, height."""
+    start = np.maximum(boxes[:, None, :2], truth[None, :, :2])
+    end = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], truth[None, :, :2] + truth[None, :, 2:])
+    shared = np.clip(end - start, 0, None).prod(axis=2)
+    total = boxes[:, None, 2:].prod(axis=2) + truth[None, :, 2:].prod(axis=2) - shared
+    overlaps: Array = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
+    return overlaps
