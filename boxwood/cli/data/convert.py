@@ -17,12 +17,12 @@ WRITTEN = ("coco", "voc", "yolo")
 
 
 @click.command()
-@click.argument("source", metavar="A", type=click.Path(path_type=Path))
+@click.argument("origin", metavar="A", type=click.Path(path_type=Path))
 @click.argument("target", metavar="B", type=click.Path(path_type=Path))
 @click.option("--from", "form", type=click.Choice(READ), help="What A is: seen by default.")
 @click.option("--to", "into", type=click.Choice(WRITTEN), help="What B is to be: coco by default where B is a .json.")
 @click.option("--split", metavar="NAME", help="Which part: of VOC a file of ImageSets/Main, of YOLO train, val or test.")
-def convert(source: Path, target: Path, form: str | None, into: str | None, split: str | None) -> None:
+def convert(origin: Path, target: Path, form: str | None, into: str | None, split: str | None) -> None:
     """Write the annotations A in another format, as B. Pictures stay where they are.
 
     \b
@@ -36,7 +36,7 @@ def convert(source: Path, target: Path, form: str | None, into: str | None, spli
       boxwood data convert yolo/data.yaml val.json --split val
       boxwood data convert train.json yolo --to yolo --split train
     """
-    form = form or _seen(source)
+    form = form or _seen(origin)
     into = into or ("coco" if target.suffix == ".json" else None)
     if into is None:
         raise UserError(f"{target}: is it to be VOC or YOLO? name it with --to; a COCO file is named .json")
@@ -44,7 +44,7 @@ def convert(source: Path, target: Path, form: str | None, into: str | None, spli
         raise UserError(f"{target}: COCO files are written as .json; name it so")
     if into != "coco" and target.suffix in (".json", ".yaml"):
         raise UserError(f"{target}: {into} is a folder; name one")
-    coco, images = _read(source, form, split)
+    coco, images = _read(origin, form, split)
     lost = _write(coco, target, into, split or "train")
     crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
     click.echo(
