@@ -50,10 +50,17 @@ class Finding:
     """What Boxwood does about it; empty where only a person can."""
     advice: str = ""
     """What a person can do, where Boxwood cannot."""
+    look: bool = False
+    """Allowed, and seldom meant (`boxwood.data.doctor`)."""
 
     @property
     def refused(self) -> bool:
-        return not self.repair
+        return not self.repair and not self.look
+
+    @property
+    def verdict(self) -> str:
+        """What becomes of it in training."""
+        return "look" if self.look else "refused" if self.refused else "repaired"
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""

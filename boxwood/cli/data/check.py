@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from boxwood.cli.arguments import imports_option, overrides_argument
 from boxwood.errors import UserError
 
 if TYPE_CHECKING:
+    from boxwood.data import CocoConfig
     from boxwood.data.checks import Finding
     from boxwood.data.coco_file import CocoFile
 
@@ -23,52 +26,68 @@ __all__ = ["check"]
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="The image folder, with ANNOTATIONS.json.")
 @click.option("--decode", is_flag=True, help="Decode every image, not only its header.")
 @click.option("--no-exif", is_flag=True, help="The annotations were made without EXIF orientation, with ANNOTATIONS.json.")
+@click.option("--fix", type=click.Path(path_type=Path), metavar="OUT.json", help="Write a copy of ANNOTATIONS.json without faults.")
 @imports_option
 @click.pass_context
 def check(
-    context: click.Context, source: str, overrides: tuple[str, ...], images: Path | None, decode: bool, no_exif: bool
+    context: click.Context,
+    source: str,
+    overrides: tuple[str, ...],
+    images: Path | None,
+    decode: bool,
+    no_exif: bool,
+    fix: Path | None,
 ) -> None:
     """Find what is wrong in a data set; exit status 1 where anything is.
 
-    Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired") or stops ("refused").
+    Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired"), stops ("refused"),
+    or takes it as it is, which is seldom meant ("look", which alone leaves with 0). Of a CONFIG both sets are checked, and whether
+    boxes are tiny in its images, or images are in both.
 
     \b
       boxwood data check train.json --images photos
+      boxwood data check train.json --images photos --fix repaired.json
       boxwood data check mask_rcnn_r50_fpn_1x data.train.annotations=train.json data.train.images=photos ...
     """
     from boxwood.cli.data.sources import coco_parts, overview
     from boxwood.data.checks import check_same_categories
     from boxwood.data.coco_file import read_coco_file
 
+    alone = source.endswith(".json")
+    if fix is not None and not alone:
+        raise UserError("--fix repairs one annotation file; name it, and its --images, in place of a configuration")
+    if alone and overrides:
+        raise UserError(f"'{overrides[0]}': key=value goes with a configuration, not with an annotation file")
+    parts = [] if alone else coco_parts(source, overrides)
     faults = 0
-    for path, folder, exif in _sources(source, overrides, images, exif=not no_exif):
-        file = read_coco_file(path)
-        click.echo(f"{path}: {overview(file)}")
-        findings = _findings(file, folder, exif, decode)
-        faults += len(findings)
-        for finding in findings:
-            click.echo(f"  {'refused' if finding.refused else 'repaired'}: {finding}")
-        if not findings:
-            click.echo("  nothing wrong")
-    if not source.endswith(".json"):
-        check_same_categories(*(part.open().categories for part in coco_parts(source, overrides)))
+    for part in parts:
+        file = read_coco_file(part.annotations)
+        findings = _findings(file, part.images, part.exif, decode)
+        faults += _tell(overview(file), file, [*findings, *_sizes(file, part, findings)])
+    if alone:
+        file = read_coco_file(source)
+        faults = _tell(overview(file), file, _findings(file, "" if images is None else str(images), not no_exif, decode))
+    else:
+        _tell_of_both(parts)
+        check_same_categories(*(part.open().categories for part in parts))
+    if fix is not None:
+        _fix(source, images, not no_exif, fix)
     if faults:
         context.exit(1)
 
 
-def _sources(source: str, overrides: tuple[str, ...], images: Path | None, exif: bool) -> list[tuple[str, str, bool]]:
-    """Annotation file, image folder and EXIF switch of each data set that is named."""
-    if source.endswith(".json"):
-        if overrides:
-            raise UserError(f"'{overrides[0]}': key=value goes with a configuration, not with an annotation file")
-        return [(source, "" if images is None else str(images), exif)]
-    from boxwood.cli.data.sources import coco_parts
-
-    return [(part.annotations, part.images, part.exif) for part in coco_parts(source, overrides)]
+def _tell(what: str, file: CocoFile, findings: Sequence[Finding]) -> int:
+    """Print the findings of a file; returns how many are faults."""
+    click.echo(f"{file.path}: {what}")
+    for finding in findings:
+        click.echo(f"  {finding.verdict}: {finding}")
+    if not findings:
+        click.echo("  nothing wrong")
+    return sum(not finding.look for finding in findings)
 
 
 def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Finding]:
-    from boxwood.data import checks
+    from boxwood.data import checks, doctor
 
     if not folder:
         raise UserError(f"--images: name the folder in which the images of {file.path} lie")
@@ -79,4 +98,41 @@ def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Fin
     _, masks = checks.check_masks(file)
     if not missing:
         missing = checks.check_pixels(file, folder, exif=exif, decode=decode)
-    return [*boxes, *masks, *checks.check_run_lengths(file), *missing]
+    return [*boxes, *masks, *checks.check_run_lengths(file), *missing, *doctor.look_at(file)]
+
+
+def _sizes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> list[Finding]:
+    """Boxes that are tiny at the smallest scale of a configuration."""
+    from boxwood.data import ResizeShortestEdge
+    from boxwood.data.checks import check_identities
+    from boxwood.data.doctor import look_at_sizes
+
+    resizes = [transform for transform in part.transforms if isinstance(transform, ResizeShortestEdge)]
+    if not resizes or (findings and check_identities(file)):
+        return []
+    return look_at_sizes(file, min(resizes[0].short), resizes[0].long)
+
+
+def _tell_of_both(parts: Sequence[CocoConfig]) -> None:
+    from boxwood.data.coco_file import read_coco_file
+    from boxwood.data.doctor import look_at_both
+
+    train, val = parts
+    for finding in look_at_both(read_coco_file(train.annotations), train.images, read_coco_file(val.annotations), val.images):
+        click.echo(f"train and val:\n  {finding.verdict}: {finding}")
+
+
+def _fix(source: str, images: Path | None, exif: bool, out: Path) -> None:
+    """Write the repaired copy."""
+    from boxwood.data.coco_file import read_coco_file
+    from boxwood.data.repair import repaired
+    from boxwood.files import write_text
+
+    if out.suffix != ".json":
+        raise UserError(f"{out}: COCO files are written as .json; name it so")
+    if out.exists() and out.samefile(source):
+        raise UserError(f"{out}: is the file itself, which stays as it is; name another")
+    tree = json.loads(Path(source).read_bytes())
+    content, done = repaired(tree, read_coco_file(source), images or "", exif=exif)
+    write_text(out, json.dumps(content, ensure_ascii=False) + "\n")
+    click.echo(f"{out}: {', '.join(done) if done else 'nothing had to be repaired'}")
