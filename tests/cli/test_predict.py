@@ -1,0 +1,108 @@
+"""boxwood predict on many pictures: stopped and gone on with, as lines for other programs, as crops, as COCO results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from boxwood.inference.predictor import Predictor
+from tests.conftest import Boxwood
+
+
+@pytest.fixture
+def photos(shapes: Path, tmp_path: Path) -> Path:
+    """Four pictures and one that is none."""
+    shutil.copytree(shapes / "train", tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def test_what_was_stopped_goes_on(
+    boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = ("predict", photos, "--model", trained, "--score", "0")
+    assert boxwood(*arguments, "--out", whole).status == 2  # one is no picture
+    seen: list[str] = []
+    call = Predictor.__call__
+
+    def stopping(self: Predictor, picture: Any) -> Any:
+        if isinstance(picture, list):  # of which a picture alone is made
+            return call(self, picture)
+        seen.append(Path(picture).name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return call(self, picture)
+
+    monkeypatch.setattr(Predictor, "__call__", stopping)
+    assert boxwood(*arguments, "--out", parts).status == 130
+    part = parts / "predictions.part.jsonl"
+    assert part.is_file() and not (parts / "predictions.json").exists()
+    with part.open("a") as file:
+        file.write('{"file_name": "cut sho')  # as a crash may leave it
+    before = list(seen)
+    other = boxwood("predict", photos, "--model", trained, "--score", "0.2", "--out", parts)
+    assert other.status == 2 and "another model or other options" in other.err
+    done = boxwood(*arguments, "--out", parts)
+    assert done.status == 2 and "1 of 5 pictures could not be read" in done.err
+    assert seen[len(before) :] == before[2:] + sorted(path.name for path in photos.iterdir() if path.name not in before)
+    assert (parts / "predictions.json").read_text() == (whole / "predictions.json").read_text()
+    assert {path.name for path in parts.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_lines_for_other_programs(
+    boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = boxwood("predict", photos, "--model", trained, "--score", "0", "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [Path(line["file_name"]).name for line in lines] == sorted(path.name for path in photos.iterdir())
+    assert [("error" in line) for line in lines] == [Path(line["file_name"]).name == "broken.jpg" for line in lines]
+    assert all(
+        {"bbox", "score", "category", "segmentation"} <= record.keys() for line in lines for record in line.get("detections", [])
+    )
+    assert not (tmp_path / "predictions").exists() and done.status == 2
+    boxwood("predict", photos, "--model", trained, "--score", "0", "--out", tmp_path / "files")
+    found = json.loads((tmp_path / "files" / "predictions.json").read_text())
+    assert found == [record for line in lines for record in line.get("detections", [])]
+    refused = boxwood("predict", photos, "--model", trained, "--json", "--crops")
+    assert refused.status == 2 and "--out" in refused.err
+
+
+def test_crops_and_no_pictures(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    picture = shapes / "val" / "000000.jpg"
+    arguments = ("--model", trained, "--score", "0", "--crops", "--no-pictures", "--out", tmp_path)
+    done = boxwood("predict", picture, *arguments)
+    assert done.status == 0 and "1 seen" in done.out
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.json", "crops"}
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    crops = sorted((tmp_path / "crops" / "000000").iterdir())
+    assert 0 < len(crops) <= len(found)
+    first = found[int(crops[0].name[:3])]
+    assert crops[0].name.endswith(f"-{first['category']}.png")
+    x, y, w, h = first["bbox"]
+    with Image.open(crops[0]) as crop:
+        assert crop.size == (round(x + w) - round(x), round(y + h) - round(y))
+
+
+def test_coco_results(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    arguments = ("predict", shapes / "val", "--model", trained, "--score", "0", "--no-pictures", "--out", tmp_path / "out")
+    assert boxwood(*arguments, "--coco", shapes / "val.json").status == 0
+    scored = boxwood("eval", trained, "--detections", tmp_path / "out" / "coco.json", "--out", tmp_path / "scored")
+    assert scored.status == 0, scored.err
+    again, first = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "scored", trained / "eval"))
+    assert again["bbox"] == pytest.approx(first["bbox"]) and again["segm"] == pytest.approx(first["segm"])
+    (tmp_path / "stranger.jpg").write_bytes((shapes / "val" / "000000.jpg").read_bytes())
+    stranger = boxwood("predict", tmp_path / "stranger.jpg", *arguments[2:], "--coco", shapes / "val.json")
+    assert stranger.status == 2 and "is no image of" in stranger.err
+
+
+def test_a_picture_that_is_named_twice_is_done_once(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    picture = shapes / "val" / "000000.jpg"
+    done = boxwood("predict", picture, picture, "--model", trained, "--out", tmp_path)
+    assert done.status == 0 and "1 drawn" in done.out
