@@ -1,4 +1,4 @@
-"""Scoring a file of detections: `boxwood eval --detections` beside pycocotools, each as a whole process from the files to its numbers.
+"""Scoring a file of detections: `boxwood eval --detections` beside pycocotools, each a process from the files to its numbers.
 
     python benchmarks/results.py                 5,000 images of 10 instances and 100 detections each, 80 classes, boxes
 
