@@ -132,7 +132,7 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, o
 
         evaluator.results = select_again(evaluator.results, select)
         told += f", {sum(map(len, evaluator.results.values())):,} of them after the selection of test.*,"
-    _report(evaluator, evaluator.compute(), f"{told} on {len(val_set)} images", out)
+    _report(evaluator, evaluator.compute(), f"{told} on {len(val_set)} images", out, keep=again)
 
 
 def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig, measure: Measure) -> AnyEvaluator:
@@ -145,22 +145,24 @@ def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig,
     return VocEvaluator(truth, categories, measure)
 
 
-def _report(evaluator: AnyEvaluator, metrics: Metrics, what: str, out: Path) -> None:
-    """Print the table and write the results."""
+def _report(evaluator: AnyEvaluator, metrics: Metrics, what: str, out: Path, keep: bool = True) -> None:
+    """Print the table and write the results; ``keep`` the detections too, which may be in a file already."""
     from boxwood.data.proposals import write_proposals
     from boxwood.evaluation import ProposalEvaluator, VocEvaluator, format_table, save_detections, save_metrics
 
     save_metrics(metrics, out / "metrics.json")
     click.echo(format_table(metrics))
     click.echo(f"\n{what}; written to {out}")
+    if isinstance(evaluator, VocEvaluator):
+        evaluator.write_devkit(out / "voc", "val")
+    if not keep:
+        return
     if isinstance(evaluator, ProposalEvaluator):
         file = out / "proposals.safetensors"
         write_proposals(file, evaluator.columns())
         click.echo(f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
-        return
-    save_detections(evaluator.records, out / "detections.json")
-    if isinstance(evaluator, VocEvaluator):
-        evaluator.write_devkit(out / "voc", "val")
+    else:
+        save_detections(evaluator.records, out / "detections.json")
 
 
 def _weights_of_run(run: Path) -> Path:

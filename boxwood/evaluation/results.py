@@ -177,16 +177,17 @@ class _Columns:
 
     def _numbers(self, key: str, count: int) -> NDArray[np.float64]:
         values = [record.get(key) for record in self.records]
-        flat = [[value] for value in values] if key == "score" else values
+        shape = (len(values),) if count == 1 else (len(values), count)
         try:
             # Without a type asked for, text and None stay what they are.
-            numbers = np.array(flat or np.zeros((0, count)))
+            numbers = np.array(values or np.zeros(shape))
         except ValueError:
             numbers = np.zeros(0, dtype=np.object_)
-        if numbers.dtype.kind in "iuf" and numbers.shape == (len(flat), count):
+        if numbers.dtype.kind in "iuf" and numbers.shape == shape:
+            numbers = numbers.reshape(len(values), count)
             wrong = ~np.isfinite(numbers).all(axis=1)
         else:
-            wrong = np.array([not _are_numbers(own, count) for own in flat])
+            wrong = np.array([not _are_numbers([own] if count == 1 else own, count) for own in values])
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             self._fail(row, f"'{key}' must be {'a number' if count == 1 else f'{count} numbers'}", values[row])
@@ -202,7 +203,8 @@ def _from_json(path: Path) -> list[Any]:
     collecting = gc.isenabled()
     gc.disable()  # Millions of new objects, none of them garbage.
     try:
-        records = json.loads(path.read_bytes())
+        with path.open(encoding="utf-8") as file:
+            records = json.load(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name a file of detections") from None
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ def test_as_they_are(boxwood: Boxwood, trained: Path, detections: Path, tmp_path
     done = boxwood("eval", trained, "--detections", tmp_path / "first" / "detections.json", "--out", tmp_path / "again")
     assert done.status == 0, done.err
     assert metrics(tmp_path / "again") == metrics(tmp_path / "first")
-    assert (tmp_path / "again" / "detections.json").read_text() == (tmp_path / "first" / "detections.json").read_text()
+    assert not (tmp_path / "again" / "detections.json").exists()  # the file is there already
     assert "detections on 2 images" in done.out
 
 
