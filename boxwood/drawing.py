@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,9 +19,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from boxwood.errors import UserError
 
-__all__ = ["class_color", "contact_sheet", "draw_instances", "side_by_side"]
+__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "side_by_side"]
 
 Color: TypeAlias = tuple[int, int, int]
+Crop: TypeAlias = Callable[[int], tuple[int, int, NDArray[np.bool_]]]
+"""Gives of instance i the part of its mask that lies in the picture: its first row and column, and (h, w) pixels. Made when it is
+drawn, it takes no memory before."""
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 OKABE_ITO: tuple[Color, ...] = (
@@ -64,7 +67,7 @@ def draw_instances(
     labels: Sequence[int],
     names: Sequence[str],
     scores: Sequence[float] | None = None,
-    masks: NDArray[Any] | None = None,
+    masks: NDArray[Any] | Crop | None = None,
     keypoints: NDArray[Any] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
@@ -72,8 +75,8 @@ def draw_instances(
 
     ``image`` is a path, a PIL image (EXIF orientation is applied to both), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor,
     RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the
-    name, ``masks`` (N, H, W) bool, ``keypoints`` (N, K, 3) x, y and a third number above 0 where the point is to be seen,
-    ``skeleton`` the pairs of keypoints to link. A name that finds no room beside those before it is left out: give the best first.
+    name, ``masks`` (N, H, W) bool, or what gives instance i's part of the picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a third
+    number above 0 where the point is to be seen, ``skeleton`` the pairs of keypoints to link. A name that finds no room beside those before it is left out: give the best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -87,7 +90,7 @@ def draw_instances(
     count = len(boxes)
     assert len(labels) == len(names) == count
     assert scores is None or len(scores) == count
-    assert masks is None or masks.shape == (count, height, width)
+    assert not isinstance(masks, np.ndarray) or masks.shape == (count, height, width)
     colors = [class_color(int(label)) for label in labels]
     finite = np.isfinite(boxes.sum(axis=1))
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, where=finite[:, None])
@@ -96,7 +99,8 @@ def draw_instances(
 
     if masks is not None:
         for i in largest_first:
-            _blend_mask(canvas, masks[i], colors[i], line)
+            top, left, crop = (0, 0, masks[i]) if isinstance(masks, np.ndarray) else masks(i)
+            _blend_mask(canvas, top, left, crop, colors[i], line)
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture, "RGBA")
     for i in largest_first:
@@ -176,15 +180,18 @@ def _text_size(picture: Image.Image, factor: float = 1) -> float:
 # ------------------------------------------------------------------------------------------------------- instances
 
 
-def _blend_mask(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], color: Color, line: int) -> None:
+def _blend_mask(canvas: NDArray[np.uint8], top: int, left: int, crop: NDArray[np.bool_], color: Color, line: int) -> None:
     """Tint the mask's pixels, and draw its outline inside it with a dark rim outside."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
     if not len(rows):
         return
-    height, width = mask.shape
-    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
-    window = (slice(top, min(height, rows[-1] + 2)), slice(left, min(width, columns[-1] + 2)))
-    inside = np.asarray(mask[window], dtype=bool)
+    own = np.asarray(crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], dtype=bool)
+    y, x = top + int(rows[0]), left + int(columns[0])
+    height, width = canvas.shape[:2]
+    y1, x1 = max(0, y - 1), max(0, x - 1)  # and a pixel around it
+    window = (slice(y1, min(height, y + own.shape[0] + 1)), slice(x1, min(width, x + own.shape[1] + 1)))
+    inside = np.zeros(canvas[window].shape[:2], dtype=bool)
+    inside[y - y1 : y - y1 + own.shape[0], x - x1 : x - x1 + own.shape[1]] = own
     core = inside
     for _ in range(line):
         core = _shrink(core)

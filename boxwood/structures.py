@@ -315,14 +315,22 @@ class Detections:
         """
         from boxwood.drawing import draw_instances
 
-        chosen = self[self.scores >= score]
+        chosen = self[self.scores >= score].to("cpu")
+
+        def crop(index: int) -> tuple[int, int, np.ndarray[Any, np.dtype[np.bool_]]]:
+            assert chosen.mask_probabilities is not None
+            own = slice(index, index + 1)
+            masks = chosen.mask_probabilities[own], chosen.boxes[own]
+            ((top, left, pixels),) = self.mask_crops(*masks, self.size, self.mask_threshold)
+            return top, left, pixels.numpy()
+
         return draw_instances(
             image,
-            boxes=chosen.boxes.cpu().numpy(),
+            boxes=chosen.boxes.numpy(),
             labels=chosen.labels.tolist(),
             names=chosen.names,
             scores=chosen.scores.tolist(),
-            masks=None if chosen.masks is None else chosen.masks.cpu().numpy(),
-            keypoints=None if chosen.keypoints is None else chosen.keypoints.cpu().numpy(),
+            masks=None if chosen.mask_probabilities is None else crop,
+            keypoints=None if chosen.keypoints is None else chosen.keypoints.numpy(),
             skeleton=self.skeleton,
         )
