@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from boxwood.errors import UserError
 
-__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "side_by_side"]
+__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "one_by_one", "side_by_side"]
 
 Color: TypeAlias = tuple[int, int, int]
 Crop: TypeAlias = Callable[[int], tuple[int, int, NDArray[np.bool_]]]
@@ -75,8 +75,9 @@ def draw_instances(
 
     ``image`` is a path, a PIL image (EXIF orientation is applied to both), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor,
     RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the
-    name, ``masks`` (N, H, W) bool, or what gives instance i's part of the picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a third
-    number above 0 where the point is to be seen, ``skeleton`` the pairs of keypoints to link. A name that finds no room beside those before it is left out: give the best first.
+    name, ``masks`` (N, H, W) bool, or what gives instance i's part of the picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a
+    third number above 0 where the point is to be seen, ``skeleton`` the pairs of keypoints to link. A name that finds no room
+    beside those before it is left out: give the best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -112,6 +113,21 @@ def draw_instances(
     texts = [name if scores is None else f"{name} {scores[i]:.2f}" for i, name in enumerate(names)]
     _draw_names(picture, boxes, texts, colors, [i for i in range(count) if finite[i]], line)
     return picture
+
+
+def one_by_one(crops: Any, probabilities: Any, boxes: Any, size: tuple[int, int], threshold: float) -> Crop | None:
+    """Masks that are scaled to their boxes when they are drawn, for `draw_instances`.
+
+    ``crops`` is `boxwood.ops.masks.mask_crops` or another rule, ``probabilities`` (N, M, M) and ``boxes`` (N, 4) are tensors on the
+    CPU; None gives None.
+    """
+
+    def crop(index: int) -> tuple[int, int, NDArray[np.bool_]]:
+        own = slice(index, index + 1)
+        ((top, left, pixels),) = crops(probabilities[own], boxes[own], size, threshold)
+        return top, left, pixels.numpy()
+
+    return None if probabilities is None else crop
 
 
 def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -313,24 +313,16 @@ class Detections:
 
         ``image`` is the original picture: a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor.
         """
-        from boxwood.drawing import draw_instances
+        from boxwood.drawing import draw_instances, one_by_one
 
         chosen = self[self.scores >= score].to("cpu")
-
-        def crop(index: int) -> tuple[int, int, np.ndarray[Any, np.dtype[np.bool_]]]:
-            assert chosen.mask_probabilities is not None
-            own = slice(index, index + 1)
-            masks = chosen.mask_probabilities[own], chosen.boxes[own]
-            ((top, left, pixels),) = self.mask_crops(*masks, self.size, self.mask_threshold)
-            return top, left, pixels.numpy()
-
         return draw_instances(
             image,
             boxes=chosen.boxes.numpy(),
             labels=chosen.labels.tolist(),
             names=chosen.names,
             scores=chosen.scores.tolist(),
-            masks=None if chosen.mask_probabilities is None else crop,
+            masks=one_by_one(self.mask_crops, chosen.mask_probabilities, chosen.boxes, self.size, self.mask_threshold),
             keypoints=None if chosen.keypoints is None else chosen.keypoints.numpy(),
             skeleton=self.skeleton,
         )

@@ -31,10 +31,17 @@ Measure = Literal["coco", "voc2007", "voc2010"]
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
 @click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
 @click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="By whose rules.")
+@click.option("--errors", is_flag=True, help="Say what each sort of error costs in box AP (TIDE).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(
-    source: str, overrides: tuple[str, ...], weights: str | None, detections: Path | None, measure: Measure, out: Path | None
+    source: str,
+    overrides: tuple[str, ...],
+    weights: str | None,
+    detections: Path | None,
+    measure: Measure,
+    errors: bool,
+    out: Path | None,
 ) -> None:
     """Measure a detector on the val set: a table, metrics.json and detections.json; of an RPN alone proposals.safetensors.
 
@@ -53,20 +60,23 @@ def eval(
     from boxwood.recipes import resolve
 
     config = resolve(source, overrides)
+    if errors and (measure != "coco" or config.model.class_agnostic):
+        raise UserError("--errors is of COCO's boxes with classes; leave it or --measure out")
     if detections is None:
-        _run(config, weights or str(_weights_of_run(Path(source))), measure, out or default_out(source) / "eval")
+        _run(config, weights or str(_weights_of_run(Path(source))), measure, errors, out or default_out(source) / "eval")
     elif weights is not None:
         raise UserError("--detections scores a file and runs no network, so --weights has nothing to do; leave one of them out")
     else:
         again = any(override.startswith("test.") for override in overrides)
-        _score_again(config, detections, again, measure, out or default_out(source) / "eval-again")
+        _score_again(config, detections, again, measure, errors, out or default_out(source) / "eval-again")
 
 
-def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
+def _run(config: RunConfig, path: str, measure: Measure, errors: bool, out: Path) -> None:
     """Run the network over the val set."""
     from boxwood.data.loader import eval_batches
     from boxwood.distributed import choose_device, process_group, rank, world_size
     from boxwood.evaluation import evaluate
+    from boxwood.evaluation.errors import error_costs
     from boxwood.files import make_folder
     from boxwood.inference.augmentation import augmented
     from boxwood.inference.predictor import prepare
@@ -94,16 +104,20 @@ def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
             rank=rank(),
             world_size=world_size(),
         )
-        evaluator = _evaluator(val_set.to_coco(), saved.categories, config, measure)
+        truth = val_set.to_coco()
+        evaluator = _evaluator(truth, saved.categories, config, measure)
         metrics = evaluate(model.to(device), batches, evaluator, device)
         if rank() == 0:
+            if errors:
+                metrics["errors"] = error_costs(truth, evaluator.results, saved.categories.ids)
             _report(evaluator, metrics, f"{path} on {len(val_set)} images", out)
 
 
-def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, out: Path) -> None:
+def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, errors: bool, out: Path) -> None:
     """Score a file of detections on the val set, ``again`` after another selection."""
     from boxwood.data.proposals import read_proposals
     from boxwood.evaluation import CocoEvaluator, ProposalEvaluator
+    from boxwood.evaluation.errors import error_costs
     from boxwood.evaluation.results import read_results, select_again
     from boxwood.evaluation.truth import ImageResults
     from boxwood.models.detector import GEOMETRIES
@@ -132,7 +146,10 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, o
 
         evaluator.results = select_again(evaluator.results, select)
         told += f", {sum(map(len, evaluator.results.values())):,} of them after the selection of test.*,"
-    _report(evaluator, evaluator.compute(), f"{told} on {len(val_set)} images", out, keep=again)
+    metrics = evaluator.compute()
+    if errors:
+        metrics["errors"] = error_costs(truth, evaluator.results, val_set.categories.ids)
+    _report(evaluator, metrics, f"{told} on {len(val_set)} images", out, keep=again)
 
 
 def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig, measure: Measure) -> AnyEvaluator:

@@ -58,6 +58,8 @@ def format_table(metrics: Metrics) -> str:
             columns = [name for name in COLUMNS if name in metrics[part[0]]]  # there are no small keypoints
             blocks.append(_rows([*columns, _last_recall(part[0], metrics)], {task: metrics[task] for task in part}))
     blocks += [_rows(list(metrics[name]), {name: metrics[name]}) for name in ("proposals", "voc") if name in metrics]
+    if errors := metrics.get("errors"):
+        blocks.append(_errors(errors))
     if per_class := metrics.get("per_class"):
         blocks.append(_classes(per_class, tasks))
     if notes := metrics.get("notes"):
@@ -78,6 +80,15 @@ def _rows(columns: list[str], rows: dict[str, dict[str, float]]) -> str:
     lines = [" " * margin + "".join(f"{column:>{max(7, len(column) + 1)}}" for column in columns)]
     for name, row in rows.items():
         lines.append(f"{name:<{margin}}" + "".join(f"{_number(row[column]):>{max(7, len(column) + 1)}}" for column in columns))
+    return "\n".join(lines)
+
+
+def _errors(errors: dict[str, Any]) -> str:
+    """What each sort of error costs, the dearest first."""
+    lines = [f"box AP50 is {errors['AP50']:.3f}; it would rise, were these alone put right, by"]
+    for sort, cost in sorted(errors["cost"].items(), key=lambda item: -item[1]):
+        what = "instances" if sort == "missed" else "detections"
+        lines += [f"  {sort:<15}{cost:6.3f}  ({errors['count'][sort]:,} {what})"]
     return "\n".join(lines)
 
 

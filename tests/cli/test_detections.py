@@ -102,3 +102,14 @@ def test_those_of_some_images(boxwood: Boxwood, detections: Path, tmp_path: Path
     info.write_text(json.dumps({"images": [{"id": 10**9}]}))
     none = boxwood("data", "select", detections, "--images", info, "--out", tmp_path / "none.json")
     assert none.status == 2 and "no detection in an image of" in none.err and not (tmp_path / "none.json").exists()
+
+
+def test_what_errors_cost(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    done = boxwood("eval", trained, "--detections", detections, "--errors", "--out", tmp_path / "file")
+    assert done.status == 0, done.err
+    again = boxwood("eval", trained, "--errors", "--out", tmp_path / "network")
+    told = [json.loads((tmp_path / name / "metrics.json").read_text())["errors"] for name in ("file", "network")]
+    assert told[0] == told[1] and told[0]["cost"].keys() == told[0]["count"].keys()
+    assert "were these alone put right, by" in done.out and "background" in again.out
+    wrong = boxwood("eval", trained, "--detections", detections, "--errors", "--measure", "voc2007", "--out", tmp_path / "x")
+    assert wrong.status == 2 and "--errors" in wrong.err

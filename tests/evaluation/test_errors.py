@@ -1,0 +1,121 @@
+"""What each sort of error costs: cases worked by hand from TIDE's definitions, and AP50 beside the COCO API's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boxwood.evaluation import CocoEvaluator
+from boxwood.evaluation.errors import SORTS, error_costs
+from boxwood.evaluation.truth import ImageResults
+from tests.evaluation.cases import categories, random_case
+
+CAT, DOG = 3, 7
+HALF = 51 / 101
+"""AP at 101 recalls where half of the instances are found and nothing is wrong."""
+
+
+def costs(truth: list[tuple[int, list[float]]], found: list[tuple[int, list[float], float]], crowd: Any = ()) -> dict[str, Any]:
+    """Of one image; instances are category and box (x, y, width, height), detections have a score too."""
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": c, "bbox": box, "area": 1, "iscrowd": 0} for i, (c, box) in enumerate(truth)
+    ]
+    annotations += [{"id": 99, "image_id": 1, "category_id": c, "bbox": box, "area": 1, "iscrowd": 1} for c, box in crowd]
+    coco = {
+        "images": [{"id": 1, "height": 100, "width": 100}],
+        "annotations": annotations,
+        "categories": [{"id": CAT}, {"id": DOG}],
+    }
+    records: Any = sorted(found, key=lambda row: -row[2])
+
+    result = ImageResults(
+        np.array([row[1] for row in records], dtype=float).reshape(-1, 4),
+        np.array([row[2] for row in records], dtype=float),
+        np.array([(CAT, DOG).index(row[0]) for row in records], dtype=int),
+    )
+    return error_costs(coco, {1: result}, (CAT, DOG))
+
+
+A, B = [0, 0, 10, 10], [50, 50, 10, 10]
+TWO = [(CAT, A), (CAT, B)]
+
+
+def test_without_errors() -> None:
+    told = costs(TWO, [(CAT, A, 0.9), (CAT, B, 0.8)])
+    assert told["AP50"] == 1 and set(told["cost"].values()) == {0} and set(told["count"].values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("sort", "wrong", "base"),
+    [
+        # The box of one cat is 0.4 of it: put in its place, both are found.
+        ("localisation", [(CAT, [50, 50, 4, 10], 0.8)], HALF),
+        # It is called a dog, of which there is none.
+        ("classification", [(DOG, B, 0.8)], HALF),
+        # Not found at all: left out of the truth, the other is all.
+        ("missed", [], HALF),
+    ],
+)
+def test_a_sort_alone_costs_what_it_costs(sort: str, wrong: Any, base: float) -> None:
+    told = costs(TWO, [(CAT, A, 0.9), *wrong])
+    assert told["AP50"] == pytest.approx(base)
+    assert told["cost"] == pytest.approx({name: 1 - base if name == sort else 0 for name in SORTS})
+    assert told["count"] == {name: int(name == sort) for name in SORTS}
+
+
+@pytest.mark.parametrize(
+    ("sort", "wrong"),
+    [
+        ("duplicate", (CAT, [0, 0, 10, 9], 0.85)),
+        ("background", (CAT, [80, 0, 10, 10], 0.85)),
+        ("both", (DOG, [50, 50, 4, 10], 0.85)),
+    ],
+)
+def test_a_wrong_detection_among_right_ones(sort: str, wrong: Any) -> None:
+    """Right, wrong, right: precision 1 up to a recall of a half, then 2/3. A dog that is wrong costs nothing where there are no
+    dogs, so one is there, and found last."""
+    truth = [*TWO, (DOG, [80, 80, 10, 10])]
+    found = [(CAT, A, 0.9), wrong, (CAT, B, 0.8), (DOG, [80, 80, 10, 10], 0.7)]
+    lower = 1 / 2 if sort == "both" else HALF + (1 - HALF) * 2 / 3
+    told = costs(truth, found)
+    assert told["AP50"] == pytest.approx((1 + lower) / 2)
+    assert told["cost"] == pytest.approx({name: (1 - lower) / 2 if name == sort else 0 for name in SORTS})
+    assert told["count"] == {name: int(name == sort) for name in SORTS}
+
+
+def test_of_two_that_are_put_right_the_better_stays() -> None:
+    """Two badly placed boxes of one cat, and a right one between them."""
+    told = costs([(CAT, A)], [(CAT, [0, 0, 4, 10], 0.9), (CAT, A, 0.8), (CAT, [0, 0, 3, 10], 0.7)])
+    assert told["AP50"] == pytest.approx(1 / 2) and told["count"]["localisation"] == 2
+    assert told["cost"]["localisation"] == pytest.approx(1 / 2)
+
+
+def test_an_error_of_class_covers_what_it_missed() -> None:
+    told = costs([(CAT, A)], [(DOG, A, 0.9)])
+    assert told["count"] == {"classification": 1, **{name: 0 for name in SORTS if name != "classification"}}
+    assert told["AP50"] == 0 and told["cost"]["classification"] == 1
+
+
+def test_the_place_comes_before_the_class() -> None:
+    """Overlapping its own class a little and another a lot is an error of place (the paper's order)."""
+    told = costs([(CAT, A), (DOG, [0, 0, 10, 6])], [(CAT, [0, 0, 10, 4], 0.9)])
+    assert told["count"]["localisation"] == 1 and told["count"]["classification"] == 0
+
+
+def test_what_lies_in_a_crowd_region_does_not_count() -> None:
+    told = costs([(CAT, A)], [(CAT, A, 0.5), (CAT, [62, 62, 5, 5], 0.9)], crowd=[(CAT, [60, 60, 30, 30])])
+    assert told["AP50"] == 1 and set(told["count"].values()) == {0}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ap_is_the_coco_apis(seed: int) -> None:
+    truth, found = random_case(seed, score_levels=1000, masks=False, classes=3)
+    classes = categories(truth)
+    evaluator = CocoEvaluator(truth, classes, tasks=("bbox",))
+    for image_id, one in found.items():
+        evaluator.add(image_id, one)
+    told = error_costs(truth, evaluator.results, classes.ids)
+    assert told["AP50"] == pytest.approx(evaluator.compute()["bbox"]["AP50"], abs=1e-9)
+    assert all(cost >= -1e-9 for cost in told["cost"].values()) and sum(told["count"].values()) > 5
