@@ -178,16 +178,17 @@ def _kept(path: Path, about: dict[str, Any], lines: dict[str, Line]) -> Iterator
 
     Raises `UserError` where what is there is of another call.
     """
+    from boxwood.files import write_text
+
     if path.exists():
         told = list(_whole_lines(path))
         if not told or told[0] != about:
             raise UserError(f"{path}: is of a call with another model or other options; name another --out, or remove the file")
         lines |= {line["file_name"]: line for line in told[1:] if "error" not in line}
         logger.info("%d pictures are done already", len(lines))
-    # Written anew, so that a line that was cut short is not continued.
-    with path.open("w", encoding="utf-8") as file:
-        for line in (about, *lines.values()):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    # What is there is written whole, so that a line that was cut short is not continued; then line after line.
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (about, *lines.values())))
+    with path.open("a", encoding="utf-8") as file:
 
         def keep(line: Line) -> None:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def repaired(tree: Mapping[str, Any], file: CocoFile, folder: str | Path, *, exi
     corrected = file.image_sizes.copy()
     for row, size in sizes.items():
         corrected[row] = size
-    file.image_sizes = corrected
+    file = replace(file, image_sizes=corrected)
     boxes, _ = check_boxes(file)
     usable_parts, _ = check_masks(file)
     twice, seen = duplicated_boxes(file), set()

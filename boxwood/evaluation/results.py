@@ -233,35 +233,43 @@ def _from_pickle(path: Path, categories: Categories, sizes: Sizes) -> list[dict[
     records: list[dict[str, Any]] = []
     for label, own in enumerate(boxes[1:]):
         for place, found in enumerate(own):
-            rows = np.asarray(found, dtype=np.float64)
-            if rows.size == 0:
-                continue
-            if rows.ndim != 2 or rows.shape[1] != 5:
-                raise UserError(f"{path}: image id {image_ids[place]}: expected boxes (n, 5), got {rows.shape}; name another file")
-            masks, points = (_beside(content, key, label + 1, place, len(rows)) for key in ("all_segms", "all_keyps"))
-            for row, (x1, y1, x2, y2, score) in enumerate(rows.tolist()):
-                record: dict[str, Any] = {
-                    "image_id": image_ids[place],
-                    "category_id": categories.ids[label],
-                    "score": score,
-                    "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
-                }
-                if masks is not None:
-                    size, counts = masks[row].get("size"), masks[row].get("counts")
-                    record["segmentation"] = {"size": list(size) if size is not None else None, "counts": _text(counts)}
-                if points is not None:
-                    record["keypoints"] = np.asarray(points[row], dtype=np.float64)[:3].T.flatten().tolist()
-                records.append(record)
+            masks, points = (_beside(content, key, label + 1, place) for key in ("all_segms", "all_keyps"))
+            try:
+                records += _of_detectron(found, masks, points, image_ids[place], categories.ids[label])
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path}: image id {image_ids[place]}: expected boxes (n, 5) with masks or keypoints, or none beside them "
+                    f"({' '.join(str(error).split())[:80]}); name another file"
+                ) from None
     return records
 
 
-def _beside(content: Mapping[str, Any], key: str, label: int, place: int, count: int) -> list[Any] | None:
-    """The masks or keypoints of the boxes in one place; None where the model had none."""
+def _of_detectron(found: Any, masks: Any, points: Any, image_id: int, category_id: int) -> list[dict[str, Any]]:
+    """The records of one class in one image."""
+    rows = np.asarray(found, dtype=np.float64)
+    if rows.size == 0:
+        return []
+    if rows.ndim != 2 or rows.shape[1] != 5:
+        raise ValueError(f"got {rows.shape}")
+    records: list[dict[str, Any]] = []
+    for row, (x1, y1, x2, y2, score) in enumerate(rows.tolist()):
+        box = [x1, y1, x2 - x1 + 1, y2 - y1 + 1]
+        record: dict[str, Any] = {"image_id": image_id, "category_id": category_id, "score": score, "bbox": box}
+        if masks:
+            record["segmentation"] = {"size": [int(side) for side in masks[row]["size"]], "counts": _text(masks[row]["counts"])}
+        if points:
+            record["keypoints"] = np.asarray(points[row], dtype=np.float64)[:3].T.flatten().tolist()
+        records.append(record)
+    return records
+
+
+def _beside(content: Mapping[str, Any], key: str, label: int, place: int) -> list[Any]:
+    """The masks or keypoints of the boxes in one place; nothing where the model had none."""
     try:
         found = content[key][label][place]
     except (KeyError, IndexError, TypeError):
-        return None
-    return list(found) if isinstance(found, list) and len(found) == count else None
+        return []
+    return list(found) if isinstance(found, list) else []
 
 
 def _boxes_of(rles: list[dict[str, Any]] | None, keypoints: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:

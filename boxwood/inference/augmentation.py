@@ -31,7 +31,7 @@ from boxwood.models.instances import (
     to_original,
     top_instances,
 )
-from boxwood.models.testing import MaskViewsConfig, TestConfig, ViewsConfig
+from boxwood.models.testing import KeypointViewsConfig, MaskViewsConfig, TestConfig, ViewsConfig
 from boxwood.ops.boxes import Geometry
 from boxwood.structures import Batch, Categories, Detections, Sample
 
@@ -126,15 +126,14 @@ class AugmentedDetector(nn.Module):
     def _detections(self, sample: Sample, device: torch.device) -> Detections:
         geometry: Geometry = self.model.geometry
         whole = collate([replace(sample, image=sample.image[:, :1, :1])], [0], with_targets=False).to(device)
-        whole.sizes = torch.tensor([sample.original_size], device=device)  # a batch in which every pixel is one of the original
+        whole.sizes = torch.tensor([sample.original_size], device=device)  # so that every pixel is one of the original
         instances = self._boxes(sample, device)
         boxes, labels = instances.boxes[0], instances.labels[0]
-        seen = [self._masks(sample, boxes, labels, geometry), self._heatmaps(sample, boxes, geometry)]
-        if seen[0] is not None:
-            instances.masks = seen[0][None]
-        if seen[1] is not None:
+        if (masks := self._masks(sample, boxes, labels, geometry)) is not None:
+            instances.masks = masks[None]
+        if (heatmaps := self._heatmaps(sample, boxes, geometry)) is not None:
             rows = torch.arange(len(boxes), device=device)
-            instances.keypoints = find_keypoints(seen[1], rows, instances, whole, geometry)[None]
+            instances.keypoints = find_keypoints(heatmaps, rows, instances, whole, geometry)[None]
             instances.valid = distinct_poses(instances, self.categories, self.test)
         (found,) = to_detections(instances, whole, self.categories, self.test, geometry)
         return found
@@ -187,13 +186,14 @@ class AugmentedDetector(nn.Module):
 
     def _masks(self, sample: Sample, boxes: Tensor, labels: Tensor, geometry: Geometry) -> Tensor | None:
         """(D, M, M) probabilities, combined over the views; None without a mask head."""
-        config = self.tta.masks or MaskViewsConfig()
+        model, config = self.model, self.tta.masks or MaskViewsConfig()
+        if not isinstance(model, RCNN) or model.mask_head is None:
+            return None
 
-        def of(view: View) -> Tensor | None:
+        def of(view: View) -> Tensor:
             batch = _batch(sample, view, boxes.device)
-            logits, _ = self._heads(batch, _to_view(boxes, batch, view, geometry), masks=True)
-            if logits is None:
-                return None
+            logits, _ = model.heads_in(batch, _to_view(boxes, batch, view, geometry), masks=True, keypoints=False)
+            assert logits is not None
             masks = logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()
             return masks.flip(-1) if view.flipped else masks
 
@@ -202,33 +202,22 @@ class AugmentedDetector(nn.Module):
 
     def _heatmaps(self, sample: Sample, boxes: Tensor, geometry: Geometry) -> Tensor | None:
         """(D, J, S, S) logits, combined over the views; None without a keypoint head."""
-        config = self.tta.keypoints
+        model, config, facts = self.model, self.tta.keypoints or KeypointViewsConfig(), self.categories.keypoints
+        if not isinstance(model, RCNN) or model.keypoint_head is None or facts is None:
+            return None
 
-        def of(view: View) -> Tensor | None:
+        def of(view: View) -> Tensor:
             batch = _batch(sample, view, boxes.device)
-            _, heatmaps = self._heads(batch, _to_view(boxes, batch, view, geometry), keypoints=True)
-            if heatmaps is None or not view.flipped:
-                return heatmaps
-            assert self.categories.keypoints is not None
-            return heatmaps[:, list(self.categories.keypoints.flip)].flip(-1)
+            _, heatmaps = model.heads_in(batch, _to_view(boxes, batch, view, geometry), masks=False, keypoints=True)
+            assert heatmaps is not None
+            return (heatmaps[:, list(facts.flip)].flip(-1) if view.flipped else heatmaps).float()
 
-        combine = _largest if config is not None and config.combine == "max" else _mean
-        return _combined(of, views_of(config or ViewsConfig(), self.transforms), boxes, config, combine)
-
-    # ----------------------------------------------------------------------------------------- the parts that run again
+        combine = {"avg": _mean, "max": _largest}[config.combine]
+        return _combined(of, views_of(config, self.transforms), boxes, config, combine)
 
     def _output(self, batch: Batch) -> Any:
-        """What the network says of boxes."""
+        """What the network says of boxes, and nothing else."""
         return self.model(batch, boxes_only=True) if isinstance(self.model, RCNN) else self.model(batch)
-
-    def _heads(
-        self, batch: Batch, boxes: Tensor, masks: bool = False, keypoints: bool = False
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The logits of masks and keypoints in given boxes."""
-        if not isinstance(self.model, RCNN):
-            return None, None
-        masks, keypoints = masks and self.model.mask_head is not None, keypoints and self.model.keypoint_head is not None
-        return self.model.heads_in(batch, boxes, masks=masks, keypoints=keypoints) if masks or keypoints else (None, None)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -292,19 +281,16 @@ def _looked_for(boxes: Tensor, view: View, config: ViewsConfig | None) -> Tensor
 
 
 def _combined(
-    of: Callable[[View], Tensor | None],
+    of: Callable[[View], Tensor],
     views: Sequence[View],
     boxes: Tensor,
-    config: ViewsConfig | None,
+    config: ViewsConfig,
     combine: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor | None:
+) -> Tensor:
     """What ``of`` says of each view, (D, ...), combined for every instance over the views that are for its size."""
-    seen = [of(view) for view in views]
-    if any(own is None for own in seen):
-        return None
+    seen = torch.stack([of(view) for view in views])
     used = torch.stack([_looked_for(boxes, view, config) for view in views])
-    stacked = torch.stack([own for own in seen if own is not None])
-    return combine(stacked, used.view(*used.shape, *[1] * (stacked.dim() - 2)))
+    return combine(seen, used.view(*used.shape, *[1] * (seen.dim() - 2)))
 
 
 def _mean(values: Tensor, used: Tensor) -> Tensor:
@@ -317,4 +303,4 @@ def _largest(values: Tensor, used: Tensor) -> Tensor:
 
 
 def _mean_of_logits(values: Tensor, used: Tensor) -> Tensor:
-    return torch.sigmoid(_mean(values.logit(1e-20 if values.dtype == torch.float64 else 1e-7), used))
+    return torch.sigmoid(_mean(values.logit(1e-7), used))

@@ -105,6 +105,14 @@ def test_detections_of_detectron(tmp_path: Path) -> None:
         Python2(file, 2).dump(content)
     with pytest.raises(UserError, match=r"image id 5: expected boxes \(n, 5\)"):
         read_results(tmp_path / "wrong.pkl", TWO, SIZES)
+    one = np.float32([[1, 2, 4, 5, 0.5]])
+    for masks in ([3], [{"size": None, "counts": "a"}], [{}], ["x"]):
+        wrong = {"all_boxes": [[], [one, empty], [empty, empty]], "all_segms": [[], [masks, []], [[], []]]}
+        with (tmp_path / "wrong.pkl").open("wb") as file:
+            Python2(file, 2).dump(wrong)
+        with pytest.raises(UserError, match="image id 5") as error:
+            read_results(tmp_path / "wrong.pkl", TWO, SIZES)
+        assert "\n" not in str(error.value)
 
 
 def test_keypoints_of_detectron(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def _instances(size: tuple[int, int], objects: list[Any], path: Path) -> Iterato
 
 
 def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(type(number) in (int, float) for number in point)
+    return isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) and abs(n) < 1e6 for n in point)
 
 
 def _text(counts: Any) -> str:
