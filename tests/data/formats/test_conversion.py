@@ -241,9 +241,10 @@ def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     assert counts[0] == counts[1] > 0
     yaml = yolo_folder(tmp_path / "yolo")
     assert boxwood("data", "convert", yaml, tmp_path / "yolo.json").status == 0
+    (tmp_path / "nothing").mkdir()
     for words, told in (
         ((shapes / "train.json", tmp_path / "x"), "name it with --to"),
-        ((tmp_path, tmp_path / "x.json"), "holds no format that is known"),
+        ((tmp_path / "nothing", tmp_path / "x.json"), "holds no format that is known"),
         ((shapes / "train.json", tmp_path / "x.json", "--to", "voc"), "voc is a folder"),
         ((shapes / "train.json", tmp_path / "x", "--to", "coco"), "written as .json"),
     ):
