@@ -99,6 +99,7 @@ def test_detectron2(recipe: str, tmp_path: Path) -> None:
     report, saved = imported.report, imported.saved
     assert {*report.loaded.values(), *report.reordered.values()} == arrays.keys() and report.unused == list(extra)
     assert {*report.loaded, *report.reordered, *report.constant, *report.anew} == saved.state.keys() and not report.constant
+    assert not any(value.is_meta for value in saved.state.values())
     for ours, theirs in report.loaded.items():
         assert torch.equal(saved.state[ours], torch.from_numpy(arrays[theirs])), ours
     stem = (
