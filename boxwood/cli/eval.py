@@ -66,6 +66,8 @@ def eval(
         _run(config, weights or str(_weights_of_run(Path(source))), measure, errors, out or default_out(source) / "eval")
     elif weights is not None:
         raise UserError("--detections scores a file and runs no network, so --weights has nothing to do; leave one of them out")
+    elif any(override.startswith("test.tta") for override in overrides):
+        raise UserError("--detections scores a file and runs no network, so test.tta has nothing to do; leave one of them out")
     else:
         again = any(override.startswith("test.") for override in overrides)
         _score_again(config, detections, again, measure, errors, out or default_out(source) / "eval-again")

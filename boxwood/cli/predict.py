@@ -81,7 +81,7 @@ def predict(
 
     if folder is None:
         for file in _with_progress(files):
-            lines[str(file)] = line = _or_error(one, file)
+            lines[str(file)] = line = one(file)
             click.echo(json.dumps(line, ensure_ascii=False))
     else:
         make_folder(folder)
@@ -89,7 +89,7 @@ def predict(
         with _kept(folder / PART, about, lines) as keep:
             taken |= {line["picture"] for line in lines.values() if "picture" in line}
             for file in _with_progress([file for file in files if str(file) not in lines]):
-                lines[str(file)] = line = _or_error(one, file)
+                lines[str(file)] = line = one(file)
                 keep(line)
                 if as_json:
                     click.echo(json.dumps(line, ensure_ascii=False))
@@ -149,7 +149,11 @@ def _predicted(
     """Look at one picture, and write what is asked for."""
     from boxwood.files import write_whole
 
-    detections = predictor(file)
+    try:
+        detections = predictor(file)
+    except UserError as error:
+        logger.error("%s", error)
+        return {"file_name": str(file), "error": str(error)}
     kept = detections[detections.scores >= score]
     line: Line = {"file_name": str(file), "detections": records(kept, str(file))}
     if folder is not None and (draw or crops):
@@ -162,14 +166,6 @@ def _predicted(
             _write_crops(kept, file, folder / "crops" / Path(name).stem)
     logger.info("%s: %s", file, _summary(kept.names))
     return line
-
-
-def _or_error(one: Callable[[Path], Line], file: Path) -> Line:
-    try:
-        return one(file)
-    except UserError as error:
-        logger.error("%s", error)
-        return {"file_name": str(file), "error": str(error)}
 
 
 @contextmanager
@@ -191,8 +187,11 @@ def _kept(path: Path, about: dict[str, Any], lines: dict[str, Line]) -> Iterator
     with path.open("a", encoding="utf-8") as file:
 
         def keep(line: Line) -> None:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
+            try:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written ({error.strerror}); make room, and the same command goes on") from None
 
         yield keep
 
@@ -242,7 +241,8 @@ def _image_ids(path: Path, files: Sequence[Path]) -> dict[str, int]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: two images are called {twice}, so results cannot be told apart; rename one")
-    if strangers := [file for file in files if file.name not in names]:
+    known = set(names)
+    if strangers := [file for file in files if file.name not in known]:
         raise UserError(f"{strangers[0]}: is no image of {path}; name the COCO file of these pictures")
     return dict(zip(names, file.image_ids.tolist(), strict=True))
 

@@ -73,6 +73,8 @@ def test_mistakes(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: P
         assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not (tmp_path / "out").exists()
     both = boxwood("eval", trained, "--detections", detections, "--weights", trained / "last.safetensors")
     assert both.status == 2 and "--weights has nothing to do" in both.err
+    looked = boxwood("eval", trained, "--detections", detections, "test.tta={boxes: {flip: true}}", "--out", tmp_path / "out")
+    assert looked.status == 2 and "test.tta has nothing to do" in looked.err and not (tmp_path / "out").exists()
 
 
 def test_drawn_beside_the_truth(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:

@@ -106,3 +106,9 @@ def test_a_picture_that_is_named_twice_is_done_once(boxwood: Boxwood, trained: P
     picture = shapes / "val" / "000000.jpg"
     done = boxwood("predict", picture, picture, "--model", trained, "--out", tmp_path)
     assert done.status == 0 and "1 drawn" in done.out
+
+
+def test_what_cannot_be_written_is_not_blamed_on_the_picture(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "000000.png").mkdir()  # where the drawing would go
+    done = boxwood("predict", shapes / "val" / "000000.jpg", "--model", trained, "--out", tmp_path)
+    assert done.status == 2 and "000000.png: cannot be written" in done.err and "could not be read" not in done.err

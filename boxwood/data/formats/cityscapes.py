@@ -8,7 +8,6 @@ Only the eight classes that the benchmark scores by instance are kept; every oth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from hotcoco import mask
 from PIL import Image, ImageDraw
 
+from boxwood.data.formats.reading import read_json
 from boxwood.data.images import MAX_PIXELS
 from boxwood.errors import UserError
 
@@ -64,12 +64,7 @@ def read_cityscapes(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); copy it again") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]}); copy it again") from None
+    tree = read_json(path)
     height, width, objects = (tree.get(key) if isinstance(tree, dict) else None for key in ("imgHeight", "imgWidth", "objects"))
     if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
         raise UserError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.reading import read_json
 from boxwood.errors import UserError
 
 __all__ = ["read_labelme"]
@@ -70,12 +70,7 @@ def _join(collected: Collected, place: int) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); copy it again") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]}); copy it again") from None
+    tree = read_json(path)
     wanted = {"imagePath": str, "imageHeight": int, "imageWidth": int, "shapes": list}
     for key, kind in wanted.items():
         value = tree.get(key) if isinstance(tree, dict) else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from boxwood.data.formats.reading import read_json
 from boxwood.errors import UserError
 
 __all__ = ["read_lvis"]
@@ -19,12 +19,7 @@ def read_lvis(path: Path) -> dict[str, Any]:
 
     Raises `UserError` where an image has neither a name nor an address.
     """
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name an LVIS file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]}); name an LVIS file") from None
+    tree = read_json(path)
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations", "categories")):
         raise UserError(f"{path}: is not LVIS's: it has no 'images', 'annotations' and 'categories'")
     for row, image in enumerate(tree["images"]):
