@@ -85,5 +85,5 @@ def _beside_truth(dataset: Dataset, index: int, predictor: Predictor) -> Image.I
 
     sample = dataset[index]
     truth = [annotation for annotation in dataset.to_coco()["annotations"] if annotation["image_id"] == sample.image_id]
-    drawn = draw_records(sample.image, truth, dataset.categories)
+    drawn = draw_records(sample.image, truth, dataset.categories, with_keypoints=False)  # which the demo's detector does not learn
     return side_by_side([drawn, predictor(sample.image).draw(sample.image)], ["truth", "detected"])

@@ -16,18 +16,21 @@ from boxwood.structures import Categories
 __all__ = ["draw_records"]
 
 
-def draw_records(image: Tensor, records: Sequence[Mapping[str, Any]], categories: Categories) -> Image.Image:
+def draw_records(
+    image: Tensor, records: Sequence[Mapping[str, Any]], categories: Categories, *, with_keypoints: bool = True
+) -> Image.Image:
     """A copy of a picture with COCO annotations or results of it drawn on it: their boxes, masks and keypoints, and scores.
 
     ``image`` (3, H, W) uint8 RGB; ``records`` have ``category_id`` and ``bbox`` (x, y, width, height), and ``segmentation``,
-    ``keypoints`` and ``score`` where the first has them. An annotation without a mask beside others that have one has an empty one.
+    ``keypoints`` and ``score`` where any has them; without ``with_keypoints`` keypoints are left out. An annotation without a mask
+    beside others that have one has an empty one.
     """
     size = (image.shape[-2], image.shape[-1])
     labels = [categories.index[record["category_id"]] for record in records]
     boxes = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4)
     has = {key: any(record.get(key) is not None for record in records) for key in ("segmentation", "keypoints", "score")}
     keypoints = None
-    if has["keypoints"] and categories.keypoints is not None:
+    if with_keypoints and has["keypoints"] and categories.keypoints is not None:
         nothing = [0.0] * 3 * len(categories.keypoints.names)
         keypoints = np.array([record.get("keypoints") or nothing for record in records]).reshape(len(records), -1, 3)
     return draw_instances(

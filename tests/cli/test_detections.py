@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from boxwood.data import CocoConfig
+from boxwood.inference.records import draw_records
 from tests.conftest import Boxwood, tiny
 
 
@@ -115,3 +117,15 @@ def test_what_errors_cost(boxwood: Boxwood, trained: Path, detections: Path, tmp
     assert "were these alone put right, by" in done.out and "background" in again.out
     wrong = boxwood("eval", trained, "--detections", detections, "--errors", "--measure", "voc2007", "--out", tmp_path / "x")
     assert wrong.status == 2 and "--errors" in wrong.err
+
+
+def test_keypoints_of_the_truth_are_drawn_where_there_are_detected_ones(shapes: Path) -> None:
+    """Beside a detector without keypoints they would only disturb."""
+    dataset = CocoConfig(annotations=str(shapes / "val.json"), images=str(shapes / "val")).open()
+    sample = dataset[0]
+    truth = [row for row in dataset.to_coco()["annotations"] if row["image_id"] == sample.image_id]
+    assert any(row.get("keypoints") for row in truth)
+    bare = [{key: value for key, value in row.items() if key != "keypoints"} for row in truth]
+    without = draw_records(sample.image, truth, dataset.categories, with_keypoints=False)
+    assert without.tobytes() == draw_records(sample.image, bare, dataset.categories).tobytes()
+    assert without.tobytes() != draw_records(sample.image, truth, dataset.categories).tobytes()

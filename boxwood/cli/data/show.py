@@ -82,7 +82,7 @@ def _beside_truth(run: RunConfig, path: Path, score: float) -> Iterator[tuple[st
         raise UserError(f"{path}: {run.model.title} finds boxes without classes, of which a picture has a thousand; none are drawn")
     val_set = run.data.val.open()
     truth = val_set.to_coco()
-    results, _ = read_results(
+    results, tasks = read_results(
         path, val_set.categories, {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     )
     for index in range(len(val_set)):
@@ -90,7 +90,7 @@ def _beside_truth(run: RunConfig, path: Path, score: float) -> Iterator[tuple[st
         found = results[sample.image_id].records(sample.image_id, val_set.categories.ids) if sample.image_id in results else []
         true = [annotation for annotation in truth["annotations"] if annotation["image_id"] == sample.image_id]
         drawn = [
-            draw_records(sample.image, records, val_set.categories)
+            draw_records(sample.image, records, val_set.categories, with_keypoints="keypoints" in tasks)
             for records in (true, [record for record in found if record["score"] >= score])
         ]
         yield Path(sample.file_name).stem, side_by_side(drawn, ["truth", "detected"])
