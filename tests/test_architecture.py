@@ -29,7 +29,7 @@ LEVELS: tuple[set[str], ...] = (
     {"run"},
     {"detectron"},
     {"weights"},
-    {"inference", "training"},
+    {"inference", "training", "report"},
     {"recipes"},
     {"cli"},
     {"__main__"},

@@ -35,8 +35,10 @@ def demo(overrides: tuple[str, ...], out: Path, seed: int) -> None:
 
     Run again on the same DIR, it goes on where it was stopped. KEY=VALUE changes the recipe demo_shapes.
     """
+    from boxwood.cli.eval import write_results
     from boxwood.data.shapes import write_shapes
-    from boxwood.evaluation import format_table
+    from boxwood.evaluation import CocoEvaluator
+    from boxwood.evaluation.results import read_results
     from boxwood.files import write_whole
     from boxwood.inference.predictor import load
     from boxwood.recipes import resolve
@@ -62,7 +64,13 @@ def demo(overrides: tuple[str, ...], out: Path, seed: int) -> None:
     for number, picture in enumerate(drawn):
         write_whole(pictures / f"{number:02d}.png", partial(picture.save, format="PNG"))
 
-    click.echo(f"\n{format_table(metrics)}\n")
+    coco, folder = val_set.to_coco(), run / "eval"
+    evaluator = CocoEvaluator(coco, val_set.categories)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+    evaluator.results, _ = read_results(folder / "detections.json", val_set.categories, sizes)
+    click.echo()
+    about = f"{len(val_set)} unseen pictures"
+    write_results(evaluator, metrics, config, val_set.categories, val_set, coco, about, folder, keep=False)
     click.echo(
         f"Look at {pictures} (the truth on the left, the detector on the right), then try your own pictures: "
         "boxwood train mask_rcnn_mobilenetv2_fpn --help"

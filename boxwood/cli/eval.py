@@ -13,13 +13,14 @@ from boxwood.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from boxwood.data import Dataset
     from boxwood.evaluation import CocoEvaluator, Metrics, ProposalEvaluator, VocEvaluator
     from boxwood.run import RunConfig
     from boxwood.structures import Categories
 
     AnyEvaluator: TypeAlias = CocoEvaluator | ProposalEvaluator | VocEvaluator
 
-__all__ = ["eval"]
+__all__ = ["eval", "write_results"]
 
 MEASURES = ("coco", "voc2007", "voc2010")
 Measure = Literal["coco", "voc2007", "voc2010"]
@@ -31,7 +32,6 @@ Measure = Literal["coco", "voc2007", "voc2010"]
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
 @click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
 @click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="By whose rules.")
-@click.option("--errors", is_flag=True, help="Say what each sort of error costs in box AP (TIDE).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(
@@ -40,10 +40,10 @@ def eval(
     weights: str | None,
     detections: Path | None,
     measure: Measure,
-    errors: bool,
     out: Path | None,
 ) -> None:
-    """Measure a detector on the val set: a table, metrics.json and detections.json; of an RPN alone proposals.safetensors.
+    """Measure a detector on the val set: a table, metrics.json, detections.json (of an RPN alone proposals.safetensors), and
+    report.html: curves, errors, confusions, and the worst and best images.
 
     The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written before,
     by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
@@ -60,25 +60,22 @@ def eval(
     from boxwood.recipes import resolve
 
     config = resolve(source, overrides)
-    if errors and (measure != "coco" or config.model.class_agnostic):
-        raise UserError("--errors is of COCO's boxes with classes; leave it or --measure out")
     if detections is None:
-        _run(config, weights or str(_weights_of_run(Path(source))), measure, errors, out or default_out(source) / "eval")
+        _run(config, weights or str(_weights_of_run(Path(source))), measure, out or default_out(source) / "eval")
     elif weights is not None:
         raise UserError("--detections scores a file and runs no network, so --weights has nothing to do; leave one of them out")
     elif any(override.startswith("test.tta") for override in overrides):
         raise UserError("--detections scores a file and runs no network, so test.tta has nothing to do; leave one of them out")
     else:
         again = any(override.startswith("test.") for override in overrides)
-        _score_again(config, detections, again, measure, errors, out or default_out(source) / "eval-again")
+        _score_again(config, detections, again, measure, out or default_out(source) / "eval-again")
 
 
-def _run(config: RunConfig, path: str, measure: Measure, errors: bool, out: Path) -> None:
+def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
     """Run the network over the val set."""
     from boxwood.data.loader import eval_batches
     from boxwood.distributed import choose_device, process_group, rank, world_size
     from boxwood.evaluation import evaluate
-    from boxwood.evaluation.errors import error_costs
     from boxwood.files import make_folder
     from boxwood.inference.augmentation import augmented
     from boxwood.inference.predictor import prepare
@@ -110,16 +107,14 @@ def _run(config: RunConfig, path: str, measure: Measure, errors: bool, out: Path
         evaluator = _evaluator(truth, saved.categories, config, measure)
         metrics = evaluate(model.to(device), batches, evaluator, device)
         if rank() == 0:
-            if errors:
-                metrics["errors"] = error_costs(truth, evaluator.results, saved.categories.ids)
-            _report(evaluator, metrics, f"{path} on {len(val_set)} images", out)
+            about = f"{path} on {len(val_set)} images"
+            write_results(evaluator, metrics, config, saved.categories, val_set, truth, about, out)
 
 
-def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, errors: bool, out: Path) -> None:
+def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, out: Path) -> None:
     """Score a file of detections on the val set, ``again`` after another selection."""
     from boxwood.data.proposals import read_proposals
     from boxwood.evaluation import CocoEvaluator, ProposalEvaluator
-    from boxwood.evaluation.errors import error_costs
     from boxwood.evaluation.results import read_results, select_again
     from boxwood.evaluation.truth import ImageResults
     from boxwood.models.detector import GEOMETRIES
@@ -149,9 +144,8 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, e
         evaluator.results = select_again(evaluator.results, select)
         told += f", {sum(map(len, evaluator.results.values())):,} of them after the selection of test.*,"
     metrics = evaluator.compute()
-    if errors:
-        metrics["errors"] = error_costs(truth, evaluator.results, val_set.categories.ids)
-    _report(evaluator, metrics, f"{told} on {len(val_set)} images", out, keep=again)
+    about = f"{told} on {len(val_set)} images"
+    write_results(evaluator, metrics, config, val_set.categories, val_set, truth, about, out, keep=again)
 
 
 def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig, measure: Measure) -> AnyEvaluator:
@@ -164,24 +158,57 @@ def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig,
     return VocEvaluator(truth, categories, measure)
 
 
-def _report(evaluator: AnyEvaluator, metrics: Metrics, what: str, out: Path, keep: bool = True) -> None:
-    """Print the table and write the results; ``keep`` the detections too, which may be in a file already."""
+def write_results(
+    evaluator: AnyEvaluator,
+    metrics: Metrics,
+    config: RunConfig,
+    categories: Categories,
+    val_set: Dataset,
+    coco: dict[str, Any],
+    about: str,
+    out: Path,
+    keep: bool = True,
+) -> None:
+    """Print the table, and write metrics and report; ``keep`` the detections too, which may be in a file already.
+
+    ``metrics`` are joined by what the report adds to them. ``coco`` is ``val_set.to_coco()``.
+    """
     from boxwood.data.proposals import write_proposals
     from boxwood.evaluation import ProposalEvaluator, VocEvaluator, format_table, save_detections, save_metrics
+    from boxwood.evaluation.analysis import analyse
+    from boxwood.report import write_report
 
+    analysis = None
+    if not isinstance(evaluator, ProposalEvaluator):
+        task: Literal["bbox", "segm"] = "segm" if "segm" in metrics and "bbox" not in metrics else "bbox"
+        analysis = analyse(evaluator.truth, evaluator.results, categories.ids, task)
+    if analysis is not None:
+        metrics |= analysis.metrics()
     save_metrics(metrics, out / "metrics.json")
     click.echo(format_table(metrics))
-    click.echo(f"\n{what}; written to {out}")
+    if isinstance(evaluator, ProposalEvaluator):
+        if keep:
+            write_proposals(out / "proposals.safetensors", evaluator.columns())
+    elif keep:
+        save_detections(evaluator.records, out / "detections.json")
     if isinstance(evaluator, VocEvaluator):
         evaluator.write_devkit(out / "voc", "val")
-    if not keep:
-        return
-    if isinstance(evaluator, ProposalEvaluator):
+    write_report(
+        out / "report.html",
+        title=config.model.title,
+        about=about,
+        metrics=metrics,
+        dataset=val_set,
+        coco=coco,
+        categories=categories,
+        truth=evaluator.truth,
+        results=evaluator.results,
+        analysis=analysis,
+    )
+    click.echo(f"\n{about}; written to {out}, and what it means to {out / 'report.html'}")
+    if keep and isinstance(evaluator, ProposalEvaluator):
         file = out / "proposals.safetensors"
-        write_proposals(file, evaluator.columns())
         click.echo(f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
-    else:
-        save_detections(evaluator.records, out / "detections.json")
 
 
 def _weights_of_run(run: Path) -> Path:

@@ -4,7 +4,7 @@ from boxwood.evaluation.backend import Backend
 from boxwood.evaluation.coco import CocoEvaluator
 from boxwood.evaluation.evaluator import Evaluator, Metrics, evaluate
 from boxwood.evaluation.proposals import ProposalEvaluator, make_evaluator
-from boxwood.evaluation.report import format_table, save_detections, save_metrics
+from boxwood.evaluation.table import format_table, save_detections, save_metrics
 from boxwood.evaluation.voc import VocEvaluator
 
 __all__ = [

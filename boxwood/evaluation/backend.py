@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from boxwood.errors import UserError
 from boxwood.evaluation.truth import Results, Truth
 
-__all__ = ["AREAS", "Backend", "Curves", "check_backend", "compare"]
+__all__ = ["AREAS", "Backend", "Curves", "check_backend", "compare", "hotcoco_evaluation", "rows_of"]
 
 Backend: TypeAlias = Literal["hotcoco", "pycocotools"]
 AREAS = ("", "s", "m", "l")
@@ -59,8 +59,7 @@ def compare(
     matches any class with any (K = 1). ``sigmas`` are the OKS constants of the keypoints, for their task, which has no small
     instances (A = 3: all, medium, large).
     """
-    order = sorted((image_id for image_id in results if image_id in truth.image_position), key=truth.image_position.__getitem__)
-    columns, shapes = _columns(truth, results, order, positions, task)
+    columns, shapes = _columns(truth, results, positions, task)
     evaluator = (_hotcoco if backend == "hotcoco" else _pycocotools)(truth, columns, shapes, task)
     parameters = evaluator.params
     if task == "keypoints":
@@ -73,27 +72,42 @@ def compare(
     return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
-def _columns(
-    truth: Truth, results: Results, order: list[int], positions: list[int], task: str
-) -> tuple[NDArray[np.float64], list[Any]]:
+def rows_of(truth: Truth, results: Results, positions: list[int]) -> list[tuple[int, NDArray[np.int64]]]:
+    """The detections that are compared: in the order of the truth's images the id and the ranks, of known classes."""
+    known = np.asarray(positions) > 0
+    order = sorted((image_id for image_id in results if image_id in truth.image_position), key=truth.image_position.__getitem__)
+    return [(image_id, np.flatnonzero(known[results[image_id].labels])) for image_id in order]
+
+
+def hotcoco_evaluation(
+    truth: Truth, results: Results, positions: list[int], task: str, kept: NDArray[np.bool_] | None = None
+) -> tuple[Any, NDArray[np.float64]]:
+    """hotcoco's `COCOeval` of the detections of `rows_of`, or of those of them that are ``kept``; and its columns (N, 7): image, x,
+    y, width, height, score, category."""
+    columns, shapes = _columns(truth, results, positions, task)
+    if kept is not None:
+        columns, shapes = columns[kept], [shape for shape, keep in zip(shapes, kept.tolist()) if keep]
+    return _hotcoco(truth, columns, shapes, task), columns
+
+
+def _columns(truth: Truth, results: Results, positions: list[int], task: str) -> tuple[NDArray[np.float64], list[Any]]:
     """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks or
     keypoints, where the task is about these."""
     table = np.asarray(positions, dtype=np.float64)
     parts: list[NDArray[np.float64]] = [np.zeros((0, 7))]
     shapes: list[Any] = []
-    for image_id in order:
+    for image_id, ranks in rows_of(truth, results, positions):
         found = results[image_id]
-        part = np.empty((len(found), 7))
+        part = np.empty((len(ranks), 7))
         part[:, 0] = truth.image_position[image_id]
-        part[:, 1:5] = found.boxes
-        part[:, 5] = found.scores
-        part[:, 6] = table[found.labels]
-        known = part[:, 6] > 0
-        parts.append(part[known])
+        part[:, 1:5] = found.boxes[ranks]
+        part[:, 5] = found.scores[ranks]
+        part[:, 6] = table[found.labels[ranks]]
+        parts.append(part)
         if task == "segm":
-            shapes += [rle for rle, keep in zip(found.rles or (), known, strict=True) if keep]
+            shapes += [found.rles[rank] for rank in ranks.tolist()] if found.rles is not None else []
         elif task == "keypoints" and found.keypoints is not None:
-            shapes += found.keypoints[known].tolist()
+            shapes += found.keypoints[ranks].tolist()
     return np.concatenate(parts), shapes
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 from boxwood.evaluation.evaluator import Metrics
-from boxwood.evaluation.truth import ImageResults, Results, gather_results
+from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
 from boxwood.files import write_text
 from boxwood.structures import Categories, Detections
 
@@ -44,12 +44,14 @@ class VocEvaluator:
         self.categories, self.rule, self.min_overlap = categories, rule, min_overlap
         self.results: Results = {}
         self.stems = {image["id"]: Path(image.get("file_name", str(image["id"]))).stem for image in truth["images"]}
-        self.truth: dict[tuple[int, int], list[tuple[list[float], bool]]] = {}
+        self.instances: dict[tuple[int, int], list[tuple[list[float], bool]]] = {}
         """By image and category the boxes x, y, width, height, and whether they are difficult."""
         for annotation in truth["annotations"]:
             difficult = bool(annotation.get("ignore") or annotation.get("iscrowd"))
             place = (annotation["image_id"], annotation["category_id"])
-            self.truth.setdefault(place, []).append((annotation["bbox"], difficult))
+            self.instances.setdefault(place, []).append((annotation["bbox"], difficult))
+        regions = [{**a, "iscrowd": int(bool(a.get("ignore") or a.get("iscrowd")))} for a in truth["annotations"]]
+        self.truth = Truth({**truth, "annotations": regions})
 
     def add(self, image_id: int, detections: Detections) -> None:
         """Take an image's detections; of an image that was added before, the first stay."""
@@ -108,7 +110,7 @@ class VocEvaluator:
             right.append(own_right)
             counts.append(own_counts)
         instances = sum(
-            not difficult for (image_id, own), boxes in self.truth.items() for _, difficult in boxes
+            not difficult for (image_id, own), boxes in self.instances.items() for _, difficult in boxes
             if own == category and image_id in self.stems
         )  # fmt: skip
         order = np.argsort(-np.concatenate([np.zeros(0), *scores]), kind="stable")
@@ -121,7 +123,7 @@ class VocEvaluator:
         """Which detections of one image and class are right, and which count at all. What is right in an image does not depend on
         the other images."""
         right, counts = np.zeros(len(boxes), dtype=np.bool_), np.ones(len(boxes), dtype=np.bool_)
-        truth = self.truth.get((image_id, category), [])
+        truth = self.instances.get((image_id, category), [])
         if not truth:
             return right, counts
         overlaps = _overlaps(boxes, np.array([box for box, _ in truth], dtype=np.float64))

@@ -13,7 +13,7 @@ from boxwood.evaluation.coco import KEYPOINT_DETECTIONS
 from boxwood.evaluation.evaluator import Metrics
 from boxwood.files import write_text, write_whole
 
-__all__ = ["format_table", "save_detections", "save_metrics"]
+__all__ = ["format_table", "save_detections", "save_metrics", "table_of"]
 
 WIDTH = 100
 HEADS = {"bbox": "box AP", "segm": "mask AP", "keypoints": "keypoint AP", "voc": "VOC AP"}
@@ -50,14 +50,13 @@ def format_table(metrics: Metrics) -> str:
                AP   AP50   AP75    APs    APm    APl  AR100
     bbox    0.500  0.750  0.500      -  0.500  0.500  0.600
     """
-    blocks = []
     tasks = [task for task in HEADS if task in metrics]
-    # AR at the limit of detections stands under its own number: COCO looks at 100 boxes and masks, and at the keypoints of 20.
-    for part in ([task for task in tasks if task in ("bbox", "segm")], [task for task in tasks if task == "keypoints"]):
-        if part:
-            columns = [name for name in COLUMNS if name in metrics[part[0]]]  # there are no small keypoints
-            blocks.append(_rows([*columns, _last_recall(part[0], metrics)], {task: metrics[task] for task in part}))
-    blocks += [_rows(list(metrics[name]), {name: metrics[name]}) for name in ("proposals", "voc") if name in metrics]
+    # Tasks with the same columns share a table.
+    shown = {name: table_of(name, metrics) for name in (*tasks, "proposals") if name in metrics}
+    blocks = [
+        _rows(list(columns), {name: row for name, row in shown.items() if tuple(row) == columns})
+        for columns in dict.fromkeys(tuple(row) for row in shown.values())
+    ]
     if errors := metrics.get("errors"):
         blocks.append(_errors(errors))
     if per_class := metrics.get("per_class"):
@@ -69,6 +68,17 @@ def format_table(metrics: Metrics) -> str:
             )
         )
     return "\n\n".join(blocks)
+
+
+def table_of(name: str, metrics: Metrics) -> dict[str, float]:
+    """The numbers of a task that are shown, by the names of their columns; metrics.json has more.
+
+    AR stands under the limit of detections that it looks at: of boxes and masks 100 by COCO's rule, of keypoints 20.
+    """
+    if name not in ("bbox", "segm", "keypoints"):
+        return dict(metrics[name])
+    columns = [column for column in COLUMNS if column in metrics[name]]  # there are no small keypoints
+    return {column: metrics[name][column] for column in (*columns, _last_recall(name, metrics))}
 
 
 def _number(value: float) -> str:

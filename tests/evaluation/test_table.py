@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from boxwood.evaluation import format_table, save_detections, save_metrics
-from boxwood.evaluation.report import display_width
+from boxwood.evaluation.table import display_width
 
 ROW = {"AP": 0.5, "AP50": 1.0, "AP75": 0.123456, "APs": -1.0, "APm": 0.0, "APl": 0.9, "AR1": 0.1, "AR10": 0.2, "AR100": 0.61}
 

@@ -1,0 +1,159 @@
+"""The report of `boxwood eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxwood.data import Dataset
+from boxwood.drawing import class_color
+from boxwood.evaluation import Metrics
+from boxwood.evaluation.analysis import Analysis
+from boxwood.evaluation.table import HEADS, table_of
+from boxwood.evaluation.truth import Results, Truth
+from boxwood.report.charts import calibration, curves, path
+from boxwood.report.gallery import gallery, worst_and_best
+from boxwood.report.page import write_page
+from boxwood.structures import Categories
+
+__all__ = ["write_report"]
+
+IMAGES = 12
+"""Worst ones, and best ones."""
+MATRIX = 25
+"""Classes of which the whole confusion matrix is shown; of more the largest confusions alone."""
+CURVES = 200
+"""Classes that have a curve of their own, those with the most instances."""
+ERRORS = {
+    "classification": "in its place, of another class",
+    "localisation": "of its class, badly placed (IoU 0.1 to 0.5)",
+    "both": "badly placed and of another class",
+    "duplicate": "of an instance that is found already",
+    "background": "where nothing is",
+    "missed": "instances that nothing found",
+}
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    about: str,
+    metrics: Metrics,
+    dataset: Dataset,
+    coco: Mapping[str, Any],
+    categories: Categories,
+    truth: Truth,
+    results: Results,
+    analysis: Analysis | None,
+) -> None:
+    """Write ``path``: the tables of ``metrics``, and, where there is an ``analysis``, its charts and the pictures that it rates
+    worst and best.
+
+    ``coco`` is ``dataset.to_coco()``, ``categories`` are the model's classes, ``truth`` and ``results`` what ``analysis`` was made
+    of. Every number is that of ``metrics``. The file needs no network.
+    """
+    rows = {HEADS.get(name, name): table_of(name, metrics) for name in (*HEADS, "proposals") if name in metrics}
+    tables = [
+        (columns, {head: row for head, row in rows.items() if tuple(row) == columns})
+        for columns in dict.fromkeys(tuple(row) for row in rows.values())
+    ]
+    positions = [truth.category_position.get(category, 0) for category in categories.ids]
+    worst, best = worst_and_best(analysis, IMAGES) if analysis is not None else ([], [])
+    order = [image["id"] for image in coco["images"]]
+    entries = [] if analysis is None else gallery([*worst, *best], dataset, order, truth, results, positions, analysis)
+    skeleton = categories.keypoints.skeleton if categories.keypoints is not None else ()
+    write_page(
+        "evaluation.html",
+        path,
+        title=title,
+        about=about,
+        metrics=metrics,
+        rows=rows,
+        tables=tables,
+        heads={task: head for task, head in HEADS.items() if task in metrics},
+        instances=sum(truth.counts()),
+        colors=[_hex(class_color(label)) for label in range(len(truth.categories))],
+        names=truth.names(),
+        errors=_errors(metrics),
+        curves=None if analysis is None else _curves(analysis),
+        calibration=None if analysis is None else _calibration(metrics),
+        confusion=None if analysis is None else _confusion(metrics),
+        gallery={
+            "score": 0.5 if analysis is None else analysis.overall.score,
+            "names": truth.names(),
+            "colors": [_hex(class_color(label)) for label in range(len(truth.categories))],
+            "skeleton": skeleton,
+            "images": entries,
+            "worst": len(worst),
+        },
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _errors(metrics: Metrics) -> list[dict[str, Any]]:
+    """The dearest first, with the width of its bar."""
+    if "errors" not in metrics:
+        return []
+    cost, count = metrics["errors"]["cost"], metrics["errors"]["count"]
+    highest = max([*cost.values(), 1e-9])
+    return [
+        {
+            "name": sort,
+            "what": ERRORS[sort],
+            "cost": cost[sort],
+            "count": count[sort],
+            "width": 100 * max(0.0, cost[sort]) / highest,
+        }
+        for sort in sorted(cost, key=lambda sort: -cost[sort])
+    ]
+
+
+def _curves(analysis: Analysis) -> dict[str, Any]:
+    """The chart of the mean over the classes, and the lines of single classes for the script."""
+    recalls = np.linspace(0, 1, 101)
+    known = np.array(analysis.counts) > 0
+    means = analysis.precision[:, :, known].mean(axis=2)
+    series = [(name, _points(recalls, line)) for name, line in zip(("IoU 0.5", "IoU 0.75", "IoU 0.5 to 0.95"), means, strict=True)]
+    largest = sorted(np.flatnonzero(known).tolist(), key=lambda k: -analysis.counts[k])[:CURVES]
+    lines = {str(k): [path(_points(recalls, line)) for line in analysis.precision[:, :, k]] for k in sorted(largest)}
+    return {"chart": curves(series, "recall", "precision"), "lines": lines, "mean": [path(points) for _, points in series]}
+
+
+def _points(recalls: Any, precision: Any) -> Sequence[tuple[float, float]]:
+    """Down to nothing where the recall is not reached, and no farther."""
+    reached = int((precision > 0).sum())
+    return list(zip(recalls[: reached + 1].tolist(), precision[: reached + 1].tolist(), strict=True))
+
+
+def _calibration(metrics: Metrics) -> dict[str, Any]:
+    bins = metrics["calibration"]["bins"]
+    return {
+        "chart": calibration([(b["from"], b["to"], b["right"], b["count"]) for b in bins]),
+        "ECE": metrics["calibration"]["ECE"],
+    }
+
+
+def _confusion(metrics: Metrics) -> dict[str, Any]:
+    """The matrix with each row's shares, or, of many classes, its largest entries."""
+    matrix = np.array(metrics["confusion"]["matrix"])
+    names = metrics["confusion"]["classes"]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    wrong = matrix[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
+    largest = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:20]]
+    return {
+        "score": metrics["confusion"]["score"],
+        "whole": len(names) <= MATRIX,
+        "names": [*names, "nothing"],
+        "rows": [list(zip(counts.tolist(), own.tolist(), strict=True)) for counts, own in zip(matrix, shares, strict=True)],
+        "largest": [(names[row], names[column], int(wrong[row, column])) for row, column in largest if wrong[row, column]],
+    }
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#" + "".join(f"{part:02x}" for part in color)
