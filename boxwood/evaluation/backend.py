@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from boxwood.errors import UserError
 from boxwood.evaluation.truth import Results, Truth
 
-__all__ = ["AREAS", "Backend", "Curves", "check_backend", "compare", "hotcoco_evaluation", "rows_of"]
+__all__ = ["AREAS", "Backend", "Curves", "check_backend", "columns_of", "compare", "hotcoco_evaluation", "records_of", "rows_of"]
 
 Backend: TypeAlias = Literal["hotcoco", "pycocotools"]
 AREAS = ("", "s", "m", "l")
@@ -59,7 +59,7 @@ def compare(
     matches any class with any (K = 1). ``sigmas`` are the OKS constants of the keypoints, for their task, which has no small
     instances (A = 3: all, medium, large).
     """
-    columns, shapes = _columns(truth, results, positions, task)
+    columns, shapes = columns_of(truth, results, positions, task)
     evaluator = (_hotcoco if backend == "hotcoco" else _pycocotools)(truth, columns, shapes, task)
     parameters = evaluator.params
     if task == "keypoints":
@@ -84,13 +84,13 @@ def hotcoco_evaluation(
 ) -> tuple[Any, NDArray[np.float64]]:
     """hotcoco's `COCOeval` of the detections of `rows_of`, or of those of them that are ``kept``; and its columns (N, 7): image, x,
     y, width, height, score, category."""
-    columns, shapes = _columns(truth, results, positions, task)
+    columns, shapes = columns_of(truth, results, positions, task)
     if kept is not None:
         columns, shapes = columns[kept], [shape for shape, keep in zip(shapes, kept.tolist()) if keep]
     return _hotcoco(truth, columns, shapes, task), columns
 
 
-def _columns(truth: Truth, results: Results, positions: list[int], task: str) -> tuple[NDArray[np.float64], list[Any]]:
+def columns_of(truth: Truth, results: Results, positions: list[int], task: str) -> tuple[NDArray[np.float64], list[Any]]:
     """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks or
     keypoints, where the task is about these."""
     table = np.asarray(positions, dtype=np.float64)
@@ -111,7 +111,7 @@ def _columns(truth: Truth, results: Results, positions: list[int], task: str) ->
     return np.concatenate(parts), shapes
 
 
-def _records(columns: NDArray[np.float64], shapes: list[Any], task: str) -> list[dict[str, Any]]:
+def records_of(columns: NDArray[np.float64], shapes: list[Any], task: str) -> list[dict[str, Any]]:
     """COCO results. Those of masks and keypoints carry no box: with one, the COCO API would take the box's area for theirs."""
     records = []
     for row, (image, x, y, width, height, score, category) in enumerate(columns.tolist()):
@@ -128,7 +128,7 @@ def _records(columns: NDArray[np.float64], shapes: list[Any], task: str) -> list
 
 def _hotcoco(truth: Truth, columns: NDArray[np.float64], shapes: list[Any], task: str) -> Any:
     coco = hotcoco.COCO(truth.coco(task))
-    return hotcoco.COCOeval(coco, coco.load_res(columns if task == "bbox" else _records(columns, shapes, task)), task)
+    return hotcoco.COCOeval(coco, coco.load_res(columns if task == "bbox" else records_of(columns, shapes, task)), task)
 
 
 def _pycocotools(truth: Truth, columns: NDArray[np.float64], shapes: list[Any], task: str) -> Any:
@@ -140,7 +140,7 @@ def _pycocotools(truth: Truth, columns: NDArray[np.float64], shapes: list[Any], 
         coco.dataset = truth.coco(task)
         coco.createIndex()
         if len(columns):
-            found = coco.loadRes(_records(columns, shapes, task))
+            found = coco.loadRes(records_of(columns, shapes, task))
         else:  # its loadRes looks at the first record
             found.dataset = {**coco.dataset, "annotations": []}
             found.createIndex()

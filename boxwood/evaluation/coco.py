@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 from boxwood.evaluation.backend import AREAS, Backend, Curves, check_backend, compare
+from boxwood.evaluation.collected import CollectingEvaluator
 from boxwood.evaluation.diagnosis import explain
 from boxwood.evaluation.evaluator import Metrics
-from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
-from boxwood.structures import Categories, Detections
+from boxwood.structures import Categories
 
 __all__ = ["CocoEvaluator"]
 
@@ -21,7 +21,7 @@ KEYPOINT_DETECTIONS = 20
 """Of an image, by the COCO API's rule for keypoints."""
 
 
-class CocoEvaluator:
+class CocoEvaluator(CollectingEvaluator):
     """AP and AR as the COCO API defines them (https://cocodataset.org/#detection-eval), in fractions; -1 where there is no truth.
 
     ``truth`` is a COCO dictionary (``images``, ``annotations``, ``categories``), ``categories`` the model's classes,
@@ -49,31 +49,15 @@ class CocoEvaluator:
         if unknown := set(tasks) - {"bbox", "segm", "keypoints"}:
             raise UserError(f"unknown evaluation task '{sorted(unknown)[0]}'; choose among 'bbox', 'segm' and 'keypoints'")
         assert max_detections > 0
-        self.truth = Truth(truth)
-        self.categories = categories
+        super().__init__(truth, categories, with_masks="segm" in tasks)
         self.tasks = tuple(tasks)
         self.max_detections = max_detections
         self.backend: Backend = backend
-        self.results: Results = {}
-
-    def add(self, image_id: int, detections: Detections) -> None:
-        """Take an image's detections; of an image that was added before, the first stay."""
-        if image_id not in self.results:
-            with_masks = "segm" in self.tasks and detections.mask_probabilities is not None
-            self.results[image_id] = ImageResults.of(detections, with_masks)
-
-    def gather(self) -> None:
-        """Merge the detections of all processes of `torch.distributed`; the numbers are those of one process to the last digit."""
-        self.results = gather_results(self.results)
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The detections as COCO results, in the order of image ids and ranks; ``segmentation`` where there are masks.
-
-        Who gives them to the COCO API for masks must take ``bbox`` out, or it measures the boxes' areas.
-        """
-        ids = self.categories.ids
-        records = [record for image_id in sorted(self.results) for record in self.results[image_id].records(image_id, ids)]
+        """The detections as COCO results (`CollectingEvaluator.records`)."""
+        records = super().records
         if "bbox" not in self.tasks:  # the boxes were made from what there was instead
             for record in records:
                 del record["bbox"]
@@ -81,7 +65,6 @@ class CocoEvaluator:
 
     def compute(self) -> Metrics:
         """The numbers of all that was added; images of the truth that were not added count as images without detections."""
-        positions = [self.truth.category_position.get(category, 0) for category in self.categories.ids]
         limits = sorted({1, 10, self.max_detections})
         metrics: Metrics = {}
         per_class: dict[str, dict[str, Any]] = {name: {} for name in self.truth.names()}
@@ -93,7 +76,7 @@ class CocoEvaluator:
             best = KEYPOINT_DETECTIONS if task == "keypoints" else self.max_detections
             looks = [best] if task == "keypoints" else limits
             sigmas = self.categories.keypoints.sigmas if self.categories.keypoints is not None else ()
-            curves = compare(self.truth, self.results, positions, task, looks, True, self.backend, sigmas)
+            curves = compare(self.truth, self.results, self.positions, task, looks, True, self.backend, sigmas)
             metrics[task] = summarize(curves, looks, best)
             for row, ap in zip(per_class.values(), class_precision(curves, looks.index(best)), strict=True):
                 row[task] = ap

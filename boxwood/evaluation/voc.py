@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.errors import UserError
+from boxwood.evaluation.collected import CollectingEvaluator
 from boxwood.evaluation.evaluator import Metrics
-from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
 from boxwood.files import write_text
-from boxwood.structures import Categories, Detections
+from boxwood.structures import Categories
 
 __all__ = ["VocEvaluator", "average_precision"]
 
 Array = NDArray[np.float64]
 
 
-class VocEvaluator:
+class VocEvaluator(CollectingEvaluator):
     """AP of each class at an IoU of 0.5, and their mean, as the challenge's development kit computes them.
 
     In order of score, a detection is right where the instance of its image and class that it overlaps most is overlapped by at
@@ -41,32 +41,15 @@ class VocEvaluator:
     ) -> None:
         if rule not in ("voc2007", "voc2010"):
             raise UserError(f"unknown rule of VOC '{rule}'; choose 'voc2007' or 'voc2010'")
-        self.categories, self.rule, self.min_overlap = categories, rule, min_overlap
-        self.results: Results = {}
+        regions = [{**a, "iscrowd": int(bool(a.get("ignore") or a.get("iscrowd")))} for a in truth["annotations"]]
+        super().__init__({**truth, "annotations": regions}, categories, with_masks=False)
+        self.rule, self.min_overlap = rule, min_overlap
         self.stems = {image["id"]: Path(image.get("file_name", str(image["id"]))).stem for image in truth["images"]}
         self.instances: dict[tuple[int, int], list[tuple[list[float], bool]]] = {}
         """By image and category the boxes x, y, width, height, and whether they are difficult."""
-        for annotation in truth["annotations"]:
-            difficult = bool(annotation.get("ignore") or annotation.get("iscrowd"))
+        for annotation in regions:
             place = (annotation["image_id"], annotation["category_id"])
-            self.instances.setdefault(place, []).append((annotation["bbox"], difficult))
-        regions = [{**a, "iscrowd": int(bool(a.get("ignore") or a.get("iscrowd")))} for a in truth["annotations"]]
-        self.truth = Truth({**truth, "annotations": regions})
-
-    def add(self, image_id: int, detections: Detections) -> None:
-        """Take an image's detections; of an image that was added before, the first stay."""
-        if image_id not in self.results:
-            self.results[image_id] = ImageResults.of(detections, with_masks=False)
-
-    def gather(self) -> None:
-        """Merge the detections of all processes of `torch.distributed`."""
-        self.results = gather_results(self.results)
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The detections as COCO results."""
-        ids = self.categories.ids
-        return [record for image_id in sorted(self.results) for record in self.results[image_id].records(image_id, ids)]
+            self.instances.setdefault(place, []).append((annotation["bbox"], bool(annotation["iscrowd"])))
 
     def compute(self) -> Metrics:
         """The numbers of all that was added; images of the truth that were not added count as images without detections."""
