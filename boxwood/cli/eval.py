@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from boxwood.data import Dataset
-    from boxwood.evaluation import CocoEvaluator, Metrics, ProposalEvaluator, VocEvaluator
+    from boxwood.evaluation import CollectingEvaluator, Measure, Metrics, ProposalEvaluator
     from boxwood.run import RunConfig
     from boxwood.structures import Categories
 
-    AnyEvaluator: TypeAlias = CocoEvaluator | ProposalEvaluator | VocEvaluator
+    AnyEvaluator: TypeAlias = CollectingEvaluator | ProposalEvaluator
 
 __all__ = ["eval", "write_results"]
 
-MEASURES = ("coco", "voc2007", "voc2010")
-Measure = Literal["coco", "voc2007", "voc2010"]
+MEASURES = ("coco", "voc2007", "voc2010", "lvis", "cityscapes")
 
 
 @click.command(short_help="Measure a detector on the val set.")
@@ -49,7 +48,8 @@ def eval(
     by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
     with the settings of test.* applied to it once more; then the results go to RUN/eval-again by default.
 
-    --measure voc2007 and voc2010 give PASCAL VOC's AP, and the result files of its development kit.
+    --measure voc2007 and voc2010 give PASCAL VOC's AP, and the result files of its development kit; lvis gives LVIS's, of rare,
+    common and frequent classes, and cityscapes that of Cityscapes' instances.
 
     \b
       boxwood eval runs/nuts
@@ -149,13 +149,16 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, o
 
 
 def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig, measure: Measure) -> AnyEvaluator:
-    from boxwood.evaluation import VocEvaluator, make_evaluator
+    from boxwood.evaluation import make_evaluator
 
-    if measure == "coco":
-        return make_evaluator(truth, categories, class_agnostic=config.model.class_agnostic)
-    if config.model.class_agnostic:
-        raise UserError(f"--measure {measure} is of classes, and {config.model.title} finds none; leave it out")
-    return VocEvaluator(truth, categories, measure)
+    return make_evaluator(
+        truth,
+        categories,
+        measure=measure,
+        class_agnostic=config.model.class_agnostic,
+        detections_per_image=config.test.detections_per_image,
+        maxdets=config.test.maxdets,
+    )
 
 
 def write_results(
@@ -174,12 +177,12 @@ def write_results(
     ``metrics`` are joined by what the report adds to them. ``coco`` is ``val_set.to_coco()``.
     """
     from boxwood.data.proposals import write_proposals
-    from boxwood.evaluation import ProposalEvaluator, VocEvaluator, format_table, save_detections, save_metrics
+    from boxwood.evaluation import LvisEvaluator, ProposalEvaluator, VocEvaluator, format_table, save_detections, save_metrics
     from boxwood.evaluation.analysis import analyse
     from boxwood.report import write_report
 
     analysis = None
-    if not isinstance(evaluator, ProposalEvaluator):
+    if not isinstance(evaluator, ProposalEvaluator | LvisEvaluator):  # LVIS does not know what is wrong where it did not look
         task: Literal["bbox", "segm"] = "segm" if "segm" in metrics and "bbox" not in metrics else "bbox"
         analysis = analyse(evaluator.truth, evaluator.results, categories.ids, task)
     if analysis is not None:

@@ -28,6 +28,9 @@ __all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "read_coco
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
 
+IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void")
+"""What LVIS's and Cityscapes' rules of evaluation ask of images, beyond COCO's keys."""
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -57,6 +60,8 @@ class CocoFile:
     image_sizes: NDArray[np.int64]
     """(I, 2) height, width."""
     file_names: Texts
+    image_extras: Texts
+    """(I) JSON of what an image has of `IMAGE_EXTRAS`; empty where it has nothing."""
     ids: NDArray[np.int64]
     image_rows: NDArray[np.int64]
     """(A,) row of each annotation's image; -1 where the file has no such image."""
@@ -125,10 +130,12 @@ class CocoFile:
     def to_coco(self) -> dict[str, Any]:
         """The file's images, annotations and categories as a COCO dictionary; boxes with nan or inf are left out."""
         finite = np.isfinite(self.boxes).all(axis=1)
-        images = [
+        images: list[dict[str, Any]] = [
             {"id": image_id, "file_name": self.file_name(row), "height": height, "width": width}
             for row, (image_id, (height, width)) in enumerate(zip(self.image_ids.tolist(), self.image_sizes.tolist(), strict=True))
         ]
+        for row in np.flatnonzero(np.diff(self.image_extras.offsets)).tolist():
+            images[row] |= json.loads(self.image_extras[row])
         return {
             "images": images,
             "annotations": [self._annotation(row) for row in np.flatnonzero(finite).tolist()],
@@ -184,6 +191,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
         image_ids=image_ids,
         image_sizes=np.stack([heights, widths], axis=1),
         file_names=Texts.of([name.encode() for name in take_image.texts("file_name")]),
+        image_extras=take_image.extras(),
         ids=take.integers("id"),
         image_rows=image_rows,
         annotation_image_ids=annotation_image_ids,
@@ -257,6 +265,10 @@ class _Taker:
         values: list[Any] = [row.get(key) for row in self.rows]
         self._refuse(key, values, lambda v: isinstance(v, str) and bool(v), "text")
         return values
+
+    def extras(self) -> Texts:
+        own = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.rows]
+        return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in own])
 
     def boxes(self) -> NDArray[np.float64]:
         values = [row.get("bbox") for row in self.rows]

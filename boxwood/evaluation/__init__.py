@@ -3,9 +3,11 @@
 from boxwood.evaluation.backend import Backend
 from boxwood.evaluation.cityscapes import CityscapesEvaluator
 from boxwood.evaluation.coco import CocoEvaluator
+from boxwood.evaluation.collected import CollectingEvaluator
 from boxwood.evaluation.evaluator import Evaluator, Metrics, evaluate
 from boxwood.evaluation.lvis import LvisEvaluator
-from boxwood.evaluation.proposals import ProposalEvaluator, make_evaluator
+from boxwood.evaluation.measures import Measure, make_evaluator
+from boxwood.evaluation.proposals import ProposalEvaluator
 from boxwood.evaluation.table import format_table, save_detections, save_metrics
 from boxwood.evaluation.voc import VocEvaluator
 
@@ -13,8 +15,10 @@ __all__ = [
     "Backend",
     "CityscapesEvaluator",
     "CocoEvaluator",
+    "CollectingEvaluator",
     "Evaluator",
     "LvisEvaluator",
+    "Measure",
     "Metrics",
     "ProposalEvaluator",
     "VocEvaluator",

@@ -46,7 +46,8 @@ class CityscapesEvaluator(CollectingEvaluator):
     ``truth`` is a COCO dictionary whose masks do not overlap, such as `boxwood.data.formats.cityscapes.read_cityscapes` makes.
     Crowd regions (Cityscapes' groups), the pixels of an image's ``void`` (a COCO run-length mask) and instances under 100 pixels
     are neither to be found nor wrong. Of several masks that overlap an instance enough the best is right, the others are wrong.
-    `compute` gives ``{"cityscapes": {"AP", "AP50"}, "per_class", "notes"}``, fractions; -1 where there is no truth. Raises `UserError` where an instance has no mask, or ``void`` is not one.
+    `compute` gives ``{"cityscapes": {"AP", "AP50"}, "per_class", "notes"}``, fractions; -1 where there is no truth.
+    Raises `UserError` where an instance has no mask, or ``void`` is not one.
     """
 
     def __init__(self, truth: Mapping[str, Any], categories: Categories) -> None:

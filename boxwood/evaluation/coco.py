@@ -32,7 +32,7 @@ class CocoEvaluator(CollectingEvaluator):
     to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last at ``max_detections``, under its own
     number). Keypoints are compared by OKS with the sigmas of ``categories``; of them the COCO API knows no small ones, and looks
     at the best 20 detections of an image alone: AR20, and AR50 and AR75 at an OKS of 0.50 and 0.75. Then ``per_class``: AP of
-    each task and ``count``, the number of true instances; and ``notes``: in words, why a number is -1 or 0.
+    each task and ``count``, the number of true instances; ``max_detections``; and ``notes``: in words, why a number is -1 or 0.
 
     Raises `UserError` where the backend is not installed, an annotation has no box, or some have other keypoints than others.
     """
@@ -83,6 +83,7 @@ class CocoEvaluator(CollectingEvaluator):
         for row, count in zip(per_class.values(), self.truth.counts(), strict=True):
             row["count"] = count
         metrics["per_class"] = per_class
+        metrics["max_detections"] = self.max_detections
         metrics["notes"] = explain(self.truth, self.results, self.categories, metrics, self.max_detections)
         return metrics
 

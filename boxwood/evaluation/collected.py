@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from boxwood.evaluation.evaluator import Metrics
 from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
 from boxwood.structures import Categories, Detections
 
 __all__ = ["CollectingEvaluator"]
 
 
-class CollectingEvaluator:
-    """Collects ``results``; what it makes of them is its subclass's ``compute``.
+class CollectingEvaluator(ABC):
+    """Collects ``results``; what it makes of them is its subclass's `compute`.
 
     ``truth`` is a COCO dictionary, ``categories`` the model's classes; ``with_masks`` keeps masks too, as run lengths. Raises
     `UserError` where an annotation has no box, or some have other keypoints than others.
@@ -32,6 +34,10 @@ class CollectingEvaluator:
     def gather(self) -> None:
         """Merge the detections of all processes of `torch.distributed`; the numbers are those of one process to the last digit."""
         self.results = gather_results(self.results)
+
+    @abstractmethod
+    def compute(self) -> Metrics:
+        """The numbers of all that was added."""
 
     @property
     def positions(self) -> list[int]:

@@ -14,7 +14,7 @@ from boxwood.structures import Batch, Detections
 __all__ = ["Evaluator", "Metrics", "evaluate"]
 
 Metrics: TypeAlias = dict[str, Any]
-"""Results as JSON holds them: a table of numbers a task (``bbox``, ``segm``, ``proposals``), ``per_class``, ``notes``."""
+"""Results as JSON holds them: a table of numbers a task (``bbox``, ``segm``, ``proposals`` ...), ``per_class``, ``notes``."""
 
 
 class Evaluator(Protocol):

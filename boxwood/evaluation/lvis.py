@@ -71,7 +71,7 @@ class LvisEvaluator(CollectingEvaluator):
         ]
         if missing := [image_id for image_id in self.truth.image_position if image_id not in self.results]:
             notes.append(f"{len(missing)} of the truth's {len(self.truth.images)} images were not evaluated (ids {some(missing)})")
-        return metrics | {"per_class": per_class, "notes": notes}
+        return metrics | {"per_class": per_class, "max_detections": self.max_detections, "notes": notes}
 
     def _numbers(self, task: str) -> tuple[dict[str, float], list[float]]:
         """The table of a task, and each class's AP."""

@@ -9,18 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.evaluation.backend import AREAS, Backend, check_backend, compare
-from boxwood.evaluation.coco import CocoEvaluator, mean_of_known
+from boxwood.evaluation.coco import mean_of_known
 from boxwood.evaluation.diagnosis import some
 from boxwood.evaluation.evaluator import Metrics
 from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
-from boxwood.structures import Categories, Detections
+from boxwood.structures import Detections
 
-__all__ = ["ProposalEvaluator", "make_evaluator"]
-
-
-def make_evaluator(truth: Mapping[str, Any], categories: Categories, *, class_agnostic: bool) -> CocoEvaluator | ProposalEvaluator:
-    """The evaluator that fits a detector: COCO's AP, or AR where its boxes have no classes (`ModelConfig.class_agnostic`)."""
-    return ProposalEvaluator(truth) if class_agnostic else CocoEvaluator(truth, categories)
+__all__ = ["ProposalEvaluator"]
 
 
 class ProposalEvaluator:

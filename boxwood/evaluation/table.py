@@ -16,7 +16,15 @@ from boxwood.files import write_text, write_whole
 __all__ = ["format_table", "save_detections", "save_metrics", "table_of"]
 
 WIDTH = 100
-HEADS = {"bbox": "box AP", "segm": "mask AP", "keypoints": "keypoint AP", "voc": "VOC AP"}
+HEADS = {
+    "bbox": "box AP",
+    "segm": "mask AP",
+    "keypoints": "keypoint AP",
+    "voc": "VOC AP",
+    "lvis_bbox": "LVIS box AP",
+    "lvis_segm": "LVIS mask AP",
+    "cityscapes": "Cityscapes AP",
+}
 """What the tasks are called above their classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -57,6 +65,8 @@ def format_table(metrics: Metrics) -> str:
         _rows(list(columns), {name: row for name, row in shown.items() if tuple(row) == columns})
         for columns in dict.fromkeys(tuple(row) for row in shown.values())
     ]
+    if most := metrics.get("max_detections"):
+        blocks.append(f"counted: an image's best {most} detections of {'all classes' if 'lvis_bbox' in metrics else 'a class'}")
     if errors := metrics.get("errors"):
         blocks.append(_errors(errors))
     if per_class := metrics.get("per_class"):

@@ -106,7 +106,10 @@ class TestConfig(Config):
     nms_threshold: float = 0.5
     """Of two boxes of one class that overlap by more than this IoU, the lower-scored one is dropped."""
     detections_per_image: int = 100
-    """At most so many detections an image, over all classes. COCO's AP looks at 100."""
+    """At most so many detections an image, over all classes."""
+    maxdets: int | None = Field(None, gt=0)
+    """How many of an image's best detections of a class count in COCO's AP, and of all classes in LVIS's. None: as many as there
+    can be, and at least COCO's 100 or LVIS's 300, so that numbers compare."""
     mask_threshold: float = 0.5
     """A pixel belongs to a mask where its probability is at least this."""
     soft_nms: SoftNMSConfig | None = None

@@ -242,7 +242,13 @@ def _evaluate(run: _Run, val_set: Dataset, interruption: Interruption, log: RunL
 
     with preserved_random_state():
         losses = _validation_losses(run, batches(LOSS_BATCH, with_targets=True))
-        evaluator = make_evaluator(val_set.to_coco(), run.categories, class_agnostic=config.model.class_agnostic)
+        evaluator = make_evaluator(
+            val_set.to_coco(),
+            run.categories,
+            class_agnostic=config.model.class_agnostic,
+            detections_per_image=config.test.detections_per_image,
+            maxdets=config.test.maxdets,
+        )
         # One image at a time, so that no image's padding, and so no detection, depends on which others it is with.
         run.metrics = evaluate(run.model, batches(1, with_targets=False), evaluator, run.device)
     run.evaluated = run.step

@@ -92,13 +92,16 @@ def detected(found: list[tuple[str, float, np.ndarray]]) -> FixedMasks:
     return made
 
 
-def theirs(maps: list[np.ndarray], founds: list[list[tuple[str, float, np.ndarray]]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def theirs(
+    maps: list[np.ndarray], founds: list[list[tuple[str, float, np.ndarray]]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """What their script says. NumPy 2 has no ``np.in1d``, which is `np.isin` of flat arrays, and JSON knows no NumPy integers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)
     monkeypatch.setattr(script, "writeDict2JSON", lambda *_: None)
+    monkeypatch.chdir(folder)  # it writes a file where it is
     truth_files, result_files = [], []
     for number, (numbers, found) in enumerate(zip(maps, founds, strict=True)):
         truth_files.append(str(folder / f"city_{number:06d}_000019_gtFine_instanceIds.png"))

@@ -8,12 +8,12 @@ Only the eight classes that the benchmark scores by instance are kept; every oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hotcoco import mask
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from boxwood.data.formats.reading import read_json
@@ -27,15 +27,21 @@ CLASSES = {"bicycle": 1, "car": 2, "person": 3, "train": 4, "truck": 5, "motorcy
 ENDING = "_gtFine_polygons.json"
 NOT_PAINTED = frozenset({"license plate"})
 """Labels that hide nothing."""
-NOTHING = -1
+NOT_COUNTED = frozenset(
+    {"unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "parking", "rail track"}
+    | {"guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer"}
+)
+"""Labels that the benchmark ignores."""
+VOID, OTHER = -1, -2
+"""Pixels of those and of nothing, and pixels of classes that are not kept."""
 
 
 def read_cityscapes(folder: Path) -> dict[str, Any]:
     """A COCO dictionary of all images below ``folder``, such as ``gtFine/val``.
 
     File names are ``CITY/..._leftImg8bit.png``, relative to the folder of the same name below ``leftImg8bit``.
-    A polygon of many instances (``cargroup``) becomes a crowd region. Raises `UserError` where there are no annotations, or a
-    file is damaged.
+    A polygon of many instances (``cargroup``) becomes a crowd region; ``void`` of an image is a mask of the pixels that the
+    benchmark ignores. Raises `UserError` where there are no annotations, or a file is damaged.
     """
     files = sorted(folder.rglob(f"*{ENDING}"))
     if not files:
@@ -47,7 +53,13 @@ def read_cityscapes(folder: Path) -> dict[str, Any]:
         city = path.parent.name
         name = f"{path.name.removesuffix(ENDING)}_leftImg8bit.png"
         images.append({"id": image_id, "file_name": f"{city}/{name}", "height": size[0], "width": size[1]})
-        for label, crowd, code in _instances(size, objects, path):
+        pixels, painted = _paint(size, objects, path)
+        images[-1]["void"] = _code(pixels == VOID)
+        for row, (label, crowd) in painted.items():
+            seen = pixels == row
+            if not seen.any():
+                continue
+            code = _code(seen)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -56,7 +68,7 @@ def read_cityscapes(folder: Path) -> dict[str, Any]:
                     "bbox": np.asarray(mask.toBbox(code)).tolist(),
                     "area": int(mask.area(code)),
                     "iscrowd": int(crowd),
-                    "segmentation": {"size": list(size), "counts": _text(code["counts"])},
+                    "segmentation": code,
                 }
             )
     categories = [{"id": category, "name": name} for name, category in CLASSES.items()]
@@ -75,9 +87,9 @@ def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
     return (height, width), objects
 
 
-def _instances(size: tuple[int, int], objects: list[Any], path: Path) -> Iterator[tuple[str, bool, dict[str, Any]]]:
-    """Class, whether it is a crowd region, and run lengths of all that is seen of the classes that count."""
-    canvas = Image.new("I", (size[1], size[0]), NOTHING)
+def _paint(size: tuple[int, int], objects: list[Any], path: Path) -> tuple[NDArray[np.int32], dict[int, tuple[str, bool]]]:
+    """What is seen, (H, W), and of the rows of ``objects`` that are kept the class and whether it is a crowd region."""
+    canvas = Image.new("I", (size[1], size[0]), VOID)
     brush = ImageDraw.Draw(canvas)
     painted: dict[int, tuple[str, bool]] = {}
     for row, thing in enumerate(objects):
@@ -89,17 +101,17 @@ def _instances(size: tuple[int, int], objects: list[Any], path: Path) -> Iterato
         name, crowd = (label, False) if label in CLASSES else (label.removesuffix("group"), label.endswith("group"))
         if name in CLASSES:
             painted[row] = (name, crowd)
-        brush.polygon([(x, y) for x, y in polygon], fill=row)
-    pixels = np.asarray(canvas)
-    for row, (name, crowd) in painted.items():
-        seen = pixels == row
-        if seen.any():
-            yield name, crowd, mask.encode(np.asfortranarray(seen.astype(np.uint8)))
+        colour = row if name in CLASSES else VOID if label in NOT_COUNTED else OTHER
+        brush.polygon([(x, y) for x, y in polygon], fill=colour)
+    return np.asarray(canvas), painted
+
+
+def _code(pixels: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask as COCO's JSON has it."""
+    code = mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
+    counts = code["counts"]
+    return {"size": list(pixels.shape), "counts": counts.decode("ascii") if isinstance(counts, bytes) else str(counts)}
 
 
 def _is_point(point: Any) -> bool:
     return isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) and abs(n) < 1e6 for n in point)
-
-
-def _text(counts: Any) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else str(counts)

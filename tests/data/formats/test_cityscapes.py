@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hotcoco import mask as coco_mask
 
 from boxwood.data.checks import check_boxes, check_identities, check_masks, check_run_lengths
 from boxwood.data.coco_file import read_coco_file
-from boxwood.data.formats.cityscapes import CLASSES, read_cityscapes
+from boxwood.data.formats.cityscapes import CLASSES, NOT_COUNTED, NOT_PAINTED, read_cityscapes
 from boxwood.errors import UserError
 from tests.conftest import Boxwood
 
@@ -32,6 +33,7 @@ OBJECTS = [
     rectangle("building", 0, 0, 8, 8),  # hides the bicycle
     rectangle("license plate", 20, 17, 24, 18),  # hides nothing
     rectangle("rider", 30, 28, 33, 31, deleted=1),
+    rectangle("static", 62, 2, 63, 3),  # is not counted
 ]
 
 
@@ -62,9 +64,23 @@ def test_what_is_seen(folder: Path, tmp_path: Path) -> None:
     expected[10:20, 10:30] = 1
     expected[:, 14:16] = 0
     assert np.array_equal(pixels, expected)
+    void = np.zeros((32, 64), np.uint8)
+    void[2:4, 62:64] = 1
+    assert np.array_equal(coco_mask.decode(coco["images"][1]["void"]), void)
+    assert coco_mask.decode(coco["images"][0]["void"]).all()  # nothing is painted
     (tmp_path / "val.json").write_text(json.dumps(coco))
     file = read_coco_file(tmp_path / "val.json")
     assert not check_identities(file) and not check_boxes(file)[1] and not check_masks(file)[1] and not check_run_lengths(file)
+    assert file.to_coco()["images"] == coco["images"]
+
+
+def test_what_is_not_counted() -> None:
+    """By the benchmark's own table of labels; license plates belong to the cars."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cityscapesscripts.helpers.labels import labels
+    assert {label.name for label in labels if label.ignoreInEval} == NOT_COUNTED | NOT_PAINTED
+    assert {label.name for label in labels if label.hasInstances and not label.ignoreInEval} == set(CLASSES)
 
 
 def test_the_command(folder: Path, boxwood: Boxwood, tmp_path: Path) -> None:

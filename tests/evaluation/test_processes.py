@@ -1,0 +1,93 @@
+"""Every evaluator on two processes gives the numbers of one, to the last digit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boxwood.evaluation import CollectingEvaluator, ProposalEvaluator, make_evaluator
+from boxwood.evaluation.measures import Measure
+from boxwood.structures import Detections
+from tests.evaluation import keypoint_cases, test_cityscapes, test_lvis
+from tests.evaluation.cases import categories, random_case
+from tests.training.torchrun import ROOT
+
+CASES = ("coco", "keypoints", "proposals", "voc2007", "voc2010", "lvis", "cityscapes")
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from boxwood.distributed import process_group, rank, world_size
+from tests.evaluation.test_processes import CASES, evaluator_of
+with process_group(torch.device("cpu")):
+    for name in CASES:
+        evaluator, found = evaluator_of(name)
+        for place, (image_id, detections) in enumerate(found.items()):
+            if place % world_size() == rank() or place == 0:  # the first is seen by both, as where the images do not divide
+                evaluator.add(image_id, detections)
+        evaluator.gather()
+        if rank() == world_size() - 1:
+            Path(sys.argv[1], name + ".json").write_text(json.dumps(evaluator.compute()))
+"""
+
+
+def evaluator_of(name: str) -> tuple[CollectingEvaluator | ProposalEvaluator, dict[int, Detections]]:
+    """An evaluator, and detections for it; the images in an order that is not that of their ids."""
+    found: dict[int, Any]
+    if name == "keypoints":
+        truth, found = keypoint_cases.random_case(3, keypoint_cases.SIGMAS["four"])
+        return make_evaluator(truth, keypoint_cases.categories(truth, keypoint_cases.SIGMAS["four"])), found
+    if name == "lvis":
+        truth, found = test_lvis.case(3)
+    elif name == "cityscapes":
+        streets = [test_cityscapes.street(number) for number in range(6)]
+        truth = test_cityscapes.as_coco([numbers for numbers, _ in streets])
+        found = {image_id: test_cityscapes.detected(own) for image_id, (_, own) in enumerate(streets, start=1)}
+    else:
+        truth, found = random_case(5, images=9)
+    measure: Measure = name if name in ("voc2007", "voc2010", "lvis", "cityscapes") else "coco"  # type: ignore[assignment]
+    evaluator = make_evaluator(truth, categories(truth), measure=measure, class_agnostic=name == "proposals")
+    return evaluator, dict(reversed(found.items()))
+
+
+def torchrun(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "script.py").write_text(SCRIPT)
+    torchrun(folder / "script.py", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_measure_as_one(name: str, of_two: Path) -> None:
+    evaluator, found = evaluator_of(name)
+    for image_id, detections in found.items():
+        evaluator.add(image_id, detections)
+    text = json.dumps(evaluator.compute())
+    assert text == (of_two / f"{name}.json").read_text()
+    tables = [table for table in json.loads(text).values() if isinstance(table, dict) and ("AP" in table or "AR100" in table)]
+    assert tables and all(any(0 < number < 1 for number in table.values()) for table in tables)
+
+
+def test_the_command(trained: Path, tmp_path: Path) -> None:
+    """With the network, the selection and the report."""
+    subprocess.run([sys.executable, "-m", "boxwood", "eval", str(trained), "--out", str(tmp_path / "one")], check=True, cwd=ROOT)
+    torchrun("-m", "boxwood", "eval", trained, "--out", tmp_path / "two")
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert one.pop("images_per_second") > 0 and two.pop("images_per_second") > 0
+    assert one == two
+    assert (tmp_path / "one" / "detections.json").read_text() == (tmp_path / "two" / "detections.json").read_text()
