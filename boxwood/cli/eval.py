@@ -184,7 +184,8 @@ def write_results(
     analysis = None
     if not isinstance(evaluator, ProposalEvaluator | LvisEvaluator):  # LVIS does not know what is wrong where it did not look
         task: Literal["bbox", "segm"] = "segm" if "segm" in metrics and "bbox" not in metrics else "bbox"
-        analysis = analyse(evaluator.truth, evaluator.results, categories.ids, task)
+        most = metrics.get("max_detections", 100)
+        analysis = analyse(evaluator.truth, evaluator.results, categories.ids, task, most)
     if analysis is not None:
         metrics |= analysis.metrics()
     save_metrics(metrics, out / "metrics.json")

@@ -107,10 +107,16 @@ class Analysis:
         }
 
 
-def analyse(truth: Truth, results: Results, category_ids: Sequence[int], task: Literal["bbox", "segm"] = "bbox") -> Analysis | None:
+def analyse(
+    truth: Truth,
+    results: Results,
+    category_ids: Sequence[int],
+    task: Literal["bbox", "segm"] = "bbox",
+    max_detections: int = 100,
+) -> Analysis | None:
     """Compare detections with the truth once more, for more than AP; None where the truth has no instance or nothing was found.
 
-    ``category_ids[label]`` is the category of a label. A detection is right where, in order of score, the free instance of its
+    ``category_ids[label]`` is the category of a label; ``max_detections`` of an image and class count. A detection is right where, in order of score, the free instance of its
     class that it overlaps most is overlapped by 0.5, as in the COCO API. One that is wrong is one of
 
     * classification: it overlaps an instance of another class by 0.5 or more;
@@ -128,6 +134,7 @@ def analyse(truth: Truth, results: Results, category_ids: Sequence[int], task: L
     if not any(truth.counts()) or not any(len(ranks) for _, ranks in rows):
         return None
     evaluation, columns = hotcoco_evaluation(truth, results, positions, task)
+    evaluation.params.maxDets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
     judged = evaluation.image_diagnostics(iou_thr=IOU)
