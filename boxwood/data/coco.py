@@ -16,6 +16,7 @@ from boxwood.data.checks import check_boxes, check_identities, check_images, che
 from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
+from boxwood.data.order import repeat_factors
 from boxwood.data.proposals import merged, prepared, read_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
@@ -58,6 +59,9 @@ class CocoConfig(DatasetConfig):
     looks at."""
     proposal_limit: int | None = Field(2000, ge=1)
     """The best so many of each image are used; None: all."""
+    repeat_threshold: float | None = Field(None, gt=0, le=1)
+    """Images with a class that less than this share of all shows come more often in training (`boxwood.data.order.repeat_factors`);
+    LVIS: 0.001."""
 
     def open(self) -> CocoDataset:
         return CocoDataset(
@@ -67,6 +71,7 @@ class CocoConfig(DatasetConfig):
             exif=self.exif,
             proposals=self.proposals,
             proposal_limit=self.proposal_limit,
+            repeat_threshold=self.repeat_threshold,
         )
 
 
@@ -92,6 +97,7 @@ class CocoDataset:
         exif: bool = True,
         proposals: str | Path | Sequence[str | Path] | None = None,
         proposal_limit: int | None = 2000,
+        repeat_threshold: float | None = None,
     ) -> None:
         self.file = read_coco_file(annotations)
         self.folder = str(images)
@@ -111,6 +117,7 @@ class CocoDataset:
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
+        self.repeats = None if repeat_threshold is None else repeat_factors(self._classes_of_images()[self._rows], repeat_threshold)
         paths = [proposals] if isinstance(proposals, str | Path) else proposals
         self._proposals = merged([read_proposals(path) for path in paths]) if paths else None
         self._proposal_limit = proposal_limit
@@ -164,6 +171,13 @@ class CocoDataset:
         if not len(rows):
             raise UserError(f"{self.file.path}: no image has a usable annotation; annotate some, or set keep_empty=true")
         return rows
+
+    def _classes_of_images(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(images of the file, K) whether an image shows a class."""
+        shown = self._usable & ~self.file.crowd & ~self.file.ignore
+        has = np.zeros((len(self.file.image_ids), len(self.categories)), dtype=np.bool_)
+        has[self.file.image_rows[shown], self._labels[shown]] = True
+        return has
 
     def _image(self, row: int) -> torch.Tensor:
         name = self.file.file_name(row)

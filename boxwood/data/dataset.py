@@ -17,7 +17,11 @@ __all__ = ["DataConfig", "Dataset", "DatasetConfig"]
 
 
 class Dataset(Protocol):
-    """A sequence of untransformed samples. It is sent to worker processes, so keep what it holds small and flat."""
+    """A sequence of untransformed samples. It is sent to worker processes, so keep what it holds small and flat.
+
+    One that also has ``repeats``, an array (I,) float64 or None, says how often each image comes in an epoch of training
+    (`boxwood.data.order.repeat_factors`).
+    """
 
     categories: Categories
 

@@ -57,7 +57,8 @@ def train_batches(
         raise UserError(f"train.batch_size: {batch_size} images cannot be shared by {world_size} processes; choose a multiple")
     wide = np.array([width >= height for height, width in map(dataset.size, range(len(dataset)))], dtype=np.bool_)
     share = batch_size // world_size
-    order = itertools.islice(train_order(wide, batch_size, seed, aspect_grouping), start, None)
+    repeats = getattr(dataset, "repeats", None)
+    order = itertools.islice(train_order(wide, batch_size, seed, aspect_grouping, repeats), start, None)
     places = (batch[rank * share : (rank + 1) * share] for batch in order)
     load = partial(_load, dataset, tuple(transforms), seed, True)
     return _batches(load, places, workers, pin_memory)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Place", "batch_seed", "rng_at", "train_order"]
+__all__ = ["Place", "batch_seed", "repeat_factors", "rng_at", "train_order"]
 
 
 class Place(NamedTuple):
@@ -20,11 +20,16 @@ class Place(NamedTuple):
 
     epoch: int
     image: int
+    turn: int = 0
+    """How often it came before in this epoch."""
+
+    def seeds(self) -> list[int]:
+        return [self.epoch, self.image, self.turn] if self.turn else [self.epoch, self.image]
 
 
 def rng_at(seed: int, place: Place) -> np.random.Generator:
     """The generator from which the transforms of this image draw."""
-    return np.random.default_rng([seed, place.epoch, place.image])
+    return np.random.default_rng([seed, *place.seeds()])
 
 
 def batch_seed(seed: int, place: Place) -> int:
@@ -33,12 +38,36 @@ def batch_seed(seed: int, place: Place) -> int:
     >>> batch_seed(0, Place(0, 0)) == batch_seed(0, Place(0, 0)), batch_seed(0, Place(0, 0)) == batch_seed(0, Place(1, 0))
     (True, False)
     """
-    sequence = np.random.SeedSequence([seed, place.epoch, place.image], spawn_key=(1,))
+    sequence = np.random.SeedSequence([seed, *place.seeds()], spawn_key=(1,))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
-def train_order(wide: NDArray[np.bool_], batch_size: int, seed: int, aspect_grouping: bool = True) -> Iterator[list[Place]]:
+def repeat_factors(has: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
+    """How often each image comes in an epoch, (I,), so that rare classes are seen more (Gupta et al., arXiv 1908.03195, B.2).
+
+    ``has`` (I, K) says which classes an image shows. A class in a share f of the images asks for max(1, sqrt(threshold / f)), and
+    an image comes as often as the rarest of its classes asks.
+
+    >>> has = np.array([[True, False]] * 15 + [[True, True]])
+    >>> repeat_factors(has, 0.25)[-2:]
+    array([1., 2.])
+    """
+    share = has.mean(axis=0)
+    of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1.0)
+    factors: NDArray[np.float64] = np.where(has, of_class, 1.0).max(axis=1, initial=1.0)
+    return factors
+
+
+def train_order(
+    wide: NDArray[np.bool_],
+    batch_size: int,
+    seed: int,
+    aspect_grouping: bool = True,
+    repeats: NDArray[np.float64] | None = None,
+) -> Iterator[list[Place]]:
     """Endless batches of ``batch_size`` places; image i is landscape where ``wide[i]``.
+
+    Image i comes ``repeats[i]`` times an epoch, on average where that is no whole number; None: once.
 
     With ``aspect_grouping`` a batch holds only landscape or only portrait images. What an epoch leaves over in the two groups
     (under two batches) is put together, and what then still fills no batch is filled up by the first images of the next epoch: two
@@ -52,14 +81,27 @@ def train_order(wide: NDArray[np.bool_], batch_size: int, seed: int, aspect_grou
     carried: list[Place] = []
     epoch = 0
     while True:
-        permutation = np.random.default_rng([seed, epoch]).permutation(len(wide))
-        stream = carried + [Place(epoch, image) for image in permutation.tolist()]
+        stream = carried + _epoch(epoch, len(wide), repeats, np.random.default_rng([seed, epoch]))
         if aspect_grouping and carried and len(stream) >= batch_size:
             yield stream[:batch_size]
             stream = stream[batch_size:]
         batches, carried = _grouped(stream, wide, batch_size) if aspect_grouping else _cut(stream, batch_size)
         yield from batches
         epoch += 1
+
+
+def _epoch(epoch: int, num_images: int, repeats: NDArray[np.float64] | None, rng: np.random.Generator) -> list[Place]:
+    permutation = rng.permutation(num_images)
+    if repeats is None:
+        return [Place(epoch, image) for image in permutation.tolist()]
+    times = np.floor(repeats + rng.random(num_images)).astype(np.int64)
+    images = rng.permutation(np.repeat(permutation, times[permutation]))
+    seen = np.zeros(num_images, dtype=np.int64)
+    places = []
+    for image in images.tolist():
+        places.append(Place(epoch, image, int(seen[image])))
+        seen[image] += 1
+    return places
 
 
 def _grouped(stream: list[Place], wide: NDArray[Any], batch_size: int) -> tuple[list[list[Place]], list[Place]]:

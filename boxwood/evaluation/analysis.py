@@ -116,8 +116,9 @@ def analyse(
 ) -> Analysis | None:
     """Compare detections with the truth once more, for more than AP; None where the truth has no instance or nothing was found.
 
-    ``category_ids[label]`` is the category of a label; ``max_detections`` of an image and class count. A detection is right where, in order of score, the free instance of its
-    class that it overlaps most is overlapped by 0.5, as in the COCO API. One that is wrong is one of
+    ``category_ids[label]`` is the category of a label; ``max_detections`` of an image and class count. A detection is
+    right where, in order of score, the free instance of its class that it overlaps most is overlapped by 0.5, as in the COCO API.
+    One that is wrong is one of
 
     * classification: it overlaps an instance of another class by 0.5 or more;
     * localisation: it overlaps an instance of its class by 0.1 to 0.5;

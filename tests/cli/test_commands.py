@@ -113,7 +113,7 @@ def test_eval_of_a_run_writes_beside_it(boxwood: Boxwood, trained: Path, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("eval"))
     assert boxwood("eval", run).status == 0
-    assert {path.name for path in (run / "eval").iterdir()} == {"metrics.json", "detections.json"}
+    assert {path.name for path in (run / "eval").iterdir()} == {"metrics.json", "detections.json", "report.html"}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools with NumPy 2

@@ -109,14 +109,24 @@ def test_those_of_some_images(boxwood: Boxwood, detections: Path, tmp_path: Path
 
 
 def test_what_errors_cost(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
-    done = boxwood("eval", trained, "--detections", detections, "--errors", "--out", tmp_path / "file")
+    done = boxwood("eval", trained, "--detections", detections, "--out", tmp_path / "file")
     assert done.status == 0, done.err
-    again = boxwood("eval", trained, "--errors", "--out", tmp_path / "network")
+    again = boxwood("eval", trained, "--out", tmp_path / "network")
     told = [json.loads((tmp_path / name / "metrics.json").read_text())["errors"] for name in ("file", "network")]
     assert told[0] == told[1] and told[0]["cost"].keys() == told[0]["count"].keys()
     assert "were these alone put right, by" in done.out and "background" in again.out
-    wrong = boxwood("eval", trained, "--detections", detections, "--errors", "--measure", "voc2007", "--out", tmp_path / "x")
-    assert wrong.status == 2 and "--errors" in wrong.err
+
+
+def test_more_detections_may_count(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    """``test.maxdets`` is printed, and what is not said follows the model's detections."""
+    for setting, most in (("test.maxdets=7", 7), ("test.detections_per_image=250", 250), ("test.detections_per_image=20", 100)):
+        done = boxwood("eval", trained, setting, "--detections", detections, "--out", tmp_path / "out")
+        assert done.status == 0, done.err
+        told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert told["max_detections"] == most and f"AR{most}" in told["bbox"]
+        assert f"counted: an image's best {most} detections of a class" in done.out
+    wrong = boxwood("eval", trained, "test.maxdets=0", "--detections", detections, "--out", tmp_path / "out")
+    assert wrong.status == 2 and "test.maxdets" in wrong.err
 
 
 def test_keypoints_of_the_truth_are_drawn_where_there_are_detected_ones(shapes: Path) -> None:

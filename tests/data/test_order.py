@@ -6,10 +6,11 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood.data.order import Place, batch_seed, rng_at, train_order
+from boxwood.data.order import Place, batch_seed, repeat_factors, rng_at, train_order
 
 shapes = st.lists(st.booleans(), min_size=1, max_size=30)
 
@@ -53,3 +54,21 @@ def test_randomness_belongs_to_the_turn() -> None:
     draws = {float(rng_at(seed, place).random()) for seed in range(3) for place in places}
     assert len(seeds) == len(draws) == 300 and all(0 <= seed < 2**63 for seed in seeds)
     assert rng_at(1, places[7]).random() == rng_at(1, places[7]).random()
+
+
+def test_repeated_images() -> None:
+    """By the formula, worked by hand; on average as often as asked, each turn with randomness of its own."""
+    has = np.zeros((100, 3), dtype=bool)
+    has[:, 0] = True
+    has[:4, 1] = True  # a share of 0.04 at a threshold of 0.1: sqrt(2.5)
+    has[0, 2] = True  # 0.01: sqrt(10)
+    repeats = repeat_factors(has, 0.1)
+    assert repeats[0] == 10**0.5 and repeats[1] == repeats[3] == 2.5**0.5 and repeats[4:].tolist() == [1] * 96
+    order = train_order(np.ones(100, dtype=bool), 1, 0, repeats=repeats)
+    places = list(itertools.takewhile(lambda place: place.epoch < 300, (place for batch in order for place in batch)))
+    counts = Counter(place.image for place in places)
+    assert counts[0] / 300 == pytest.approx(10**0.5, abs=0.1) and counts[2] / 300 == pytest.approx(2.5**0.5, abs=0.1)
+    assert all(counts[image] == 300 for image in range(4, 100))
+    assert len(set(places)) == len(places)
+    turns = [rng_at(0, Place(7, 0, turn)).random() for turn in range(3)]
+    assert len(set(turns)) == 3 and turns[0] == np.random.default_rng([0, 7, 0]).random()

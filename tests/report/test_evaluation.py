@@ -301,9 +301,24 @@ def test_of_proposals_and_of_nothing(trained: Path, shapes: Path, tmp_path: Path
     assert cells(page, "#ap")[0][1] == "0.000"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_statistics(case: Path, tmp_path: Path, opened: Open, scheme: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["data", "stats", str(case / "val.json"), "--out", str(tmp_path / "stats.html")])
+    assert left.value.code == 0
+    page = opened(tmp_path / "stats.html", width=390, scheme=scheme)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+    coco = json.loads((case / "val.json").read_text())
+    counted = {row.split("\n")[0]: int(row.split("\n")[1]) for row in texts(page, ".bar")}
+    names = {row["id"]: " ".join(row["name"].split()) for row in coco["categories"]}
+    shown = {name: sum(names[row["category_id"]] == name and not row["iscrowd"] for row in coco["annotations"]) for name in counted}
+    assert counted == shown and len(counted) == len(names) and page.title == "Data statistics"
+    assert len(page.find_elements(By.CSS_SELECTOR, "svg.plot")) == 3
+
+
 def test_its_parts_are_installed() -> None:
     """The wheel has the templates, since every file of the package's folder goes into it."""
     from importlib.resources import files
 
     names = {path.name for path in files("boxwood.report").joinpath("templates").iterdir()}
-    assert {"page.html", "style.css", "evaluation.html", "evaluation.js"} <= names
+    assert {"page.html", "style.css", "evaluation.html", "evaluation.js", "statistics.html"} <= names
