@@ -14,11 +14,6 @@ from torch import Tensor
 
 from boxwood.errors import UserError
 
-try:
-    from torchvision.io import ImageReadMode, decode_image
-except ImportError:  # Torchvision has announced that a later release drops its decoders; Pillow reads everything, slower.
-    decode_image = None
-
 __all__ = ["MAX_PIXELS", "ImageHeader", "read_header", "read_image"]
 
 MAX_PIXELS = 178_956_970
@@ -80,14 +75,17 @@ def read_image(path: str | Path, exif: bool = True) -> Tensor:
     Raises `UserError` in the cases of `read_header`, and where the pixels are truncated or damaged.
     """
     header = read_header(path)
-    image = None
-    if decode_image is not None and header.format in ("JPEG", "MPO", "PNG"):
-        image = _read_with_torchvision(path, exif)
+    image = _read_with_torchvision(path, exif) if header.format in ("JPEG", "MPO", "PNG") else None
     return _read_with_pillow(path, exif) if image is None else image
 
 
 def _read_with_torchvision(path: str | Path, exif: bool) -> Tensor | None:
-    """The image, or None where the file is of a rare kind or damaged: Pillow tells which."""
+    """The image, or None where the file is of a rare kind or damaged: Pillow tells which. And where torchvision has no decoders, as
+    is announced of a later release: Pillow reads everything, slower."""
+    try:
+        from torchvision.io import ImageReadMode, decode_image
+    except ImportError:
+        return None
     encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
     try:
         with warnings.catch_warnings():

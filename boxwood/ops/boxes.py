@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision.ops
 from torch import Tensor
 
 from boxwood.ops.masks import mask_crops
@@ -150,6 +149,8 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: fl
     >>> nms_mask(boxes, torch.tensor([0.8, 0.9, 0.1]), None, 0.5).tolist()
     [False, True, True]
     """
+    import torchvision.ops  # only where it is needed: importing it takes most of a second and 160 MB
+
     kept = torch.zeros(boxes.shape[0], dtype=torch.bool, device=boxes.device)
     if valid is None:
         valid = torch.ones_like(kept)

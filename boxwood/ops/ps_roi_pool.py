@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision.ops
 from torch import Tensor
 
 __all__ = ["ps_roi_align", "ps_roi_pool"]
@@ -81,6 +80,8 @@ def ps_roi_align(features: Tensor, rois: Tensor, images: Tensor, size: int, *, s
     same, this follows the RoI exactly. ``sampling_ratio`` points are taken a cell and side. torchvision's operator does the work.
     """
     indexed = torch.cat([images[:, None].to(features.dtype), rois.detach().to(features.dtype)], dim=1)
+    import torchvision.ops
+
     pooled: Tensor = torchvision.ops.ps_roi_align(features, indexed, size, scale, sampling_ratio)
     return pooled
 

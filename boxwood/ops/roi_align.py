@@ -15,7 +15,6 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-import torchvision.ops
 from torch import Tensor
 
 __all__ = ["Pool", "assign_levels", "pool_levels", "roi_align", "roi_align_planes", "roi_pool"]
@@ -40,9 +39,10 @@ def roi_align(
         (R, C, P, P) in the type of ``features``.
     """
     if features.device.type != "cpu" or len(rois) == 0:
+        import torchvision.ops
+
         indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
-        pooled: Tensor = torchvision.ops.roi_align(features, indexed, size, scale, sampling_ratio, aligned)
-        return pooled
+        return torchvision.ops.roi_align(features, indexed, size, scale, sampling_ratio, aligned)  # type: ignore[no-any-return]
     rois = rois.detach().float() * scale - (0.5 if aligned else 0.0)
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0 if aligned else 1.0)
     if sampling_ratio > 0:
@@ -63,9 +63,10 @@ def roi_pool(features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale
 
     What came before RoIAlign, with its arguments: (B, C, H, W), (R, 4), (R,) -> (R, C, P, P). torchvision's operator does the work.
     """
+    import torchvision.ops
+
     indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
-    pooled: Tensor = torchvision.ops.roi_pool(features, indexed, size, scale)
-    return pooled
+    return torchvision.ops.roi_pool(features, indexed, size, scale)  # type: ignore[no-any-return]
 
 
 class Pool(Protocol):
@@ -99,9 +100,7 @@ def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -
     ``planes`` (N, H, W) of any type, ``rois`` (R, 4) xyxy in pixels of the plane, ``indices`` (R,) int64 -> (R, P, P) float32.
     """
     if planes.device.type != "cpu" or len(rois) == 0:
-        indexed = torch.cat([indices[:, None].to(rois.dtype), rois], dim=1)
-        pooled: Tensor = torchvision.ops.roi_align(planes[:, None].to(rois.dtype), indexed, size, aligned=True)
-        return pooled[:, 0]
+        return roi_align(planes[:, None].to(rois.dtype), rois, indices, size, scale=1.0, sampling_ratio=0)[:, 0]
     rois = rois.detach().float() - 0.5
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0)
     points = torch.ceil(extent / size).clamp(min=1)

@@ -127,3 +127,66 @@ def test_ap_is_the_coco_apis(seed: int) -> None:
     told = analysis.errors
     assert told["AP50"] == pytest.approx(evaluator.compute()["bbox"]["AP50"], abs=1e-9)
     assert all(cost >= -1e-9 for cost in told["cost"].values()) and sum(told["count"].values()) > 5
+
+
+def evaluated(seed: int, **more: Any) -> CocoEvaluator:
+    truth, found = random_case(seed, score_levels=20, masks=False, **more)
+    evaluator = CocoEvaluator(truth, categories(truth), tasks=("bbox",))
+    for image_id, one in found.items():
+        evaluator.add(image_id, one)
+    return evaluator
+
+
+def test_parts_of_the_images_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = evaluated(3, images=9, instances=20)
+    ids = evaluator.categories.ids
+    whole = analyse(evaluator.truth, evaluator.results, ids)
+    monkeypatch.setattr("boxwood.evaluation.analysis.PART", 2)
+    parts = analyse(evaluator.truth, evaluator.results, ids)
+    assert whole is not None and parts is not None
+    assert whole.metrics() == parts.metrics() and np.array_equal(whole.precision, parts.precision)
+    for image_id, outcome in whole.outcomes.items():
+        other = parts.outcomes[image_id]
+        assert np.array_equal(outcome.right, other.right) and outcome.found_at == other.found_at
+
+
+@pytest.mark.parametrize("most", [2, 5, 100])
+def test_curves_are_those_of_ap(most: int) -> None:
+    evaluator = evaluated(5, instances=30)
+    evaluator.max_detections = most
+    told = evaluator.compute()["bbox"]
+    analysis = analyse(evaluator.truth, evaluator.results, evaluator.categories.ids, "bbox", most)
+    assert analysis is not None
+    means = [line[line > -1].mean() for line in analysis.precision]
+    assert means == pytest.approx([told["AP50"], told["AP75"], told["AP"]], abs=1e-12) and 0 < told["AP"] < 1
+
+
+def test_the_working_point_by_hand() -> None:
+    """Three instances. Right at 0.9, wrong at 0.8, right at 0.7, wrong twice at 0.2: F1 is 2 / (1 + 3), 2 / 5, 4 / 6, 4 / 8."""
+    truth = [(CAT, A), (CAT, B), (DOG, [80, 80, 10, 10])]
+    wrong = [80.0, 0, 10, 10]
+    found = [(CAT, A, 0.9), (CAT, wrong, 0.8), (DOG, [80, 80, 10, 10], 0.7), (CAT, wrong, 0.2), (DOG, wrong, 0.2)]
+    analysis = analysed(truth, found)
+    point = analysis.overall
+    assert (point.score, point.precision, point.recall, point.f1) == pytest.approx((0.7, 2 / 3, 2 / 3, 2 / 3))
+    cat, dog = analysis.of_class
+    assert cat is not None and dog is not None
+    assert (cat.score, cat.precision, cat.recall) == pytest.approx((0.9, 1, 1 / 2))
+    assert (dog.score, dog.precision, dog.recall) == pytest.approx((0.7, 1, 1))
+    # Rows are what is there, columns what is said from 0.7 on: cat, dog, nothing.
+    assert analysis.confusion.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_calibration_by_hand() -> None:
+    """Scores 0.9 and 0.85 in one bin, of which one is right; 0.35 is right: ECE (2 |0.875 - 0.5| + |0.35 - 1|) / 3."""
+    told = analysed(TWO, [(CAT, A, 0.9), (CAT, [80, 0, 10, 10], 0.85), (CAT, B, 0.35)]).calibration
+    assert told["ECE"] == pytest.approx((2 * 0.375 + 0.65) / 3)
+    assert [row["count"] for row in told["bins"]] == [0, 0, 0, 1, 0, 0, 0, 0, 2, 0]
+    assert told["bins"][8] == pytest.approx({"from": 0.8, "to": 0.9, "score": 0.875, "right": 0.5, "count": 2})
+
+
+def test_images_are_rated_by_what_is_wrong_in_them() -> None:
+    analysis = analysed(TWO, [(CAT, A, 0.9), (CAT, [80, 0, 10, 10], 0.8), (DOG, B, 0.1)])
+    outcome = analysis.outcomes[1]
+    assert outcome.tally(0.5) == (1, 1, 1) and outcome.f1(0.5) == pytest.approx(1 / 2)
+    assert outcome.tally(0.95) == (0, 0, 2) and outcome.tally(0.0) == (1, 2, 1) and outcome.found_at == [0.9, None]

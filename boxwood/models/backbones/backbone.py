@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from boxwood.config import Component, did_you_mean
 from boxwood.errors import UserError
@@ -89,25 +88,25 @@ class ConvNorm(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+        import torchvision.ops
+
         super().__init__()
-        self.conv = conv
-        self.norm = norm
+        self.conv, self.norm, self.frozen = conv, norm, isinstance(norm, torchvision.ops.FrozenBatchNorm2d)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.norm, FrozenBatchNorm2d):
+        if not self.frozen:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]  # calls of modules are untyped
-        weight, bias = self._folded()
-        conv = self.conv
+        conv, (weight, bias) = self.conv, self._folded()
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     @torch.no_grad()
     def fuse(self) -> None:
         """Fold a frozen norm into the convolution for good, for inference."""
-        if isinstance(self.norm, FrozenBatchNorm2d):
+        if self.frozen:
             weight, bias = self._folded()
             self.conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
             self.conv.bias = nn.Parameter(bias, requires_grad=False)
-            self.norm = nn.Identity()
+            self.norm, self.frozen = nn.Identity(), False
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         norm: Any = self.norm
@@ -122,8 +121,9 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     """A normalisation layer for (B, ``channels``, H, W). Raises `UserError` where ``gn`` cannot divide the channels by 32."""
     match kind:
         case "frozen_bn":
-            frozen: nn.Module = FrozenBatchNorm2d(channels)
-            return frozen
+            from torchvision.ops import FrozenBatchNorm2d
+
+            return FrozenBatchNorm2d(channels)  # type: ignore[no-any-return]
         case "bn":
             return nn.BatchNorm2d(channels)
         case "sync_bn":
@@ -150,13 +150,12 @@ def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
     if not path.exists():
         logger.info("%s is fetched into %s", url, path.parent)
     try:
-        state: dict[str, Tensor] = members[name].get_state_dict(progress=False, check_hash=True)
+        return members[name].get_state_dict(progress=False, check_hash=True)  # type: ignore[no-any-return]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:  # no connection, a damaged file
         raise UserError(
             f"{path.name}: the ImageNet weights are not in {path.parent} and cannot be had from {url} ({_line(error)}); "
             "put the file there, or train from random weights with weights=null"
         ) from None
-    return state
 
 
 def _line(error: BaseException) -> str:

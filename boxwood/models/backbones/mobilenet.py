@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import torchvision.models
 from torch import Tensor, nn
 
 from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
@@ -41,6 +40,8 @@ class MobileNetV2(Backbone):
     """The blocks whose outputs are returned."""
 
     def __init__(self, config: MobileNetV2Config) -> None:
+        import torchvision.models
+
         super().__init__()
         network: Any = torchvision.models.mobilenet_v2(norm_layer=lambda channels: make_norm(config.norm, channels))
         if config.weights is not None:

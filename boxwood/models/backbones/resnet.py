@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
-import torchvision.models
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
@@ -92,6 +91,8 @@ class ResNet(Backbone):
             self.tail_channels, self.tail_resolution = self.channels[3], 14
             self.channels, self.strides = self.channels[:3], self.strides[:3]
         if config.weights is not None:
+            import torchvision.models
+
             published = imagenet_weights(torchvision.models.get_model_weights(_published(config)), config.weights)
             self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
         for part in [self.conv1, self.layer1, self.layer2, self.layer3, self.layer4][: config.frozen_stages]:

@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
-import torchvision.models
 from torch import Tensor, nn
 
 from boxwood.models.backbones.backbone import Backbone, BackboneConfig, imagenet_weights
@@ -58,6 +57,8 @@ class VGG16(Backbone):
             self.fc6 = _linear(512 * 7 * 7, 4096)
             self.fc7 = _linear(4096, 4096)
         if config.weights is not None:
+            import torchvision.models
+
             published = from_torchvision(imagenet_weights(torchvision.models.VGG16_Weights, config.weights))
             self.load_state_dict({name: published[name] for name in self.state_dict()})
         for stage in self._stages()[: config.frozen_stages]:
