@@ -1,4 +1,4 @@
-"""Pictures of what COCO files say: annotations, and results."""
+"""Detections as records like those of COCO files, and pictures of what such records say."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from boxwood.drawing import draw_instances
-from boxwood.structures import Categories
+from boxwood.structures import Categories, Detections
 
-__all__ = ["draw_records"]
+__all__ = ["draw_records", "records_of"]
 
 
 def draw_records(
@@ -39,10 +39,28 @@ def draw_records(
         labels=labels,
         names=[categories.names[label] for label in labels],
         scores=[record["score"] for record in records] if has["score"] else None,
-        masks=np.array([_pixels(record.get("segmentation"), size) for record in records]) if has["segmentation"] else None,
+        masks=(lambda index: (0, 0, _pixels(records[index].get("segmentation"), size))) if has["segmentation"] else None,
         keypoints=keypoints,
         skeleton=() if categories.keypoints is None else categories.keypoints.skeleton,
     )
+
+
+def records_of(detections: Detections, **about: Any) -> list[dict[str, Any]]:
+    """The detections of one picture as COCO-like records, with the names of the categories, and with ``about`` (the file's name) in
+    each; keypoints are x, y as indices of pixels, as COCO has them, and a score."""
+    rles = detections.rles()
+    result: list[dict[str, Any]] = []
+    for index, (name, score, box) in enumerate(
+        zip(detections.names, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
+    ):
+        x1, y1, x2, y2 = box
+        record = {**about, "category": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        if rles is not None:
+            record["segmentation"] = rles[index]
+        if detections.keypoints is not None:
+            record["keypoints"] = [v for x, y, score in detections.keypoints[index].tolist() for v in (x - 0.5, y - 0.5, score)]
+        result.append(record)
+    return result
 
 
 def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -1,4 +1,4 @@
-"""boxwood predict on many pictures: stopped and gone on with, as lines for other programs, as crops, as COCO results."""
+"""boxwood predict on many pictures: several at once, stopped and gone on with, as lines, as crops, as COCO results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from boxwood.data.images import read_image
 from boxwood.inference.predictor import Predictor
 from tests.conftest import Boxwood
 
@@ -29,17 +30,15 @@ def test_what_was_stopped_goes_on(
     arguments = ("predict", photos, "--model", trained, "--score", "0")
     assert boxwood(*arguments, "--out", whole).status == 2  # one is no picture
     seen: list[str] = []
-    call = Predictor.__call__
+    read = read_image
 
-    def stopping(self: Predictor, picture: Any) -> Any:
-        if isinstance(picture, list):  # of which a picture alone is made
-            return call(self, picture)
-        seen.append(Path(picture).name)
+    def stopping(path: Path) -> Any:
+        seen.append(path.name)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return call(self, picture)
+        return read(path)
 
-    monkeypatch.setattr(Predictor, "__call__", stopping)
+    monkeypatch.setattr("boxwood.data.images.read_image", stopping)
     assert boxwood(*arguments, "--out", parts).status == 130
     part = parts / "predictions.part.jsonl"
     assert part.is_file() and not (parts / "predictions.json").exists()
@@ -112,3 +111,60 @@ def test_what_cannot_be_written_is_not_blamed_on_the_picture(boxwood: Boxwood, t
     (tmp_path / "000000.png").mkdir()  # where the drawing would go
     done = boxwood("predict", shapes / "val" / "000000.jpg", "--model", trained, "--out", tmp_path)
     assert done.status == 2 and "000000.png: cannot be written" in done.err and "could not be read" not in done.err
+
+
+def test_several_pictures_at_once(
+    boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found is what is found in each alone; a picture that is none does not take its neighbours with it."""
+    (photos / "000001-broken.jpg").write_text("no picture")  # in the first batch
+    sizes: list[int] = []
+    call = Predictor.__call__
+
+    def counting(self: Predictor, pictures: Any) -> Any:
+        sizes.append(len(pictures))
+        return call(self, pictures)
+
+    monkeypatch.setattr(Predictor, "__call__", counting)
+    arguments = ("predict", photos, "--model", trained, "--score", "0")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert boxwood(*arguments, "--out", alone).status == 2
+    sizes.clear()
+    done = boxwood(*arguments, "--out", together, "--batch", "3", "--json")
+    assert done.status == 2 and "2 of 6 pictures could not be read" in done.err
+    assert sizes == [2, 2]  # of three and three
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [Path(line["file_name"]).name for line in lines] == sorted(path.name for path in photos.iterdir())
+    assert {path.name for path in alone.iterdir()} == {path.name for path in together.iterdir()}
+    a, b = (json.loads((folder / "predictions.json").read_text()) for folder in (alone, together))
+    assert len(a) == len(b) > 4
+    for one, other in zip(a, b, strict=True):
+        assert (one["file_name"], one["category"]) == (other["file_name"], other["category"])
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2) and one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_a_batch_that_was_stopped_goes_on(
+    boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "broken.jpg").unlink()
+    arguments = ("predict", photos, "--model", trained, "--score", "0", "--batch", "3", "--out", tmp_path / "out")
+    call = Predictor.__call__
+
+    def stopping(self: Predictor, pictures: Any) -> Any:
+        if len(pictures) == 1:  # the second batch
+            raise KeyboardInterrupt
+        return call(self, pictures)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "__call__", stopping)
+        assert boxwood(*arguments).status == 130
+    done = boxwood(*arguments)
+    assert done.status == 0 and "3 pictures are done already" in done.err and "4 drawn" in done.out
+
+
+def test_no_picture_is_drawn_over_its_own_file(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    with Image.open(shapes / "val" / "000000.jpg") as picture:
+        picture.save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert boxwood("predict", tmp_path, "--model", trained, "--out", tmp_path).status == 0
+    assert (tmp_path / "a.png").read_bytes() == before and (tmp_path / "a-2.png").is_file()
