@@ -53,7 +53,7 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> t
 def _rows(path: Path) -> Any:
     """The number and the columns of each line."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
                 raise UserError(f"{path}: has no column {missing[0]}; name a table of Open Images' boxes")
@@ -65,7 +65,7 @@ def _rows(path: Path) -> Any:
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); name the table of classes") from None

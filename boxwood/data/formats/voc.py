@@ -122,7 +122,7 @@ def _stems(folder: Path, split: str | None) -> list[str]:
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
         # A line is a name, or a name and a class's 1, 0 or -1.
-        stems = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        stems = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         others = sorted(other.stem for other in path.parent.glob("*.txt") if "_" not in other.stem)
         raise UserError(

@@ -67,7 +67,7 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         raise UserError(f"{folder}: two images differ in their ending alone, and YOLO has one text file for both; rename one")
     splits = {split: f"images/{split}"}
     if (folder / "data.yaml").is_file():
-        content, _ = parse_mapping((folder / "data.yaml").read_text(encoding="utf-8"), str(folder / "data.yaml"))
+        content, _ = parse_mapping((folder / "data.yaml").read_text(encoding="utf-8-sig"), str(folder / "data.yaml"))
         if _names(content, folder / "data.yaml") != names:
             raise UserError(f"{folder / 'data.yaml'}: has other classes than these; name another folder")
         splits = {key: content[key] for key in ("train", "val", "test") if isinstance(content.get(key), str)} | splits
@@ -92,7 +92,7 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
 
 def _read_yaml(path: Path, split: str) -> tuple[Path, list[str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); name the data.yaml of a data set") from None
     content, _ = parse_mapping(text, str(path))
@@ -132,7 +132,7 @@ def _read_labels(path: Path, size: tuple[int, int], num_classes: int) -> list[di
         return []
     height, width = size
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); copy it again") from None
     annotations: list[dict[str, Any]] = []

@@ -1,0 +1,278 @@
+"""Formats there and back: on real data, from Windows, and against another library's converters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+
+from boxwood.data.coco_file import read_coco_file
+from boxwood.data.formats.cityscapes import read_cityscapes
+from boxwood.data.formats.cvat import read_cvat
+from boxwood.data.formats.labelme import read_labelme
+from boxwood.data.formats.lvis import read_lvis
+from boxwood.data.formats.open_images import read_open_images
+from boxwood.data.formats.voc import read_voc, write_voc
+from boxwood.data.formats.yolo import read_yolo, write_yolo
+from tests.conftest import Boxwood
+from tests.data.formats.test_conversion import VOC_XML, data_sets, voc_folder, yolo_folder
+from tests.data.formats.test_readers import CVAT, LABELME, open_images
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+REAL = ("bccd/trainval.json", "nuts/train.json", "gluetubes/train.json", "coco_ccby/instances.json")
+
+Facts = dict[str, Any]
+
+
+def instances(coco: dict[str, Any], *, crowds: bool = True) -> Facts:
+    """Size and instances of each image by its file's name; an instance is its class's name and its box."""
+    names = {row["id"]: row["name"] for row in coco["categories"]}
+    of_image: dict[int, list[Any]] = {row["id"]: [] for row in coco["images"]}
+    for row in coco["annotations"]:
+        if crowds or not row.get("iscrowd"):
+            of_image[row["image_id"]].append((names[row["category_id"]], *row["bbox"]))
+    for rows in of_image.values():
+        rows.sort(key=lambda row: [row[0], *(round(number) for number in row[1:])])
+    return {row["file_name"]: ((row["height"], row["width"]), of_image[row["id"]]) for row in coco["images"]}
+
+
+def assert_same(found: Facts, expected: Facts, pixels: float = 1e-6) -> None:
+    """Sizes and classes exactly, boxes within ``pixels``."""
+    assert found.keys() == expected.keys()
+    for name, (size, rows) in expected.items():
+        assert found[name][0] == size and [row[0] for row in found[name][1]] == [row[0] for row in rows], name
+        boxes, others = ([row[1:] for row in own] for own in (found[name][1], rows))
+        np.testing.assert_allclose(np.reshape(boxes, (-1, 4)), np.reshape(others, (-1, 4)), atol=pixels, rtol=0, err_msg=name)
+
+
+# ------------------------------------------------------------------------------------------------------------ real data
+
+
+@pytest.fixture(params=REAL)
+def real(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Path]:
+    """A file of the shared data, and the folder of its images."""
+    path = SHARED / request.param
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    return json.loads(path.read_text()), path.parent / "images"
+
+
+def test_coco_there_and_back(real: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """Everything that training and evaluation use survives our reader, to the last digit."""
+    coco, _ = real
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    back = read_coco_file(tmp_path / "a.json").to_coco()
+    for section in ("images", "annotations", "categories"):
+        kept = [
+            {key: row[key] for key in own}
+            for row, own in zip(coco[section], back[section], strict=True)
+            if own.keys() <= row.keys()
+        ]
+        assert kept == [own for row, own in zip(coco[section], back[section], strict=True) if own.keys() <= row.keys()] != []
+    passed = {"segmentation", "keypoints", "iscrowd", "bbox", "category_id", "image_id", "id"}
+    for row, own in zip(coco["annotations"], back["annotations"], strict=True):
+        assert {key for key in passed if row.get(key)} <= own.keys()
+
+
+def test_real_data_through_voc(real: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """Boxes come back as they were; crowd regions as what is not counted."""
+    coco, _ = real
+    write_voc(coco, tmp_path, "train")
+    back = read_voc(tmp_path, "train")
+    flat = {**coco, "images": [{**row, "file_name": Path(row["file_name"]).name} for row in coco["images"]]}
+    assert_same(instances(back), instances(flat))
+    assert sum(row["ignore"] for row in back["annotations"]) == sum(bool(row.get("iscrowd")) for row in coco["annotations"])
+
+
+def test_real_data_through_yolo(real: tuple[dict[str, Any], Path], tmp_path: Path, boxwood: Boxwood) -> None:
+    """By the command, both ways; crowd regions are left out, and that is said."""
+    coco, images = real
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    done = boxwood("data", "convert", tmp_path / "a.json", tmp_path / "yolo", "--to", "yolo", "--split", "train")
+    assert done.status == 0, done.err
+    for row in coco["images"]:
+        target = tmp_path / "yolo" / "images" / "train" / row["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / row["file_name"], target)
+    assert boxwood("data", "convert", tmp_path / "yolo" / "data.yaml", tmp_path / "b.json", "--split", "train").status == 0
+    back = json.loads((tmp_path / "b.json").read_text())
+    assert_same(instances(back), instances(coco, crowds=False))
+    assert [row["name"] for row in back["categories"]] == [
+        row["name"] for row in sorted(coco["categories"], key=lambda row: row["id"])
+    ]
+    crowds = sum(bool(row.get("iscrowd")) for row in coco["annotations"])
+    assert (f"{crowds} crowd regions (left out)" in done.out) == (crowds > 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- from Windows
+
+
+def _voc(folder: Path, change: Callable[[Path], None]) -> Any:
+    voc_folder(folder, VOC_XML)
+    for path in (folder / "Annotations" / "000005.xml", folder / "ImageSets" / "Main" / "val.txt"):
+        change(path)
+    return read_voc(folder, "val")
+
+
+def _yolo(folder: Path, change: Callable[[Path], None]) -> Any:
+    path = yolo_folder(folder)
+    for own in (path, folder / "labels" / "train" / "a.txt"):
+        change(own)
+    return read_yolo(path)[0]
+
+
+def _cvat(folder: Path, change: Callable[[Path], None]) -> Any:
+    path = folder / "annotations.xml"
+    path.write_text(CVAT, encoding="utf-8", newline="")
+    change(path)
+    return read_cvat(path)
+
+
+def _labelme(folder: Path, change: Callable[[Path], None]) -> Any:
+    (folder / "a.json").write_text(json.dumps(LABELME, indent=1))
+    change(folder / "a.json")
+    return read_labelme(folder)
+
+
+def _open_images(folder: Path, change: Callable[[Path], None]) -> Any:
+    table, images, classes = open_images(folder)
+    change(table)
+    change(classes)
+    return read_open_images(table, images, classes)[0]
+
+
+def _cityscapes(folder: Path, change: Callable[[Path], None]) -> Any:
+    (folder / "ulm").mkdir()
+    path = folder / "ulm" / "ulm_000000_000019_gtFine_polygons.json"
+    shape = {"label": "car", "polygon": [[1, 1], [9, 1], [9, 9]]}
+    path.write_text(json.dumps({"imgHeight": 16, "imgWidth": 16, "objects": [shape]}, indent=1))
+    change(path)
+    return read_cityscapes(folder)
+
+
+def _coco_json(folder: Path, change: Callable[[Path], None]) -> Path:
+    path = folder / "a.json"
+    image = {"id": 1, "file_name": "été 1.jpg", "height": 9, "width": 9, "coco_url": "http://localhost/val2017/1.jpg"}
+    row = {"id": 1, "image_id": 1, "category_id": 4, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
+    tree = {"images": [image], "annotations": [row], "categories": [{"id": 4, "name": "nœud"}]}
+    path.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
+    change(path)
+    return path
+
+
+def _lvis(folder: Path, change: Callable[[Path], None]) -> Any:
+    return read_lvis(_coco_json(folder, change))
+
+
+def _coco(folder: Path, change: Callable[[Path], None]) -> Any:
+    return read_coco_file(_coco_json(folder, change)).to_coco()
+
+
+def windows(path: Path) -> None:
+    """Lines end as Windows ends them."""
+    content = path.read_bytes().replace(b"\r\n", b"\n")
+    assert b"\n" in content
+    path.write_bytes(content.replace(b"\n", b"\r\n"))
+
+
+def with_mark(path: Path) -> None:
+    """As Excel and Notepad save: a byte order mark first."""
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+@pytest.mark.parametrize("change", [windows, with_mark])
+@pytest.mark.parametrize("read", [_voc, _yolo, _cvat, _labelme, _open_images, _cityscapes, _lvis, _coco])
+def test_files_from_windows(read: Callable[..., Any], change: Callable[[Path], None], tmp_path: Path) -> None:
+    found = []
+    for name, how in (("plain", lambda path: None), ("changed", change)):
+        (tmp_path / name).mkdir()
+        found.append(read(tmp_path / name, how))
+    told = [
+        json.dumps(own, default=str).replace(str(tmp_path / name), "")
+        for own, name in zip(found, ("plain", "changed"), strict=True)
+    ]
+    assert told[0] == told[1] and "bbox" in told[0]
+
+
+# ------------------------------------------------------------------------------------------- another library's converters
+
+
+def write_images(coco: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for row in coco["images"]:
+        Image.new("RGB", (row["width"], row["height"])).save(folder / row["file_name"])
+    return folder
+
+
+def sound(coco: dict[str, Any]) -> dict[str, Any]:
+    """Without names that are spaces around spaces alone, which XML does not keep."""
+    return {**coco, "categories": [{**row, "name": " ".join(row["name"].split()) or "x"} for row in coco["categories"]]}
+
+
+def fresh(factory: pytest.TempPathFactory) -> Path:
+    return factory.mktemp("set")
+
+
+SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@SETTINGS
+@given(coco=data_sets())
+def test_yolo_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It reads what we write, and we read what it writes; its numbers have six digits."""
+    folder = fresh(tmp_path_factory)
+    images = write_images(coco, folder / "ours" / "images" / "train")
+    write_yolo(coco, folder / "ours", "train")
+    labels = folder / "ours" / "labels" / "train"
+    shutil.copy(folder / "ours" / "data.yaml", labels / "data.yaml")  # where it looks for the classes
+    theirs = instances(hotcoco.COCO.from_yolo(str(labels), images_dir=str(images)).dataset)
+    assert_same({f"{stem}.png": rows for stem, rows in theirs.items()}, instances(coco), 1e-3)  # it does not know the endings
+    hotcoco.COCO(coco).to_yolo(str(folder / "theirs" / "labels" / "train"))
+    shutil.copytree(images, folder / "theirs" / "images" / "train")
+    yaml = folder / "theirs" / "data.yaml"
+    shutil.copy(folder / "theirs" / "labels" / "train" / "data.yaml", yaml)
+    yaml.write_text("train: images/train\n" + yaml.read_text())
+    assert_same(instances(read_yolo(yaml)[0]), instances(coco), 1e-3)
+
+
+@SETTINGS
+@given(coco=data_sets())
+def test_voc_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Both count pixels from 1, and end a box on its last."""
+    folder, coco = fresh(tmp_path_factory), sound(coco)
+    hotcoco.COCO(coco).to_voc(str(folder / "theirs"))
+    assert_same(instances(read_voc(folder / "theirs")), instances(coco))
+    write_voc(coco, folder / "ours", "train")
+    assert_same(instances(hotcoco.COCO.from_voc(str(folder / "ours")).dataset), instances(coco))
+
+
+@SETTINGS
+@given(coco=data_sets())
+def test_cvat_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path, coco = fresh(tmp_path_factory) / "annotations.xml", sound(coco)
+    hotcoco.COCO(coco).to_cvat(str(path))
+    found, lost = read_cvat(path)
+    assert_same(instances(found), instances(coco), 1e-2)
+    assert not lost
+    if not any(set("<&'") & set(row["name"]) for row in coco["categories"]):  # which it reads as they are escaped
+        assert_same(instances(hotcoco.COCO.from_cvat(str(path)).dataset), instances(found))
+
+
+@SETTINGS
+@given(coco=data_sets())
+def test_open_images_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Only images with boxes are in a table."""
+    folder = fresh(tmp_path_factory)
+    images = write_images(coco, folder / "images")
+    hotcoco.COCO(coco).to_oid(str(folder / "boxes.csv"))
+    found, lost = read_open_images(folder / "boxes.csv", images)
+    assert not lost
+    assert_same(instances(found), instances(coco), 1e-3)
