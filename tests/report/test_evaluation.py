@@ -32,7 +32,7 @@ def run_lengths(row: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 
 def found_in(coco: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Detections right and wrong in every way, with scores of two decimals, so that the slider's steps fall between none."""
+    """Detections right and wrong in every way."""
     categories = [row["id"] for row in coco["categories"]]
     records = []
     for row in coco["annotations"]:
@@ -45,7 +45,7 @@ def found_in(coco: dict[str, Any], rng: np.random.Generator) -> list[dict[str, A
                     "image_id": row["image_id"],
                     "category_id": int(rng.choice(categories)) if other else row["category_id"],
                     "bbox": [x, y, max(width, 1.0), max(height, 1.0)],
-                    "score": round(float(rng.uniform(0.05, 0.7 if other else 1)), 2),
+                    "score": round(float(rng.uniform(0.05, 0.7 if other else 1)), 4),
                     "segmentation": code,
                 }
             )
