@@ -6,6 +6,7 @@ gloo, tensors on a GPU through NCCL; so processes can agree on small things with
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -79,12 +80,18 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
         barrier()
-        dist.destroy_process_group()
+        _leave()
     except KeyboardInterrupt:
-        dist.destroy_process_group()
+        _leave()
         raise
     finally:
         logger.setLevel(level)
+
+
+def _leave() -> None:
+    """Leave the group, and free it now: gloo's threads end the process with an abort where it is garbage until Python ends."""
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def rank() -> int:

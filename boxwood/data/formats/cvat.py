@@ -10,6 +10,7 @@ import numpy as np
 from hotcoco import mask as coco_mask
 
 from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.reading import read_xml
 from boxwood.data.images import MAX_PIXELS
 from boxwood.errors import UserError
 
@@ -25,7 +26,7 @@ def read_cvat(path: Path) -> tuple[dict[str, Any], list[str]]:
     Boxes, polygons and masks become instances; classes stand in the order of the file. Raises `UserError` where the file is not
     what it should be.
     """
-    root = _parse(path)
+    root = read_xml(path)
     labels = [(name.text or "").strip() for name in root.iterfind("./meta//labels/label/name")]
     collected = Collected(tuple(dict.fromkeys(label for label in labels if label)))
     images = root.findall("image")
@@ -86,19 +87,6 @@ def _take_mask(
     text = code["counts"].decode("ascii") if isinstance(code["counts"], bytes) else code["counts"]
     box = np.asarray(coco_mask.toBbox(code), dtype=np.float64).reshape(-1).tolist()
     collected.mask(image_id, label, {"size": list(size), "counts": text}, box, int(pixels.sum()))
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name an annotations.xml of CVAT") from None
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # which may expand to anything
-        raise UserError(f"{path}: refused: it defines entities, which annotations do not")
-    try:
-        return ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path}: is not XML ({error}); export it again") from None
 
 
 def _text(element: ElementTree.Element, key: str, where: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from boxwood.data.formats.reading import read_xml
 from boxwood.errors import UserError
 from boxwood.files import write_text
 
@@ -23,8 +24,6 @@ CLASSES = (
     *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """VOC's own, in its order; they have the ids 1 to 20."""
-MAX_BYTES = 10_000_000
-"""Of one file."""
 
 
 def read_voc(folder: Path, split: str | None = None) -> dict[str, Any]:
@@ -135,19 +134,7 @@ def _stems(folder: Path, split: str | None) -> list[str]:
 
 def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, tuple[float, ...], int]]]:
     """The image's file name and size, and each object's class, xmin, ymin, xmax, ymax, and whether it is difficult."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({(error.strerror or '').lower()}); bring the annotation, or take it out"
-        ) from None
-    # An annotation defines no entities; what does may expand to anything.
-    if len(content) > MAX_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise UserError(f"{path}: refused: it is too large or defines entities, which an annotation does not")
-    try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path}: is not XML ({error}); copy it again") from None
+    root = read_xml(path)
     height, width = (int(_number(root, f"size/{key}", path, "size")) for key in ("height", "width"))
     name = (root.findtext("filename") or "").strip() or f"{path.stem}.jpg"
     objects = []

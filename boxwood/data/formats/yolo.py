@@ -7,6 +7,7 @@ images/train/a.jpg, labels/train/a.txt:   2 0.5 0.5 0.25 0.1    (class, middle, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 def read_yolo(path: Path, split: str = "train") -> tuple[dict[str, Any], Path]:
     """A COCO dictionary of one split of a ``data.yaml``, and the folder that its file names are relative to.
 
+    A split is a folder of images, a text file that lists images, or a list of such; of several the folder is the one around all.
     Image sizes are read from the images' headers. Category ids are the class numbers and 1 more. An image without a text file has
     no instances. Raises `UserError` where a file is missing, or a line is not what it should be.
     """
-    folder, names = _read_yaml(path, split)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
-    if not files:
-        raise UserError(f"{folder}: has no images, and {path} names it for {split}; correct '{split}' or 'path' there")
+    places, names = _read_yaml(path, split)
+    files = sorted({file for place in places for file in _images_of(place, path, split)})
+    folder = places[0]
+    if len(places) > 1 or not folder.is_dir():
+        folder = Path(os.path.commonpath([file.parent for file in files]))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, file in enumerate(files, start=1):
@@ -70,7 +73,7 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         content, _ = parse_mapping((folder / "data.yaml").read_text(encoding="utf-8-sig"), str(folder / "data.yaml"))
         if _names(content, folder / "data.yaml") != names:
             raise UserError(f"{folder / 'data.yaml'}: has other classes than these; name another folder")
-        splits = {key: content[key] for key in ("train", "val", "test") if isinstance(content.get(key), str)} | splits
+        splits = {key: content[key] for key in ("train", "val", "test") if content.get(key)} | splits
     for image_id, target in targets.items():
         if target.is_absolute() or ".." in target.parts:
             raise UserError(f"{target}: the image lies outside its folder; give file names relative to it")
@@ -90,23 +93,43 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _read_yaml(path: Path, split: str) -> tuple[Path, list[str]]:
+def _read_yaml(path: Path, split: str) -> tuple[list[Path], list[str]]:
+    """The folders and lists of images that a split names, and the classes."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); name the data.yaml of a data set") from None
     content, _ = parse_mapping(text, str(path))
     where = content.get(split)
-    if not isinstance(where, str):
-        known = [key for key in ("train", "val", "test") if isinstance(content.get(key), str)]
+    parts = [where] if isinstance(where, str) else where
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+        known = [key for key in ("train", "val", "test") if isinstance(content.get(key), str | list)]
         raise UserError(f"{path}: '{split}' must name a folder of images; its splits are {', '.join(known) or 'none'}")
     root = content.get("path")
     # As its own program does: relative to the file where it is not absolute.
     base = path.parent / root if isinstance(root, str) else path.parent
-    folder = next((place for place in (base / where, path.parent / where) if place.is_dir()), None)
-    if folder is None:
-        raise UserError(f"{path}: '{split}' names {base / where}, which is no folder; correct it")
-    return folder, _names(content, path)
+    places = []
+    for part in parts:
+        found = next((place for place in (base / part, path.parent / part) if place.is_dir() or place.suffix == ".txt"), None)
+        if found is None:
+            raise UserError(f"{path}: '{split}' names {base / part}, which is no folder; correct it")
+        places.append(found)
+    return places, _names(content, path)
+
+
+def _images_of(place: Path, yaml: Path, split: str) -> list[Path]:
+    """Those in a folder, or those that a file lists, a line each, relative to it."""
+    if place.is_dir():
+        files = [file for file in place.rglob("*") if file.suffix.lower() in IMAGES]
+    else:
+        try:
+            lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{place}: cannot be read ({type(error).__name__}), and {yaml} names it for {split}") from None
+        files = [place.parent / line for line in lines if line]
+    if not files:
+        raise UserError(f"{place}: has no images, and {yaml} names it for {split}; correct '{split}' or 'path' there")
+    return files
 
 
 def _names(content: Mapping[str, Any], path: Path) -> list[str]:

@@ -62,6 +62,7 @@ def test_difficult_objects_are_not_learnt(tmp_path: Path) -> None:
     [
         ("<annotation>", "is not XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "defines entities"),
+        ("<annotation>\0</annotation>", "save it as UTF-8"),
         ("<annotation/>", "size: 'size/height' must be a number, got None"),
         (VOC_XML.replace("<xmin>263</xmin>", "<xmin>left</xmin>"), "object 0: 'bndbox/xmin' must be a number, got 'left'"),
         (VOC_XML.replace("<xmin>263</xmin>", "<xmin>nan</xmin>"), "must be a number, got 'nan'"),
@@ -104,6 +105,28 @@ def test_files_of_yolo(tmp_path: Path) -> None:
     assert (first["category_id"], first["image_id"], first["bbox"]) == (2, 1, pytest.approx([50, 20, 100, 10]))
     assert second["bbox"] == pytest.approx([20, 10, 160, 80])
     assert second["segmentation"] == [pytest.approx([20, 10, 180, 10, 180, 90])]
+
+
+def test_splits_of_yolo(tmp_path: Path) -> None:
+    """A list of images, and several folders; file names are relative to what lies around all of them."""
+    path = yolo_folder(tmp_path)
+    rest = "names: [nut, 'a fig']\n"
+    (tmp_path / "train.txt").write_text("./images/train/a.jpg\r\n")
+    path.write_text("train: train.txt\n" + rest)
+    coco, folder = read_yolo(path)
+    assert (folder / coco["images"][0]["file_name"]).is_file() and len(coco["images"]) == 1 and len(coco["annotations"]) == 2
+    for part in ("images", "labels"):
+        (tmp_path / part / "more").mkdir()
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "more" / "a.jpg")
+    (tmp_path / "labels" / "more" / "a.txt").write_text("0 0.5 0.5 1 1\n")
+    path.write_text("train: [images/more, images/train]\n" + rest)
+    coco, folder = read_yolo(path)
+    assert folder == tmp_path / "images"
+    assert [row["file_name"] for row in coco["images"]] == ["more/a.jpg", "train/a.jpg", "train/b.png"]
+    assert [row["image_id"] for row in coco["annotations"]] == [1, 2, 2]
+    path.write_text("train: none.txt\n" + rest)
+    with pytest.raises(UserError, match=r"none\.txt: cannot be read"):
+        read_yolo(path)
 
 
 @pytest.mark.parametrize(
