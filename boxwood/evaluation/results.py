@@ -126,7 +126,7 @@ def _boxes_alone(
     path: Path, categories: Categories
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]] | None:
     """Image ids, labels, scores and boxes of a file of boxes alone; None of any other, and where anything is wrong: `_Columns`
-    reads that, and names the row. This way takes a third of its memory: one record at a time is an object."""
+    reads that, and names the row. This way takes half of its memory: one record at a time is an object."""
     if path.suffix == ".pkl":
         return None
     one = msgspec.json.Decoder(_Box).decode
@@ -249,7 +249,7 @@ def _from_json(path: Path) -> list[Any]:
     collecting = gc.isenabled()
     gc.disable()  # Millions of new objects, none of them garbage.
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             records = json.load(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name a file of detections") from None

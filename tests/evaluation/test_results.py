@@ -217,3 +217,48 @@ def test_another_selection() -> None:
     assert [code["counts"] for code in selected.rles or ()] == ["7", "3", "30"]
     assert found.keypoints is not None and selected.keypoints is not None
     assert selected.keypoints.tolist() == found.keypoints[[7, 3, 30]].tolist()
+
+
+PLAIN = {"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4.5]}
+
+
+def test_boxes_alone_are_read_the_same_by_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick way and the one that names rows: keys of other programs, whole numbers, big ids, a byte order mark."""
+    truth, found = random_case(4, masks=False)
+    classes, path = categories(truth), tmp_path / "results.json"
+    evaluator = CocoEvaluator(truth, classes, tasks=("bbox",))
+    for image_id, one in found.items():
+        evaluator.add(image_id, one)
+    records = [{**record, "area": 3, "segmentation": None, "tags": ["a"]} for record in evaluator.records]
+    records += [{**PLAIN, "category_id": classes.ids[-1], "image_id": 2**53 + 1}]
+    path.write_text(json.dumps(records[::-1]))
+    quick, tasks = read_results(path, classes, sizes_of(truth))
+    assert tasks == ("bbox",)
+    monkeypatch.setattr("boxwood.evaluation.results._boxes_alone", lambda path, categories: None)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    slow, _ = read_results(path, classes, sizes_of(truth))
+    assert quick.keys() == slow.keys() and 2**53 + 1 in quick
+    for image_id, one in slow.items():
+        for name in ("boxes", "scores", "labels"):
+            ours, expected = getattr(quick[image_id], name), getattr(one, name)
+            assert ours.dtype == expected.dtype and np.array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"image_id": 5, "category_id": 4, "score": 1, "bbox": [1, 2, 3, 4]}', "'category_id' must be one of"),
+        ('{"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3]}', "'bbox' must be 4 numbers"),
+        ('{"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, NaN]}', "'bbox' must be 4 numbers"),
+        ('{"image_id": 5, "category_id": 3, "score": 1e999, "bbox": [1, 2, 3, 4]}', "'score' must be a number"),
+        ('{"image_id": 5.5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}', "'image_id' must be a whole number"),
+        ('{"category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}', "'image_id' must be a whole number"),
+        ("7", "must be a record"),
+    ],
+)
+def test_a_wrong_box_is_named(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(f"[{json.dumps(PLAIN)}, {text}]")
+    with pytest.raises(UserError) as error:
+        read_results(path, TWO, SIZES)
+    assert str(error.value).startswith(f"{path}: row 1") and told in str(error.value) and "\n" not in str(error.value)
