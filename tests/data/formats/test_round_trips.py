@@ -217,6 +217,11 @@ def sound(coco: dict[str, Any]) -> dict[str, Any]:
     return {**coco, "categories": [{**row, "name": " ".join(row["name"].split()) or "x"} for row in coco["categories"]]}
 
 
+def escaped(coco: dict[str, Any]) -> bool:
+    """Whether a name has a character that XML escapes: hotcoco writes it so, and does not read it so."""
+    return any(set("<&'") & set(row["name"]) for row in coco["categories"])
+
+
 def fresh(factory: pytest.TempPathFactory) -> Path:
     return factory.mktemp("set")
 
@@ -251,7 +256,8 @@ def test_voc_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathF
     hotcoco.COCO(coco).to_voc(str(folder / "theirs"))
     assert_same(instances(read_voc(folder / "theirs")), instances(coco))
     write_voc(coco, folder / "ours", "train")
-    assert_same(instances(hotcoco.COCO.from_voc(str(folder / "ours")).dataset), instances(coco))
+    if not escaped(coco):
+        assert_same(instances(hotcoco.COCO.from_voc(str(folder / "ours")).dataset), instances(coco))
 
 
 @SETTINGS
@@ -262,7 +268,7 @@ def test_cvat_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPath
     found, lost = read_cvat(path)
     assert_same(instances(found), instances(coco), 1e-2)
     assert not lost
-    if not any(set("<&'") & set(row["name"]) for row in coco["categories"]):  # which it reads as they are escaped
+    if not escaped(coco):
         assert_same(instances(hotcoco.COCO.from_cvat(str(path)).dataset), instances(found))
 
 
