@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from boxwood.inference.predictor import Predictor
 
 __all__ = ["predict", "source_files"]
+
+logger = logging.getLogger(__name__)
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 """Of the files that are taken from a folder, beside `VIDEOS`."""
@@ -69,7 +72,7 @@ def predict(
     folder = None if as_json and out is None else out or Path("predictions")
     if folder is None and (crops or coco):
         raise UserError("--crops and --coco write files, and --json alone writes none; name a folder with --out")
-    _check_videos([file for file in files if is_video(file)], coco)
+    files = _without_stray_videos(files, sources, coco)
     image_ids = {} if coco is None else _image_ids(coco, files)
     call = Looking(load(model), score, batch, folder, not no_pictures, crops, as_json)
     if folder is None:
@@ -117,14 +120,27 @@ def source_files(source: str) -> list[Path]:
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _check_videos(videos: Sequence[Path], coco: Path | None) -> None:
-    """Raises `UserError` where they cannot be read, or what is asked for is for images."""
+def _without_stray_videos(files: list[Path], sources: Sequence[str], coco: Path | None) -> list[Path]:
+    """The files; without videos, which a warning names, where these lie in a folder of images and cannot be looked at.
+
+    Raises `UserError` where one that was named itself cannot be read, or what is asked for is for images.
+    """
     from boxwood.inference.video import need_av
 
-    if videos and coco is not None:
-        raise UserError(f"{videos[0]}: --coco is for the images of a COCO file, and this is a video; leave one of the two out")
-    if videos:
+    videos = [file for file in files if is_video(file)]
+    if not videos:
+        return files
+    try:
+        if coco is not None:
+            raise UserError(f"{videos[0]}: --coco is for the images of a COCO file, and this is a video; leave one of the two out")
         need_av()
+    except UserError as error:
+        images = [file for file in files if not is_video(file)]
+        if not images or any(not Path(source).is_dir() and is_video(Path(source)) for source in sources):
+            raise
+        logger.warning("%d videos are left out, such as %s: %s", len(videos), videos[0], error)
+        return images
+    return files
 
 
 def _write_found(path: Path, lines: Iterable[Line]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boxwood.cli.looking import is_video
 from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.video import Video, write_video
 from tests.conftest import Boxwood
@@ -159,6 +161,25 @@ def test_two_videos_of_a_name_and_one_where_it_would_be_drawn(
 
 def test_without_pyav(boxwood: Boxwood, trained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    refused = boxwood("predict", videos, "--model", trained, "--out", tmp_path / "out")
+    video = next(file for file in videos.iterdir() if is_video(file))
+    refused = boxwood("predict", video, "--model", trained, "--out", tmp_path / "out")
     assert refused.status == 2 and "pip install 'boxwood[video]'" in refused.err and len(refused.error_lines) == 1
     assert boxwood("predict", videos / "photo.jpg", "--model", trained, "--out", tmp_path / "out").status == 0
+
+
+def test_a_video_among_pictures_that_cannot_be_looked_at(
+    boxwood: Boxwood, trained: Path, videos: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder it is left out with a warning; who names it is told to install PyAV."""
+    (tmp_path / "photos").mkdir()
+    for file in [*sorted((shapes / "val").iterdir())[:1], *sorted(videos.iterdir())[:1]]:
+        shutil.copy(file, tmp_path / "photos" / file.name)
+    video = next(file for file in (tmp_path / "photos").iterdir() if is_video(file))
+    asked = ("--model", trained, "--out", tmp_path / "seen")
+    coco = boxwood("predict", tmp_path / "photos", *asked, "--coco", shapes / "val.json")
+    assert coco.status == 0 and "1 videos are left out" in coco.err and (tmp_path / "seen" / "coco.json").exists()
+    monkeypatch.setitem(sys.modules, "av", None)
+    done = boxwood("predict", tmp_path / "photos", *asked)
+    assert done.status == 0 and "1 videos are left out" in done.err and "pip install" in done.err
+    named = boxwood("predict", tmp_path / "photos", video, *asked)
+    assert named.status == 2 and "pip install 'boxwood[video]'" in named.err and len(named.error_lines) == 1
