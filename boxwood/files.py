@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from boxwood.errors import UserError
 
-__all__ = ["make_folder", "write_text", "write_whole"]
+__all__ = ["file_word", "make_folder", "write_text", "write_whole"]
+
+
+def file_word(name: str) -> str:
+    """A name that somebody gave, such as a class's, as part of a file's name: a hyphen for what some system forbids in one.
+
+    >>> file_word("../car/truck?")
+    '..-car-truck-'
+    """
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", name)
 
 
 def make_folder(path: Path) -> None:
@@ -28,7 +38,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     (a full disk, a folder that cannot be made); the old file is then untouched.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # short, since a name may have 255 bytes
     try:
         write(temporary)
         _sync(temporary)
@@ -45,12 +55,13 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, UTF-8, written whole. Raises `UserError` as `write_whole` does."""
+    """A text file, UTF-8, written whole; a file's name in it that is no UTF-8 is escaped, as in JSON. Raises `UserError` as
+    `write_whole` does."""
     write_whole(path, lambda temporary: _fill(temporary, text))
 
 
 def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _sync(path: Path) -> None:

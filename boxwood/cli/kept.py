@@ -40,14 +40,14 @@ class Kept:
         if path.exists():
             self._take_up(about)
         else:
-            write_text(path, _text(about))
+            write_text(path, _text(about).decode())
         self._file = path.open("ab")
 
     def add(self, line: Line) -> None:
         """Keep another line."""
         self._note(line, self._file.tell())
         try:
-            self._file.write(_text(line).encode())
+            self._file.write(_text(line))
             self._file.flush()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room, and the same command goes on") from None
@@ -92,8 +92,9 @@ class Kept:
             self.done.add(name)
 
 
-def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False) + "\n"
+def _text(line: dict[str, Any]) -> bytes:
+    """UTF-8; a file's name that is none is escaped."""
+    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, int, Any]]:

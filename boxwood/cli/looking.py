@@ -159,7 +159,7 @@ class Looking:
         if self.kept is not None:
             self.kept.add(line)
         if self.as_json:
-            click.echo(json.dumps(line, ensure_ascii=False))
+            click.echo(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
     def _new_name(self, file: Path, suffix: str) -> str | None:
         """``photo.png`` for ``photo.jpg``; ``photo-2.png`` for another photo of that name; None where none is needed."""
@@ -199,13 +199,12 @@ def _write_crops(found: Detections, image: Tensor, folder: Path, prefix: str) ->
     """A picture of each detection, its box in whole pixels."""
     from torchvision.transforms.v2.functional import to_pil_image
 
-    from boxwood.files import write_whole
+    from boxwood.files import file_word, write_whole
 
     for rank, ((x1, y1, x2, y2), name) in enumerate(zip(found.boxes.round().int().tolist(), found.names, strict=True)):
         if x2 > x1 and y2 > y1:
-            word = "".join(character if character.isalnum() else "-" for character in name)
             crop = to_pil_image(image[:, y1:y2, x1:x2])
-            write_whole(folder / f"{prefix}{rank:03d}-{word}.png", partial(crop.save, format="PNG"))
+            write_whole(folder / f"{prefix}{rank:03d}-{file_word(name)}.png", partial(crop.save, format="PNG"))
 
 
 def _summary(names: Sequence[str]) -> str:

@@ -151,7 +151,7 @@ def _write_found(path: Path, lines: Iterable[Line]) -> int:
 
     def write(temporary: Path) -> None:
         nonlocal count
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write("[")
             for line in lines:
                 for record in line["detections"]:

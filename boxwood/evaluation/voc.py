@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from boxwood.errors import UserError
 from boxwood.evaluation.collected import CollectingEvaluator
 from boxwood.evaluation.evaluator import Metrics
-from boxwood.files import write_text
+from boxwood.files import file_word, write_text
 from boxwood.structures import Categories
 
 __all__ = ["VocEvaluator", "average_precision"]
@@ -67,8 +67,9 @@ class VocEvaluator(CollectingEvaluator):
 
     def write_devkit(self, folder: Path, split: str) -> None:
         """Write the challenge's result files ``comp4_det_SPLIT_CLASS.txt``: a line a detection, image, score, and the box with
-        pixels counted from 1, its last one included."""
-        for label, name in enumerate(self.categories.names):
+        pixels counted from 1, its last one included. Of classes whose names a file cannot tell apart it has the ids too."""
+        words = [file_word(name) for name in self.categories.names]
+        for label, (category, word) in enumerate(zip(self.categories.ids, words, strict=True)):
             lines = []
             for image_id in sorted(self.results):
                 found = self.results[image_id]
@@ -77,7 +78,8 @@ class VocEvaluator(CollectingEvaluator):
                     corners = (x + 1, y + 1, x + width, y + height)
                     stem = self.stems.get(image_id, str(image_id))
                     lines.append(" ".join([stem, f"{found.scores[rank]:.6f}", *(f"{number:.6f}" for number in corners)]))
-            write_text(folder / f"comp4_det_{split}_{name}.txt", "".join(f"{line}\n" for line in lines))
+            own = word if words.count(word) == 1 else f"{word}-{category}"
+            write_text(folder / f"comp4_det_{split}_{own}.txt", "".join(f"{line}\n" for line in lines))
 
     def _curve(self, label: int, category: int) -> tuple[Array, Array, int]:
         """Recall and precision after each detection of a class in order of score, and how many instances are to be found."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,25 @@ def test_lines_for_other_programs(
     assert found == [record for line in lines for record in line.get("detections", [])]
     refused = boxwood("predict", photos, "--model", trained, "--json", "--crops")
     assert refused.status == 2 and "--out" in refused.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_any_name(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, a line's end, a pattern's brackets, and as many bytes as a name may have. In a process of its own, since pytest's
+    workers cannot tell what was logged of such names."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [b"\xff\xfe.jpg", b"a\nb.jpg", b"[x].jpg", "ü".encode() * 125 + b".jpg"]
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes((shapes / "val" / "000000.jpg").read_bytes())
+    command = [sys.executable, "-m", "boxwood", "predict", folder, "--model", trained, "--score", "0"]
+    subprocess.run([*command, "--crops", "--out", tmp_path / "out"], check=True, capture_output=True)
+    found = {record["file_name"] for record in json.loads((tmp_path / "out" / "predictions.json").read_text())}
+    assert {os.fsencode(Path(name).name) for name in found} == set(names)
+    drawn = {os.fsencode(path.name) for path in (tmp_path / "out").glob("*.png")}
+    assert drawn == {name.replace(b".jpg", b".png") for name in names}
+    lines = subprocess.run([*command, "--json"], check=True, capture_output=True).stdout.decode().splitlines()
+    assert {json.loads(line)["file_name"] for line in lines} == found
 
 
 def test_crops_and_no_pictures(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:

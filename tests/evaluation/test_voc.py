@@ -124,6 +124,14 @@ def test_an_unknown_rule() -> None:
         VocEvaluator({"images": [], "annotations": [], "categories": []}, categories({"categories": []}), "voc2012")  # type: ignore[arg-type]
 
 
+def test_names_of_classes_name_no_other_folder(tmp_path: Path) -> None:
+    names = ["car/truck", "car?truck", "../../out"]
+    coco = {"images": [], "annotations": [], "categories": [{"id": 3 + n, "name": name} for n, name in enumerate(names)]}
+    VocEvaluator(coco, categories(coco)).write_devkit(tmp_path / "a" / "voc", "val")
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == [f"a/voc/comp4_det_val_{word}.txt" for word in ("..-..-out", "car-truck-3", "car-truck-4")]
+
+
 def test_the_command(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
     """The table, the kit's files, and the same numbers from the detections that were written."""
     done = boxwood("eval", trained, "--measure", "voc2007", "--out", tmp_path / "first")
