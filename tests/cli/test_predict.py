@@ -78,8 +78,8 @@ def test_lines_for_other_programs(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_any_name(trained: Path, shapes: Path, tmp_path: Path) -> None:
-    """Bytes that are no UTF-8, a line's end, a pattern's brackets, and as many bytes as a name may have. In a process of its own, since pytest's
-    workers cannot tell what was logged of such names."""
+    """Bytes that are no UTF-8, a line's end, a pattern's brackets, and as many bytes as a name may have. In a process
+    of its own, since pytest's workers cannot tell what was logged of such names."""
     folder = tmp_path / "photos"
     folder.mkdir()
     names = [b"\xff\xfe.jpg", b"a\nb.jpg", b"[x].jpg", "ü".encode() * 125 + b".jpg"]

@@ -2,11 +2,15 @@
 
 images/train/a.jpg, labels/train/a.txt:   2 0.5 0.5 0.25 0.1    (class, middle, width and height, as shares of the image)
                                           2 0.1 0.1 0.9 0.1 0.9 0.9    (class, and the points of an outline)
+
+Where ``data.yaml`` has a ``kpt_shape``, keypoints follow the box; these are not read, since nothing says which are left and right.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +23,8 @@ from boxwood.safe_yaml import parse_mapping
 
 __all__ = ["read_yolo", "write_yolo"]
 
+logger = logging.getLogger(__name__)
+
 IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
 
@@ -29,7 +35,7 @@ def read_yolo(path: Path, split: str = "train") -> tuple[dict[str, Any], Path]:
     Image sizes are read from the images' headers. Category ids are the class numbers and 1 more. An image without a text file has
     no instances. Raises `UserError` where a file is missing, or a line is not what it should be.
     """
-    places, names = _read_yaml(path, split)
+    places, names, keypoints = _read_yaml(path, split)
     files = sorted({file for place in places for file in _images_of(place, path, split)})
     folder = places[0]
     if len(places) > 1 or not folder.is_dir():
@@ -40,7 +46,7 @@ def read_yolo(path: Path, split: str = "train") -> tuple[dict[str, Any], Path]:
         height, width = read_header(file).oriented
         name = file.relative_to(folder).as_posix()
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for annotation in _read_labels(_labels_of(file), (height, width), len(names)):
+        for annotation in _read_labels(_labels_of(file), (height, width), len(names), keypoints):
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **annotation})
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}, folder
@@ -74,9 +80,10 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         if _names(content, folder / "data.yaml") != names:
             raise UserError(f"{folder / 'data.yaml'}: has other classes than these; name another folder")
         splits = {key: content[key] for key in ("train", "val", "test") if content.get(key)} | splits
-    for image_id, target in targets.items():
+    for target in targets.values():
         if target.is_absolute() or ".." in target.parts:
             raise UserError(f"{target}: the image lies outside its folder; give file names relative to it")
+    for image_id, target in targets.items():
         write_text(folder / "labels" / split / target, "".join(f"{line}\n" for line in lines[image_id]))
     listed = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(names))
     placed = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in splits.items())
@@ -93,8 +100,8 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _read_yaml(path: Path, split: str) -> tuple[list[Path], list[str]]:
-    """The folders and lists of images that a split names, and the classes."""
+def _read_yaml(path: Path, split: str) -> tuple[list[Path], list[str], int]:
+    """The folders and lists of images that a split names, the classes, and how many numbers of keypoints follow a box."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +121,12 @@ def _read_yaml(path: Path, split: str) -> tuple[list[Path], list[str]]:
         if found is None:
             raise UserError(f"{path}: '{split}' names {base / part}, which is no folder; correct it")
         places.append(found)
-    return places, _names(content, path)
+    shape = content.get("kpt_shape", [0])
+    if not isinstance(shape, list) or not all(type(number) is int and 0 <= number < 10_000 for number in shape):
+        raise UserError(f"{path}: 'kpt_shape' must be how many keypoints and of how many numbers each, such as [17, 3]")
+    if keypoints := math.prod(shape):
+        logger.warning("%s: has keypoints (kpt_shape), which are not read; the boxes are", path)
+    return places, _names(content, path), keypoints
 
 
 def _images_of(place: Path, yaml: Path, split: str) -> list[Path]:
@@ -150,7 +162,7 @@ def _labels_of(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _read_labels(path: Path, size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
+def _read_labels(path: Path, size: tuple[int, int], num_classes: int, keypoints: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     height, width = size
@@ -169,6 +181,10 @@ def _read_labels(path: Path, size: tuple[int, int], num_classes: int) -> list[di
             raise UserError(f"{path}:{row}: must be a class and numbers, got {line!r:.60}; correct the line") from None
         if not 0 <= label < num_classes:
             raise UserError(f"{path}:{row}: class {label} is none of the {num_classes} of data.yaml (0 to {num_classes - 1})")
+        if keypoints:
+            if len(numbers) != 4 + keypoints:
+                raise UserError(f"{path}:{row}: must have a box and {keypoints} numbers of keypoints, got {line!r:.60}")
+            numbers = numbers[:4]
         if (len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2)) or not all(-10 < number < 10 for number in numbers):
             raise UserError(f"{path}:{row}: must have 4 shares of the image, or an outline of 3 points or more, got {line!r:.60}")
         if len(numbers) == 4:

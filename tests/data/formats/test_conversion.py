@@ -129,6 +129,21 @@ def test_splits_of_yolo(tmp_path: Path) -> None:
         read_yolo(path)
 
 
+def test_keypoints_of_yolo_are_no_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Four of three numbers are an even number, and so would be taken for the points of an outline."""
+    path = yolo_folder(tmp_path, "1 0.5 0.25 0.5 0.1 " + "0.5 0.5 2 " * 4 + "\n")
+    path.write_text(path.read_text() + "kpt_shape: [4, 3]\n")
+    (found,) = read_yolo(path)[0]["annotations"]
+    assert found["bbox"] == pytest.approx([50, 20, 100, 10]) and "segmentation" not in found
+    assert "kpt_shape" in caplog.text
+    path.write_text(path.read_text().replace("[4, 3]", "[5, 3]"))
+    with pytest.raises(UserError, match=r"a\.txt:1: must have a box and 15 numbers of keypoints"):
+        read_yolo(path)
+    path.write_text(path.read_text().replace("[5, 3]", "many"))
+    with pytest.raises(UserError, match="'kpt_shape' must be"):
+        read_yolo(path)
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
