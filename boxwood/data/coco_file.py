@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 
-__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "read_coco_file", "read_image_ids"]
+__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "coco_file_of", "read_coco_file", "read_image_ids"]
 
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""What no name of a file may have, and half a character, which UTF-8 does not know."""
 
 IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void")
 """What LVIS's and Cityscapes' rules of evaluation ask of images, beyond COCO's keys."""
@@ -169,7 +172,14 @@ def read_coco_file(path: str | Path) -> CocoFile:
     Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
     What can be wrong between well-formed rows is found by `boxwood.data.checks`.
     """
-    tree = _read_json(Path(path))
+    return coco_file_of(_read_json(Path(path)), path)
+
+
+def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
+    """A COCO dictionary, such as those that the readers of other formats make, as arrays; ``path`` is what messages call it.
+
+    Raises `UserError` as `read_coco_file` does.
+    """
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
     if not images:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
@@ -263,7 +273,7 @@ class _Taker:
 
     def texts(self, key: str) -> list[str]:
         values: list[Any] = [row.get(key) for row in self.rows]
-        self._refuse(key, values, lambda v: isinstance(v, str) and bool(v), "text")
+        self._refuse(key, values, lambda v: isinstance(v, str) and bool(v) and not UNWRITABLE.search(v), "text")
         return values
 
     def extras(self) -> Texts:
@@ -280,7 +290,8 @@ class _Taker:
         values = [row.get("area") for row in self.rows]
         self._refuse("area", values, lambda v: v is None or _all_numbers([v]), "a number")
         areas = np.array(values, dtype=np.float64)
-        return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+        with np.errstate(over="ignore", invalid="ignore"):  # such boxes are found by the checks
+            return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
 
     def masks(self) -> dict[str, Any]:
         kinds = np.zeros(len(self.rows), dtype=np.uint8)

@@ -120,7 +120,8 @@ def _look(problem: str, wrong: NDArray[np.bool_], file: CocoFile, advice: str) -
 def _few_instances(file: CocoFile) -> Finding | None:
     counts = {row["id"]: int((file.category_ids == row["id"]).sum()) for row in file.categories}
     mean = len(file.ids) / len(counts)
-    few = [f"'{row['name']}' has {counts[row['id']]}" for row in file.categories if counts[row["id"]] < min(FEW, mean / 5)]
+    limit = max(1, min(FEW, mean / 5))
+    few = [f"'{row['name']}' has {counts[row['id']]}" for row in file.categories if counts[row["id"]] < limit]
     if not few:
         return None
     advice = "annotate more, or leave the class out"

@@ -134,7 +134,7 @@ def _boxes_alone(
         rows = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
         found = ((row.image_id, row.category_id, row.bbox, row.score) for row in map(one, rows))
         table = np.fromiter(found, BOX, count=len(rows))
-    except (OSError, OverflowError, ValueError, msgspec.MsgspecError):
+    except (OSError, OverflowError, RecursionError, ValueError, msgspec.MsgspecError):
         return None
     ids = np.array(categories.ids, dtype=np.int64)
     order = np.argsort(ids)

@@ -170,7 +170,7 @@ def test_a_wrong_row_is_named(change: Callable[[dict[str, Any]], None], told: st
     [
         (None, "cannot be read"), ("{", "is not JSON"), ('{"annotations": []}', "is no file of COCO results"), ("[3]", "row 0"),
         ('[{"image_id": 5, "category_id": 3, "score": 1}]', "must have 'bbox', 'segmentation' or 'keypoints'"),
-        ("[[", "is not JSON"),
+        ("[[", "is not JSON"), ("[" * 100_000, "is not JSON"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_line(content: str | None, told: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def convert(
         raise UserError(f"{target}: COCO files are written as .json; name it so")
     if into != "coco" and target.suffix in (".json", ".yaml"):
         raise UserError(f"{target}: {into} is a folder; name one")
-    coco, pictures, lost = _read(origin, form, split, images, classes)
+    coco, pictures, lost = _read_sound(origin, form, split, images, classes)
     lost = [*lost, *_write(coco, target, into, split or "train")]
     crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
     click.echo(
@@ -87,11 +87,36 @@ def _seen(source: Path) -> str:
     raise UserError(f"{source}: holds no format that is known ({known}); name it with --from")
 
 
+def _read_sound(
+    source: Path, form: str, split: str | None, images: Path | None, classes: Path | None
+) -> tuple[dict[str, Any], Path | None, list[str]]:
+    """What `_read` gives, without boxes that are no numbers. Raises `UserError` where rows refer to nothing or stand twice."""
+    import numpy as np
+
+    from boxwood.data.checks import check_identities, refuse
+    from boxwood.data.coco_file import coco_file_of, read_coco_file
+
+    pictures: Path | None = None
+    lost: list[str] = []
+    if form == "coco":
+        file = read_coco_file(source)
+        coco = file.to_coco()
+    else:
+        coco, pictures, lost = _read(source, form, split, images, classes)
+        file = coco_file_of(coco, source)
+    refuse(check_identities(file), str(source))
+    placed = np.isfinite(file.boxes).all(axis=1)
+    if not placed.all():
+        lost = [*lost, f"{int((~placed).sum()):,} boxes with nan or infinity (left out)"]
+        known = set(file.ids[placed].tolist())
+        coco = {**coco, "annotations": [row for row in coco["annotations"] if row["id"] in known]}
+    return coco, pictures, lost
+
+
 def _read(
     source: Path, form: str, split: str | None, images: Path | None, classes: Path | None
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
     """A COCO dictionary, the folder of its pictures where the format says it, and what it does not carry."""
-    from boxwood.data.coco_file import read_coco_file
     from boxwood.data.formats.cityscapes import read_cityscapes
     from boxwood.data.formats.cvat import read_cvat
     from boxwood.data.formats.labelme import read_labelme
@@ -115,8 +140,7 @@ def _read(
     if form == "cvat":
         coco, lost = read_cvat(source)
         return coco, None, lost
-    readers = {"cityscapes": read_cityscapes, "lvis": read_lvis}
-    return (readers[form](source) if form in readers else read_coco_file(source).to_coco()), None, []
+    return read_cityscapes(source) if form == "cityscapes" else read_lvis(source), None, []
 
 
 def _write(coco: dict[str, Any], target: Path, into: str, split: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,37 @@ def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     ):
         wrong = boxwood("data", "convert", *words)
         assert wrong.status == 2 and told in wrong.err and not (tmp_path / "x").exists() and not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda coco: coco["annotations"][0].update(image_id=99), "annotations of images that the file does not have"),
+        (lambda coco: coco["annotations"][0].update(category_id=99), "annotations of categories that the file does not have"),
+        (lambda coco: coco["images"][0].update(width=0), "images without a positive size"),
+        (lambda coco: coco["images"][0].update(file_name="a\0b.png"), "images row 0 (id 1): 'file_name' must be text"),
+        (lambda coco: coco["categories"][0].update(name="a\ud800"), "categories row 0 (id 7): 'name' must be text"),
+    ],
+)
+@pytest.mark.parametrize("source", ["coco", "lvis"])
+@pytest.mark.parametrize("into", ["coco", "voc", "yolo"])
+def test_rows_that_refer_to_nothing_are_named(
+    into: str, source: str, change: Any, told: str, tmp_path: Path, boxwood: Boxwood
+) -> None:
+    box = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 10}],
+        "annotations": [box],
+        "categories": [{"id": 7, "name": "nut"}],
+    }
+    path, target = tmp_path / "a.json", tmp_path / ("out.json" if into == "coco" else "out")
+    arguments = ("data", "convert", path, target, "--from", source, "--to", into)
+    path.write_text(json.dumps({**coco, "annotations": [box, {**box, "id": 2, "bbox": [1, 2, float("nan"), 4]}]}))
+    done = boxwood(*arguments)
+    assert done.status == 0 and "1 boxes with nan or infinity (left out)" in done.out
+    assert "nan" not in "".join(file.read_text() for file in [target, *target.rglob("*")] if file.is_file()).lower()
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    change(coco)
+    path.write_text(json.dumps(coco))
+    done = boxwood(*arguments)
+    assert (done.status, done.err.count("\n")) == (2, 1) and told in done.err and not target.exists()
