@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwood.data.checks import check_boxes
 from boxwood.data.coco_file import CocoFile
 from boxwood.data.order import repeat_factors
 from boxwood.data.transforms import resized_size
@@ -76,9 +77,9 @@ class Statistics:
 def count(file: CocoFile, short: int, long: int) -> Statistics:
     """The statistics of a file whose annotations all have their images (`boxwood.data.checks.check_identities`)."""
     scales = np.array([resized_size((h, w), short, long)[0] / h if min(h, w) > 0 else 1.0 for h, w in file.image_sizes.tolist()])
-    with np.errstate(invalid="ignore"):
-        learnt = np.isfinite(file.boxes).all(axis=1) & (file.boxes[:, 2:] > 0).all(axis=1) & ~file.crowd & ~file.ignore
-    learnt &= file.image_rows >= 0
+    placed, _ = check_boxes(file)
+    learnt = placed.usable & ~file.crowd & ~file.ignore & (file.image_rows >= 0)
+    corners = placed.boxes[learnt].astype(np.float64)
     ids = np.array([category["id"] for category in file.categories], dtype=np.int64)
     order = np.argsort(ids)
     labels = order[np.searchsorted(ids[order], file.category_ids[learnt]).clip(max=len(ids) - 1)]
@@ -92,7 +93,7 @@ def count(file: CocoFile, short: int, long: int) -> Statistics:
         instances=np.bincount(labels, minlength=len(ids)),
         images=has.sum(axis=0),
         per_image=np.bincount(rows, minlength=len(file.image_ids)),
-        sizes=file.boxes[learnt, 2:] * scales[rows, None],
+        sizes=(corners[:, 2:] - corners[:, :2]) * scales[rows, None],
         scales=scales,
         has=has,
     )

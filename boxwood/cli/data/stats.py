@@ -98,10 +98,12 @@ def _statistics(file: CocoFile) -> list[str]:
     import numpy as np
 
     from boxwood.cli.data.sources import overview
+    from boxwood.data.checks import check_boxes
 
     empty = len(file.image_ids) - len(np.unique(file.image_rows[file.image_rows >= 0]))
     heights, widths = file.image_sizes.T
-    sides = np.sqrt(np.clip(file.boxes[:, 2] * file.boxes[:, 3], 0, None))
+    corners = check_boxes(file)[0].boxes.astype(np.float64)
+    sides = np.sqrt((corners[:, 2:] - corners[:, :2]).prod(axis=1))
     bounds = ("small (< 32 px)", sides < 32), ("medium", (sides >= 32) & (sides < 96)), ("large (>= 96 px)", sides >= 96)
     lines = [
         f"{file.path}: {overview(file)}",
