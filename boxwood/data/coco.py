@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from boxwood.data.annotations import read_annotations
 from boxwood.data.checks import check_boxes, check_identities, check_images, check_masks, refuse
-from boxwood.data.coco_file import POLYGONS, CocoFile, read_coco_file
+from boxwood.data.coco_file import POLYGONS, CocoFile
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
 from boxwood.data.order import repeat_factors
@@ -42,14 +43,17 @@ _SIGMA = 0.05
 
 
 class CocoConfig(DatasetConfig):
-    """A data set in COCO's format: an annotation file and the folder that its file names are relative to."""
+    """A data set in COCO's format, or in another that `boxwood.data.annotations` reads: annotations, and the folder that their file
+    names are relative to."""
 
     short_kind: ClassVar[str] = "coco"
 
     annotations: str
-    """The JSON file."""
+    """The JSON file; or what another format has in its place."""
     images: str
     """The folder."""
+    split: str | None = None
+    """Which part of the annotations: of VOC a file of ImageSets/Main, of YOLO train, val or test."""
     keep_empty: bool = True
     """Keep images without annotations: a detector learns from them what is not an object."""
     exif: bool = True
@@ -67,6 +71,7 @@ class CocoConfig(DatasetConfig):
         return CocoDataset(
             self.annotations,
             self.images,
+            split=self.split,
             keep_empty=self.keep_empty,
             exif=self.exif,
             proposals=self.proposals,
@@ -76,7 +81,7 @@ class CocoConfig(DatasetConfig):
 
 
 class CocoDataset:
-    """The samples of a COCO file.
+    """The samples of a COCO file, or of another that `read_annotations` reads.
 
     Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
@@ -93,13 +98,14 @@ class CocoDataset:
         annotations: str | Path,
         images: str | Path,
         *,
+        split: str | None = None,
         keep_empty: bool = True,
         exif: bool = True,
         proposals: str | Path | Sequence[str | Path] | None = None,
         proposal_limit: int | None = 2000,
         repeat_threshold: float | None = None,
     ) -> None:
-        self.file = read_coco_file(annotations)
+        self.file = read_annotations(annotations, images, split)
         self.folder = str(images)
         self.exif = exif
         # Refused before anything else: the other checks rely on every annotation having its image.

@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 
-__all__ = ["POLYGONS", "RLE_COUNTS", "RLE_TEXT", "CocoFile", "Texts", "coco_file_of", "read_coco_file", "read_image_ids"]
+__all__ = [
+    "POLYGONS",
+    "RLE_COUNTS",
+    "RLE_TEXT",
+    "CocoFile",
+    "Texts",
+    "coco_file_of",
+    "read_coco_file",
+    "read_coco_tree",
+    "read_image_ids",
+]
 
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
@@ -172,7 +182,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
     Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
     What can be wrong between well-formed rows is found by `boxwood.data.checks`.
     """
-    return coco_file_of(_read_json(Path(path)), path)
+    return coco_file_of(read_coco_tree(Path(path)), path)
 
 
 def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
@@ -222,10 +232,11 @@ def read_image_ids(path: str | Path) -> set[int]:
 
     Raises `UserError` where the file is missing or has no images.
     """
-    return set(_Taker(_section(_read_json(Path(path), ("images",)), "images", path), "images", path).integers("id").tolist())
+    return set(_Taker(_section(read_coco_tree(Path(path), ("images",)), "images", path), "images", path).integers("id").tolist())
 
 
-def _read_json(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
+def read_coco_tree(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
+    """A COCO file's dictionary, in which nothing but the ``keys`` is sure. Raises `UserError` where it is none."""
     collecting = gc.isenabled()
     gc.disable()  # Millions of new objects, none of them garbage: collecting would double the time.
     try:

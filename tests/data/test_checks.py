@@ -165,9 +165,10 @@ def test_what_is_no_file_or_no_json(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xd8\xff\xe0" * 9)
     (tmp_path / "deep.json").write_text("[" * 200_000)
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "folder").mkdir()
     for name, message in {
         "missing.json": "cannot be read .no such file",
-        ".": "cannot be read .is a directory",
+        "folder": "holds no annotations that are known",
         "cut.json": r"cut.json:2: is not JSON .*column",
         "bytes.json": "is not JSON",
         "deep.json": "is not JSON",

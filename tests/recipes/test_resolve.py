@@ -17,9 +17,11 @@ from boxwood.recipes import resolve
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Each test in a folder of its own, which is forgotten as a place of modules afterwards."""
+    """Each test in a folder of its own, which is forgotten as a place of modules afterwards; modules of other tests are not seen."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        monkeypatch.delitem(sys.modules, name)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

@@ -50,8 +50,8 @@ def check(
       boxwood data check mask_rcnn_r50_fpn_1x data.train.annotations=train.json data.train.images=photos ...
     """
     from boxwood.cli.data.sources import coco_parts, overview
+    from boxwood.data.annotations import read_annotations
     from boxwood.data.checks import check_same_categories
-    from boxwood.data.coco_file import read_coco_file
 
     alone = source.endswith(".json")
     if fix is not None and not alone:
@@ -61,11 +61,11 @@ def check(
     parts = [] if alone else coco_parts(source, overrides)
     faults = 0
     for part in parts:
-        file = read_coco_file(part.annotations)
+        file = read_annotations(part.annotations, part.images, part.split)
         findings = _findings(file, part.images, part.exif, decode)
         faults += _tell(overview(file), file, [*findings, *_sizes(file, part, findings)])
     if alone:
-        file = read_coco_file(source)
+        file = read_annotations(source)
         faults = _tell(overview(file), file, _findings(file, "" if images is None else str(images), not no_exif, decode))
     else:
         _tell_of_both(parts)
@@ -114,17 +114,20 @@ def _sizes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> lis
 
 
 def _tell_of_both(parts: Sequence[CocoConfig]) -> None:
-    from boxwood.data.coco_file import read_coco_file
+    from boxwood.data.annotations import read_annotations
     from boxwood.data.doctor import look_at_both
 
-    train, val = parts
-    for finding in look_at_both(read_coco_file(train.annotations), train.images, read_coco_file(val.annotations), val.images):
+    (train, train_folder), (val, val_folder) = (
+        (read_annotations(part.annotations, part.images, part.split), part.images) for part in parts
+    )
+    for finding in look_at_both(train, train_folder, val, val_folder):
         click.echo(f"train and val:\n  {finding.verdict}: {finding}")
 
 
 def _fix(source: str, images: Path | None, exif: bool, out: Path) -> None:
     """Write the repaired copy."""
-    from boxwood.data.coco_file import read_coco_file
+    from boxwood.data.annotations import read_tree
+    from boxwood.data.coco_file import coco_file_of
     from boxwood.data.repair import repaired
     from boxwood.files import write_text
 
@@ -132,7 +135,7 @@ def _fix(source: str, images: Path | None, exif: bool, out: Path) -> None:
         raise UserError(f"{out}: COCO files are written as .json; name it so")
     if out.exists() and out.samefile(source):
         raise UserError(f"{out}: is the file itself, which stays as it is; name another")
-    tree = json.loads(Path(source).read_bytes())
-    content, done = repaired(tree, read_coco_file(source), images or "", exif=exif)
+    tree = read_tree(Path(source))
+    content, done = repaired(tree, coco_file_of(tree, source), images or "", exif=exif)
     write_text(out, json.dumps(content, ensure_ascii=False) + "\n")
     click.echo(f"{out}: {', '.join(done) if done else 'nothing had to be repaired'}")

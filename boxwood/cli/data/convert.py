@@ -51,7 +51,9 @@ def convert(
       boxwood data convert yolo/data.yaml val.json --split val
       boxwood data convert train.json yolo --to yolo --split train
     """
-    form = form or _seen(origin)
+    from boxwood.data.annotations import format_of
+
+    form = form or format_of(origin)
     into = into or ("coco" if target.suffix == ".json" else None)
     if into is None:
         raise UserError(f"{target}: is it to be VOC or YOLO? name it with --to; a COCO file is named .json")
@@ -72,37 +74,23 @@ def convert(
         click.echo(f"not carried: {', '.join(lost)}")
 
 
-def _seen(source: Path) -> str:
-    """What a path holds, by what lies there."""
-    of_suffix = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".xml": "cvat", ".csv": "open_images"}
-    if source.suffix in of_suffix:
-        return of_suffix[source.suffix]
-    if (source / "Annotations").is_dir():
-        return "voc"
-    if next(source.rglob("*_gtFine_polygons.json"), None) is not None:
-        return "cityscapes"
-    if next(source.glob("*.json"), None) is not None:
-        return "labelme"
-    known = "a .json, a data.yaml, Annotations/*.xml, gtFine, an .xml of CVAT, LabelMe's *.json, a .csv of Open Images"
-    raise UserError(f"{source}: holds no format that is known ({known}); name it with --from")
-
-
 def _read_sound(
     source: Path, form: str, split: str | None, images: Path | None, classes: Path | None
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """What `_read` gives, without boxes that are no numbers. Raises `UserError` where rows refer to nothing or stand twice."""
+    """What `read_format` gives, without boxes of nan. Raises `UserError` where rows refer to nothing or stand twice."""
     import numpy as np
 
+    from boxwood.data.annotations import read_format, read_tree
     from boxwood.data.checks import check_identities, refuse
-    from boxwood.data.coco_file import coco_file_of, read_coco_file
+    from boxwood.data.coco_file import coco_file_of
 
     pictures: Path | None = None
     lost: list[str] = []
     if form == "coco":
-        file = read_coco_file(source)
+        file = coco_file_of(read_tree(source), source)
         coco = file.to_coco()
     else:
-        coco, pictures, lost = _read(source, form, split, images, classes)
+        coco, pictures, lost = read_format(source, form, split=split, images=images, classes=classes)
         file = coco_file_of(coco, source)
     refuse(check_identities(file), str(source))
     placed = np.isfinite(file.boxes).all(axis=1)
@@ -111,36 +99,6 @@ def _read_sound(
         known = set(file.ids[placed].tolist())
         coco = {**coco, "annotations": [row for row in coco["annotations"] if row["id"] in known]}
     return coco, pictures, lost
-
-
-def _read(
-    source: Path, form: str, split: str | None, images: Path | None, classes: Path | None
-) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """A COCO dictionary, the folder of its pictures where the format says it, and what it does not carry."""
-    from boxwood.data.formats.cityscapes import read_cityscapes
-    from boxwood.data.formats.cvat import read_cvat
-    from boxwood.data.formats.labelme import read_labelme
-    from boxwood.data.formats.lvis import read_lvis
-    from boxwood.data.formats.open_images import read_open_images
-    from boxwood.data.formats.voc import read_voc
-    from boxwood.data.formats.yolo import read_yolo
-
-    if form == "voc":
-        return read_voc(source, split), source / "JPEGImages", []
-    if form == "yolo":
-        return *read_yolo(source, split or "train"), []
-    if form == "labelme":
-        coco, lost = read_labelme(source)
-        return coco, source, lost
-    if form == "open_images":
-        if images is None:
-            raise UserError(f"{source}: its boxes are shares of the images, whose sizes it does not say; name them with --images")
-        coco, lost = read_open_images(source, images, classes)
-        return coco, images, lost
-    if form == "cvat":
-        coco, lost = read_cvat(source)
-        return coco, None, lost
-    return read_cityscapes(source) if form == "cityscapes" else read_lvis(source), None, []
 
 
 def _write(coco: dict[str, Any], target: Path, into: str, split: str) -> list[str]:

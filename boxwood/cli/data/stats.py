@@ -44,8 +44,8 @@ def stats(source: str, overrides: tuple[str, ...], out: Path | None) -> None:
       boxwood data stats mask_rcnn_r50_fpn_1x data.train.annotations=train.json data.train.images=photos ...
     """
     from boxwood.cli.data.sources import coco_parts
+    from boxwood.data.annotations import read_annotations
     from boxwood.data.checks import check_identities, refuse
-    from boxwood.data.coco_file import read_coco_file
     from boxwood.data.statistics import advice, count
     from boxwood.recipes import resolve
 
@@ -53,16 +53,19 @@ def stats(source: str, overrides: tuple[str, ...], out: Path | None) -> None:
         raise UserError(f"{out}: the page is written as .html; name it so")
     alone = source.endswith(".json")
     network = _usual() if alone else _of(resolve(source, overrides))
-    files = [source] if alone else [part.annotations for part in coco_parts(source, overrides)]
+    files = (
+        [read_annotations(source)]
+        if alone
+        else [read_annotations(part.annotations, part.images, part.split) for part in coco_parts(source, overrides)]
+    )
     counted: list[tuple[str, Statistics, list[str]]] = []
-    for path in files:
-        file = read_coco_file(path)
-        refuse(check_identities(file), path)
+    for file in files:
+        refuse(check_identities(file), file.path)
         statistics = count(file, network.short, network.long)
         told = advice(statistics, network.anchors, network.detections_per_image)
         click.echo("\n".join(_statistics(file)))
         click.echo("\n".join([f"as {network.told} sees them:", *(f"  {line}" for line in told)] if told else []))
-        counted.append((path, statistics, told))
+        counted.append((file.path, statistics, told))
     if out is not None:
         from boxwood.report.statistics import write_statistics
 

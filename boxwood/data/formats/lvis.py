@@ -8,18 +8,28 @@ from typing import Any
 from boxwood.data.formats.reading import read_json
 from boxwood.errors import UserError
 
-__all__ = ["read_lvis"]
+__all__ = ["has_addresses_alone", "named_by_address", "read_lvis"]
 
 
 def read_lvis(path: Path) -> dict[str, Any]:
-    """The COCO dictionary of an LVIS file.
+    """The COCO dictionary of an LVIS file. Raises `UserError` as `named_by_address` does."""
+    return named_by_address(read_json(path), path)
 
-    An image's name is the end of its address, ``train2017/000000391895.jpg``, since LVIS takes images from several parts of COCO.
-    All other keys stay, such as which classes were looked for in an image.
 
-    Raises `UserError` where an image has neither a name nor an address.
+def has_addresses_alone(tree: Any) -> bool:
+    """Whether a COCO dictionary is LVIS's: its first image has an address and no name."""
+    images = tree.get("images") if isinstance(tree, dict) else None
+    first = images[0] if isinstance(images, list) and images else None
+    return isinstance(first, dict) and "coco_url" in first and "file_name" not in first
+
+
+def named_by_address(tree: Any, path: Path) -> dict[str, Any]:
+    """``tree``, whose images get the ends of their addresses as names, ``train2017/000000391895.jpg``, since LVIS takes images from
+    several parts of COCO.
+
+    All other keys stay, such as which classes were looked for in an image. ``path`` is what messages call the file. Raises
+    `UserError` where an image has neither a name nor an address.
     """
-    tree = read_json(path)
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations", "categories")):
         raise UserError(f"{path}: is not LVIS's: it has no 'images', 'annotations' and 'categories'")
     for row, image in enumerate(tree["images"]):

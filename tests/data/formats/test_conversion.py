@@ -283,7 +283,7 @@ def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for words, told in (
         ((shapes / "train.json", tmp_path / "x"), "name it with --to"),
-        ((tmp_path / "nothing", tmp_path / "x.json"), "holds no format that is known"),
+        ((tmp_path / "nothing", tmp_path / "x.json"), "holds no annotations that are known"),
         ((shapes / "train.json", tmp_path / "x.json", "--to", "voc"), "voc is a folder"),
         ((shapes / "train.json", tmp_path / "x", "--to", "coco"), "written as .json"),
     ):

@@ -1,0 +1,92 @@
+"""Annotations of any format that is known, as a `CocoFile`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from boxwood.data.coco_file import CocoFile, coco_file_of, read_coco_tree
+from boxwood.data.formats.cityscapes import read_cityscapes
+from boxwood.data.formats.cvat import read_cvat
+from boxwood.data.formats.labelme import read_labelme
+from boxwood.data.formats.lvis import has_addresses_alone, named_by_address, read_lvis
+from boxwood.data.formats.open_images import read_open_images
+from boxwood.data.formats.voc import read_voc
+from boxwood.data.formats.yolo import read_yolo
+from boxwood.errors import UserError
+
+__all__ = ["Format", "format_of", "read_annotations", "read_format", "read_tree"]
+
+logger = logging.getLogger(__name__)
+
+Format: TypeAlias = Literal["coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo"]
+
+
+def read_annotations(source: str | Path, images: str | Path | None = None, split: str | None = None) -> CocoFile:
+    """The annotations of a path of any format: a COCO or LVIS .json, a ``data.yaml`` of YOLO, a folder of VOC, Cityscapes or
+    LabelMe, an .xml of CVAT, a .csv of Open Images.
+
+    ``split`` is of VOC a file of ``ImageSets/Main``, all by default, and of YOLO train, val or test, train by default; ``images``
+    the folder of the images, which Open Images needs. What is not read of a format is said in the log. Raises `UserError` where
+    anything is not what it should be.
+    """
+    path = Path(source)
+    form = format_of(path)
+    if split is not None and form not in ("voc", "yolo"):
+        raise UserError(f"{path}: holds one part of a data set, so there is no part '{split}' to choose; set split=null")
+    if form == "coco":
+        return coco_file_of(read_tree(path), source)
+    coco, _, lost = read_format(path, form, split=split, images=None if images is None else Path(images))
+    if lost:
+        logger.warning("%s: not read: %s", path, ", ".join(lost))
+    return coco_file_of(coco, source)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The dictionary of a COCO file, or of one of LVIS with names for its images. Raises `UserError` where it is none."""
+    tree = read_coco_tree(path)
+    return named_by_address(tree, path) if has_addresses_alone(tree) else tree
+
+
+def format_of(source: Path) -> Format:
+    """What a path holds, by what lies there; LVIS's is COCO's. Raises `UserError` where it is a folder of nothing that is known."""
+    of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat", ".csv": "open_images"}
+    if not source.is_dir():
+        return of_suffix.get(source.suffix, "coco")
+    if (source / "Annotations").is_dir():
+        return "voc"
+    if next(source.rglob("*_gtFine_polygons.json"), None) is not None:
+        return "cityscapes"
+    if next(source.glob("*.json"), None) is not None:
+        return "labelme"
+    raise UserError(
+        f"{source}: this folder holds no annotations that are known (VOC's Annotations/*.xml, Cityscapes' *_gtFine_polygons.json, "
+        "LabelMe's *.json); of others name the file: a .json of COCO or LVIS, YOLO's data.yaml, CVAT's .xml, Open Images' .csv"
+    )
+
+
+def read_format(
+    source: Path, form: str, *, split: str | None = None, images: Path | None = None, classes: Path | None = None
+) -> tuple[dict[str, Any], Path | None, list[str]]:
+    """A COCO dictionary of a format other than COCO's, the folder of its pictures where the format says it, and in words what is
+    not read.
+
+    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes.
+    """
+    if form == "voc":
+        return read_voc(source, split), source / "JPEGImages", []
+    if form == "yolo":
+        return *read_yolo(source, split or "train"), []
+    if form == "labelme":
+        coco, lost = read_labelme(source)
+        return coco, source, lost
+    if form == "open_images":
+        if images is None:
+            raise UserError(f"{source}: its boxes are shares of the images, whose sizes it does not say; name them with --images")
+        coco, lost = read_open_images(source, images, classes)
+        return coco, images, lost
+    if form == "cvat":
+        coco, lost = read_cvat(source)
+        return coco, None, lost
+    return read_cityscapes(source) if form == "cityscapes" else read_lvis(source), None, []
