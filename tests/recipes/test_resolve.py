@@ -17,7 +17,7 @@ from boxwood.recipes import resolve
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Each test in a folder of its own, which is forgotten as a place of modules afterwards; modules of other tests are not seen."""
+    """Each test in a folder of its own, which is forgotten as a place of modules afterwards; those of others are not seen."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in [name for name in sys.modules if name.startswith("my_")]:
