@@ -8,6 +8,7 @@ benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,11 +31,15 @@ def read_voc(folder: Path, split: str | None = None) -> dict[str, Any]:
     """A COCO dictionary of the annotations in ``folder/Annotations``, or of those that ``ImageSets/Main/SPLIT.txt`` names.
 
     File names are relative to ``JPEGImages``. Images whose names are numbers have these as ids. Classes are VOC's where all are,
-    else those that occur, in the order of their names. Raises `UserError` where a file is missing or is not what it should be.
+    else those that occur in any of the folder, so that its splits have the same, in the order of their names. Raises
+    `UserError` where a file is missing or is not what it should be.
     """
     stems = _stems(folder, split)
     parsed = [(stem, *_read(folder / "Annotations" / f"{stem}.xml")) for stem in stems]
     found = {name for _, _, objects in parsed for name, _, _ in objects}
+    if not found <= set(CLASSES):
+        others = sorted({path.stem for path in (folder / "Annotations").glob("*.xml")} - set(stems))
+        found |= {name for stem in others for name, _, _ in _read(folder / "Annotations" / f"{stem}.xml")[1]}
     names = CLASSES if found <= set(CLASSES) else sorted(found)
     numbers = [int(stem) for stem in stems if stem.isdecimal() and stem.isascii() and len(stem) < 18]
     by_number = len(set(numbers)) == len(stems)
@@ -101,7 +106,9 @@ def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         ElementTree.indent(root)
         write_text(folder / "Annotations" / f"{stems[image['id']]}.xml", ElementTree.tostring(root, encoding="unicode") + "\n")
     write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems.values()))
+    used = {annotation["category_id"] for annotation in coco["annotations"]}
     lost = {
+        "classes without instances": len(names.keys() - used),
         "masks": sum(bool(annotation.get("segmentation")) for annotation in coco["annotations"]),
         "sets of keypoints": sum(bool(annotation.get("keypoints")) for annotation in coco["annotations"]),
         "crowd regions (they are difficult objects there)": sum(bool(a.get("iscrowd")) for a in coco["annotations"]),
@@ -120,16 +127,16 @@ def _stems(folder: Path, split: str | None) -> list[str]:
         return stems
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
-        # A line is a name, or a name and a class's 1, 0 or -1.
-        stems = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         others = sorted(other.stem for other in path.parent.glob("*.txt") if "_" not in other.stem)
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); the splits here are {', '.join(others) or 'none'}"
         ) from None
-    if not stems:
+    if not lines:
         raise UserError(f"{path}: names no images")
-    return stems
+    # A line is a name; in the files of single classes a name and 1, 0 or -1.
+    return [line if (folder / "Annotations" / f"{line}.xml").exists() else re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, tuple[float, ...], int]]]:

@@ -48,6 +48,18 @@ def test_a_file_of_voc(tmp_path: Path) -> None:
     assert len(coco["categories"]) == 20 and coco["categories"][8] == {"id": 9, "name": "chair"}
 
 
+def test_splits_of_voc_have_the_same_classes(tmp_path: Path) -> None:
+    """Of classes that are not VOC's a split may lack one; and the files of single classes say more than names."""
+    voc_folder(tmp_path, VOC_XML.replace("chair", "pistachio"))
+    (tmp_path / "Annotations" / "more 1.xml").write_text(VOC_XML.replace("chair", "date"))
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("more 1\n")
+    (tmp_path / "ImageSets" / "Main" / "date_val.txt").write_text("000005 -1\nmore 1  1\n")
+    train, val, of_date = (read_voc(tmp_path, split) for split in ("train", "val", "date_val"))
+    assert [row["name"] for row in train["categories"]] == ["date", "pistachio"]
+    assert train["categories"] == val["categories"] == of_date["categories"]
+    assert [len(coco["images"]) for coco in (train, val, of_date)] == [1, 1, 2]
+
+
 def test_difficult_objects_are_not_learnt(tmp_path: Path) -> None:
     voc_folder(tmp_path)
     (tmp_path / "JPEGImages").mkdir()
@@ -228,7 +240,8 @@ def test_there_and_back(coco: dict[str, Any], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("set")
     lost = write_voc(coco, folder / "voc", "train")
     assert facts(read_voc(folder / "voc", "train"), True) == facts(coco, True)
-    assert lost == ["the ids of images and classes"]
+    unused = len({row["id"] for row in coco["categories"]} - {row["category_id"] for row in coco["annotations"]})
+    assert lost == [*[f"{unused} classes without instances"] * bool(unused), "the ids of images and classes"]
     for row in coco["images"]:
         path = folder / "yolo" / "images" / "train" / row["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
