@@ -48,6 +48,8 @@ def read_yolo(path: Path, split: str = "train") -> tuple[dict[str, Any], Path]:
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for annotation in _read_labels(_labels_of(file), (height, width), len(names), keypoints):
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **annotation})
+    if unlabelled := sum(not _labels_of(file).exists() for file in files):
+        logger.warning("%s: %d of %d images have no text file, and so no instances", path, unlabelled, len(files))
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}, folder
 

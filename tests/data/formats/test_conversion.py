@@ -106,8 +106,9 @@ def yolo_folder(folder: Path, lines: str = "1 0.5 0.25 0.5 0.1\n\n0 0.1 0.1 0.9 
     return folder / "data.yaml"
 
 
-def test_files_of_yolo(tmp_path: Path) -> None:
+def test_files_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     coco, folder = read_yolo(yolo_folder(tmp_path))
+    assert "1 of 2 images have no text file" in caplog.text
     assert folder == tmp_path / "images" / "train"
     assert [(row["id"], row["file_name"], row["height"], row["width"]) for row in coco["images"]] == [
         (1, "a.jpg", 100, 200),
