@@ -39,10 +39,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import boxwood
 from boxwood.data.loader import eval_batches, transformed_sample
-from boxwood.data.order import train_order
+from boxwood.data.sampler import train_order
 from boxwood.evaluation import CocoEvaluator, Metrics
 from boxwood.recipes import resolve
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 from boxwood.structures import Bitmap, Categories, Detections, Sample
 from boxwood.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 

@@ -44,17 +44,17 @@ from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.data.loader import collate, transformed_sample
-from boxwood.data.order import Place
-from boxwood.data.shapes import write_shapes
+from boxwood.data.sampler import Place
+from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator
 from boxwood.inference.predictor import prepare
+from boxwood.interop.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
 from boxwood.models.detector import without_pretrained
-from boxwood.models.testing import TestConfig
+from boxwood.models.inference_config import TestConfig
 from boxwood.ops.masks import paste_masks
 from boxwood.ops.roi_align import roi_align
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
-from boxwood.weights.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
 
 HEIGHT, WIDTH = 800, 1216
 CLASSES = 80
@@ -108,7 +108,7 @@ def enliven(body: nn.Module) -> None:
 
 
 @torch.no_grad()
-def spread(layers: Sequence[tuple[Any, float]], run: Callable[[], Any]) -> None:
+def scatter_rows(layers: Sequence[tuple[Any, float]], run: Callable[[], Any]) -> None:
     """Random weights for predictors, one after the other, whose outputs then deviate by so much where ``run`` looks."""
     for layer, deviation in layers:
         layer.weight.normal_(0, 0.01)
@@ -166,7 +166,7 @@ def torchvision_network(name: str) -> Any:
         layers += [(heads.mask_predictor.mask_fcn_logits, 2.0)] if name == "Mask R-CNN" else []
         layers += [(heads.keypoint_predictor.kps_score_lowres, 3.0)] if name == "Keypoint R-CNN" else []
         low, high = (0.0, 30.0) if name == "Keypoint R-CNN" else (-10.0, 10.0)  # one class against the background needs more
-    spread(layers, lambda: network([small]))
+    scatter_rows(layers, lambda: network([small]))
     for _ in range(12):
         middle = (low + high) / 2
         set_bias(middle)
@@ -276,7 +276,7 @@ def bench_alone(repeats: int) -> Iterator[Row]:
             else [(network.class_logits, 2.5), (network.box_deltas, 0.5)]
         )
         with torch.no_grad():
-            spread(layers, small)
+            scatter_rows(layers, small)
             detect = detector("boxwood", prepare(network), picture())
             seconds, _ = take_turns(detect, lambda: None, repeats)
             profile = cProfile.Profile()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boxwood.inference.predictor import load
-    from boxwood.run import RunConfig
+    from boxwood.run_config import RunConfig
     from boxwood.structures import Batch, Categories, Detections, Sample, Target
     from boxwood.training.loop import train
 
@@ -24,7 +24,7 @@ __all__ = ["Batch", "Categories", "Detections", "RunConfig", "Sample", "Target",
 _HOME = {
     "load": "boxwood.inference.predictor",
     "train": "boxwood.training.loop",
-    "RunConfig": "boxwood.run",
+    "RunConfig": "boxwood.run_config",
     **dict.fromkeys(("Batch", "Categories", "Detections", "Sample", "Target"), "boxwood.structures"),
 }
 

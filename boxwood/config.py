@@ -8,7 +8,7 @@ A part that can be exchanged (a backbone, a data set, a transform) derives from 
 which class it is. ``kind`` of a class outside Boxwood is ``module:Class``; it is looked up among the classes
 that are already imported, so that no file can import code by naming it.
 
-The file knows nothing of detectors: the tree itself is `boxwood.run.RunConfig`.
+The file knows nothing of detectors: the tree itself is `boxwood.run_config.RunConfig`.
 """
 
 from __future__ import annotations

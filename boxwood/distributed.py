@@ -23,11 +23,11 @@ __all__ = [
     "any_process",
     "barrier",
     "choose_device",
-    "first_process_does",
-    "first_process_says",
     "gather_objects",
+    "on_rank_zero",
     "process_group",
     "rank",
+    "rank_zero_reports",
     "world_size",
 ]
 
@@ -127,7 +127,7 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def first_process_does(work: Callable[[], None]) -> None:
+def on_rank_zero(work: Callable[[], None]) -> None:
     """Let rank 0 write something while the others wait. Its `UserError`, or the system's, is raised on all as a `UserError`."""
     problem: str | None = None
     if rank() == 0:
@@ -142,7 +142,7 @@ def first_process_does(work: Callable[[], None]) -> None:
         raise UserError(problem)
 
 
-def first_process_says(problem: str) -> bool:
+def rank_zero_reports(problem: str) -> bool:
     """Whether rank 0 tells the user the same problem, so that this process need not; on rank 0: leave word for the others.
 
     For errors that end all processes: nobody has to be in the process group, nor to answer. torchrun's own process passes the word

@@ -45,7 +45,7 @@ def boxwood(capsys: pytest.CaptureFixture[str]) -> Boxwood:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six generated pictures: train.json, train/, val.json, val/."""
-    from boxwood.data.shapes import write_shapes
+    from boxwood.data.synthetic.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=4, val=2, size=(96, 128))

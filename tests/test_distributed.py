@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from boxwood.data.shapes import write_shapes
-from boxwood.distributed import choose_device, first_process_says
+from boxwood.data.synthetic.shapes import write_shapes
+from boxwood.distributed import choose_device, rank_zero_reports
 from boxwood.errors import UserError
 from tests.conftest import tiny
 from tests.training.torchrun import ROOT
@@ -35,7 +35,7 @@ def test_devices_that_are_not(name: str, key: str) -> None:
 def test_without_torchrun_every_process_speaks_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     monkeypatch.setenv("RANK", "1")
-    assert not first_process_says("anything")
+    assert not rank_zero_reports("anything")
 
 
 def test_what_the_first_process_says_need_not_be_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,12 +46,12 @@ def test_what_the_first_process_says_need_not_be_said_again(monkeypatch: pytest.
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     monkeypatch.setenv("RANK", "1")
-    assert not first_process_says("a.jpg: 胡桃"), "it has said nothing"
+    assert not rank_zero_reports("a.jpg: 胡桃"), "it has said nothing"
     monkeypatch.setenv("RANK", "0")
-    assert not first_process_says("a.jpg: 胡桃"), "the first always speaks"
+    assert not rank_zero_reports("a.jpg: 胡桃"), "the first always speaks"
     monkeypatch.setenv("RANK", "1")
-    assert first_process_says("a.jpg: 胡桃")
-    assert not first_process_says("b.jpg: 胡桃")
+    assert rank_zero_reports("a.jpg: 胡桃")
+    assert not rank_zero_reports("b.jpg: 胡桃")
 
 
 def complaints(*arguments: str, folder: Path) -> list[str]:

@@ -27,11 +27,11 @@ REPLACED = {
     ),
     "visualize_results.py": ("cli/test_detections.py::test_drawn_beside_the_truth",),
     "convert_pkl_to_pb.py": ("inference/test_predictor.py::test_being_prepared_changes_nothing",),
-    "convert_selective_search.py": ("data/test_selective_search.py::test_boxes_of_a_data_set",),
-    "convert_coco_model_to_cityscapes.py": ("weights/test_reclass.py::test_the_command",),
+    "convert_selective_search.py": ("data/formats/test_selective_search.py::test_boxes_of_a_data_set",),
+    "convert_coco_model_to_cityscapes.py": ("weights/test_remap_classes.py::test_the_command",),
     "convert_cityscapes_to_coco.py": ("data/formats/test_cityscapes.py::test_the_command",),
     "generate_testdev_from_test.py": ("cli/test_detections.py::test_those_of_some_images",),
-    "pickle_caffe_blobs.py": ("weights/test_caffe.py::test_a_resnet",),
+    "pickle_caffe_blobs.py": ("interop/test_caffe.py::test_a_resnet",),
 }
 
 

@@ -102,9 +102,9 @@ def _complain_once(problems: Sequence[str]) -> None:
     """Under torchrun, what all processes have to say is said by rank 0; what only another one has, by that one, with its rank."""
     rank = ""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from boxwood.distributed import first_process_says
+        from boxwood.distributed import rank_zero_reports
 
-        if first_process_says("\n".join(problems)):
+        if rank_zero_reports("\n".join(problems)):
             return
         rank = "" if os.environ.get("RANK", "0") == "0" else f"rank {os.environ['RANK']}: "
     for problem in problems:

@@ -79,7 +79,7 @@ def diff(a: str, b: str) -> None:
 @imports_option
 def schema() -> None:
     """Print the JSON Schema of a configuration file, for the completion of an editor."""
-    from boxwood.run import RunConfig
+    from boxwood.run_config import RunConfig
 
     described = RunConfig.model_json_schema()
     described["properties"]["base"] = {"type": "string", "description": "The recipe or file that this one changes."}
@@ -103,8 +103,8 @@ def import_detectron(old: Path, pairs: tuple[str, ...], out: Path | None, leave_
     Nothing is written while there is a key that cannot be honoured; all such are listed. What is ignored or left out is named in
     comments at the top of the new file.
     """
-    from boxwood.detectron import import_yaml
     from boxwood.files import write_text
+    from boxwood.interop.detectron_config import import_yaml
 
     text = import_yaml(old, pairs, leave_out)
     if out is None:

@@ -36,7 +36,7 @@ def demo(overrides: tuple[str, ...], out: Path, seed: int) -> None:
     Run again on the same DIR, it goes on where it was stopped. KEY=VALUE changes the recipe demo_shapes.
     """
     from boxwood.cli.eval import write_results
-    from boxwood.data.shapes import write_shapes
+    from boxwood.data.synthetic.shapes import write_shapes
     from boxwood.evaluation import CocoEvaluator
     from boxwood.evaluation.results import read_results
     from boxwood.files import write_whole

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from boxwood.data import Dataset
     from boxwood.evaluation import CollectingEvaluator, Measure, Metrics, ProposalEvaluator
-    from boxwood.run import RunConfig
+    from boxwood.run_config import RunConfig
     from boxwood.structures import Categories
 
     AnyEvaluator: TypeAlias = CollectingEvaluator | ProposalEvaluator
@@ -77,10 +77,10 @@ def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
     from boxwood.distributed import choose_device, process_group, rank, world_size
     from boxwood.evaluation import evaluate
     from boxwood.files import make_folder
-    from boxwood.inference.augmentation import augmented
     from boxwood.inference.predictor import prepare
+    from boxwood.inference.tta import augmented
+    from boxwood.interop.zoo import is_published, read_published
     from boxwood.weights.file import read_weights, restore_model
-    from boxwood.weights.published import is_published, read_published
 
     device = choose_device(config.train.device)
     with process_group(device):
@@ -118,7 +118,7 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, o
     from boxwood.evaluation.results import read_results, select_again
     from boxwood.evaluation.truth import ImageResults
     from boxwood.models.detector import GEOMETRIES
-    from boxwood.models.instances import suppress
+    from boxwood.models.postprocess import suppress
 
     val_set = config.data.val.open()
     truth = val_set.to_coco()

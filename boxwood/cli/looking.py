@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from boxwood.cli.kept import Kept, Line
 from boxwood.errors import UserError
+from boxwood.inference.journal import Kept, Line
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from boxwood.cli.arguments import imports_option
-from boxwood.cli.kept import Kept, Line
 from boxwood.cli.looking import VIDEOS, Looking, is_video
 from boxwood.errors import UserError
+from boxwood.inference.journal import Kept, Line
 
 if TYPE_CHECKING:
     from boxwood.inference.predictor import Predictor

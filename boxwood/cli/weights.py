@@ -32,7 +32,7 @@ def inspect(file: Path) -> None:
     from boxwood.weights.file import read_weights
 
     if file.suffix in (".pkl", ".pth", ".pt"):
-        from boxwood.weights.imports import read_tensors
+        from boxwood.interop.weights import read_tensors
 
         _print_tensors(read_tensors(file))
         return
@@ -60,9 +60,9 @@ def import_(file: Path, overrides: tuple[str, ...], program: str, model: str | N
     """
     from boxwood.data.coco import categories_of
     from boxwood.data.coco_file import read_coco_file
+    from boxwood.interop.weights import import_weights
     from boxwood.recipes import resolve
     from boxwood.weights.file import save_weights
-    from boxwood.weights.imports import import_weights
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as .safetensors; name it so")
@@ -99,7 +99,7 @@ def reclass(file: Path, annotations: Path, take: tuple[str, ...], out: Path) -> 
     from boxwood.data.coco import categories_of
     from boxwood.data.coco_file import read_coco_file
     from boxwood.weights.file import read_weights, save_weights
-    from boxwood.weights.reclass import reclass as reclassed
+    from boxwood.weights.remap_classes import reclass as reclassed
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as .safetensors; name it so")

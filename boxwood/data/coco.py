@@ -13,12 +13,12 @@ import torch
 from pydantic import Field
 
 from boxwood.data.annotations import read_annotations
-from boxwood.data.checks import check_boxes, check_identities, check_images, check_masks, refuse
 from boxwood.data.coco_file import POLYGONS, CocoFile
 from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
-from boxwood.data.order import repeat_factors
 from boxwood.data.proposals import merged, prepared, read_proposals
+from boxwood.data.quality.checks import check_boxes, check_identities, check_images, check_masks, refuse
+from boxwood.data.sampler import repeat_factors
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
@@ -64,8 +64,8 @@ class CocoConfig(DatasetConfig):
     proposal_limit: int | None = Field(2000, ge=1)
     """The best so many of each image are used; None: all."""
     repeat_threshold: float | None = Field(None, gt=0, le=1)
-    """Images with a class that less than this share of all shows come more often in training (`boxwood.data.order.repeat_factors`);
-    LVIS: 0.001."""
+    """Images with a class that less than this share of all shows come more often in training; LVIS: 0.001
+    (`boxwood.data.sampler.repeat_factors`)."""
 
     def open(self) -> CocoDataset:
         return CocoDataset(
@@ -87,10 +87,10 @@ class CocoDataset:
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
 
     With ``proposals`` (files that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
-    too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.rois.sample_rois`).
+    too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.second_stage.sample_rois`).
 
-    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.checks`), and where the proposals are not
-    those of these images.
+    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.quality.checks`), and where the proposals
+    are not those of these images.
     """
 
     def __init__(

@@ -180,7 +180,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
     """Read a COCO annotation file into arrays.
 
     Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
-    What can be wrong between well-formed rows is found by `boxwood.data.checks`.
+    What can be wrong between well-formed rows is found by `boxwood.data.quality.checks`.
     """
     return coco_file_of(read_coco_tree(Path(path)), path)
 

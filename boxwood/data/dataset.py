@@ -20,7 +20,7 @@ class Dataset(Protocol):
     """A sequence of untransformed samples. It is sent to worker processes, so keep what it holds small and flat.
 
     One that also has ``repeats``, an array (I,) float64 or None, says how often each image comes in an epoch of training
-    (`boxwood.data.order.repeat_factors`).
+    (`boxwood.data.sampler.repeat_factors`).
     """
 
     categories: Categories

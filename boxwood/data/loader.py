@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from boxwood.data.dataset import Dataset
-from boxwood.data.order import Place, batch_seed, rng_at, train_order
+from boxwood.data.sampler import Place, batch_seed, rng_at, train_order
 from boxwood.data.transforms import Transform
 from boxwood.errors import UserError
 from boxwood.ops.masks import rasterize_polygons, resize_bitmap
@@ -48,7 +48,7 @@ def train_batches(
     """Endless training batches of this process, from batch number ``start`` on. Closing it ends its worker processes.
 
     ``batch_size`` counts the images of one batch over all processes; each process gets its contiguous share. What a batch holds
-    depends only on the data, the seed and its number (`boxwood.data.order`), so any number of workers gives the same batches,
+    depends only on the data, the seed and its number (`boxwood.data.sampler`), so any number of workers gives the same batches,
     and starting at k gives what follows after k.
 
     Raises `UserError` where the batch cannot be shared evenly, or where an image is found to be wrong as it is read.

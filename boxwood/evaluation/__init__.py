@@ -3,8 +3,7 @@
 from boxwood.evaluation.backend import Backend
 from boxwood.evaluation.cityscapes import CityscapesEvaluator
 from boxwood.evaluation.coco import CocoEvaluator
-from boxwood.evaluation.collected import CollectingEvaluator
-from boxwood.evaluation.evaluator import Evaluator, Metrics, evaluate
+from boxwood.evaluation.evaluator import CollectingEvaluator, Evaluator, Metrics, evaluate
 from boxwood.evaluation.lvis import LvisEvaluator
 from boxwood.evaluation.measures import Measure, make_evaluator
 from boxwood.evaluation.proposals import ProposalEvaluator

@@ -11,8 +11,7 @@ from hotcoco import mask
 from numpy.typing import NDArray
 
 from boxwood.errors import UserError
-from boxwood.evaluation.collected import CollectingEvaluator
-from boxwood.evaluation.evaluator import Metrics
+from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
 from boxwood.evaluation.truth import ImageResults
 from boxwood.structures import Categories
 

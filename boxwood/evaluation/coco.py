@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 from boxwood.evaluation.backend import AREAS, Backend, Curves, check_backend, compare
-from boxwood.evaluation.collected import CollectingEvaluator
 from boxwood.evaluation.diagnosis import explain
-from boxwood.evaluation.evaluator import Metrics
+from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
 from boxwood.structures import Categories
 
 __all__ = ["CocoEvaluator"]

@@ -18,9 +18,8 @@ import hotcoco
 from boxwood.errors import UserError
 from boxwood.evaluation.backend import columns_of, records_of
 from boxwood.evaluation.coco import class_precision, mean_of_known
-from boxwood.evaluation.collected import CollectingEvaluator
 from boxwood.evaluation.diagnosis import some
-from boxwood.evaluation.evaluator import Metrics
+from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
 from boxwood.structures import Categories
 
 __all__ = ["LvisEvaluator"]

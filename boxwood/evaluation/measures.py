@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from boxwood.errors import UserError
 from boxwood.evaluation.cityscapes import CityscapesEvaluator
 from boxwood.evaluation.coco import CocoEvaluator
-from boxwood.evaluation.collected import CollectingEvaluator
+from boxwood.evaluation.evaluator import CollectingEvaluator
 from boxwood.evaluation.lvis import LvisEvaluator
 from boxwood.evaluation.proposals import ProposalEvaluator
 from boxwood.evaluation.voc import VocEvaluator

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.errors import UserError
-from boxwood.evaluation.collected import CollectingEvaluator
-from boxwood.evaluation.evaluator import Metrics
+from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
 from boxwood.files import file_word, write_text
 from boxwood.structures import Categories
 

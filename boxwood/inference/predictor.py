@@ -16,11 +16,11 @@ from boxwood.data.loader import collate
 from boxwood.data.transforms import Transform
 from boxwood.distributed import choose_device
 from boxwood.errors import UserError
-from boxwood.inference.augmentation import augmented
+from boxwood.inference.tta import augmented
+from boxwood.interop.zoo import is_published, read_published
 from boxwood.models.backbones import ConvNorm
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import read_weights, restore_model
-from boxwood.weights.published import is_published, read_published
 
 __all__ = ["Picture", "Predictor", "load", "prepare"]
 

@@ -17,20 +17,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.config import Component, Config
-from boxwood.errors import UserError
-from boxwood.models.instances import to_detections
-from boxwood.models.testing import TestConfig
-from boxwood.ops.boxes import CONTINUOUS, Geometry
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import to_detections
 from boxwood.ops.detectron1 import DETECTRON1
+from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.structures import Batch, Categories, Detections, Target
 
 __all__ = [
-    "AnchorsConfig",
     "Detector",
     "ModelConfig",
     "Need",
     "Network",
-    "anchor_cells",
     "normalize_images",
     "without_pretrained",
 ]
@@ -91,19 +88,6 @@ class ModelConfig(Component):
         """The network (a `Detector`) for these classes, with random weights where no pretrained body is asked for."""
 
 
-class AnchorsConfig(Config):
-    """Base of what says which anchors stand on the maps."""
-
-    anchor_sizes: tuple[tuple[float, ...], ...]
-    """Square roots of the anchors' areas in pixels, for each level, finest first."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height / width."""
-    anchor_offset: float = 0.0
-    """Where a cell's anchors are centred, in cells from its corner."""
-    rounded_anchors: bool = False
-    """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
-
-
 def without_pretrained(model: ModelConfig) -> ModelConfig:
     """A copy of the configuration that starts from random weights: for a network whose weights come from a file."""
     copy = model.model_copy(deep=True)
@@ -154,19 +138,3 @@ class Network(nn.Module):
         """The instances of each image, scaled to the pixels of the original."""
         assert output.instances is not None, "detections need a batch without targets"
         return to_detections(output.instances, batch, self.categories, self.test, self.geometry)
-
-
-def anchor_cells(key: str, config: AnchorsConfig, strides: Sequence[int], geometry: Geometry) -> Tensor:
-    """The anchors of one cell of each map, (levels, A, 4) xyxy in pixels from the cell's corner.
-
-    Raises `UserError` where ``key`` does not give sizes for each of the maps that they stand on.
-    """
-    if len(config.anchor_sizes) != len(strides):
-        raise UserError(
-            f"{key} has {len(config.anchor_sizes)} levels, but the maps are {len(strides)}, of strides "
-            f"{', '.join(map(str, strides))}: give one tuple of sizes for each"
-        )
-    levels = zip(config.anchor_sizes, strides, strict=True)
-    return torch.stack(
-        [geometry.cell_anchors(sizes, config.anchor_ratios, stride, rounded=config.rounded_anchors) for sizes, stride in levels]
-    )

@@ -27,21 +27,22 @@ from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import ModelConfig, Need, Network
 from boxwood.models.fpn import FPNConfig, body_title, build_fpn
 from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import Candidates, Instances, candidates_of, distinct_poses, find_keypoints, select_instances
-from boxwood.models.rois import (
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import Candidates, Instances, distinct_poses, find_keypoints, select_instances
+from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.second_stage import (
     RoIConfig,
     RoISample,
     box_losses,
+    candidates_of,
     given_proposals,
     keypoint_loss,
     mask_loss,
     pool_regions,
-    rows_of,
     sample_rois,
-    spread,
+    scatter_rows,
+    valid_rows,
 )
-from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.testing import TestConfig
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RCNN", "RCNNConfig", "RCNNOutput"]
@@ -178,7 +179,7 @@ class RCNN(Network):
 
     def _learn(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch) -> RCNNOutput:
         sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
-        rows = rows_of(sample.valid, sample.valid.shape[1])
+        rows = valid_rows(sample.valid, sample.valid.shape[1])
         features = self._features(maps, sample.boxes, rows, self.config.box_head, self.box_tail)
         output = RCNNOutput(proposals, *self._boxes(features, rows, sample.valid), rpn, roi_sample=sample)
         if rpn is not None and self.config.rpn is not None:
@@ -189,7 +190,7 @@ class RCNN(Network):
             positive = sample.valid & (sample.labels < len(self.categories))
             positive[:, most:] = False
             # Convolutions are prepared anew for every number of rows; so there are few.
-            output.positive_rows = rows_of(positive, most, multiple=16)
+            output.positive_rows = valid_rows(positive, most, multiple=16)
             shared = None
             if self.config.box_head.source == "tail":  # what it made of a region for the box head is not computed again
                 places = torch.zeros_like(positive.flatten(), dtype=torch.int64)
@@ -200,7 +201,7 @@ class RCNN(Network):
         return output
 
     def _infer(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch, boxes_only: bool) -> RCNNOutput:
-        rows = rows_of(proposals.valid, proposals.valid.shape[1])
+        rows = valid_rows(proposals.valid, proposals.valid.shape[1])
         features = self._features(maps, proposals.boxes, rows, self.config.box_head, self.box_tail)
         class_logits, box_deltas = self._boxes(features, rows, proposals.valid)
         weights = self.config.rois.box_weights
@@ -209,16 +210,16 @@ class RCNN(Network):
         output = RCNNOutput(proposals, class_logits, box_deltas, rpn, candidates=candidates, instances=instances)
         if boxes_only:
             return output
-        rows = rows_of(instances.valid, instances.valid.shape[1])
+        rows = valid_rows(instances.valid, instances.valid.shape[1])
         masks = self._mask_logits(maps, instances.boxes, rows)
         if masks is not None:
             own_class = instances.labels.flatten()[rows]
             probabilities = masks[torch.arange(len(rows), device=rows.device), own_class].float().sigmoid()
-            instances.masks = spread(probabilities, rows, instances.valid.shape)
+            instances.masks = scatter_rows(probabilities, rows, instances.valid.shape)
         heatmaps = self._keypoint_logits(maps, instances.boxes, rows)
         if heatmaps is not None:
             keypoints = find_keypoints(heatmaps.float(), rows, instances, batch, self.geometry)
-            instances.keypoints = spread(keypoints, rows, instances.valid.shape)
+            instances.keypoints = scatter_rows(keypoints, rows, instances.valid.shape)
             instances.valid = distinct_poses(instances, self.categories, self.test)
         return output
 
@@ -248,8 +249,8 @@ class RCNN(Network):
     def _boxes(self, features: Tensor, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Features of ``rows`` -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4); zeros for other rows."""
         hidden = self.box_head(features)
-        class_logits = spread(self.class_logits(hidden).float(), rows, valid.shape)
-        box_deltas = spread(self.box_deltas(hidden).float(), rows, valid.shape)
+        class_logits = scatter_rows(self.class_logits(hidden).float(), rows, valid.shape)
+        box_deltas = scatter_rows(self.box_deltas(hidden).float(), rows, valid.shape)
         return class_logits, box_deltas.view(*valid.shape, -1, 4)
 
     def _mask_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor, shared: Tensor | None = None) -> Tensor | None:

@@ -19,14 +19,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from boxwood.models.anchors import AnchorsConfig, anchor_cells
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
-from boxwood.models.detector import AnchorsConfig, ModelConfig, Network, anchor_cells
+from boxwood.models.detector import ModelConfig, Network
 from boxwood.models.fpn import FPN, FPNConfig, body_title
-from boxwood.models.instances import Candidates, Instances, select_instances
-from boxwood.models.testing import TestConfig
-from boxwood.ops.boxes import CONTINUOUS, Geometry, anchor_grid, centred_inside, decode, encode, giou, ioa, iou
-from boxwood.ops.learning import BACKGROUND, BETWEEN, focal, global_mean, match, smooth_l1
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import Candidates, Instances, select_instances
+from boxwood.ops.anchors import anchor_grid, centred_inside
+from boxwood.ops.boxes import decode, encode, giou, ioa, iou
+from boxwood.ops.geometry import CONTINUOUS, Geometry
+from boxwood.ops.losses import focal, global_mean, smooth_l1
+from boxwood.ops.matching import BACKGROUND, IGNORED, match
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutput"]
@@ -89,7 +93,7 @@ class RetinaNetOutput:
     sizes: Tensor
     """(B, 2) height and width of the images without padding."""
     scales: Tensor
-    """(B, 2) for x and y, as `boxwood.ops.boxes.Geometry.scales` gives them."""
+    """(B, 2) for x and y, as `boxwood.ops.geometry.Geometry.scales` gives them."""
     candidates: Candidates | None = None
     instances: Instances | None = None
 
@@ -181,10 +185,10 @@ def assign(
     matched = match(overlaps, config.foreground_iou, config.background_iou, allow_low_quality=True)
     inside = centred_inside(anchors, size)
     if geometry.judges_leniently:
-        matched = torch.where(inside, matched, BETWEEN)
+        matched = torch.where(inside, matched, IGNORED)
         if len(target.ignore):
             in_crowd = ioa(anchors, target.ignore).amax(dim=1) >= 0.5
-            matched = torch.where(in_crowd & (matched == BACKGROUND), BETWEEN, matched)
+            matched = torch.where(in_crowd & (matched == BACKGROUND), IGNORED, matched)
         count = (matched >= 0).sum()
     else:
         count = (matched >= 0).sum() + 1

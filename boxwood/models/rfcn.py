@@ -23,10 +23,19 @@ from torch import Tensor, nn
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
 from boxwood.models.detector import ModelConfig, Need, Network
-from boxwood.models.instances import Candidates, Instances, candidates_of, select_instances
-from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, rows_of, sample_rois, spread
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import Candidates, Instances, select_instances
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.testing import TestConfig
+from boxwood.models.second_stage import (
+    RoIConfig,
+    RoISample,
+    box_losses,
+    candidates_of,
+    given_proposals,
+    sample_rois,
+    scatter_rows,
+    valid_rows,
+)
 from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
 from boxwood.structures import Batch, Categories, Target
 
@@ -141,12 +150,14 @@ class RFCN(Network):
     def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
         2, below equation 1); zeros where not valid."""
-        rows = rows_of(valid, valid.shape[1])
+        rows = valid_rows(valid, valid.shape[1])
         rois = boxes.flatten(0, 1)[rows] - boxes.new_tensor(self.geometry.last_pixel)
         images = rows // boxes.shape[1]
         pool = ps_roi_align if self.config.interpolate else partial(ps_roi_pool, rounding=self.geometry.map_rounding)
         class_logits, box_deltas = (
-            spread(pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape)
+            scatter_rows(
+                pool(maps.float(), rois, images, self.config.grid, scale=1 / self.stride).mean(dim=(2, 3)), rows, valid.shape
+            )
             for maps in (self.class_maps(last), self.box_maps(last))
         )
         return class_logits, box_deltas.view(*valid.shape, -1, 4)

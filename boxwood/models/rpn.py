@@ -15,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.detector import AnchorsConfig, anchor_cells
-from boxwood.ops.boxes import CONTINUOUS, Geometry, anchor_grid, centred_inside, decode, encode, ioa, iou
-from boxwood.ops.learning import BACKGROUND, global_mean, match, sample_balanced, smooth_l1
+from boxwood.models.anchors import AnchorsConfig, anchor_cells
+from boxwood.ops.anchors import anchor_grid, centred_inside
+from boxwood.ops.boxes import decode, encode, ioa, iou
+from boxwood.ops.geometry import CONTINUOUS, Geometry
+from boxwood.ops.losses import global_mean, smooth_l1
+from boxwood.ops.matching import BACKGROUND, match
+from boxwood.ops.sampling import sample_balanced
 from boxwood.structures import Batch
 
 __all__ = [

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwood.ops import boxes as continuous
+from boxwood.ops import nms
+from boxwood.ops.geometry import Geometry
 
 __all__ = ["DETECTRON1", "Detectron1", "cell_anchors", "clip", "mask_crops", "nms_mask"]
 
@@ -51,8 +52,8 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, valid: Tensor | None = None) -> Tensor:
-    """`boxwood.ops.boxes.nms_mask`, in which an overlap of exactly ``threshold`` suppresses too."""
-    return continuous.nms_mask(boxes, scores, groups, math.nextafter(threshold, 0.0), valid)
+    """`boxwood.ops.nms.nms_mask`, in which an overlap of exactly ``threshold`` suppresses too."""
+    return nms.nms_mask(boxes, scores, groups, math.nextafter(threshold, 0.0), valid)
 
 
 def mask_crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Iterator[tuple[int, int, Tensor]]:
@@ -81,8 +82,8 @@ def _bilinear(pixels: int, cells: int) -> Tensor:
     return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
-class Detectron1(continuous.Geometry):
-    """The answers of Detectron (FAIR, 2018) to what `boxwood.ops.boxes.Geometry` is asked."""
+class Detectron1(Geometry):
+    """The answers of Detectron (FAIR, 2018) to what `boxwood.ops.geometry.Geometry` is asked."""
 
     cell_anchors = staticmethod(cell_anchors)
     clip = staticmethod(clip)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.models import ProposerConfig, RCNNConfig, RetinaNetConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 
 __all__ = [
     "fast_rcnn_r50_fpn_1x",

@@ -7,9 +7,9 @@ from boxwood.models import RCNNConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
-from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.models.second_stage import RoIConfig
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 
 __all__ = ["demo_shapes"]
 

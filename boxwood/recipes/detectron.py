@@ -17,12 +17,18 @@ from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestE
 from boxwood.models import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, TestConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
-from boxwood.models.heads import AverageHeadConfig, ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import (
+    AverageHeadConfig,
+    ConvFCHeadConfig,
+    ConvKeypointHeadConfig,
+    ConvMaskHeadConfig,
+    TwoFCHeadConfig,
+)
+from boxwood.models.inference_config import BoxViewsConfig, KeypointViewsConfig, MaskViewsConfig, TTAConfig, VoteConfig
 from boxwood.models.retinanet import RetinaNetHeadConfig
-from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
-from boxwood.models.testing import BoxViewsConfig, KeypointViewsConfig, MaskViewsConfig, TTAConfig, VoteConfig
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.models.second_stage import RoIConfig
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 
 __all__ = ["BASELINES", "Baseline", "build", "describe", "sorts"]
 

@@ -14,7 +14,7 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
 from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 
 __all__ = [
     "mask_rcnn_r50_fpn_2x_gn",

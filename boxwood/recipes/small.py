@@ -13,10 +13,10 @@ from boxwood.models.backbones import MobileNetV2Config, ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig
 from boxwood.models.retinanet import RetinaNetHeadConfig
-from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
+from boxwood.models.second_stage import RoIConfig
 from boxwood.recipes.coco import on_proposals
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 
 __all__ = [
     "fast_rcnn_mobilenetv2_fpn",

@@ -12,10 +12,10 @@ from hotcoco import mask
 from PIL import Image
 
 from boxwood.data import Dataset
-from boxwood.data.outlines import simplified, traced
 from boxwood.errors import UserError
 from boxwood.evaluation.analysis import Analysis, ImageOutcome
 from boxwood.evaluation.truth import ImageResults, Results, Truth
+from boxwood.ops.contours import simplified, traced
 
 __all__ = ["gallery", "worst_and_best"]
 

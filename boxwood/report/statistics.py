@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from boxwood.data.statistics import Anchors, Statistics, reached
+from boxwood.data.quality.statistics import Anchors, Statistics, reached
 from boxwood.report.charts import histogram
 from boxwood.report.page import write_page
 

@@ -23,13 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from boxwood.config import to_yaml
-from boxwood.data.checks import check_same_categories
 from boxwood.data.dataset import Dataset
 from boxwood.data.loader import eval_batches, train_batches
-from boxwood.distributed import barrier, choose_device, first_process_does, gather_objects, process_group, rank, world_size
+from boxwood.data.quality.checks import check_same_categories
+from boxwood.distributed import barrier, choose_device, gather_objects, on_rank_zero, process_group, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import CocoEvaluator, Metrics, evaluate, make_evaluator, save_detections, save_metrics
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 from boxwood.structures import Batch, Categories, Target
 from boxwood.training import run_directory
 from boxwood.training.checkpoint import (
@@ -41,10 +41,11 @@ from boxwood.training.checkpoint import (
     set_random_state,
 )
 from boxwood.training.divergence import DivergenceWatch
-from boxwood.training.initial import check_data, check_precision, load_initial_weights
+from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.interruption import Interrupted, Interruption
 from boxwood.training.log import Meter, RunLog
 from boxwood.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from boxwood.training.preflight import check_data, check_precision
 from boxwood.weights.file import save_weights
 
 __all__ = ["train"]
@@ -130,7 +131,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         # Starting the workers may draw from the generators, so that is done before they are given their state; and before the
         # directory is made, since this is where broken images are found.
         first = next(batches)
-        first_process_does(lambda: run_directory.begin(out, config, device, world_size()))
+        on_rank_zero(lambda: run_directory.begin(out, config, device, world_size()))
         if checkpoint is not None and rank() < len(checkpoint.processes):
             set_random_state(checkpoint.processes[rank()]["random"])
         else:
@@ -392,7 +393,7 @@ def _save(run: _Run, *, needed: bool) -> bool:
 def _write(write: Callable[[], None], *, needed: bool) -> bool:
     """Let rank 0 write files, and say whether it could. A full disk costs only these files, unless they are ``needed``."""
     try:
-        first_process_does(write)
+        on_rank_zero(write)
     except UserError as error:
         if needed:
             raise

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 
 __all__ = ["build_optimizer", "learning_rate", "parameter_groups", "set_learning_rate"]
 

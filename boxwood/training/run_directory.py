@@ -26,7 +26,7 @@ from boxwood import safe_yaml
 from boxwood.config import differences, from_tree, to_yaml
 from boxwood.errors import UserError
 from boxwood.files import make_folder, write_text
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 from boxwood.training.checkpoint import Checkpoint, newest_checkpoint
 from boxwood.training.optimizer import learning_rate
 

@@ -21,8 +21,8 @@ from boxwood.config import from_yaml, to_yaml
 from boxwood.errors import UserError
 from boxwood.files import write_whole
 from boxwood.models.detector import ModelConfig, without_pretrained
-from boxwood.models.testing import TestConfig
-from boxwood.run import RunConfig
+from boxwood.models.inference_config import TestConfig
+from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 
 __all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights", "some_of"]

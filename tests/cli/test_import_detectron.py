@@ -8,7 +8,7 @@ import pytest
 
 from boxwood.recipes import resolve
 from tests.conftest import Boxwood
-from tests.recipes.test_detectron_yaml import MASK
+from tests.interop.test_detectron_config import MASK
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 from boxwood.weights.file import read_weights
 from tests.conftest import Boxwood
-from tests.weights.detectron_blobs import network, random_blobs, write
+from tests.interop.detectron_blobs import network, random_blobs, write
 
 
 @pytest.fixture(scope="module")

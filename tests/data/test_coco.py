@@ -21,8 +21,8 @@ from pycocotools.cocoeval import COCOeval
 
 from boxwood.config import from_tree, to_tree
 from boxwood.data import CocoConfig, CocoDataset, DatasetConfig
-from boxwood.data.checks import check_same_categories
 from boxwood.data.coco import keypoint_facts
+from boxwood.data.quality.checks import check_same_categories
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, Polygons
 from tests.data.cases import sound, write

@@ -18,10 +18,10 @@ from boxwood.inference.predictor import Predictor, load, prepare
 from boxwood.models.backbones import ConvNorm, MobileNetV2Config, ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.inference_config import TestConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rpn import RPNConfig
-from boxwood.models.testing import TestConfig
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 from boxwood.structures import Batch, Categories, Detections
 from boxwood.weights import save_weights
 

@@ -16,12 +16,12 @@ from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import Instances, candidates_of, find_keypoints, select_instances, to_detections
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import Instances, find_keypoints, select_instances, to_detections
 from boxwood.models.retinanet import RetinaNetHeadConfig, RetinaNetOutput, assign
 from boxwood.models.retinanet import candidates_of as candidates_of_levels
-from boxwood.models.rois import RoIConfig, given_proposals, keypoint_loss, pool_regions, sample_rois
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.testing import TestConfig
+from boxwood.models.second_stage import RoIConfig, candidates_of, given_proposals, keypoint_loss, pool_regions, sample_rois
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, KeypointFacts, Target
 

@@ -13,16 +13,16 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from boxwood.data.coco import keypoint_facts
 from boxwood.errors import UserError
 from boxwood.inference.predictor import prepare
-from boxwood.models import rois, rpn
+from boxwood.interop.torchvision import rcnn_config, rcnn_state
+from boxwood.models import rpn, second_stage
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.inference_config import TestConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
-from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
-from boxwood.models.testing import TestConfig
+from boxwood.models.second_stage import RoIConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
-from boxwood.weights.torchvision import rcnn_config, rcnn_state
 from tests.models.peers import ExactAnchors, batch_of, enliven, photos, spread
 from tests.models.test_parity import our_sampler, their_sampler
 
@@ -95,7 +95,7 @@ def test_losses_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one image with three instances, one of them without a labelled keypoint; and the gradients."""
     monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
     monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
-    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
+    monkeypatch.setattr(second_stage, "sample_balanced", our_sampler)
     (image, *_) = photos((256, 320))
     network = peer(image).train()
     for module in network.modules():

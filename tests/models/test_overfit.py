@@ -27,19 +27,19 @@ from torch import Tensor, nn
 from boxwood.data import CocoConfig
 from boxwood.data.loader import eval_batches, train_batches
 from boxwood.data.proposals import write_proposals
-from boxwood.data.shapes import write_shapes
+from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator, evaluate, make_evaluator
 from boxwood.models.backbones import Backbone, BackboneConfig
 from boxwood.models.detector import ModelConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.proposer import ProposerConfig
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.proposal_network import ProposerConfig
 from boxwood.models.rcnn import RCNNConfig
 from boxwood.models.retinanet import OCTAVES, RetinaNetConfig, RetinaNetHeadConfig
 from boxwood.models.rfcn import RFCNConfig
-from boxwood.models.rois import RoIConfig
 from boxwood.models.rpn import RPNConfig
-from boxwood.models.testing import TestConfig
+from boxwood.models.second_stage import RoIConfig
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
 

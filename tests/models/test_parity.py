@@ -23,11 +23,11 @@ from torchvision.models.detection import (
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from boxwood.inference.predictor import prepare
-from boxwood.models import rois, rpn
+from boxwood.interop.torchvision import rcnn_config, rcnn_state
+from boxwood.models import rpn, second_stage
+from boxwood.models.inference_config import TestConfig
 from boxwood.models.rcnn import RCNN
-from boxwood.models.testing import TestConfig
 from boxwood.structures import InstanceMasks, Target
-from boxwood.weights.torchvision import rcnn_config, rcnn_state
 from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -161,7 +161,7 @@ def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -
     """Of one image with three instances; and their gradients, of all weights that Boxwood trains."""
     monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
     monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
-    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
+    monkeypatch.setattr(second_stage, "sample_balanced", our_sampler)
     height, width = 256, 320
     (image, *_) = photos((height, width))
     network = random_network(image, SEED, masks=masks)
@@ -265,7 +265,7 @@ def test_the_second_version(masks: bool, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(BalancedPositiveNegativeSampler, "__call__", their_sampler)
     monkeypatch.setattr(rpn, "sample_balanced", our_sampler)
-    monkeypatch.setattr(rois, "sample_balanced", our_sampler)
+    monkeypatch.setattr(second_stage, "sample_balanced", our_sampler)
     for module in (*network.train().modules(), *model.train().modules()):
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

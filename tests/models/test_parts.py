@@ -17,13 +17,13 @@ from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPN, FPNConfig
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import candidates_of, select_instances
-from boxwood.models.proposer import Proposer, ProposerConfig
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import select_instances
+from boxwood.models.proposal_network import Proposer, ProposerConfig
 from boxwood.models.rcnn import RCNN, RCNNConfig
 from boxwood.models.rfcn import RFCN, RFCNConfig
-from boxwood.models.rois import RoIConfig, RoISample, box_losses, given_proposals, pool_regions, sample_rois
 from boxwood.models.rpn import Proposals, RPNConfig
-from boxwood.models.testing import TestConfig
+from boxwood.models.second_stage import RoIConfig, RoISample, box_losses, candidates_of, given_proposals, pool_regions, sample_rois
 from boxwood.structures import Batch
 from tests.models.test_rcnn import CLASSES, HEIGHT, NONE, ONE, TWO, WIDTH, batch_of, target_of
 

@@ -19,11 +19,11 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.detector import normalize_images
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.instances import candidates_of, select_instances
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import select_instances
 from boxwood.models.rcnn import RCNN, RCNNConfig, RCNNOutput
-from boxwood.models.rois import RoIConfig, RoISample, box_losses, mask_loss
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses
-from boxwood.models.testing import TestConfig
+from boxwood.models.second_stage import RoIConfig, RoISample, box_losses, candidates_of, mask_loss
 from boxwood.ops.boxes import ioa
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Batch, Categories, InstanceMasks, Target

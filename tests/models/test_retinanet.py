@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 
 from boxwood.inference.predictor import prepare
+from boxwood.interop.torchvision import retinanet_config, retinanet_state
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.inference_config import TestConfig
 from boxwood.models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHeadConfig, assign
-from boxwood.models.testing import TestConfig
 from boxwood.ops.boxes import giou
-from boxwood.ops.learning import focal
+from boxwood.ops.losses import focal
 from boxwood.structures import Batch, Categories, Target
-from boxwood.weights.torchvision import retinanet_config, retinanet_state
 from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread
 
 # ------------------------------------------------------------------------------------------------------- beside torchvision

@@ -14,7 +14,9 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from boxwood.ops.boxes import MAX_LOG_SCALE, anchor_grid, area, cell_anchors, clip, decode, encode, intersection, ioa, iou, nms_mask
+from boxwood.ops.anchors import anchor_grid, cell_anchors
+from boxwood.ops.boxes import MAX_LOG_SCALE, area, clip, decode, encode, intersection, ioa, iou
+from boxwood.ops.nms import nms_mask
 
 
 def random_boxes(count: int, seed: int, *, side: float = 100, smallest: float = 0.5) -> Tensor:

@@ -16,7 +16,8 @@ from hotcoco import mask as coco_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwood.ops.boxes import anchor_grid, decode, encode
+from boxwood.ops.anchors import anchor_grid
+from boxwood.ops.boxes import decode, encode
 from boxwood.ops.detectron1 import DETECTRON1, cell_anchors, clip, mask_crops, nms_mask
 from boxwood.ops.keypoints import keypoint_similarity, keypoint_targets
 from boxwood.ops.masks import mask_targets, masks_to_rle, paste_masks, rasterize_polygons

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from boxwood.ops.learning import global_mean, smooth_l1
+from boxwood.ops.losses import global_mean, smooth_l1
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 import torch
 import torch.distributed as dist
-from boxwood.ops.learning import global_mean
+from boxwood.ops.losses import global_mean
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()

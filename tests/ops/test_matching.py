@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
-from boxwood.ops.learning import BACKGROUND, BETWEEN, match, sample_balanced
+from boxwood.ops.matching import BACKGROUND, IGNORED, match
+from boxwood.ops.sampling import sample_balanced
 
 
 def plain_match(overlaps: list[list[float]], foreground: float, background: float, low_quality: bool) -> list[int]:
@@ -20,7 +21,7 @@ def plain_match(overlaps: list[list[float]], foreground: float, background: floa
         keep = max(column) >= foreground
         if low_quality:
             keep |= any(row[candidate] == max(row) and max(row) > 0 for row in overlaps)
-        result.append(instance if keep else BACKGROUND if max(column) < background else BETWEEN)
+        result.append(instance if keep else BACKGROUND if max(column) < background else IGNORED)
     return result
 
 
@@ -43,7 +44,7 @@ def test_an_instance_that_nothing_overlaps_is_matched_by_nothing() -> None:
 def test_ties_all_count() -> None:
     overlaps = torch.tensor([[0.4, 0.4, 0.2], [0.1, 0.4, 0.2]])
     assert match(overlaps, 0.7, 0.3, allow_low_quality=True).tolist() == [0, 0, BACKGROUND]
-    assert match(overlaps, 0.7, 0.3).tolist() == [BETWEEN, BETWEEN, BACKGROUND]
+    assert match(overlaps, 0.7, 0.3).tolist() == [IGNORED, IGNORED, BACKGROUND]
 
 
 @pytest.mark.parametrize("low_quality", [False, True])

@@ -10,15 +10,15 @@ import pytest
 
 from boxwood import recipes, safe_yaml
 from boxwood.config import differences, from_yaml, to_yaml
-from boxwood.detectron import from_detectron
 from boxwood.errors import UserError
+from boxwood.interop.detectron_config import from_detectron
 from boxwood.models.backbones import ResNetConfig
 from boxwood.recipes import detectron, resolve
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 from boxwood.training.optimizer import learning_rate
 from tests.conftest import Boxwood
-from tests.recipes import detectron_files
-from tests.recipes.detectron_files import Row, rows
+from tests.interop import detectron_files
+from tests.interop.detectron_files import Row, rows
 
 EVERY_ROW = pytest.mark.parametrize("row", rows() or [None], ids=lambda row: "tables" if row is None else row.name)
 

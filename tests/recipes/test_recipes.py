@@ -9,7 +9,7 @@ from boxwood.config import differences, from_yaml, to_yaml
 from boxwood.models import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import MobileNetV2Config, ResNetConfig, TimmConfig, VGG16Config
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 
 NAMES = [recipe.__name__ for recipe in recipes.RECIPES]
 

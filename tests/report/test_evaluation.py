@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from boxwood.cli import main
-from boxwood.data.shapes import write_shapes
+from boxwood.data.synthetic.shapes import write_shapes
 from tests.conftest import tiny
 from tests.report.conftest import Open
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from boxwood.config import to_yaml
-from boxwood.distributed import any_process, first_process_does, gather_objects, rank, world_size
-from boxwood.run import RunConfig
+from boxwood.distributed import any_process, gather_objects, on_rank_zero, rank, world_size
+from boxwood.run_config import RunConfig
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.training import torchrun
@@ -39,7 +39,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def test_alone_a_process_agrees_with_itself() -> None:
     done: list[int] = []
-    first_process_does(lambda: done.append(1))
+    on_rank_zero(lambda: done.append(1))
     assert (rank(), world_size(), any_process(True, False), gather_objects("a"), done) == (0, 1, (True, False), ["a"], [1])
 
 

@@ -18,7 +18,7 @@ from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
-from boxwood.run import OptimConfig, RunConfig
+from boxwood.run_config import OptimConfig, RunConfig
 from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
 from boxwood.training.loop import _primary, _Run

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from boxwood.config import apply_overrides, to_yaml
-from boxwood.data.shapes import write_shapes
+from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.recipes import demo_shapes
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.training import torchrun

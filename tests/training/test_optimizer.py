@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 from boxwood.training.optimizer import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 from tests.training.tiny import tiny_run
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from boxwood.data.dataset import DataConfig, Dataset, DatasetConfig
 from boxwood.models.detector import ModelConfig, normalize_images
-from boxwood.models.testing import TestConfig
-from boxwood.ops.learning import global_mean
-from boxwood.run import OptimConfig, RunConfig, TrainConfig
+from boxwood.models.inference_config import TestConfig
+from boxwood.ops.losses import global_mean
+from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
 from boxwood.structures import Batch, Categories, Detections, Sample, Target
 
 SIDE = 32

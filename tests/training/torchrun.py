@@ -15,7 +15,7 @@ SCRIPT = """
 import logging, sys
 from pathlib import Path
 from boxwood.errors import UserError
-from boxwood.run import RunConfig
+from boxwood.run_config import RunConfig
 from boxwood.config import from_yaml
 from boxwood.training import train
 from tests.training import tiny

@@ -14,7 +14,7 @@ from torch import nn
 
 from boxwood.config import differences
 from boxwood.errors import UserError
-from boxwood.models.testing import TestConfig
+from boxwood.models.inference_config import TestConfig
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.weights import load_state, read_weights, save_weights
 from tests.training.tiny import TinyConfig, tiny_run

@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from boxwood.data.known_classes import COCO
 from boxwood.errors import UserError
+from boxwood.interop.zoo import is_published, read_published
 from boxwood.recipes import resolve
 from boxwood.structures import Categories
-from boxwood.training.initial import load_initial_weights
-from boxwood.weights.coco import COCO
-from boxwood.weights.published import is_published, read_published
+from boxwood.training.initial_weights import load_initial_weights
 from boxwood.zoo import download
 from boxwood.zoo.table import find
 from tests.conftest import Boxwood
-from tests.weights.detectron_blobs import body, convolution, network, random_blobs, write
+from tests.interop.detectron_blobs import body, convolution, network, random_blobs, write
 from tests.zoo.server import Site, serve
 
 CFG = """

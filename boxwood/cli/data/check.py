@@ -14,8 +14,8 @@ from boxwood.errors import UserError
 
 if TYPE_CHECKING:
     from boxwood.data import CocoConfig
-    from boxwood.data.checks import Finding
     from boxwood.data.coco_file import CocoFile
+    from boxwood.data.quality.checks import Finding
 
 __all__ = ["check"]
 
@@ -51,7 +51,7 @@ def check(
     """
     from boxwood.cli.data.sources import coco_parts, overview
     from boxwood.data.annotations import read_annotations
-    from boxwood.data.checks import check_same_categories
+    from boxwood.data.quality.checks import check_same_categories
 
     alone = source.endswith(".json")
     if fix is not None and not alone:
@@ -87,7 +87,8 @@ def _tell(what: str, file: CocoFile, findings: Sequence[Finding]) -> int:
 
 
 def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Finding]:
-    from boxwood.data import checks, doctor
+    from boxwood.data.quality import checks
+    from boxwood.data.quality import warnings as doctor
 
     if not folder:
         raise UserError(f"--images: name the folder in which the images of {file.path} lie")
@@ -104,8 +105,8 @@ def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Fin
 def _sizes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> list[Finding]:
     """Boxes that are tiny at the smallest scale of a configuration."""
     from boxwood.data import ResizeShortestEdge
-    from boxwood.data.checks import check_identities
-    from boxwood.data.doctor import look_at_sizes
+    from boxwood.data.quality.checks import check_identities
+    from boxwood.data.quality.warnings import look_at_sizes
 
     resizes = [transform for transform in part.transforms if isinstance(transform, ResizeShortestEdge)]
     if not resizes or (findings and check_identities(file)):
@@ -115,7 +116,7 @@ def _sizes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> lis
 
 def _tell_of_both(parts: Sequence[CocoConfig]) -> None:
     from boxwood.data.annotations import read_annotations
-    from boxwood.data.doctor import look_at_both
+    from boxwood.data.quality.warnings import look_at_both
 
     (train, train_folder), (val, val_folder) = (
         (read_annotations(part.annotations, part.images, part.split), part.images) for part in parts
@@ -128,7 +129,7 @@ def _fix(source: str, images: Path | None, exif: bool, out: Path) -> None:
     """Write the repaired copy."""
     from boxwood.data.annotations import read_tree
     from boxwood.data.coco_file import coco_file_of
-    from boxwood.data.repair import repaired
+    from boxwood.data.quality.repair import repaired
     from boxwood.files import write_text
 
     if out.suffix != ".json":

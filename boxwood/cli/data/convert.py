@@ -81,8 +81,8 @@ def _read_sound(
     import numpy as np
 
     from boxwood.data.annotations import read_format, read_tree
-    from boxwood.data.checks import check_identities, refuse
     from boxwood.data.coco_file import coco_file_of
+    from boxwood.data.quality.checks import check_identities, refuse
 
     pictures: Path | None = None
     lost: list[str] = []

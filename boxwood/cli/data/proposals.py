@@ -23,8 +23,8 @@ def proposals(boxes: Path, annotations: Path, out: Path) -> None:
       boxwood train fast_rcnn_r50_c4_1x data.train.proposals=trainval.safetensors ...
     """
     from boxwood.data.coco_file import read_coco_file
+    from boxwood.data.formats.selective_search import read_selective_search
     from boxwood.data.proposals import write_proposals
-    from boxwood.data.selective_search import read_selective_search
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: proposals are written as .safetensors; name it so")

@@ -16,7 +16,7 @@ __all__ = ["shapes"]
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed gives other pictures.")
 def shapes(out: Path, train: int, val: int, seed: int) -> None:
     """Generate pictures of textured shapes in COCO's format, with boxes, masks and keypoints: a data set without a download."""
-    from boxwood.data.shapes import write_shapes
+    from boxwood.data.synthetic.shapes import write_shapes
 
     write_shapes(out, train=train, val=val, seed=seed)
     click.echo(f"{train} pictures in {out / 'train'} with {out / 'train.json'}, {val} in {out / 'val'} with {out / 'val.json'}")

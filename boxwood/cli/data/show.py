@@ -16,7 +16,7 @@ from boxwood.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from boxwood.run import RunConfig
+    from boxwood.run_config import RunConfig
     from boxwood.structures import Batch, Categories
 
 __all__ = ["show"]

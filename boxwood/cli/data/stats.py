@@ -12,8 +12,8 @@ from boxwood.errors import UserError
 
 if TYPE_CHECKING:
     from boxwood.data.coco_file import CocoFile
-    from boxwood.data.statistics import Anchors, Statistics
-    from boxwood.run import RunConfig
+    from boxwood.data.quality.statistics import Anchors, Statistics
+    from boxwood.run_config import RunConfig
 
 __all__ = ["stats"]
 
@@ -45,8 +45,8 @@ def stats(source: str, overrides: tuple[str, ...], out: Path | None) -> None:
     """
     from boxwood.cli.data.sources import coco_parts
     from boxwood.data.annotations import read_annotations
-    from boxwood.data.checks import check_identities, refuse
-    from boxwood.data.statistics import advice, count
+    from boxwood.data.quality.checks import check_identities, refuse
+    from boxwood.data.quality.statistics import advice, count
     from boxwood.recipes import resolve
 
     if out is not None and out.suffix != ".html":
@@ -75,7 +75,7 @@ def stats(source: str, overrides: tuple[str, ...], out: Path | None) -> None:
 
 def _usual() -> _Network:
     """Detectron's networks on a pyramid."""
-    from boxwood.data.statistics import Anchors
+    from boxwood.data.quality.statistics import Anchors
 
     anchors = Anchors((32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
     return _Network(800, 1333, anchors, 100, "a network of Detectron's size (images of 800 to 1333 pixels, anchors of 32 to 512)")
@@ -84,8 +84,8 @@ def _usual() -> _Network:
 def _of(run: RunConfig) -> _Network:
     """The smallest scale of training, and the anchors of whichever part has some."""
     from boxwood.data import ResizeShortestEdge
-    from boxwood.data.statistics import Anchors
-    from boxwood.models.detector import AnchorsConfig
+    from boxwood.data.quality.statistics import Anchors
+    from boxwood.models.anchors import AnchorsConfig
 
     resize = next((t for t in run.data.train.transforms if isinstance(t, ResizeShortestEdge)), ResizeShortestEdge())
     part = next((value for _, value in run.model if isinstance(value, AnchorsConfig)), None)
@@ -101,7 +101,7 @@ def _statistics(file: CocoFile) -> list[str]:
     import numpy as np
 
     from boxwood.cli.data.sources import overview
-    from boxwood.data.checks import check_boxes
+    from boxwood.data.quality.checks import check_boxes
 
     empty = len(file.image_ids) - len(np.unique(file.image_rows[file.image_rows >= 0]))
     heights, widths = file.image_sizes.T

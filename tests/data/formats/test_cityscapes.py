@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hotcoco import mask as coco_mask
 
-from boxwood.data.checks import check_boxes, check_identities, check_masks, check_run_lengths
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.formats.cityscapes import CLASSES, NOT_COUNTED, NOT_PAINTED, read_cityscapes
+from boxwood.data.quality.checks import check_boxes, check_identities, check_masks, check_run_lengths
 from boxwood.errors import UserError
 from tests.conftest import Boxwood
 

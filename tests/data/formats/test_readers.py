@@ -11,12 +11,12 @@ import pytest
 from hotcoco import mask as coco_mask
 from PIL import Image
 
-from boxwood.data.checks import check_boxes, check_identities, check_masks, check_run_lengths
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.formats.cvat import read_cvat
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.data.formats.lvis import read_lvis
 from boxwood.data.formats.open_images import read_open_images
+from boxwood.data.quality.checks import check_boxes, check_identities, check_masks, check_run_lengths
 from boxwood.errors import UserError
 from tests.conftest import Boxwood
 

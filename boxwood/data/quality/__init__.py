@@ -1,0 +1,1 @@
+"""Checks, warnings, repair and statistics of data sets."""

@@ -1,0 +1,296 @@
+"""Checks at the door: what can be wrong in a data set, found at once, and either repaired or refused.
+
+A check looks at arrays, not at rows, so that a file of a million annotations opens in the time that JSON takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.data.coco_file import POLYGONS, CocoFile
+from boxwood.data.images import read_header, read_image
+from boxwood.errors import UserError
+from boxwood.structures import Categories
+
+__all__ = [
+    "Finding",
+    "RepairedBoxes",
+    "check_boxes",
+    "check_identities",
+    "check_images",
+    "check_masks",
+    "check_pixels",
+    "check_run_lengths",
+    "check_same_categories",
+    "refuse",
+]
+
+MIN_SIDE = 0.01
+"""Boxes with a side under this many pixels are left out: their regression targets would be infinite in float32."""
+TOLERANCE = 1.0
+"""A box may reach beyond the image by so many pixels before that is worth a line; it is clipped in any case."""
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault: how often, the first examples, and what was done about it."""
+
+    problem: str
+    count: int
+    examples: tuple[str, ...]
+    repair: str = ""
+    """What Boxwood does about it; empty where only a person can."""
+    advice: str = ""
+    """What a person can do, where Boxwood cannot."""
+    look: bool = False
+    """Allowed, and seldom meant (`boxwood.data.quality.warnings`)."""
+
+    @property
+    def refused(self) -> bool:
+        return not self.repair and not self.look
+
+    @property
+    def verdict(self) -> str:
+        """What becomes of it in training."""
+        return "look" if self.look else "refused" if self.refused else "repaired"
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.count} {self.problem}: {'; '.join(self.examples)}{more} -- {self.repair or self.advice}"
+
+
+@dataclass(frozen=True)
+class RepairedBoxes:
+    """The boxes to train on."""
+
+    boxes: NDArray[np.float32]
+    """(A, 4) xyxy, clipped to the image."""
+    usable: NDArray[np.bool_]
+    """(A,) False for boxes without area inside the image."""
+
+
+def check_identities(file: CocoFile) -> list[Finding]:
+    """Ids and names that stand twice or refer to nothing; every such finding is refused."""
+    category_ids = np.array([category["id"] for category in file.categories], dtype=np.int64)
+    names = [str(category["name"]) for category in file.categories]
+    found = [
+        _found(
+            "image ids stand twice", _repeated(file.image_ids), lambda i: f"{file.image_ids[i]} '{file.file_name(i)}' (row {i})"
+        ),
+        _found("image names stand twice", _repeated(_names(file)), lambda i: f"'{file.file_name(i)}' (row {i})"),
+        _found("annotation ids stand twice", _repeated(file.ids), file.describe),
+        _found("category ids stand twice", _repeated(category_ids), lambda i: f"{category_ids[i]} '{names[i]}' (row {i})"),
+        _found("category names stand twice", _repeated(np.array(names)), lambda i: f"'{names[i]}' (row {i})"),
+        _found("annotations of images that the file does not have", file.image_rows < 0, file.describe),
+        _found(
+            "annotations of categories that the file does not have",
+            ~np.isin(file.category_ids, category_ids),
+            lambda i: f"category {file.category_ids[i]}, {file.describe(i)}",
+        ),
+        _found(
+            "images without a positive size",
+            np.any(file.image_sizes <= 0, axis=1),
+            lambda i: f"'{file.file_name(i)}' (row {i}): {_by(file.image_sizes[i])}",
+        ),
+    ]
+    return [finding for finding in found if finding]
+
+
+def check_boxes(file: CocoFile) -> tuple[RepairedBoxes, list[Finding]]:
+    """Boxes without area, outside or partly outside their image; all are repaired, by leaving them out or by clipping."""
+    x, y, width, height = file.boxes.T
+    limits = file.image_sizes[file.image_rows][:, [1, 0, 1, 0]].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        corners = np.stack([x, y, x + width, y + height], axis=1)
+        finite = np.isfinite(corners).all(axis=1)
+        degenerate = finite & ((width < MIN_SIDE) | (height < MIN_SIDE))
+        sound = finite & ~degenerate
+        clipped = np.clip(np.where(finite[:, None], corners, 0.0), 0.0, limits)
+        outside = sound & (clipped[:, 2:] - clipped[:, :2] < MIN_SIDE).any(axis=1)
+        partly = sound & ~outside & (np.abs(clipped - corners) > TOLERANCE).any(axis=1)
+
+    def describe(i: int) -> str:
+        return f"{file.describe(i)}: bbox {file.boxes[i].tolist()}"
+
+    def describe_in_image(i: int) -> str:
+        return f"{describe(i)} in {int(limits[i, 0])} x {int(limits[i, 1])} pixels"
+
+    left_out = "left out of training"
+    found = [
+        _found("boxes with nan or infinity", ~finite, describe, repair=f"{left_out} and of the truth"),
+        _found("boxes without width or height", degenerate, describe, repair=left_out),
+        _found("boxes outside their image", outside, describe_in_image, repair=left_out),
+        _found("boxes partly outside their image", partly, describe_in_image, repair="clipped to the image"),
+    ]
+    return RepairedBoxes(clipped.astype(np.float32), sound & ~outside), [finding for finding in found if finding]
+
+
+def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
+    """Which polygon parts are usable, (P,), and the findings.
+
+    Parts that are no polygon are left out; run lengths of another size than the image are refused.
+    """
+    lengths = np.diff(file.points)
+    # A running count of what is not finite tells it of every part at once.
+    broken = np.concatenate([[0], np.cumsum(~np.isfinite(file.coordinates))])
+    usable = (lengths >= 6) & (lengths % 2 == 0) & (np.diff(broken[file.points]) == 0)
+    owner = np.repeat(np.arange(len(file.ids)), np.diff(file.parts))
+    is_rle = file.mask_kinds > POLYGONS
+    other_size = is_rle & np.any(file.rle_sizes != file.image_sizes[file.image_rows], axis=1)
+    usable_parts = np.diff(np.concatenate([[0], np.cumsum(usable)])[file.parts])
+    without = ~is_rle & (usable_parts == 0)
+    found = [
+        _found(
+            "polygon parts with under 3 points or with nan",
+            ~usable,
+            lambda part: f"{file.describe(int(owner[part]))}: {lengths[part]} numbers",
+            repair="these parts left out",
+        ),
+        _found(
+            "run-length masks of another size than their image",
+            other_size,
+            lambda i: f"{file.describe(i)}: mask {_by(file.rle_sizes[i])}, image {_by(file.image_sizes[file.image_rows[i]])}",
+        ),
+    ]
+    if not without.all():
+        problem = "annotations without a mask beside others that have one"
+        found.append(_found(problem, without, file.describe, repair="no mask is learnt from these"))
+    return usable, [finding for finding in found if finding]
+
+
+def check_run_lengths(file: CocoFile) -> list[Finding]:
+    """Run-length masks that cannot be decoded. Decodes each of them, so that this is not done whenever a file is opened."""
+    damaged: dict[int, str] = {}
+    for annotation in np.flatnonzero(file.mask_kinds > POLYGONS).tolist():
+        try:
+            file.decoded(annotation)
+        except ValueError as error:
+            damaged[annotation] = f"{file.describe(annotation)}: {error}"
+    finding = _listed("run-length masks that cannot be decoded", damaged, advice="correct the annotation file")
+    return [finding] if finding else []
+
+
+def check_images(file: CocoFile, folder: str | Path) -> list[Finding]:
+    """Images that the file names and the folder does not have; refused. Lists each folder once, and opens no image."""
+    if not Path(folder).is_dir():
+        raise UserError(
+            f"{folder}: is no folder; name the one in which '{file.file_name(0)}' and the other images of {file.path} lie"
+        )
+    names = [file.file_name(row) for row in range(len(file.image_ids))]
+    present: dict[str, set[str]] = {}
+    missing = np.zeros(len(names), dtype=np.bool_)
+    for row, name in enumerate(names):
+        parent, _, base = name.rpartition("/")
+        if parent not in present:
+            directory = Path(folder, parent or ("/" if name.startswith("/") else ""))
+            present[parent] = set(os.listdir(directory)) if directory.is_dir() else set()
+        missing[row] = base not in present[parent]
+    finding = _found(
+        f"of {len(names)} images of {file.path} are not in {folder}",
+        missing,
+        lambda row: f"'{names[row]}'",
+        advice="correct the image folder, or take them out of the file",
+    )
+    return [finding] if finding else []
+
+
+def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decode: bool = False) -> list[Finding]:
+    """Images that cannot be read, or whose size is not the file's: reads every header, with ``decode`` every pixel too."""
+    unreadable: dict[int, str] = {}
+    turned: dict[int, str] = {}
+    resized: dict[int, str] = {}
+    for row, size in enumerate(file.image_sizes.tolist()):
+        name = file.file_name(row)
+        path = Path(folder, name)
+        try:
+            header = read_header(path)
+            if decode:
+                read_image(path)
+        except UserError as error:
+            unreadable[row] = str(error)
+            continue
+        seen = header.oriented if exif else header.stored
+        if tuple(size) == seen:
+            continue
+        words = f"'{name}' is {_by(seen)}, {file.path} says {_by(size)}"
+        if exif and tuple(size) == header.stored:
+            turned[row] = words
+        else:
+            resized[row] = words
+    found = [
+        _listed("images that cannot be read", unreadable),
+        _listed(
+            "images whose annotations were made without their EXIF orientation",
+            turned,
+            repair="these are read as they are stored, so that boxes and pixels agree",
+        ),
+        _listed("images of another size than the annotation file says", resized, advice="correct 'height' and 'width'"),
+    ]
+    return [finding for finding in found if finding]
+
+
+def check_same_categories(train: Categories, val: Categories) -> None:
+    """Raise `UserError` where the classes of the train and the val set are not the same.
+
+    >>> check_same_categories(Categories((1,), ("cat",)), Categories((1, 2), ("cat", "dog")))
+    Traceback (most recent call last):
+    boxwood.errors.UserError: data.train and data.val have different categories: only the second has 2 'dog'; ...
+    """
+    if difference := train.difference(val):
+        difference = difference.replace("the first", "train").replace("the second", "val")
+        raise UserError(
+            f"data.train and data.val have different categories: {difference}; give both the same ones "
+            "(a class may have no annotations)"
+        )
+
+
+def refuse(findings: Iterable[Finding], where: str) -> None:
+    """Raise one `UserError` with everything that is refused; nothing where all was repaired."""
+    refused = [str(finding) for finding in findings if finding.refused]
+    if refused:
+        raise UserError(f"{where}: " + " | ".join(refused))
+
+
+def _found(
+    problem: str,
+    wrong: NDArray[np.bool_],
+    describe: Callable[[int], str],
+    *,
+    repair: str = "",
+    advice: str = "correct the annotation file",
+) -> Finding | None:
+    rows = np.flatnonzero(wrong)
+    if not len(rows):
+        return None
+    return Finding(problem, len(rows), tuple(describe(int(row)) for row in rows[:NUM_EXAMPLES]), repair, advice)
+
+
+def _listed(problem: str, words: dict[int, str], *, repair: str = "", advice: str = "replace these files") -> Finding | None:
+    if not words:
+        return None
+    return Finding(problem, len(words), tuple(list(words.values())[:NUM_EXAMPLES]), repair, advice)
+
+
+def _repeated(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """True at every value that stood before."""
+    _, first = np.unique(values, return_index=True)
+    repeated = np.ones(len(values), dtype=np.bool_)
+    repeated[first] = False
+    return repeated
+
+
+def _names(file: CocoFile) -> NDArray[np.bytes_]:
+    return np.array([file.file_names[row] for row in range(len(file.image_ids))])
+
+
+def _by(size: Iterable[int]) -> str:
+    height, width = size
+    return f"{width} x {height}"

@@ -1,0 +1,207 @@
+"""What is in a data set, beside what a network would make of it, and what that suggests.
+
+Lengths are in pixels of the network's input: an image is scaled as `boxwood.data.ResizeShortestEdge` does. The suggestions are
+rules of thumb, each with the figure that it comes from.
+
+Letters: A boxes that are learnt (no crowd regions, none without area), I images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.data.coco_file import CocoFile
+from boxwood.data.quality.checks import check_boxes
+from boxwood.data.sampler import repeat_factors
+from boxwood.data.transforms import resized_size
+
+__all__ = ["Anchors", "Statistics", "advice", "count", "reached"]
+
+Array = NDArray[np.float64]
+
+ENOUGH = 0.95
+"""Of the boxes: so many should be reached by an anchor."""
+LEAST_SIDE = 16.0
+"""Pixels: the root of a box's area that is four cells of the finest map that detectors read, of stride 4."""
+RARE = 0.1
+"""A class in under this part of the images that the most frequent one is in is worth repeating."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The shapes of a network's anchors, of all levels."""
+
+    sizes: tuple[float, ...]
+    """Roots of their areas."""
+    ratios: tuple[float, ...]
+    """Height / width."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one annotation file, for images with a shorter side ``short`` and none over ``long``."""
+
+    short: int
+    long: int
+    names: list[str]
+    instances: NDArray[np.int64]
+    """(K,) boxes of each class, in the order of the file."""
+    images: NDArray[np.int64]
+    """(K,) images that show it."""
+    per_image: NDArray[np.int64]
+    """(I,) boxes."""
+    sizes: Array
+    """(A, 2) width and height."""
+    scales: Array
+    """(I,) by which an image is made larger."""
+    has: NDArray[np.bool_]
+    """(I, K) whether an image shows a class."""
+
+    @property
+    def sides(self) -> Array:
+        """(A,) roots of the boxes' areas."""
+        roots: Array = np.sqrt(self.sizes.prod(axis=1))
+        return roots
+
+    @property
+    def ratios(self) -> Array:
+        """(A,) height / width."""
+        ratios: Array = self.sizes[:, 1] / self.sizes[:, 0]
+        return ratios
+
+
+def count(file: CocoFile, short: int, long: int) -> Statistics:
+    """The statistics of a file whose annotations all have their images (`boxwood.data.quality.checks.check_identities`)."""
+    scales = np.array([resized_size((h, w), short, long)[0] / h if min(h, w) > 0 else 1.0 for h, w in file.image_sizes.tolist()])
+    placed, _ = check_boxes(file)
+    learnt = placed.usable & ~file.crowd & ~file.ignore & (file.image_rows >= 0)
+    corners = placed.boxes[learnt].astype(np.float64)
+    ids = np.array([category["id"] for category in file.categories], dtype=np.int64)
+    order = np.argsort(ids)
+    labels = order[np.searchsorted(ids[order], file.category_ids[learnt]).clip(max=len(ids) - 1)]
+    rows = file.image_rows[learnt]
+    has = np.zeros((len(file.image_ids), len(ids)), dtype=np.bool_)
+    has[rows, labels] = True
+    return Statistics(
+        short=short,
+        long=long,
+        names=[str(category["name"]) for category in file.categories],
+        instances=np.bincount(labels, minlength=len(ids)),
+        images=has.sum(axis=0),
+        per_image=np.bincount(rows, minlength=len(file.image_ids)),
+        sizes=(corners[:, 2:] - corners[:, :2]) * scales[rows, None],
+        scales=scales,
+        has=has,
+    )
+
+
+def reached(sizes: Array, anchors: Anchors, overlap: float = 0.5) -> float:
+    """The share of boxes (A, 2) that an anchor of the right place would overlap by ``overlap`` (IoU) or more; 1 where there are
+    none.
+
+    >>> square = Anchors((32.0,), (1.0,))
+    >>> reached(np.array([[32.0, 32.0], [32.0, 17.0], [32.0, 15.0], [8.0, 8.0]]), square)
+    0.5
+    """
+    return float((_best_overlaps(sizes, anchors) >= overlap).mean()) if len(sizes) else 1.0
+
+
+def advice(statistics: Statistics, anchors: Anchors | None, detections_per_image: int) -> list[str]:
+    """What the statistics suggest, a sentence each; the keys of a configuration that would do it are named."""
+    said = [*_about_size(statistics), *_about_anchors(statistics, anchors), *_about_classes(statistics)]
+    if (crowded := int((statistics.per_image > detections_per_image).sum())) > 0:
+        most = int(statistics.per_image.max())
+        said.append(
+            f"{crowded:,} images have more than {detections_per_image} boxes, {most:,} at most, and so many are found: "
+            f"test.detections_per_image={-(-most // 100) * 100}"
+        )
+    return said
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _best_overlaps(sizes: Array, anchors: Anchors) -> Array:
+    """(A,) the IoU of each box with the anchor that it fits best, both around one point."""
+    best = np.zeros(len(sizes))
+    for size in anchors.sizes:
+        for ratio in anchors.ratios:
+            width, height = size / ratio**0.5, size * ratio**0.5
+            shared = np.minimum(sizes[:, 0], width) * np.minimum(sizes[:, 1], height)
+            best = np.maximum(best, shared / (sizes.prod(axis=1) + width * height - shared))
+    return best
+
+
+def _about_size(statistics: Statistics) -> list[str]:
+    """Larger images where many boxes are small, as far as the images themselves are larger."""
+    sides = statistics.sides
+    if not len(sides) or (small := float((sides < LEAST_SIDE).mean())) <= 0.1:
+        return []
+    grown = LEAST_SIDE / max(float(np.quantile(sides, 0.1)), 1e-6)
+    # Twice an image's own size shows nothing more.
+    most = 2 / float(np.median(statistics.scales))
+    told = f"{small:.0%} of the boxes are under {LEAST_SIDE:g} pixels (root of the area) at a shorter side of {statistics.short}"
+    if most <= 1.1:
+        return [
+            f"{told}, which is twice the images' own already: cut the originals into tiles rather than scale them down, if you can"
+        ]
+    short = int(statistics.short * min(grown, most) / 32 + 0.5) * 32
+    if short <= statistics.short:
+        return []
+    long = int(statistics.long * short / statistics.short)
+    return [f"{told}; in larger ones the network sees more of them: transforms.0.short=[{short}] and .long={long} (train and val)"]
+
+
+def _about_anchors(statistics: Statistics, anchors: Anchors | None) -> list[str]:
+    sizes = statistics.sizes
+    if anchors is None or not len(sizes):
+        return []
+    now = reached(sizes, anchors)
+    told = f"{now:.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"
+    if now >= ENOUGH:
+        return [f"{told}: the anchors fit"]
+    low, middle, high = np.quantile(np.log2(statistics.ratios), (0.05, 0.5, 0.95))
+    other_ratios = tuple(round(float(2**exponent), 2) for exponent in (low, middle, high))
+    suggested = max(
+        (
+            Anchors(tuple(round(size * 2 ** (shift / 4), 1) for size in anchors.sizes), ratios)
+            for ratios in (anchors.ratios, other_ratios)
+            for shift in range(-12, 13)
+        ),
+        key=lambda choice: (round(reached(sizes, choice), 3), float(_best_overlaps(sizes, choice).mean())),
+    )
+    then = reached(sizes, suggested)
+    if then < now + 0.01:
+        return [f"{told}; no other sizes or ratios reach many more"]
+    return [
+        f"{told}; anchors of sizes {_listed(suggested.sizes)} and ratios {_listed(suggested.ratios)} would reach {then:.1%} "
+        "(anchor_sizes and anchor_ratios of model.rpn or model.head)"
+    ]
+
+
+def _about_classes(statistics: Statistics) -> list[str]:
+    """Rare classes, by the rule of repeat-factor sampling."""
+    shares = statistics.images / max(len(statistics.per_image), 1)
+    shown = statistics.images > 0
+    if not shown.any() or len(shares) < 2:
+        return []
+    threshold = round(RARE * float(shares.max()), 4)
+    rare = np.flatnonzero(shown & (shares < threshold))
+    if not len(rare) or not threshold:
+        return []
+    factors = repeat_factors(statistics.has, threshold)
+    names = ", ".join(f"'{statistics.names[k]}' ({statistics.images[k]:,})" for k in rare[np.argsort(shares[rare])][:3].tolist())
+    more = f" and {len(rare) - 3} more" if len(rare) > 3 else ""
+    return [
+        f"{names}{more}: under a tenth of the images of the most frequent class ({statistics.images.max():,}); "
+        f"data.train.repeat_threshold={threshold:g} shows theirs up to {factors.max():.1f} times an epoch, which grows by "
+        f"{factors.mean() - 1:.0%}"
+    ]
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)

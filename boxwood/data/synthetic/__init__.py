@@ -1,0 +1,1 @@
+"""Generated pictures: a data set without a download."""

@@ -1,0 +1,306 @@
+"""Augmentation at test time: an image is looked at mirrored, at other scales and widened, and what is seen is put together.
+
+    the image -> views of it -> boxes of each -> suppressed together -> in them, masks and keypoints of each view, averaged
+
+This is Detectron's (its BBOX_AUG, MASK_AUG and KPS_AUG); Mask R-CNN's appendix B describes it. Everything is brought back to the
+pixels of the original image. Letters: D instances, M the side of a mask, J keypoints.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwood.data.loader import collate
+from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform, resized
+from boxwood.errors import UserError
+from boxwood.models import RCNN, RFCN, RetinaNet
+from boxwood.models.inference_config import KeypointViewsConfig, MaskViewsConfig, TestConfig, ViewsConfig
+from boxwood.models.postprocess import (
+    Candidates,
+    Instances,
+    distinct_poses,
+    find_keypoints,
+    to_detections,
+    to_original,
+    top_instances,
+)
+from boxwood.models.second_stage import class_boxes
+from boxwood.ops.geometry import Geometry
+from boxwood.structures import Batch, Categories, Detections, Sample
+
+__all__ = ["AugmentedDetector", "View", "augmented", "views_of"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image."""
+
+    transforms: tuple[Transform, ...]
+    flipped: bool = False
+    ratio: float = 1.0
+    """By how much it is widened before it is scaled."""
+    larger: int = 0
+    """1 where the image is larger than in the ordinary view, -1 where it is smaller."""
+
+
+def augmented(model: nn.Module, transforms: Sequence[Transform], test: TestConfig) -> tuple[nn.Module, Sequence[Transform]]:
+    """The model that looks as often as ``test.tta`` says, and the transforms for its images: none, since it scales them itself.
+    Without ``test.tta`` both as they are."""
+    if test.tta is None:
+        return model, transforms
+    return AugmentedDetector(model, transforms, test), ()
+
+
+def views_of(config: ViewsConfig, transforms: Sequence[Transform]) -> list[View]:
+    """The views of an image, the ordinary one last; ``transforms`` are those of the ordinary view.
+
+    Raises `UserError` where other scales are asked for and none of the transforms is a `ResizeShortestEdge`.
+    """
+    ordinary, mirror = tuple(transforms), HorizontalFlip(p=1.0)
+    resizes = [place for place, transform in enumerate(ordinary) if isinstance(transform, ResizeShortestEdge)]
+    if config.scales and not resizes:
+        raise UserError(
+            "test.tta looks at other scales, and data.val.transforms has no resize_shortest_edge that gives the ordinary"
+        )
+    views = [View((*ordinary, mirror), flipped=True)] if config.flip else []
+    for scale in config.scales:
+        place = resizes[0]
+        usual = ordinary[place]
+        assert isinstance(usual, ResizeShortestEdge)
+        other = ResizeShortestEdge(short=(scale,), long=config.long, antialias=usual.antialias)
+        scaled = (*ordinary[:place], other, *ordinary[place + 1 :])
+        larger = (scale > usual.short[0]) - (scale < usual.short[0])
+        views.append(View(scaled, larger=larger))
+        if config.scale_flip:
+            views.append(View((*scaled, mirror), flipped=True, larger=larger))
+    for ratio in config.ratios:
+        views.append(View(ordinary, ratio=ratio))
+        if config.ratio_flip:
+            views.append(View((*ordinary, mirror), flipped=True, ratio=ratio))
+    return [*views, View(ordinary)]
+
+
+class AugmentedDetector(nn.Module):
+    """Stands for a detector in evaluation and prediction: its batches hold images as they are in their files.
+
+    ``model`` is one of Boxwood's detectors, ``transforms`` those of the val set. Raises `UserError` for an RPN alone, and where
+    ``test.tta`` averages boxes that do not come with the data.
+    """
+
+    def __init__(self, model: nn.Module, transforms: Sequence[Transform], test: TestConfig) -> None:
+        super().__init__()
+        assert test.tta is not None
+        if not isinstance(model, RCNN | RFCN | RetinaNet):
+            raise UserError(f"test.tta is for detectors with classes, not for {type(model).__name__}; set test.tta=null")
+        self.model = model
+        self.test, self.tta, self.transforms = test, test.tta, tuple(transforms)
+        boxes = self.tta.boxes
+        if boxes is not None and "union" in (boxes.scores, boxes.boxes):
+            if boxes.scores != boxes.boxes:
+                raise UserError("test.tta.boxes: union of the scores goes with union of the boxes; set both")
+        elif boxes is not None and (isinstance(model, RetinaNet) or model.rpn is not None):
+            raise UserError(
+                f"test.tta.boxes: {boxes.scores} and {boxes.boxes} are for proposals that come with the data, "
+                "and this model finds its own; set both to union"
+            )
+
+    @property
+    def categories(self) -> Categories:
+        return self.model.categories
+
+    def forward(self, batch: Batch) -> Batch:
+        """Nothing yet: `detections` looks at one image after another."""
+        return batch
+
+    def detections(self, output: Batch, batch: Batch) -> list[Detections]:
+        """The instances of each image, in its own pixels."""
+        return [self._detections(sample, output.images.device) for sample in _samples(output)]
+
+    def _detections(self, sample: Sample, device: torch.device) -> Detections:
+        geometry: Geometry = self.model.geometry
+        whole = collate([replace(sample, image=sample.image[:, :1, :1])], [0], with_targets=False).to(device)
+        whole.sizes = torch.tensor([sample.original_size], device=device)  # so that every pixel is one of the original
+        instances = self._boxes(sample, device)
+        boxes, labels = instances.boxes[0], instances.labels[0]
+        if (masks := self._masks(sample, boxes, labels, geometry)) is not None:
+            instances.masks = masks[None]
+        if (heatmaps := self._heatmaps(sample, boxes, geometry)) is not None:
+            rows = torch.arange(len(boxes), device=device)
+            instances.keypoints = find_keypoints(heatmaps, rows, instances, whole, geometry)[None]
+            instances.valid = distinct_poses(instances, self.categories, self.test)
+        (found,) = to_detections(instances, whole, self.categories, self.test, geometry)
+        return found
+
+    # ---------------------------------------------------------------------------------------------------------- boxes
+
+    def _boxes(self, sample: Sample, device: torch.device) -> Instances:
+        """The final boxes (1, D, 4), in pixels of the original."""
+        config, geometry = self.tta.boxes, self.model.geometry
+        views = views_of(config or ViewsConfig(), self.transforms)
+        if config is not None and config.scores != "union":
+            instances = top_instances(self._averaged(sample, views, device), self.test, geometry)
+        else:
+            parts: list[Candidates] = []
+            for view in views:
+                batch = _batch(sample, view, device)
+                found = self._output(batch).candidates
+                assert found is not None
+                boxes = _to_original(found.boxes[0], batch, view, geometry)
+                possible = found.possible[0] & _looked_for(boxes, view, config)
+                parts.append(Candidates(boxes, found.scores[0], found.labels[0], possible))
+            columns = ("boxes", "scores", "labels", "possible")
+            union = Candidates(*(torch.cat([getattr(part, name) for part in parts])[None] for name in columns))
+            instances = top_instances(union, self.test, geometry)
+        rows = instances.valid[0]  # what is not valid is left out here, so that no head looks at it
+        return Instances(
+            *(column[0, rows][None] for column in (instances.boxes, instances.scores, instances.labels, instances.valid))
+        )
+
+    def _averaged(self, sample: Sample, views: Sequence[View], device: torch.device) -> Candidates:
+        """Scores and boxes of given proposals, each averaged over the views or taken from the ordinary one, which is last."""
+        assert self.tta.boxes is not None and not isinstance(self.model, RetinaNet)
+        scores, boxes = [], []
+        for view in views:
+            batch = _batch(sample, view, device)
+            output, weights = self._output(batch), self.model.config.rois.box_weights
+            own_scores, own_boxes = class_boxes(
+                output.proposals, output.class_logits, output.box_deltas, batch, weights, self.model.geometry
+            )
+            scores.append(own_scores[0])
+            boxes.append(_to_original(own_boxes[0].flatten(0, 1), batch, view, self.model.geometry))
+        best = torch.stack(scores).mean(dim=0) if self.tta.boxes.scores == "avg" else scores[-1]
+        placed = torch.stack(boxes).mean(dim=0) if self.tta.boxes.boxes == "avg" else boxes[-1]
+        labels = torch.arange(best.shape[1], device=device).expand_as(best)
+        large = (placed[:, 2:] - placed[:, :2]).amin(dim=1) >= self.model.geometry.smallest_detection
+        possible = (best.flatten() > self.test.score_threshold) & large
+        return Candidates(placed[None], best.flatten()[None], labels.flatten()[None], possible[None])
+
+    # ----------------------------------------------------------------------------------------------- masks and keypoints
+
+    def _masks(self, sample: Sample, boxes: Tensor, labels: Tensor, geometry: Geometry) -> Tensor | None:
+        """(D, M, M) probabilities, combined over the views; None without a mask head."""
+        model, config = self.model, self.tta.masks or MaskViewsConfig()
+        if not isinstance(model, RCNN) or model.mask_head is None:
+            return None
+
+        def of(view: View) -> Tensor:
+            batch = _batch(sample, view, boxes.device)
+            logits, _ = model.heads_in(batch, _to_view(boxes, batch, view, geometry), masks=True, keypoints=False)
+            assert logits is not None
+            masks = logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()
+            return masks.flip(-1) if view.flipped else masks
+
+        combine = {"soft_avg": _mean, "soft_max": _largest, "logit_avg": _mean_of_logits}[config.combine]
+        return _combined(of, views_of(config, self.transforms), boxes, config, combine)
+
+    def _heatmaps(self, sample: Sample, boxes: Tensor, geometry: Geometry) -> Tensor | None:
+        """(D, J, S, S) logits, combined over the views; None without a keypoint head."""
+        model, config, facts = self.model, self.tta.keypoints or KeypointViewsConfig(), self.categories.keypoints
+        if not isinstance(model, RCNN) or model.keypoint_head is None or facts is None:
+            return None
+
+        def of(view: View) -> Tensor:
+            batch = _batch(sample, view, boxes.device)
+            _, heatmaps = model.heads_in(batch, _to_view(boxes, batch, view, geometry), masks=False, keypoints=True)
+            assert heatmaps is not None
+            return (heatmaps[:, list(facts.flip)].flip(-1) if view.flipped else heatmaps).float()
+
+        combine = {"avg": _mean, "max": _largest}[config.combine]
+        return _combined(of, views_of(config, self.transforms), boxes, config, combine)
+
+    def _output(self, batch: Batch) -> Any:
+        """What the network says of boxes, and nothing else."""
+        return self.model(batch, boxes_only=True) if isinstance(self.model, RCNN) else self.model(batch)
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _samples(batch: Batch) -> list[Sample]:
+    """The images of a batch without padding, as readers give them."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return [
+        Sample(
+            image=batch.images[index, :, :height, :width].cpu(),
+            image_id=batch.image_ids[index],
+            file_name=batch.file_names[index],
+            original_size=(height, width),
+            boxes=torch.zeros(0, 4),
+            labels=nothing,
+            crowd=nothing.bool(),
+            proposals=None if batch.proposals is None else batch.proposals[index].cpu(),
+        )
+        for index, (height, width) in enumerate(batch.sizes.tolist())
+    ]
+
+
+def _batch(sample: Sample, view: View, device: torch.device) -> Batch:
+    """The image as one view shows it."""
+    seen, rng = copy.copy(sample), np.random.default_rng(0)
+    if view.ratio != 1.0:
+        height, width = sample.size
+        seen = resized(seen, (height, max(1, round(width * view.ratio))))
+    for transform in view.transforms:
+        seen = transform(seen, rng)
+    return collate([seen], [0], with_targets=False).to(device)
+
+
+def _to_original(boxes: Tensor, batch: Batch, view: View, geometry: Geometry) -> Tensor:
+    """Boxes (N, 4) of the geometry's second stage, in pixels of the original, unmirrored."""
+    scales = geometry.scales(batch.sizes, batch.original_sizes).to(boxes)
+    seen = geometry.rescale(boxes, scales.expand(len(boxes), 2))
+    original = to_original(seen, batch.sizes[0], batch.original_sizes[0], geometry)
+    return _mirrored(original, batch.original_sizes[0][1]) if view.flipped else original
+
+
+def _to_view(boxes: Tensor, batch: Batch, view: View, geometry: Geometry) -> Tensor:
+    """Boxes (N, 4) of the original, in pixels of what the network sees."""
+    boxes = _mirrored(boxes, batch.original_sizes[0][1]) if view.flipped else boxes
+    scale = (batch.sizes[0] / batch.sizes.new_tensor(batch.original_sizes[0])).flip(0)
+    return geometry.rescale(boxes, scale.expand(len(boxes), 2))
+
+
+def _mirrored(boxes: Tensor, width: int) -> Tensor:
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
+
+
+def _looked_for(boxes: Tensor, view: View, config: ViewsConfig | None) -> Tensor:
+    """(N,) bool: which instances a view is for, by their size."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    if config is None or config.areas is None or view.larger == 0:
+        return torch.ones_like(areas, dtype=torch.bool)
+    return areas >= config.areas[0] if view.larger < 0 else areas < config.areas[1]
+
+
+def _combined(
+    of: Callable[[View], Tensor],
+    views: Sequence[View],
+    boxes: Tensor,
+    config: ViewsConfig,
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """What ``of`` says of each view, (D, ...), combined for every instance over the views that are for its size."""
+    seen = torch.stack([of(view) for view in views])
+    used = torch.stack([_looked_for(boxes, view, config) for view in views])
+    return combine(seen, used.view(*used.shape, *[1] * (seen.dim() - 2)))
+
+
+def _mean(values: Tensor, used: Tensor) -> Tensor:
+    """(views, D, ...), (views, D, 1, ...) -> (D, ...)."""
+    return (values * used).sum(dim=0) / used.sum(dim=0)
+
+
+def _largest(values: Tensor, used: Tensor) -> Tensor:
+    return values.masked_fill(~used, -torch.inf).amax(dim=0)
+
+
+def _mean_of_logits(values: Tensor, used: Tensor) -> Tensor:
+    return torch.sigmoid(_mean(values.logit(1e-7), used))

@@ -1,0 +1,185 @@
+"""Detectron's weights (``.pkl``, Caffe2): its blobs under our names, in our order of classes, anchors and colours.
+
+A file is a pickle of Python 2: ``{"blobs": {name: array}, "cfg": text}``, or the blobs alone (its ImageNet bodies). It is read by
+`boxwood.safe_pickle`, which runs nothing. What differs here:
+
+* background is class 0 there; here it is the last class logit, and has neither boxes nor masks;
+* RetinaNet's anchors stand octave by octave there, ratio by ratio here;
+* images are BGR there, so the first convolution is turned around;
+* a batch norm is a scale and a shift there: here with a mean of 0 and a variance of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwood import safe_pickle
+from boxwood.errors import UserError
+from boxwood.interop.state_dict import Report, Rules, collect, finish, ratio_by_ratio, split_name, their_name
+from boxwood.models.backbones import ResNetConfig
+from boxwood.models.backbones.resnet import BLOCKS
+from boxwood.models.detector import ModelConfig
+from boxwood.models.proposal_network import ProposerConfig
+from boxwood.models.rcnn import RCNNConfig
+from boxwood.models.retinanet import RetinaNetConfig
+from boxwood.models.rfcn import RFCNConfig
+
+__all__ = ["DetectronFile", "convert", "count_classes", "read_detectron"]
+
+Blobs = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class DetectronFile:
+    """What a ``.pkl`` of Detectron holds."""
+
+    blobs: Blobs
+    config: str | None
+    """Its configuration as Detectron wrote it, if it is there."""
+
+
+def read_detectron(path: Path) -> DetectronFile:
+    """Read either container. Raises `UserError` where it is no pickle of plain data, or holds no blobs."""
+    tree = safe_pickle.read(path)
+    content = tree.get("blobs", tree) if isinstance(tree, dict) else None
+    arrays = {name: value for name, value in (content or {}).items() if isinstance(value, np.ndarray)}
+    if not arrays:
+        raise UserError(f"{path}: holds no weights of Detectron (a dictionary of arrays, or one called 'blobs')")
+    config = tree.get("cfg")
+    return DetectronFile(arrays, config if isinstance(config, str) else None)
+
+
+def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> tuple[dict[str, Tensor], Report]:
+    """The state dict of ``model``, which was built from ``config``, from Detectron's blobs.
+
+    A file without any blob of a head is a body: the other tensors stay as the model made them. Raises `UserError` where blobs are
+    missing or of another shape; it names them.
+    """
+    rules = _rules(config)
+    # A blob may be of float16, or what memory a file has mapped.
+    theirs = {name: torch.from_numpy(np.array(blob, dtype=np.float32)) for name, blob in blobs.items() if blob.dtype.kind in "fiu"}
+    collected = collect(
+        model.state_dict(),
+        theirs,
+        lambda name: _blobs_of(name, rules, config),
+        lambda value, module: arrange(value, module, config),
+        _implied,
+    )
+    found, lacking = collected.found, collected.lacking
+    # RPN alone on C4 was saved without the body's last stage, which it does not run.
+    excused = {name for name in lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
+    if all(map(_is_body, found)) and not any(map(_is_body, lacking.keys() - excused)):
+        excused = set(lacking)
+    return finish(model, collected, blobs, where, excused)
+
+
+def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
+    """How many classes the blobs have, without background; None where no output has classes (RPN alone, a body)."""
+    if isinstance(config, RetinaNetConfig) and "retnet_cls_pred_fpn3_b" in blobs:
+        return len(blobs["retnet_cls_pred_fpn3_b"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
+    if isinstance(config, RFCNConfig) and "conv_cls_b" in blobs:
+        return len(blobs["conv_cls_b"]) // config.grid**2 - 1
+    return len(blobs["cls_score_b"]) - 1 if "cls_score_b" in blobs else None
+
+
+def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
+    """A blob's values, weight or bias, in our order; the same tensor where that is Detectron's."""
+    if module in ("backbone.conv1", "backbone.conv1.conv", "backbone.conv1.0") and value.dim() == 4:
+        return value.flip(1)
+    if isinstance(config, RetinaNetConfig) and module in ("class_logits", "box_deltas"):
+        octaves, ratios = len(config.head.anchor_sizes[0]), len(config.head.anchor_ratios)
+        return ratio_by_ratio(value, octaves, ratios)
+    if isinstance(config, RFCNConfig) and module in ("class_maps", "box_maps"):
+        background = config.grid**2 * (1 if module == "class_maps" else 4)
+    elif module in ("class_logits", "mask_logits", "box_deltas"):
+        background = 4 if module == "box_deltas" else 1
+    else:
+        return value
+    first, others = value[:background], value[background:]
+    return torch.cat([others, first]) if module.startswith("class_") else others
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _is_body(name: str) -> bool:
+    return name.startswith(("backbone.", "mask_tail.", "keypoint_tail."))
+
+
+def _implied(name: str) -> float | None:
+    """What Detectron did not save of a norm: its mean of 0, and its variance of 1, less what is added to that before the root, so
+    that the scale is the blob's to the last digit."""
+    return {"running_mean": 0.0, "running_var": 1 - 1e-5, "num_batches_tracked": 0.0}.get(name.rpartition(".")[2])
+
+
+def _blobs_of(name: str, rules: Rules, config: ModelConfig) -> list[str]:
+    """What Detectron may call our tensor ``name``; the first that is there is it."""
+    if _implied(name) is not None:
+        return []
+    module, part, leaf = split_name(name)
+    base = their_name(module, rules, f"{config.title}: Detectron")
+    if part == "norm":
+        group_norm = f"{base}_gn_{'s' if leaf == 'weight' else 'b'}"
+        # The stem's is the one name that breaks the rule.
+        affine = f"{'res_conv1' if base == 'conv1' else base}_bn_{'s' if leaf == 'weight' else 'b'}"
+        names = [affine, group_norm]
+    else:
+        names = [f"{base}_{'w' if leaf == 'weight' else 'b'}"]
+    return [name for name in names for name in (name, name.rpartition("]_")[2])]
+
+
+def _rules(config: ModelConfig) -> Rules:
+    """Our modules and what Detectron calls them."""
+    assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig | RFCNConfig)
+    body, has_pyramid = config.backbone, not isinstance(config, RFCNConfig) and config.fpn is not None
+    taps: list[str] = []
+    if has_pyramid and isinstance(body, ResNetConfig):
+        taps = [f"res{stage}_{blocks - 1}_sum" for stage, blocks in enumerate(BLOCKS[body.depth], start=2)]
+        taps = taps[1:] if isinstance(config, RetinaNetConfig) else taps
+    level = "_fpn2" if has_pyramid else ""
+    one_stage = isinstance(config, RetinaNetConfig)
+    masks = "_mask_fcn" if getattr(getattr(config, "mask_head", None), "norm", None) == "gn" else "_[mask]_fcn"
+    return (
+        *_body_rules(),
+        (r"fpn\.inner\.(\d)", lambda m: f"fpn_inner_{taps[int(m[1])]}" + ("" if int(m[1]) == len(taps) - 1 else "_lateral")),
+        (r"fpn\.outer\.(\d)", lambda m: f"fpn_{taps[int(m[1])]}"),
+        (r"fpn\.p(\d)", lambda m: f"fpn_{m[1]}"),
+        (r"rpn\.convs\.0", lambda m: f"conv_rpn{level}"),
+        (r"rpn\.objectness", lambda m: f"rpn_cls_logits{level}"),
+        (r"rpn\.deltas", lambda m: f"rpn_bbox_pred{level}"),
+        (r"(class|box)_tower\.(\d)", lambda m: f"retnet_{ {'class': 'cls', 'box': 'bbox'}[m[1]] }_conv_n{m[2]}_fpn3"),
+        (r"box_head\.(fc[67])", lambda m: m[1]),
+        (r"box_head\.fc", lambda m: "fc6"),
+        (r"box_head\.convs\.(\d)", lambda m: f"head_conv{int(m[1]) + 1}"),
+        (r"class_logits", lambda m: "retnet_cls_pred_fpn3" if one_stage else "cls_score"),
+        (r"box_deltas", lambda m: "retnet_bbox_pred_fpn3" if one_stage else "bbox_pred"),
+        (r"mask_head\.convs\.(\d)", lambda m: f"{masks}{int(m[1]) + 1}"),
+        (r"mask_head\.deconv", lambda m: "conv5_mask"),
+        (r"mask_logits", lambda m: "mask_fcn_logits"),
+        (r"keypoint_head\.convs\.(\d)", lambda m: f"conv_fcn{int(m[1]) + 1}"),
+        (r"keypoint_logits", lambda m: "kps_score_lowres"),
+        (r"reduce", lambda m: "conv_dim_reduce"),
+        (r"class_maps", lambda m: "conv_cls"),
+        (r"box_maps", lambda m: "conv_bbox_pred"),
+    )
+
+
+def _body_rules() -> Rules:
+    tails = {"mask": "_[mask]_", "keypoint": "_[pose]_"}
+    return (
+        (r"backbone\.conv1", lambda m: "conv1"),
+        (r"backbone\.layer(\d)\.(\d+)\.conv(\d)", lambda m: f"res{int(m[1]) + 1}_{m[2]}_branch2{'abc'[int(m[3]) - 1]}"),
+        (r"backbone\.layer(\d)\.(\d+)\.downsample", lambda m: f"res{int(m[1]) + 1}_{m[2]}_branch1"),
+        (r"(mask|keypoint)_tail\.(\d+)\.conv(\d)", lambda m: f"{tails[m[1]]}res5_{m[2]}_branch2{'abc'[int(m[3]) - 1]}"),
+        (r"(mask|keypoint)_tail\.(\d+)\.downsample", lambda m: f"{tails[m[1]]}res5_{m[2]}_branch1"),
+        (r"backbone\.conv(\d)\.(\d)", lambda m: f"conv{m[1]}_{int(m[2]) + 1}"),
+        (r"backbone\.conv(\d)", lambda m: f"conv{m[1]}"),
+        (r"backbone\.(fc[67])", lambda m: m[1]),
+    )

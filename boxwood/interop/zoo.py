@@ -1,0 +1,34 @@
+"""Published weights by name: fetched, verified and converted when they are first asked for."""
+
+from __future__ import annotations
+
+import logging
+
+from boxwood.interop.weights import Imported, import_weights
+from boxwood.run_config import RunConfig
+from boxwood.zoo.download import local_file
+from boxwood.zoo.table import SOURCES, find
+
+__all__ = ["is_published", "read_published"]
+
+logger = logging.getLogger(__name__)
+
+
+def is_published(name: str) -> bool:
+    """Whether ``name`` is meant as one of the model zoo: ``detectron/...`` or ``torchvision/...``."""
+    return name.startswith(tuple(f"{source}/" for source in SOURCES))
+
+
+def read_published(name: str, config: RunConfig | None = None) -> Imported:
+    """The weights that the zoo has under ``name``, from the cache or from the network.
+
+    A detector's configuration is that of its file; a body of ImageNet (``detectron/imagenet/R-50``) needs ``config``. Raises
+    `UserError` where there is no such entry, its file cannot be had, or it does not fit the configuration.
+    """
+    entry = find(name)
+    path = local_file(entry)
+    imported = import_weights(path, "detectron" if entry.source == "detectron" else "torchvision", config)
+    logger.info("%s: %s", name, imported.report.summary())
+    for note in imported.notes:
+        logger.info("%s: %s", name, note)
+    return imported

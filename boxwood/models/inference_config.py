@@ -1,0 +1,122 @@
+"""How a network's outputs become detections: thresholds, suppression, and what is done more than once."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from boxwood.config import Config
+from boxwood.ops.nms import Decay, VoteScoring
+
+__all__ = [
+    "BoxViewsConfig",
+    "KeypointViewsConfig",
+    "MaskViewsConfig",
+    "SoftNMSConfig",
+    "TTAConfig",
+    "TestConfig",
+    "ViewsConfig",
+    "VoteConfig",
+]
+
+
+class SoftNMSConfig(Config):
+    """Overlapping boxes keep a lower score instead of being dropped (`boxwood.ops.nms.soft_nms`). The IoU from which the
+    linear and the hard rule act is ``test.nms_threshold``."""
+
+    decay: Decay = "linear"
+    sigma: float = Field(0.5, gt=0)
+    """Of the Gaussian rule."""
+    floor: float = Field(1e-4, ge=0)
+    """Boxes whose score falls below are dropped."""
+
+
+class VoteConfig(Config):
+    """Each box that is kept becomes the mean of all that overlap it (`boxwood.ops.nms.vote`)."""
+
+    threshold: float = Field(0.8, gt=0, le=1)
+    """The IoU from which a box has a vote."""
+    scoring: VoteScoring = "id"
+    """What becomes of the score."""
+    beta: float = Field(1.0, gt=0)
+    """Of some of those; Detectron had the key and never read it."""
+
+
+class ViewsConfig(Config):
+    """In which other forms an image is looked at, besides the one of ``data.val.transforms``."""
+
+    flip: bool = False
+    """Mirrored."""
+    scales: tuple[int, ...] = ()
+    """With these shorter sides."""
+    long: int = Field(4000, gt=0)
+    """At ``scales`` no longer side is longer than this."""
+    scale_flip: bool = False
+    """Mirrored at ``scales`` too."""
+    ratios: tuple[float, ...] = ()
+    """Widened by these factors, at the ordinary scale."""
+    ratio_flip: bool = False
+    """Mirrored at ``ratios`` too."""
+    areas: tuple[float, float] | None = None
+    """Instances of less than the first area (square pixels of the original) are not looked for in smaller images than the ordinary,
+    those of the second or more not in larger ones; None: everything in all."""
+
+
+class BoxViewsConfig(ViewsConfig):
+    """Boxes of several views."""
+
+    scores: Literal["union", "avg", "id"] = "union"
+    """``union``: the boxes of all views stand beside each other, and are suppressed together; ``avg``: each proposal's scores are
+    averaged; ``id``: those of the ordinary view. The last two need proposals that come with the data."""
+    boxes: Literal["union", "avg", "id"] = "union"
+    """The same of the boxes; union goes with union alone."""
+
+
+class MaskViewsConfig(ViewsConfig):
+    """Masks of several views, in the final boxes."""
+
+    combine: Literal["soft_avg", "soft_max", "logit_avg"] = "soft_avg"
+    """The mean or the largest of the probabilities, or the mean of their logits."""
+
+
+class KeypointViewsConfig(ViewsConfig):
+    """Keypoints of several views, in the final boxes."""
+
+    combine: Literal["avg", "max"] = "avg"
+    """Of the heatmaps' logits."""
+
+
+class TTAConfig(Config):
+    """Augmentation at test time, in `boxwood eval` and `boxwood predict` (Detectron's BBOX_AUG, MASK_AUG and KPS_AUG); what is None
+    is looked at once."""
+
+    boxes: BoxViewsConfig | None = None
+    masks: MaskViewsConfig | None = None
+    keypoints: KeypointViewsConfig | None = None
+
+
+class TestConfig(Config):
+    """How a network's outputs become detections."""
+
+    __test__: ClassVar[bool] = False  # for pytest, which collects names that begin with Test
+
+    score_threshold: float = 0.05
+    """Detections must score above this."""
+    nms_threshold: float = 0.5
+    """Of two boxes of one class that overlap by more than this IoU, the lower-scored one is dropped."""
+    detections_per_image: int = 100
+    """At most so many detections an image, over all classes."""
+    maxdets: int | None = Field(None, gt=0)
+    """How many of an image's best detections of a class count in COCO's AP, and of all classes in LVIS's. None: as many as there
+    can be, and at least COCO's 100 or LVIS's 300, so that numbers compare."""
+    mask_threshold: float = 0.5
+    """A pixel belongs to a mask where its probability is at least this."""
+    soft_nms: SoftNMSConfig | None = None
+    """Lower the scores of overlapping boxes instead of dropping them."""
+    vote: VoteConfig | None = None
+    """Move each box to the mean of those that overlap it."""
+    keypoint_nms: float | None = None
+    """Of two poses that are more similar than this (OKS), the one with the lower peaks is dropped; Detectron's was 0.3."""
+    tta: TTAConfig | None = None
+    """Look at each image several times. The val AP during training does not."""

@@ -1,0 +1,95 @@
+"""RPN alone (Ren et al., Faster R-CNN, 2015, section 3.1): a detector of regions that may hold something, whatever it is.
+
+    images -> backbone -> maps: a feature pyramid, or the backbone's last map -> RPN
+        training:   sampled anchors -> losses
+        inference:  the best boxes of each map, suppressed -> detections of one class, "object"
+
+Its detections are the proposals that a detector without an RPN learns from (`boxwood.data.proposals`). Letters: B images, K
+proposals an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from boxwood.models.backbones import BackboneConfig, ResNetConfig
+from boxwood.models.backbones.backbone import freeze_tail
+from boxwood.models.detector import ModelConfig, Network
+from boxwood.models.fpn import FPNConfig, body_title, build_fpn
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.postprocess import Instances, to_detections
+from boxwood.models.rpn import RPN, AnchorSample, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.structures import Batch, Categories, Detections, Target
+
+__all__ = ["Proposer", "ProposerConfig", "ProposerOutput"]
+
+OBJECT = Categories((1,), ("object",))
+
+
+class ProposerConfig(ModelConfig):
+    """A region proposal network on its own."""
+
+    short_kind: ClassVar[str] = "rpn"
+    class_agnostic: ClassVar[bool] = True
+
+    backbone: BackboneConfig = Field(default_factory=ResNetConfig)
+    fpn: FPNConfig | None = Field(default_factory=FPNConfig)
+    """None: the RPN reads the backbone's last map; ``rpn.anchor_sizes`` then has one level."""
+    rpn: RPNConfig = Field(default_factory=lambda: RPNConfig(test_proposals=2000))
+    """``rpn.test_proposals`` and not ``test.detections_per_image`` says how many boxes come out."""
+
+    @property
+    def title(self) -> str:
+        return f"RPN, {body_title(self.backbone, self.fpn)}"
+
+    def build(self, categories: Categories, test: TestConfig) -> Proposer:
+        return Proposer(self, categories, test)
+
+
+@dataclass(slots=True)
+class ProposerOutput:
+    """What the network says about every anchor. Training fills the sample, inference the instances."""
+
+    rpn: RPNOutput
+    anchor_sample: AnchorSample | None = None
+    instances: Instances | None = None
+    """All of label 0; scored by objectness."""
+
+
+class Proposer(Network):
+    """The network; a `boxwood.models.detector.Detector`. Of the truth it learns the boxes alone."""
+
+    def __init__(self, config: ProposerConfig, categories: Categories, test: TestConfig) -> None:
+        super().__init__(config, categories, test)
+        self.config = config
+        self.backbone = config.backbone.build()
+        freeze_tail(self.backbone)
+        self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
+        self.rpn = RPN(config.rpn, self.fpn.channels, self.fpn.strides, self.geometry)
+
+    def forward(self, batch: Batch) -> ProposerOutput:
+        """The whole network. A batch with targets samples anchors to learn from; one without runs through to the instances."""
+        images = self.normalized(batch)
+        rpn = self.rpn(self.fpn(self.backbone(images)))
+        if batch.targets is not None:
+            return ProposerOutput(rpn, sample_anchors(rpn, batch, self.config.rpn, self.geometry))
+        best = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
+        return ProposerOutput(
+            rpn, instances=Instances(best.boxes, best.logits.sigmoid(), torch.zeros_like(best.places), best.valid)
+        )
+
+    def losses(self, output: ProposerOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Objectness and boxes of the sampled anchors (Faster R-CNN, equation 1)."""
+        assert output.anchor_sample is not None, "losses need a batch with targets"
+        return rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
+
+    def detections(self, output: ProposerOutput, batch: Batch) -> list[Detections]:
+        """The proposals of each image, best first, scaled to the pixels of the original."""
+        assert output.instances is not None, "detections need a batch without targets"
+        return to_detections(output.instances, batch, OBJECT, self.test, self.geometry)

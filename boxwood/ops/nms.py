@@ -1,0 +1,181 @@
+"""What else than dropping can be done with boxes that overlap a better one: lower their scores, or let them vote; and the same
+question asked of keypoints.
+
+Letters: N boxes, G groups of them (labels), M boxes of the largest group, V voters, K keypoints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from boxwood.ops.boxes import iou
+from boxwood.ops.keypoints import keypoint_similarity
+
+__all__ = ["Decay", "VoteScoring", "nms_keypoints", "nms_mask", "soft_nms", "vote"]
+
+Decay = Literal["linear", "gaussian", "hard"]
+VoteScoring = Literal["id", "avg", "iou_avg", "generalized_avg", "quasi_sum", "temp_avg"]
+
+
+def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, valid: Tensor | None = None) -> Tensor:
+    """Which boxes survive greedy suppression among the boxes of their group.
+
+    In order of score, a box is kept unless it overlaps a kept box of its group by an IoU of more than ``threshold``.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,).
+        groups: (N,) int64: labels or levels, each suppressed on its own; None is one group.
+        threshold: IoU.
+        valid: (N,) bool: the others are neither kept nor do they suppress.
+
+    Returns:
+        (N,) bool.
+
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    >>> nms_mask(boxes, torch.tensor([0.8, 0.9, 0.1]), None, 0.5).tolist()
+    [False, True, True]
+    """
+    import torchvision.ops  # only where it is needed: importing it takes most of a second and 160 MB
+
+    kept = torch.zeros(boxes.shape[0], dtype=torch.bool, device=boxes.device)
+    if valid is None:
+        valid = torch.ones_like(kept)
+    boxes, scores = boxes.float(), scores.float()
+    if groups is None:
+        members = valid.nonzero()[:, 0]
+        return kept.index_fill(0, members[torchvision.ops.nms(boxes[members], scores[members], threshold)], True)
+    if boxes.device.type == "cpu":
+        # One group after another: the work grows with the square of the boxes that are compared.
+        for group in set(groups[valid].tolist()):
+            kept |= nms_mask(boxes, scores, None, threshold, valid & (groups == group))
+        return kept
+    members = valid.nonzero()[:, 0]
+    chosen = torchvision.ops.batched_nms(boxes[members], scores[members], groups[members], threshold)
+    return kept.index_fill(0, members[chosen], True)
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    valid: Tensor,
+    *,
+    decay: Decay = "linear",
+    threshold: float = 0.3,
+    sigma: float = 0.5,
+    floor: float = 1e-4,
+) -> Tensor:
+    """The scores after Soft-NMS among the boxes of each group (Bodla et al., arXiv 1704.04503, figure 2).
+
+    The best box is taken, again and again; each time the scores of those that are left fall by their IoU with it: ``linear``, times
+    1 - IoU where it is above ``threshold`` (equation 1); ``gaussian``, times exp(-IoU^2 / sigma) (equation 3); ``hard``, to 0 where
+    it is above ``threshold``, which is ordinary suppression. What falls below ``floor`` is dropped.
+
+    ``boxes`` (N, 4) xyxy, ``scores`` (N,), ``groups`` (N,) int64, ``valid`` (N,) bool: the others take no part -> (N,): 0 for what
+    is dropped. All groups are gone through at once.
+
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30]])
+    >>> scores, one = torch.tensor([0.9, 0.5, 0.4]), torch.zeros(3, dtype=torch.int64)
+    >>> soft_nms(boxes, scores, one, one == 0)  # the second overlaps the first by 0.8
+    tensor([0.9000, 0.1000, 0.4000])
+    """
+    result = torch.zeros_like(scores)
+    members = valid.nonzero()[:, 0]
+    if not len(members):
+        return result
+    # A row for each group, filled up with boxes that score 0.
+    present, row = torch.unique(groups[members], return_inverse=True)
+    order = row.argsort(stable=True)
+    members, row = members[order], row[order]
+    lengths = row.bincount(minlength=len(present))
+    column = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+    shape = (len(present), int(lengths.max()))
+    left = scores.new_zeros(shape).index_put((row, column), scores[members])
+    placed = boxes.new_zeros(*shape, 4).index_put((row, column), boxes[members])
+    taken, each = torch.zeros_like(left), torch.arange(len(present), device=row.device)
+    for _ in range(shape[1]):
+        best, place = left.max(dim=1)
+        if not bool((best > 0).any()):
+            break
+        taken[each, place] = torch.maximum(taken[each, place], best)
+        left[each, place] = 0
+        overlaps = torch.stack([iou(box[None], others)[0] for box, others in zip(placed[each, place], placed, strict=True)])
+        if decay == "gaussian":
+            factor = torch.exp(-(overlaps**2) / sigma)
+        else:
+            factor = torch.where(overlaps > threshold, 1 - overlaps if decay == "linear" else torch.zeros_like(overlaps), 1.0)
+        lowered = left * factor
+        # Dropping is for what was just lowered: a box that overlaps nothing keeps a score of any size.
+        left = torch.where((lowered < floor) & (overlaps > 0), 0.0, lowered)
+    return result.index_put((members,), taken[row, column])
+
+
+def vote(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    voters: Tensor,
+    voter_scores: Tensor,
+    voter_labels: Tensor,
+    *,
+    threshold: float = 0.8,
+    scoring: VoteScoring = "id",
+    beta: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Boxes as the mean of all that overlap them, weighted by score (Gidaris and Komodakis, arXiv 1505.01749, section 5).
+
+    The voters of a box are those of its label with an IoU of at least ``threshold``. Its score stays (``id``), or becomes of their
+    scores s: ``avg`` the mean, ``iou_avg`` the mean weighted by IoU, ``generalized_avg`` (mean s^beta)^(1 / beta), ``quasi_sum``
+    sum s / n^beta, ``temp_avg`` the mean of s after a softmax of (s, 1 - s) at the temperature ``beta``. ``boxes`` (N, 4),
+    ``scores`` and ``labels`` (N,), of the voters (V, 4), (V,), (V,) -> boxes (N, 4), scores (N,). A box without voters stays.
+
+    >>> first, second = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 9]])
+    >>> zero, voters = torch.zeros(2, dtype=torch.int64), torch.cat([first, second])
+    >>> vote(first, torch.tensor([0.6]), zero[:1], voters, torch.tensor([0.6, 0.2]), zero)[0]
+    tensor([[ 0.0000,  0.0000, 10.0000,  9.7500]])
+    """
+    overlaps = iou(boxes, voters)
+    is_voter = (overlaps >= threshold) & (labels[:, None] == voter_labels)
+    weights = is_voter * voter_scores
+    total, count = weights.sum(dim=1), is_voter.sum(dim=1).to(scores)
+    heard = total > 0
+    moved = torch.where(heard[:, None], weights @ voters / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None], boxes)
+
+    def mean(values: Tensor) -> Tensor:
+        return (is_voter * values).sum(dim=1) / count.clamp(min=1)
+
+    if scoring == "avg":
+        said = mean(voter_scores)
+    elif scoring == "iou_avg":
+        by_overlap = is_voter * overlaps
+        said = (by_overlap * voter_scores).sum(dim=1) / by_overlap.sum(dim=1).clamp(min=torch.finfo(total.dtype).tiny)
+    elif scoring == "generalized_avg":
+        said = mean(voter_scores**beta) ** (1 / beta)
+    elif scoring == "quasi_sum":
+        said = total / count.clamp(min=1) ** beta
+    elif scoring == "temp_avg":
+        # softmax(log(s, 1 - s) / beta), its first part
+        said = mean(torch.sigmoid(torch.logit(voter_scores) / beta))
+    else:
+        said = scores
+    return moved, torch.where(heard, said, scores)
+
+
+def nms_keypoints(points: Tensor, scores: Tensor, areas: Tensor, sigmas: Tensor, threshold: float) -> Tensor:
+    """Which poses survive greedy suppression by object keypoint similarity: in order of score, a pose is kept unless a kept one is
+    similar to it by more than ``threshold``.
+
+    ``points`` (N, K, 2) x, y, ``scores`` (N,), ``areas`` (N,) square pixels of their boxes: that of the better pose is the scale,
+    ``sigmas`` (K,) -> (N,) bool.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    similar = (keypoint_similarity(points[order], points[order], areas[order], sigmas) > threshold).tolist()
+    kept: list[int] = []
+    for place in range(len(order)):
+        if not any(similar[better][place] for better in kept):
+            kept.append(place)
+    return torch.zeros(len(points), dtype=torch.bool, device=points.device).index_fill(0, order[kept], True)

@@ -1,0 +1,134 @@
+"""Statistics against counts made by hand, and what they suggest where it is known what is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from boxwood.data import CocoConfig
+from boxwood.data.coco_file import read_coco_file
+from boxwood.data.quality.statistics import Anchors, Statistics, advice, count, reached
+from boxwood.ops.boxes import iou
+from tests.conftest import Boxwood, tiny
+
+FPN = Anchors((32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
+
+
+def statistics(tmp_path: Path, boxes: list[tuple[int, int, Any]], images: int = 4, short: int = 100, **more: Any) -> Statistics:
+    """Of images of 200 x 100 pixels; boxes are image (from 1), category, x y width height."""
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100} for i in range(1, images + 1)],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": category, "bbox": list(box), "area": 1, "iscrowd": 0}
+            for n, (image, category, box) in enumerate(boxes, start=1)
+        ],
+        "categories": [{"id": 20, "name": "nut"}, {"id": 3, "name": "fig"}],
+    }
+    coco["annotations"] += more.get("others", [])
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(coco))
+    return count(read_coco_file(path), short, 1000)
+
+
+def test_counts(tmp_path: Path) -> None:
+    """At twice the size; crowd regions, what is to be ignored and boxes without area are not learnt, so not counted."""
+    passed = [
+        {"id": 90, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        {"id": 91, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "ignore": 1},
+        {"id": 92, "image_id": 4, "category_id": 3, "bbox": [0, 0, 0, 9]},
+    ]
+    told = statistics(tmp_path, [(1, 3, (0, 0, 40, 10)), (1, 3, (0, 0, 8, 8)), (2, 20, (5, 5, 10, 20))], short=200, others=passed)
+    assert told.names == ["nut", "fig"] and told.instances.tolist() == [1, 2] and told.images.tolist() == [1, 1]
+    assert told.per_image.tolist() == [2, 1, 0, 0]
+    assert told.sizes.tolist() == [[80, 20], [16, 16], [20, 40]]
+    assert told.sides == pytest.approx([40, 16, 800**0.5]) and told.ratios == pytest.approx([0.25, 1, 2])
+
+
+def test_what_anchors_reach() -> None:
+    """By the IoU of boxes around one point."""
+    rng = np.random.default_rng(0)
+    sizes = 2 ** rng.uniform(2, 9, (500, 2))
+    anchors = [(s / r**0.5, s * r**0.5) for s in FPN.sizes for r in FPN.ratios]
+    around = [torch.cat([-t / 2, t / 2], dim=1) for t in (torch.tensor(sizes), torch.tensor(anchors, dtype=torch.float64))]
+    best = iou(*around).amax(dim=1)
+    assert reached(sizes, FPN) == pytest.approx((best >= 0.5).double().mean().item())
+    assert 0.3 < reached(sizes, FPN) < 0.95 and reached(np.zeros((0, 2)), FPN) == 1
+
+
+def test_anchors_that_do_not_fit(tmp_path: Path) -> None:
+    """Squares of 10 pixels need an anchor between 7.1 and 14.1; bars of 8 to 1 need another ratio."""
+    (line,) = advice(statistics(tmp_path, [(1, 3, (0, 0, 20, 20))] * 9, short=100), FPN, 100)
+    assert line.startswith("0.0% of the boxes can be overlapped")
+    sizes = [float(word) for word in line.partition("of sizes ")[2].partition(" and ratios")[0].split(", ")]
+    assert any(14.2 < size < 28.3 for size in sizes) and "would reach 100.0%" in line
+    (line,) = advice(statistics(tmp_path, [(1, 3, (0, 0, 160, 20))] * 9), FPN, 100)
+    assert "ratios 0.12, 0.12, 0.12 would reach 100.0%" in line
+    (line,) = advice(statistics(tmp_path, [(1, 3, (0, 0, 40, 40))] * 9), FPN, 100)
+    assert line.endswith("100.0% of the boxes can be overlapped by an anchor with an IoU of 0.5 or more: the anchors fit")
+
+
+def test_small_boxes_need_larger_images(tmp_path: Path) -> None:
+    boxes = [(1, 3, (0, 0, 20, 20))] * 9
+    size, _ = advice(statistics(tmp_path, boxes, short=50), FPN, 100)  # images of 100 pixels at 50
+    assert (
+        "100% of the boxes are under 16 pixels" in size and "transforms.0.short=[96]" in size
+    )  # 10 pixels to 16: a shorter side of 80
+    most, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=100), FPN, 100)
+    assert "transforms.0.short=[192]" in most  # to 16 it would be 400, four times as large as the images are
+    tiles, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=200), FPN, 100)
+    assert "cut the originals into tiles" in tiles
+
+
+def test_rare_classes(tmp_path: Path) -> None:
+    boxes = [(image, 3, (0, 0, 40, 40)) for image in range(1, 101)] + [(7, 20, (50, 50, 40, 40))]
+    told, _ = reversed(advice(statistics(tmp_path, boxes, images=100), FPN, 100))
+    # A share of 0.01 at a threshold of 0.1: the square root of 10.
+    assert (
+        "'nut' (1)" in told and "data.train.repeat_threshold=0.1 shows theirs up to 3.2 times an epoch, which grows by 2%" in told
+    )
+
+
+def test_crowded_images(tmp_path: Path) -> None:
+    told = advice(statistics(tmp_path, [(1, 3, (0, 0, 40, 40))] * 130), FPN, 100)
+    assert told[-1].startswith("1 images have more than 100 boxes, 130 at most") and "test.detections_per_image=200" in told[-1]
+
+
+def test_nothing_to_count(tmp_path: Path) -> None:
+    assert advice(statistics(tmp_path, []), FPN, 100) == [] and statistics(tmp_path, []).per_image.tolist() == [0] * 4
+
+
+def test_the_threshold_in_a_data_set(shapes: Path) -> None:
+    """The dataset repeats by the usable boxes of its own images."""
+    coco = json.loads((shapes / "train.json").read_text())
+    opened = CocoConfig(annotations=str(shapes / "train.json"), images=str(shapes / "train"), repeat_threshold=1.0).open()
+    of_image = {
+        image["id"]: {row["category_id"] for row in coco["annotations"] if row["image_id"] == image["id"]}
+        for image in coco["images"]
+    }
+    share = {c["id"]: np.mean([c["id"] in own for own in of_image.values()]) for c in coco["categories"]}
+    expected = [max([1.0, *(share[c] ** -0.5 for c in own)]) for own in of_image.values()]
+    assert opened.repeats is not None and opened.repeats.tolist() == pytest.approx(expected) and max(expected) > 1
+    assert CocoConfig(annotations=str(shapes / "train.json"), images=str(shapes / "train")).open().repeats is None
+
+
+def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    done = boxwood("data", "stats", "demo_shapes", *tiny(shapes), "--out", tmp_path / "stats.html")
+    assert done.status == 0, done.err
+    assert "as Mask R-CNN, ResNet-18-FPN (images of 64 to" in done.out and done.out.rstrip().endswith("stats.html")
+    page = (tmp_path / "stats.html").read_text()
+    boxes = len(json.loads((shapes / "train.json").read_text())["annotations"])
+    assert page.count("<svg") == 6 and f"<b>{boxes}</b>boxes" in page and "train.json" in page and "val.json" in page
+    refused = boxwood("data", "stats", shapes / "train.json", "--out", tmp_path / "stats.png")
+    assert refused.status == 2 and "name it so" in refused.err and len(refused.error_lines) == 1
+
+
+def test_repeated_images_are_trained_on(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    done = boxwood("train", "demo_shapes", *tiny(shapes), "data.train.repeat_threshold=1", "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    wrong = boxwood("train", "demo_shapes", *tiny(shapes), "data.train.repeat_threshold=2", "--out", tmp_path / "no")
+    assert wrong.status == 2 and "data.train.repeat_threshold" in wrong.err

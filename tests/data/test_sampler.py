@@ -1,0 +1,74 @@
+"""The order of training: pure, complete, grouped."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boxwood.data.sampler import Place, batch_seed, repeat_factors, rng_at, train_order
+
+shapes = st.lists(st.booleans(), min_size=1, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes, st.integers(1, 9), st.integers(0, 5), st.booleans())
+def test_no_image_is_dropped_and_batches_are_whole(wide: list[bool], size: int, seed: int, grouping: bool) -> None:
+    epochs = 4
+    num_batches = epochs * len(wide) // size
+    batches = list(itertools.islice(train_order(np.array(wide), size, seed, grouping), num_batches))
+    assert all(len(batch) == size for batch in batches)
+    seen = Counter(place for batch in batches for place in batch)
+    assert set(seen.values()) <= {1}  # an image has one turn in an epoch
+    # Only the last turns may still be waiting, fewer than a batch.
+    missing = {Place(e, i) for e in range(epochs) for i in range(len(wide))} - set(seen)
+    assert len(missing) < size and all(place.epoch >= epochs - 1 - size // len(wide) for place in missing)
+
+
+@settings(max_examples=50, deadline=None)
+@given(shapes, st.integers(1, 6), st.integers(0, 5))
+def test_an_epoch_mixes_two_batches_at_most(wide: list[bool], size: int, seed: int) -> None:
+    batches = list(itertools.islice(train_order(np.array(wide), size, seed), 6 * len(wide) // size))
+    mixed = [batch for batch in batches if len({wide[place.image] for place in batch}) == 2]
+    last = batches[-1][-1].epoch if batches else 0
+    assert len(mixed) <= 2 * (last + 1)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    def first_epoch(seed: int, skip: int = 0) -> list[int]:
+        order = train_order(np.ones(50, dtype=bool), 5, seed)
+        return [place.image for batch in itertools.islice(order, skip, skip + 10) for place in batch]
+
+    assert first_epoch(1) == first_epoch(1) != first_epoch(2)
+    assert first_epoch(1) != first_epoch(1, skip=10)
+    assert sorted(first_epoch(1)) == sorted(first_epoch(1, skip=10)) == list(range(50))
+
+
+def test_randomness_belongs_to_the_turn() -> None:
+    places = [Place(epoch, image) for epoch in range(5) for image in range(20)]
+    seeds = {batch_seed(seed, place) for seed in range(3) for place in places}
+    draws = {float(rng_at(seed, place).random()) for seed in range(3) for place in places}
+    assert len(seeds) == len(draws) == 300 and all(0 <= seed < 2**63 for seed in seeds)
+    assert rng_at(1, places[7]).random() == rng_at(1, places[7]).random()
+
+
+def test_repeated_images() -> None:
+    """By the formula, worked by hand; on average as often as asked, each turn with randomness of its own."""
+    has = np.zeros((100, 3), dtype=bool)
+    has[:, 0] = True
+    has[:4, 1] = True  # a share of 0.04 at a threshold of 0.1: sqrt(2.5)
+    has[0, 2] = True  # 0.01: sqrt(10)
+    repeats = repeat_factors(has, 0.1)
+    assert repeats[0] == 10**0.5 and repeats[1] == repeats[3] == 2.5**0.5 and repeats[4:].tolist() == [1] * 96
+    order = train_order(np.ones(100, dtype=bool), 1, 0, repeats=repeats)
+    places = list(itertools.takewhile(lambda place: place.epoch < 300, (place for batch in order for place in batch)))
+    counts = Counter(place.image for place in places)
+    assert counts[0] / 300 == pytest.approx(10**0.5, abs=0.1) and counts[2] / 300 == pytest.approx(2.5**0.5, abs=0.1)
+    assert all(counts[image] == 300 for image in range(4, 100))
+    assert len(set(places)) == len(places)
+    turns = [rng_at(0, Place(7, 0, turn)).random() for turn in range(3)]
+    assert len(set(turns)) == 3 and turns[0] == np.random.default_rng([0, 7, 0]).random()

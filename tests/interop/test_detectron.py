@@ -1,0 +1,261 @@
+"""Detectron's files: every tensor accounted for, in our order, and the same numbers come out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from boxwood.errors import UserError
+from boxwood.interop.detectron import convert, read_detectron
+from boxwood.models import ModelConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
+from boxwood.models.backbones import ResNetConfig, VGG16Config, VGGCNNM1024Config
+from boxwood.models.detector import without_pretrained
+from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig
+from boxwood.models.inference_config import TestConfig
+from boxwood.models.second_stage import RoIConfig
+from boxwood.recipes import resolve
+from boxwood.structures import Categories, KeypointFacts
+from boxwood.zoo.table import entries
+from tests.interop.detectron_blobs import NETWORKS, body, convolution, network, parts_of, random_blobs, read_back, write
+
+PERSON = Categories((1,), ("person",), KeypointFacts(tuple(f"k{i}" for i in range(17)), tuple(range(17))))
+COCO = Categories(tuple(range(1, 81)), tuple(f"c{i}" for i in range(80)))
+
+
+def every_network() -> dict[str, dict[str, Any]]:
+    """Each network of the model zoo once, by the first model that is one, after those whose blobs were counted."""
+    found = {name: parts_of(name) for name in NETWORKS}
+    for entry in entries():
+        if entry.source == "detectron" and entry.task != "imagenet":
+            name = entry.name.removeprefix("detectron/")
+            parts = parts_of(name)
+            if parts not in found.values():
+                found[name] = parts
+    return found
+
+
+def built(config: ModelConfig, classes: int) -> Any:
+    categories = PERSON if classes == 2 else Categories(COCO.ids[: classes - 1], COCO.names[: classes - 1])
+    with torch.device("meta"):
+        return without_pretrained(config).build(categories, TestConfig())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_blobs_are_detectrons(name: str) -> None:
+    """As many blobs and numbers as Detectron's own builder made."""
+    what, count, numbers = NETWORKS[name]
+    shapes = network(**what)
+    assert shapes == network(**parts_of(name))
+    assert (len(shapes), sum(map(math.prod, shapes.values()))) == (count, numbers)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "e2e_mask_rcnn_R-50-FPN_1x" else pytest.mark.slow) for name in every_network()]
+)
+def test_every_tensor_is_accounted_for(name: str, tmp_path: Path) -> None:
+    what = every_network()[name]
+    blobs = random_blobs(network(**what))
+    shapes = [array.shape for array in blobs.values()]
+    extra = {
+        "fc1000_w": np.zeros((10, 4), np.float32),
+        "conv1_b": np.zeros(64, np.float32),
+        "fc6_w_momentum": np.ones(3, np.float32),
+    }
+    file = tmp_path / "model_final.pkl"
+    write(file, blobs | extra)
+    del blobs
+    config = resolve(f"detectron/{name}").model
+    model = built(config, what.get("classes", 81))
+    state, report = convert(read_detectron(file).blobs, model, config, str(file))
+    written = read_back(file)["blobs"]
+
+    fixed = {"kps_score_w", "kps_score_b"} & written.keys()
+    assert set(report.unused) == extra.keys() | fixed
+    assert {*report.loaded.values(), *report.reordered.values(), *report.unused} == written.keys()
+    assert {*report.loaded, *report.reordered, *report.constant, *report.anew} == state.keys()
+    assert all(n.startswith("backbone.layer4.") for n in report.anew) and bool(report.anew) == (what["kind"] == "rpn_c4")
+    assert all(n.endswith(("running_mean", "running_var")) for n in report.constant)
+    for ours, theirs in report.loaded.items():
+        assert torch.equal(state[ours], torch.from_numpy(written[theirs])), ours
+    counts = [state[ours].numel() for ours in (*report.loaded, *report.reordered)]
+    assert len(counts) == len(shapes) - len(fixed)
+    expected = {"conv1_w"} | ({"cls_score_w", "cls_score_b", "bbox_pred_w", "bbox_pred_b"} & written.keys())
+    expected |= {"mask_fcn_logits_w", "mask_fcn_logits_b"} & written.keys()
+    expected |= {f"retnet_{part}_pred_fpn3_{leaf}" for part in ("cls", "bbox") for leaf in "wb"} & written.keys()
+    assert set(report.reordered.values()) == expected
+    affine = state["backbone.conv1.norm.running_var"] + 1e-5 if "backbone.conv1.norm.running_var" in state else torch.ones(1)
+    assert torch.equal(affine, torch.ones_like(affine))
+
+
+def arrays(classes: int, per_class: int, channels: int) -> tuple[Any, Any]:
+    values = torch.arange(classes * per_class).float()
+    return values[:, None].expand(-1, channels).numpy().copy(), values.numpy().copy()
+
+
+def test_background_is_put_last() -> None:
+    """81 logits become 1..80 and 0; boxes and masks lose those of class 0."""
+    blobs = random_blobs(network(masks=True))
+    blobs["cls_score_w"], blobs["cls_score_b"] = arrays(81, 1, 1024)
+    blobs["bbox_pred_w"], blobs["bbox_pred_b"] = arrays(81, 4, 1024)
+    blobs["mask_fcn_logits_b"] = np.arange(81, dtype=np.float32)
+    config = resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x").model
+    state, _ = convert(blobs, built(config, 81), config, "x")
+    assert state["class_logits.bias"].tolist() == [*range(1, 81), 0]
+    assert state["class_logits.weight"][:, 7].tolist() == [*range(1, 81), 0]
+    assert state["box_deltas.bias"].tolist() == list(range(4, 4 * 81)) == state["box_deltas.weight"][:, 3].tolist()
+    assert state["mask_logits.bias"].tolist() == list(range(1, 81))
+    assert np.array_equal(state["backbone.conv1.conv.weight"][:, 0], blobs["conv1_w"][:, 2])
+
+
+def test_anchors_of_retinanet_stand_ratio_by_ratio() -> None:
+    """Channel (octave, ratio, class) becomes (ratio, octave, class)."""
+    blobs = random_blobs(network(kind="retinanet"))
+    blobs["retnet_cls_pred_fpn3_b"] = np.arange(720, dtype=np.float32)
+    blobs["retnet_bbox_pred_fpn3_b"] = np.arange(36, dtype=np.float32)
+    config = resolve("detectron/retinanet_R-50-FPN_1x").model
+    assert isinstance(config, RetinaNetConfig) and config.head.anchor_ratios == (1.0, 2.0, 0.5)
+    state, _ = convert(blobs, built(config, 81), config, "x")
+    logits, deltas = state["class_logits.bias"].view(3, 3, 80), state["box_deltas.bias"].view(3, 3, 4)
+    for ratio in range(3):
+        for octave in range(3):
+            anchor = octave * 3 + ratio
+            assert logits[ratio, octave].tolist() == list(range(anchor * 80, anchor * 80 + 80))
+            assert deltas[ratio, octave].tolist() == list(range(anchor * 4, anchor * 4 + 4))
+
+
+def test_a_body_of_imagenet() -> None:
+    """A flat file of a body: the heads stay as the model made them."""
+    shapes = body(50)
+    convolution(shapes, "fc1000", 1000, 2048)
+    config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x").model
+    model = without_pretrained(config).build(COCO, TestConfig())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state, report = convert(random_blobs(shapes), model, config, "R-50.pkl")
+    assert all(not name.startswith("backbone.") for name in report.anew) and "rpn.objectness.weight" in report.anew
+    assert all(torch.equal(state[name], before[name]) for name in report.anew)
+    assert not torch.equal(state["backbone.layer3.0.conv1.conv.weight"], before["backbone.layer3.0.conv1.conv.weight"])
+    assert report.unused == ["fc1000_b", "fc1000_w"]
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "depth"])
+def test_what_does_not_fit_is_named(change: str) -> None:
+    blobs = random_blobs(network(depth=101 if change == "depth" else 50))
+    if change == "missing":
+        del blobs["fc7_w"], blobs["rpn_bbox_pred_fpn2_b"]
+    if change == "shape":
+        blobs["fc7_w"] = np.zeros((1024, 1000), np.float32)
+    config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x").model
+    expected = {
+        "missing": "lacks 2 tensors.*rpn_bbox_pred_fpn2_b, fc7_w",
+        "shape": r"fc7_w gives .*\(1024, 1000\)",
+        "depth": "res4_5_sum",
+    }
+    with pytest.raises(UserError, match=expected[change]):
+        convert(blobs, built(config, 81), config, "model.pkl")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_mask_heads_on_c4(shared: bool) -> None:
+    """v0upshare reads the box head's res5; v0up has its own, which begins as that one where the file does not have it."""
+    config = RCNNConfig(
+        backbone=ResNetConfig(last_stage="tail", stride_in="1x1", weights=None),
+        fpn=None,
+        rpn=None,
+        box_head=AverageHeadConfig(),
+        mask_head=ConvMaskHeadConfig(convs=0, source="tail" if shared else "own_tail"),
+    )
+    blobs = random_blobs(network(kind="c4", masks=True))
+    blobs = {name: value for name, value in blobs.items() if "rpn" not in name}
+    own = "_[mask]_res5_1_branch2b_w"
+    if not shared:
+        blobs[own] = random_blobs({own: blobs["res5_1_branch2b_w"].shape}, seed=5)[own]
+    state, report = convert(blobs, built(config, 81), config, "x")
+    assert any(name.startswith("mask_tail.") for name in state) != shared and not report.unused
+    if not shared:
+        assert torch.equal(state["mask_tail.1.conv2.conv.weight"], torch.from_numpy(blobs[own]))
+        assert torch.equal(state["mask_tail.0.conv1.conv.weight"], torch.from_numpy(blobs["res5_0_branch2a_w"]))
+
+
+def test_rfcn() -> None:
+    """Score maps of 3 x 3 cells a class: those of background go last, its boxes go."""
+    shapes = body(50)
+    convolution(shapes, "conv_dim_reduce", 1024, 2048, 1, 1)
+    convolution(shapes, "conv_cls", 729, 1024, 1, 1)
+    convolution(shapes, "conv_bbox_pred", 2916, 1024, 1, 1)
+    assert (len(shapes), sum(map(math.prod, shapes.values()))) == (165, 29_342_333)
+    blobs = random_blobs(shapes)
+    blobs["conv_cls_b"], blobs["conv_bbox_pred_b"] = np.arange(729, dtype=np.float32), np.arange(2916, dtype=np.float32)
+    dilated, rois = ResNetConfig(last_stage="dilated", stride_in="1x1", weights=None), RoIConfig(class_agnostic=False)
+    config = RFCNConfig(geometry="detectron1", backbone=dilated, rpn=None, rois=rois, grid=3)
+    state, report = convert(blobs, built(config, 81), config, "x")
+    assert not report.unused
+    assert state["class_maps.bias"].tolist() == [*range(9, 729), *range(9)]
+    assert state["box_maps.bias"].tolist() == list(range(36, 2916))
+
+
+@pytest.mark.parametrize(
+    ("config", "numbers"), [(VGG16Config(weights=None), (34, 134_690_729)), (VGGCNNM1024Config(frozen_stages=0), (18, 86_333_161))]
+)
+def test_vgg(config: Any, numbers: tuple[int, int]) -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    medium = isinstance(config, VGGCNNM1024Config)
+    if medium:
+        for layer, shape in enumerate(
+            [(96, 3, 7, 7), (256, 96, 5, 5), (512, 256, 3, 3), (512, 512, 3, 3), (512, 512, 3, 3)], start=1
+        ):
+            convolution(shapes, f"conv{layer}", *shape)
+    else:
+        channels = 3
+        for stage, (width, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
+            for layer in range(1, count + 1):
+                convolution(shapes, f"conv{stage}_{layer}", width, channels, 3, 3)
+                channels = width
+    convolution(shapes, "fc6", 4096, 512 * (36 if medium else 49))
+    convolution(shapes, "fc7", 1024 if medium else 4096, 4096)
+    convolution(shapes, "cls_score", 21, 1024 if medium else 4096)
+    convolution(shapes, "bbox_pred", 84, 1024 if medium else 4096)
+    assert (len(shapes), sum(map(math.prod, shapes.values()))) == numbers
+    blobs = random_blobs(shapes)
+    rcnn = RCNNConfig(backbone=config, fpn=None, rpn=None, box_head=AverageHeadConfig(resolution=6 if medium else 7))
+    state, report = convert(blobs, built(rcnn, 21), rcnn, "x")
+    assert (
+        not report.unused
+        and not report.anew
+        and set(report.reordered.values()) >= {"conv1_w" if medium else "conv1_1_w", "cls_score_w"}
+    )
+    name = "backbone.conv1.weight" if medium else "backbone.conv1.0.weight"
+    assert np.array_equal(state[name][:, 2], blobs["conv1_w" if medium else "conv1_1_w"][:, 0])
+
+
+def test_the_body_computes_what_detectron_did() -> None:
+    """Stem and first block in plain operations on BGR, from the blobs, against ours on RGB."""
+    blobs = random_blobs(body(50))
+    blobs = {name: value * 0.05 if name.endswith("_w") else value for name, value in blobs.items()}
+    shapes = network()
+    blobs |= {name: np.zeros(shapes[name], np.float32) for name in shapes.keys() - blobs.keys()}
+    config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x").model
+    model: Any = without_pretrained(config).build(COCO, TestConfig())
+    state, _ = convert(blobs, model, config, "x")
+    model.load_state_dict(state)
+    rgb = torch.randint(0, 255, (1, 3, 64, 96), generator=torch.Generator().manual_seed(0)).float()
+    bgr = rgb.flip(1) - torch.tensor([102.9801, 115.9465, 122.7717])[:, None, None]
+
+    def layer(x: torch.Tensor, name: str, bn: str, **options: int) -> torch.Tensor:
+        x = F.conv2d(x, torch.from_numpy(blobs[f"{name}_w"]), **options)
+        return x * torch.from_numpy(blobs[f"{bn}_s"])[:, None, None] + torch.from_numpy(blobs[f"{bn}_b"])[:, None, None]
+
+    x = F.max_pool2d(layer(bgr, "conv1", "res_conv1_bn", stride=2, padding=3).relu(), 3, 2, 1)
+    hidden = layer(x, "res2_0_branch2a", "res2_0_branch2a_bn").relu()
+    hidden = layer(hidden, "res2_0_branch2b", "res2_0_branch2b_bn", padding=1).relu()
+    expected = (layer(hidden, "res2_0_branch2c", "res2_0_branch2c_bn") + layer(x, "res2_0_branch1", "res2_0_branch1_bn")).relu()
+    with torch.no_grad():
+        images = (rgb - model.mean[:, None, None]) / model.std[:, None, None]
+        stem = F.max_pool2d(F.relu(model.backbone.conv1(images)), 3, stride=2, padding=1)
+        ours = model.backbone.layer1[0](stem)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-3 * float(expected.abs().max()))

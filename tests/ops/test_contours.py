@@ -1,0 +1,54 @@
+"""Outlines traced around masks fill to the same masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as pycoco_mask
+
+from boxwood.ops.contours import run_lengths, signed_area, simplified, traced
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under numpy 2
+masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+
+
+def filled(outline: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Pixels whose centre lies inside, by counting the crossings to the left of it."""
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+    inside = np.zeros(shape, dtype=bool)
+    for (x1, y1), (_, y2) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        if y1 != y2:
+            inside ^= (x1 < x) & (min(y1, y2) < y) & (y < max(y1, y2))
+    return inside
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_outlines_minus_holes_are_the_mask(mask: np.ndarray) -> None:
+    outer, holes = traced(mask)
+    rebuilt = np.zeros(mask.shape, dtype=bool)
+    for outline in [*outer, *holes]:
+        rebuilt ^= filled(outline, mask.shape)
+    np.testing.assert_array_equal(rebuilt, mask)
+    assert sum(signed_area(outline) for outline in [*outer, *holes]) == mask.sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks)
+def test_run_lengths_are_cocos(mask: np.ndarray) -> None:
+    ours = run_lengths(mask)
+    theirs = pycoco_mask.frPyObjects(ours, *mask.shape)
+    np.testing.assert_array_equal(pycoco_mask.decode(theirs), mask)
+
+
+def test_a_simplified_circle_stays_a_circle() -> None:
+    y, x = np.mgrid[:100, :100] + 0.5
+    outline = traced((x - 50) ** 2 + (y - 50) ** 2 < 40**2)[0][0]
+    middles = (outline + np.roll(outline, -1, axis=0)) / 2
+    fewer = simplified(middles, 0.6)
+    assert len(fewer) < len(outline) / 5
+    assert np.abs(np.hypot(*(fewer - 50).T) - 40).max() < 1.0
+    assert abs(signed_area(fewer) / (np.pi * 40**2) - 1) < 0.02
