@@ -13,20 +13,35 @@ sees it; detections are in the pixels of the original image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from boxwood.fields import (
+    Affine,
+    Bitmap,
+    Boxes,
+    Field,
+    ImageField,
+    InstanceField,
+    InstanceMasks,
+    Keypoints,
+    Polygons,
+    Segmentations,
+    field_of,
+)
 from boxwood.ops.masks import Crops, mask_crops, masks_to_rle, paste_masks
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Batch", "Bitmap", "Categories", "Detections", "InstanceMasks", "KeypointFacts", "Polygons", "Sample", "Target"]
+
+F = TypeVar("F", bound=Field)
 
 
 # ------------------------------------------------------------------------------------------- facts of a data set
@@ -88,29 +103,13 @@ class Categories:
 # ------------------------------------------------------------------------------------------------ one image's truth
 
 
-@dataclass(slots=True)
-class Polygons:
-    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image."""
-
-    parts: list[np.ndarray[Any, np.dtype[np.float32]]]
-
-
-@dataclass(slots=True)
-class Bitmap:
-    """An instance's mask as pixels: ``values`` (h, w) uint8 of 0 and 1 covers the rectangle ``box`` (xyxy) of the image.
-
-    Scaling the image scales only ``box``: the pixels stay as they were annotated.
-    """
-
-    values: np.ndarray[Any, np.dtype[np.uint8]]
-    box: tuple[float, float, float, float]
-
-
-@dataclass(slots=True)
+@dataclass(init=False, slots=True)
 class Sample:
     """One image with its truth, as a reader gives it and as transforms change it.
 
-    All instances are here, crowd regions too (``crowd`` True: a region of many instances, to be ignored).
+    All instances are here, crowd regions too (``crowd`` True: a region of many instances, to be ignored). What else is known of
+    them stands in ``fields`` by its name, what is known of the image in ``image_fields``; masks, keypoints and proposals are fields
+    with a property each.
     """
 
     image: Tensor
@@ -125,39 +124,101 @@ class Sample:
     """(N,) int64."""
     crowd: Tensor
     """(N,) bool."""
-    segmentations: list[Polygons | Bitmap] | None = None
-    """One an instance, or None where the data set has no masks."""
-    keypoints: Tensor | None = None
-    """(N, K, 3) float32: x, y in pixels of ``image``, visibility 0 (not labelled), 1 (hidden), 2 (visible)."""
-    keypoint_flip: tuple[int, ...] = ()
-    """`KeypointFacts.flip` of the data set, for transforms that mirror; empty where there are no keypoints."""
-    proposals: Tensor | None = None
-    """(P, 4) float32 xyxy, pixels of ``image``, best first; None where the data set has none."""
+    fields: dict[str, InstanceField]
+    """More of the instances, N rows each. To change it, assign a new dictionary: copies of a sample share the one they have."""
+    image_fields: dict[str, ImageField]
+    """More of the image; likewise."""
+
+    def __init__(
+        self,
+        image: Tensor,
+        image_id: int,
+        file_name: str,
+        original_size: tuple[int, int],
+        boxes: Tensor,
+        labels: Tensor,
+        crowd: Tensor,
+        segmentations: list[Polygons | Bitmap] | None = None,
+        keypoints: Tensor | None = None,
+        keypoint_flip: tuple[int, ...] = (),
+        proposals: Tensor | None = None,
+        *,
+        fields: Mapping[str, InstanceField] | None = None,
+        image_fields: Mapping[str, ImageField] | None = None,
+    ) -> None:
+        self.image, self.image_id, self.file_name, self.original_size = image, image_id, file_name, original_size
+        self.boxes, self.labels, self.crowd = boxes, labels, crowd
+        self.fields, self.image_fields = dict(fields or {}), dict(image_fields or {})
+        if segmentations is not None:
+            self.segmentations = segmentations
+        if keypoints is not None:
+            self.fields["keypoints"] = Keypoints(keypoints, keypoint_flip)
+        if proposals is not None:
+            self.proposals = proposals
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of ``image`` now."""
         return self.image.shape[-2], self.image.shape[-1]
 
+    @property
+    def segmentations(self) -> list[Polygons | Bitmap] | None:
+        """The field "masks": one an instance, or None where the data set has no masks."""
+        field = field_of(self.fields, "masks", Segmentations)
+        return None if field is None else field.items
 
-@dataclass(slots=True)
-class InstanceMasks:
-    """Masks of N instances, each stored over its own rectangle, so that resizing and moving cost nothing.
+    @segmentations.setter
+    def segmentations(self, items: list[Polygons | Bitmap] | None) -> None:
+        self.fields = _with(self.fields, "masks", None if items is None else Segmentations(items))
 
-    ``bitmaps`` (N, S, S') uint8 of 0 and 1; bitmap i covers the rectangle ``boxes[i]`` (xyxy, float32, pixels of the image).
-    """
+    @property
+    def keypoints(self) -> Tensor | None:
+        """The values of the field "keypoints" (`Keypoints`): (N, K, 3) float32; None where the data set has none."""
+        field = field_of(self.fields, "keypoints", Keypoints)
+        return None if field is None else field.values
 
-    bitmaps: Tensor
-    boxes: Tensor
+    @keypoints.setter
+    def keypoints(self, values: Tensor | None) -> None:
+        self.fields = _with(self.fields, "keypoints", None if values is None else Keypoints(values, self.keypoint_flip))
 
-    def to(self, device: torch.device | str) -> InstanceMasks:
-        return InstanceMasks(self.bitmaps.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
+    @property
+    def keypoint_flip(self) -> tuple[int, ...]:
+        """`KeypointFacts.flip` of the data set; empty where there are no keypoints."""
+        field = field_of(self.fields, "keypoints", Keypoints)
+        return () if field is None else field.flip
 
-    def __getitem__(self, index: Tensor) -> InstanceMasks:
-        return InstanceMasks(self.bitmaps[index], self.boxes[index])
+    @property
+    def proposals(self) -> Tensor | None:
+        """The values of the image field "proposals": (P, 4) float32 xyxy, best first; None where the data set has none."""
+        field = field_of(self.image_fields, "proposals", Boxes)
+        return None if field is None else field.values
+
+    @proposals.setter
+    def proposals(self, values: Tensor | None) -> None:
+        self.image_fields = _with(self.image_fields, "proposals", None if values is None else Boxes(values))
+
+    def select(self, index: Tensor) -> Sample:
+        """The sample with the chosen instances only; ``index`` is int64 or bool."""
+        fields = {name: field[index] for name, field in self.fields.items()}
+        return replace(self, boxes=self.boxes[index], labels=self.labels[index], crowd=self.crowd[index], fields=fields)
+
+    def transformed(self, affine: Affine, image: Tensor) -> Sample:
+        """The sample with another image, ``affine.size`` large, and everything else where ``affine`` maps it.
+
+        Nothing is cut at the borders of the image: see `clipped`.
+        """
+        if tuple(image.shape[-2:]) != affine.size:
+            raise ValueError(f"the image is {tuple(image.shape[-2:])}, the transform makes {affine.size}")
+        return replace(
+            self,
+            image=image,
+            boxes=affine.boxes(self.boxes),
+            fields={name: field.transformed(affine) for name, field in self.fields.items()},
+            image_fields={name: field.transformed(affine) for name, field in self.image_fields.items()},
+        )
 
 
-@dataclass(slots=True)
+@dataclass(init=False, slots=True)
 class Target:
     """What a network is trained on for one image: its instances without the crowd regions, which are ``ignore``."""
 
@@ -167,24 +228,42 @@ class Target:
     """(N,) int64."""
     ignore: Tensor
     """(M, 4) float32 xyxy: regions where a detection is neither right nor wrong."""
-    masks: InstanceMasks | None = None
-    keypoints: Tensor | None = None
-    """(N, K, 3) float32."""
+    fields: dict[str, InstanceField]
+    """More of the instances, N rows each, by name."""
+
+    def __init__(
+        self,
+        boxes: Tensor,
+        labels: Tensor,
+        ignore: Tensor,
+        masks: InstanceMasks | None = None,
+        keypoints: Tensor | None = None,
+        *,
+        fields: Mapping[str, InstanceField] | None = None,
+    ) -> None:
+        self.boxes, self.labels, self.ignore, self.fields = boxes, labels, ignore, dict(fields or {})
+        if masks is not None:
+            self.fields["masks"] = masks
+        if keypoints is not None:
+            self.fields["keypoints"] = Keypoints(keypoints)
+
+    @property
+    def masks(self) -> InstanceMasks | None:
+        """The field "masks"."""
+        return field_of(self.fields, "masks", InstanceMasks)
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """The values of the field "keypoints": (N, K, 3) float32."""
+        field = field_of(self.fields, "keypoints", Keypoints)
+        return None if field is None else field.values
 
     def to(self, device: torch.device | str) -> Target:
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return Target(
-            move(self.boxes),
-            move(self.labels),
-            move(self.ignore),
-            None if self.masks is None else self.masks.to(device),
-            None if self.keypoints is None else move(self.keypoints),
-        )
+        boxes, labels, ignore = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.labels, self.ignore))
+        return Target(boxes, labels, ignore, fields={name: field.to(device) for name, field in self.fields.items()})
 
 
-@dataclass(slots=True)
+@dataclass(init=False, slots=True)
 class Batch:
     """Images of one step, padded with zeros at the right and the bottom to one size.
 
@@ -197,32 +276,55 @@ class Batch:
     sizes: Tensor
     """(B, 2) int64: (height, width) of each image without its padding."""
     original_sizes: tuple[tuple[int, int], ...]
-    image_ids: tuple[int, ...] = ()
-    file_names: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    targets: tuple[Target, ...] | None = None
-    proposals: tuple[Tensor, ...] | None = None
-    """(P, 4) float32 xyxy an image, pixels of the network's input, best first."""
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    targets: tuple[Target, ...] | None
+    image_fields: dict[str, tuple[ImageField, ...]]
+    """More of each image, by name: those fields that all images have."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        original_sizes: tuple[tuple[int, int], ...],
+        image_ids: tuple[int, ...] = (),
+        file_names: tuple[str, ...] = (),
+        seeds: tuple[int, ...] = (),
+        targets: tuple[Target, ...] | None = None,
+        proposals: tuple[Tensor, ...] | None = None,
+        *,
+        image_fields: Mapping[str, tuple[ImageField, ...]] | None = None,
+    ) -> None:
+        self.images, self.sizes, self.original_sizes = images, sizes, original_sizes
+        self.image_ids, self.file_names, self.seeds = image_ids, file_names, seeds
+        self.targets, self.image_fields = targets, dict(image_fields or {})
+        if proposals is not None:
+            self.image_fields["proposals"] = tuple(map(Boxes, proposals))
 
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    @property
+    def proposals(self) -> tuple[Tensor, ...] | None:
+        """The values of the image field "proposals": (P, 4) float32 xyxy an image, pixels of the network's input, best first."""
+        fields = self.image_fields.get("proposals")
+        return None if fields is None else tuple(boxes.values for boxes in fields if isinstance(boxes, Boxes))
+
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.sizes.to(device, non_blocking=True),
-            self.original_sizes,
-            self.image_ids,
-            self.file_names,
-            self.seeds,
-            None if self.targets is None else tuple(target.to(device) for target in self.targets),
-            None if self.proposals is None else tuple(boxes.to(device, non_blocking=True) for boxes in self.proposals),
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            sizes=self.sizes.to(device, non_blocking=True),
+            targets=None if self.targets is None else tuple(target.to(device) for target in self.targets),
+            image_fields={name: tuple(field.to(device) for field in fields) for name, fields in self.image_fields.items()},
         )
 
-    def pin_memory(self) -> Batch:
-        """Called by the loader where the device is a GPU."""
-        self.images = self.images.pin_memory()
-        return self
+
+def _with(fields: Mapping[str, F], name: str, field: F | None) -> dict[str, F]:
+    """A copy of the dictionary in which ``name`` is ``field``, or is absent."""
+    others = {key: value for key, value in fields.items() if key != name}
+    return others if field is None else {**others, name: field}
 
 
 # ------------------------------------------------------------------------------------------------------- results

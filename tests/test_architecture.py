@@ -24,6 +24,7 @@ LEVELS: tuple[set[str], ...] = (
     {"safe_yaml", "safe_pickle", "files"},
     {"zoo"},
     {"config", "ops", "drawing", "distributed"},
+    {"fields"},
     {"structures"},
     {"models", "data", "evaluation"},
     {"run_config"},

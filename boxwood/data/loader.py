@@ -13,23 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.packing import PackedBatch
 from boxwood.data.sampler import Place, batch_seed, rng_at, train_order
 from boxwood.data.transforms import Transform
 from boxwood.errors import UserError
-from boxwood.ops.masks import rasterize_polygons, resize_bitmap
-from boxwood.structures import Batch, InstanceMasks, Polygons, Sample, Target
+from boxwood.fields import MASK_SIZE, ImageField
+from boxwood.structures import Batch, Sample, Target
 
 __all__ = ["MASK_SIZE", "STRIDE", "collate", "eval_batches", "make_target", "train_batches", "transformed_sample"]
 
 STRIDE = 32
 """Batches are padded to multiples of this, the coarsest stride of a backbone with four stages."""
-MASK_SIZE = 112
-"""Side of the grid on which an instance's mask is stored over its own extent: four times the finest mask that heads learn."""
 
 
 def train_batches(
@@ -112,49 +110,25 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
         file_names=tuple(sample.file_name for sample in samples),
         seeds=tuple(seeds),
         targets=tuple(make_target(sample) for sample in samples) if with_targets else None,
-        proposals=_proposals(samples),
+        image_fields=_image_fields(samples),
     )
 
 
-def _proposals(samples: Sequence[Sample]) -> tuple[Tensor, ...] | None:
-    given = tuple(sample.proposals for sample in samples if sample.proposals is not None)
-    return given if len(given) == len(samples) else None
+def _image_fields(samples: Sequence[Sample]) -> dict[str, tuple[ImageField, ...]]:
+    """The fields that all samples have."""
+    names = [name for name in samples[0].image_fields if all(name in sample.image_fields for sample in samples)]
+    return {name: tuple(sample.image_fields[name] for sample in samples) for name in names}
 
 
 def make_target(sample: Sample) -> Target:
-    """What to learn from a sample: its instances with masks on a grid over their own extent; crowd regions are ignored.
-
-    An instance that has no mask, or one without area, gets a bitmap of zeros over its box: to be left out of a mask loss.
-    """
-    single = ~sample.crowd
-    boxes = sample.boxes[single]
-    masks = None
-    if sample.segmentations is not None:
-        segmentations = [sample.segmentations[index] for index in torch.nonzero(single).flatten().tolist()]
-        bitmaps = np.zeros((len(segmentations), MASK_SIZE, MASK_SIZE), dtype=np.uint8)
-        extents = boxes.clone()
-        for index, segmentation in enumerate(segmentations):
-            if isinstance(segmentation, Polygons):
-                extent = _extent(segmentation)
-                if extent is None:
-                    continue
-                bitmaps[index] = rasterize_polygons(segmentation.parts, extent, MASK_SIZE)
-            else:
-                extent = segmentation.box
-                bitmaps[index] = resize_bitmap(segmentation.values, MASK_SIZE)
-            extents[index] = torch.tensor(extent)
-        masks = InstanceMasks(torch.from_numpy(bitmaps), extents)
-    keypoints = None if sample.keypoints is None else sample.keypoints[single]
-    return Target(boxes, sample.labels[single], sample.boxes[sample.crowd], masks, keypoints)
-
-
-def _extent(polygons: Polygons) -> tuple[float, float, float, float] | None:
-    """xyxy around all parts; None where that has no area."""
-    if not polygons.parts:
-        return None
-    points = np.concatenate(polygons.parts)
-    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
+    """What to learn from a sample: its instances, with their fields as these are trained on; crowd regions are ignored."""
+    instances = sample.select(~sample.crowd)
+    fields = {}
+    for name, field in instances.fields.items():
+        fields[name] = field.for_training(instances.boxes)
+        if len(fields[name]) != len(instances.boxes):
+            raise ValueError(f"the field {name!r} has {len(fields[name])} rows for {len(instances.boxes)} instances")
+    return Target(instances.boxes, instances.labels, sample.boxes[sample.crowd], fields=fields)
 
 
 # --------------------------------------------------------------------------------------------------- worker processes
@@ -179,7 +153,7 @@ Load = Callable[[list[Place]], Batch]
 def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory: bool) -> Generator[Batch]:
     if workers == 0:
         for batch in map(load, places):
-            yield batch.pin_memory() if pin_memory else batch
+            yield PackedBatch.of(batch).pin_memory().unpack() if pin_memory else batch
         return
     loader = DataLoader(
         _ByPlaces(load),
@@ -197,15 +171,15 @@ def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory
         yield item.unpack()
 
 
-class _ByPlaces(TorchDataset["_Packed | _Failure"]):
+class _ByPlaces(TorchDataset["PackedBatch | _Failure"]):
     """What a worker process runs; an exception is sent as a value, since the loader would bury it in a traceback of its own."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
 
-    def __getitem__(self, places: list[Place]) -> _Packed | _Failure:
+    def __getitem__(self, places: list[Place]) -> PackedBatch | _Failure:
         try:
-            return _Packed.of(self.load(places))
+            return PackedBatch.of(self.load(places))
         except UserError as error:
             return _Failure(str(error), "")
         except Exception as error:
@@ -222,60 +196,6 @@ class _Failure:
         if not self.trace:
             raise UserError(self.message)
         raise RuntimeError(f"a worker process failed with {self.message}\n\n{self.trace}")
-
-
-@dataclass
-class _Packed:
-    """A batch with its targets and proposals concatenated: each tensor that crosses processes costs a file descriptor, and those
-    are scarce."""
-
-    batch: Batch
-    """Without targets and proposals."""
-    proposals: tuple[Tensor, list[int]] | None
-    """Those of all images, and how many each has."""
-    counts: list[tuple[int, int]]
-    """Instances and ignored regions of each image."""
-    columns: tuple[Tensor, Tensor, Tensor] | None
-    """Boxes, labels and ignored boxes of all images."""
-    masks: tuple[Tensor, Tensor] | None
-    keypoints: Tensor | None
-
-    @classmethod
-    def of(cls, batch: Batch) -> _Packed:
-        targets, batch.targets = batch.targets, None
-        given, batch.proposals = batch.proposals, None
-        proposals = None if given is None else (torch.cat(given), [len(boxes) for boxes in given])
-        if targets is None:
-            return cls(batch, proposals, [], None, None, None)
-        masks = [target.masks for target in targets if target.masks is not None]
-        keypoints = [target.keypoints for target in targets if target.keypoints is not None]
-        return cls(
-            batch,
-            proposals,
-            [(len(target.boxes), len(target.ignore)) for target in targets],
-            (torch.cat([t.boxes for t in targets]), torch.cat([t.labels for t in targets]), torch.cat([t.ignore for t in targets])),
-            (torch.cat([m.bitmaps for m in masks]), torch.cat([m.boxes for m in masks])) if masks else None,
-            torch.cat(keypoints) if keypoints else None,
-        )
-
-    def unpack(self) -> Batch:
-        if self.proposals is not None:
-            self.batch.proposals = torch.split(*self.proposals)
-        if self.columns is None:
-            return self.batch
-        instances, ignored = [count for count, _ in self.counts], [count for _, count in self.counts]
-        none = [None] * len(instances)
-        boxes, labels = (torch.split(column, instances) for column in self.columns[:2])
-        ignore = torch.split(self.columns[2], ignored)
-        masks = none if self.masks is None else map(InstanceMasks, *(torch.split(column, instances) for column in self.masks))
-        keypoints = none if self.keypoints is None else torch.split(self.keypoints, instances)
-        self.batch.targets = tuple(map(Target, boxes, labels, ignore, masks, keypoints))
-        return self.batch
-
-    def pin_memory(self) -> _Packed:
-        """Called by torch's loader."""
-        self.batch.pin_memory()
-        return self
 
 
 class _Places(torch.utils.data.Sampler[list[Place]]):

@@ -1,7 +1,8 @@
 """Transforms of samples: each is one class, and so is a user's own.
 
-A transform is its own configuration: its fields are what a recipe sets, its call is what happens. It changes image, boxes,
-masks, keypoints and proposals together, draws every random choice from the generator it is handed, and returns the sample.
+A transform is its own configuration: its attributes are what a recipe sets, its call is what happens. It changes the image and
+everything that belongs to it together (`Sample.transformed`), draws every random choice from the generator it is given, and
+returns the sample.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pydantic import Field
 from torch.nn.functional import interpolate
 
 from boxwood.config import Component
-from boxwood.structures import Bitmap, Polygons, Sample
+from boxwood.fields import Affine
+from boxwood.structures import Sample
 
 __all__ = ["HorizontalFlip", "ResizeShortestEdge", "Transform", "resized", "resized_size"]
 
@@ -55,19 +57,7 @@ class HorizontalFlip(Transform):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
             return sample
-        width = sample.size[1]
-        sample.image = sample.image.flip(-1)
-        sample.boxes = _mirror_boxes(sample.boxes, width)
-        if sample.proposals is not None:
-            sample.proposals = _mirror_boxes(sample.proposals, width)
-        if sample.keypoints is not None:
-            flipped = sample.keypoints[:, list(sample.keypoint_flip)] if sample.keypoint_flip else sample.keypoints.clone()
-            labelled = flipped[..., 2] > 0  # Those that are not labelled stay at (0, 0).
-            flipped[..., 0] = torch.where(labelled, width - flipped[..., 0], flipped[..., 0])
-            sample.keypoints = flipped
-        if sample.segmentations is not None:
-            sample.segmentations = [_mirror(segmentation, width) for segmentation in sample.segmentations]
-        return sample
+        return sample.transformed(Affine.flip(sample.size), sample.image.flip(-1))
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
@@ -83,43 +73,11 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
 
 
 def resized(sample: Sample, size: tuple[int, int], *, antialias: bool = True) -> Sample:
-    """The sample with an image of ``size`` (height, width), and all else as large; the sample itself is changed."""
-    height, width = sample.size
-    if size == (height, width):
+    """The sample with an image of ``size`` (height, width), and everything else scaled with it."""
+    if size == sample.size:
         return sample
     # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
     image = sample.image[None].contiguous(memory_format=torch.channels_last)
-    sample.image = interpolate(image, size, mode="bilinear", antialias=antialias)[0]
-    # The rounded size decides, so that what touches the border still does.
-    y, x = size[0] / height, size[1] / width
-    sample.boxes = sample.boxes * torch.tensor([x, y, x, y])
-    if sample.proposals is not None:
-        sample.proposals = sample.proposals * torch.tensor([x, y, x, y])
-    if sample.keypoints is not None:
-        sample.keypoints = sample.keypoints * torch.tensor([x, y, 1.0])
-    if sample.segmentations is not None:
-        sample.segmentations = [_scale(segmentation, x, y) for segmentation in sample.segmentations]
-    return sample
-
-
-def _scale(segmentation: Polygons | Bitmap, x: float, y: float) -> Polygons | Bitmap:
-    if isinstance(segmentation, Polygons):
-        factors = np.array([x, y], dtype=np.float32)
-        return Polygons([part * factors for part in segmentation.parts])
-    x1, y1, x2, y2 = segmentation.box
-    return Bitmap(segmentation.values, (x1 * x, y1 * y, x2 * x, y2 * y))
-
-
-def _mirror_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
-
-
-def _mirror(segmentation: Polygons | Bitmap, width: int) -> Polygons | Bitmap:
-    if isinstance(segmentation, Polygons):
-        parts = [part.copy() for part in segmentation.parts]
-        for part in parts:
-            part[:, 0] = width - part[:, 0]
-        return Polygons(parts)
-    x1, y1, x2, y2 = segmentation.box
-    return Bitmap(np.ascontiguousarray(segmentation.values[:, ::-1]), (width - x2, y1, width - x1, y2))
+    image = interpolate(image, size, mode="bilinear", antialias=antialias)[0]
+    # The rounded size gives the scale, so that what touches the border still does.
+    return sample.transformed(Affine.resize(sample.size, size), image)
