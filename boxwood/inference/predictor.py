@@ -40,7 +40,7 @@ def load(source: str | Path, device: str = "auto") -> Predictor:
     else:
         path = _weights_file(Path(source))
         saved = read_weights(path)
-    if "proposals" in saved.config.model.needs():
+    if saved.config.model.needs_proposals:
         raise UserError(
             f"{path}: has no RPN and looks at given proposals, so it cannot be called with pictures alone; "
             "boxwood eval runs it on data with proposals"

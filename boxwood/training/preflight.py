@@ -30,21 +30,5 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
-    """Raise `UserError` where the data set under ``key`` lacks what the model learns from or looks at."""
-    needs = model.needs()
-    if "keypoints" in needs and dataset.categories.keypoints is None:
-        raise UserError(
-            f"{key}: has no keypoints, and a keypoint head learns nothing else; take a recipe without one, such as "
-            "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.keypoint_head=null"
-        )
-    sample = dataset[0] if needs and len(dataset) else None
-    if "masks" in needs and sample is not None and sample.segmentations is None:
-        raise UserError(
-            f"{key}: has no masks, and a mask head learns nothing else; take a recipe without one, such as "
-            "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.mask_head=null"
-        )
-    if "proposals" in needs and sample is not None and sample.proposals is None:
-        raise UserError(
-            f"{key}: has no proposals, and this detector has no RPN to make them; set {key}.proposals to a file of them (boxwood "
-            "eval of an RPN writes one), or take a recipe with an RPN, such as faster_rcnn_mobilenetv2_fpn"
-        )
+    """Raise `UserError` where the data set at ``key`` lacks what the model is trained on or reads."""
+    model.check_data(dataset.categories, lambda: dataset[0] if len(dataset) else None, key)
