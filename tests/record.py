@@ -155,7 +155,9 @@ IN_BOTH: dict[str, Case] = {
     # An RPN alone.
     "rpn_fpn": Case("rpn_r50_fpn_1x", (R18, FPN, LEVELS, "model.rpn.test_proposals=12", TEST)),
     "rpn_fpn_straddle": Case("rpn_r50_fpn_1x", (R18, FPN, LEVELS, "model.rpn={test_proposals: 12, straddle: 0.0}", TEST)),
+    "rpn_fpn_too_few": Case("rpn_r50_fpn_1x", (R18, FPN, LEVELS, "model.rpn={test_proposals: 12, samples_per_image: 2000}", TEST)),
     "rpn_c4": Case("rpn_r50_c4_1x", (R18, ONE_MAP, "model.rpn.test_proposals=12", TEST)),
+    "rpn_c4_too_few": Case("rpn_r50_c4_1x", (R18, ONE_MAP, "model.rpn={test_proposals: 12, samples_per_image: 2000}", TEST)),
     # One stage.
     "retinanet": Case("retinanet_r50_fpn_1x", RETINA),
     "retinanet_giou": Case("retinanet_r50_fpn_1x", (*RETINA, "model.head.box_loss=giou")),
@@ -165,6 +167,9 @@ IN_BOTH: dict[str, Case] = {
     ),
     "retinanet_scored": Case(
         "retinanet_r50_fpn_1x", (*RETINA, "test={score_threshold: 0.8, detections_per_image: 40}"), learns=False
+    ),
+    "retinanet_certain": Case(
+        "retinanet_r50_fpn_1x", (*RETINA, "test={score_threshold: 0.9999, detections_per_image: 30}"), learns=False
     ),
     # R-FCN; the recipe learns from the hardest regions.
     "rfcn": Case("rfcn_r50", RFCN),
@@ -291,11 +296,12 @@ SIZES = ((96, 128), (80, 112), (64, 96))
 ORIGINALS = ((72, 96), (160, 224), (64, 96))
 """The first picture was enlarged, the second reduced, the third is as it was."""
 BOXES = (
-    ((10.0, 12.0, 60.0, 70.0), (64.0, 30.0, 122.5, 90.0), (30.0, 50.25, 46.0, 66.0)),
+    ((10.0, 12.0, 60.0, 70.0), (64.0, 30.0, 122.5, 90.0), (30.0, 50.25, 46.0, 66.0), (4.0, 84.0, 100.0, 92.0)),
     ((5.0, 5.0, 50.0, 75.0), (55.5, 20.25, 104.0, 64.5)),
     (),
 )
-LABELS = ((0, 2, 1), (1, 0), ())
+"""The last of the first picture is like no anchor."""
+LABELS = ((0, 2, 1, 0), (1, 0), ())
 CROWDS = (((80.0, 0.0, 128.0, 28.0),), (), ())
 
 
@@ -316,7 +322,7 @@ def pictures() -> Tensor:
 
 
 def targets() -> tuple[Target, ...]:
-    """Three instances and a crowd; two instances; none."""
+    """Four instances and a crowd; two instances; none."""
     result = []
     for index, boxes in enumerate(BOXES):
         count = len(boxes)
@@ -339,7 +345,7 @@ def targets() -> tuple[Target, ...]:
 
 
 def proposals() -> tuple[Tensor, ...]:
-    """Boxes near the instances and others, of each picture; another number for each."""
+    """Boxes near the instances, in crowds and others, of each picture; another number for each."""
     result = []
     for index, (height, width) in enumerate(SIZES):
         limit = np.array([width, height] * 2)
@@ -347,7 +353,9 @@ def proposals() -> tuple[Tensor, ...]:
         other = np.concatenate([start, start + 6 + uniform(f"side {index}", len(start), 2) * 0.5 * limit[:2]], axis=1)
         near = np.repeat(np.array(BOXES[index]).reshape(-1, 4), 4, axis=0)
         near = near + 8 * (uniform(f"near {index}", *near.shape) - 0.5)
-        result.append(torch.from_numpy(np.clip(np.concatenate([near, other]), 0, limit)).float())
+        crowd = np.repeat(np.array(CROWDS[index]).reshape(-1, 4), 6, axis=0)
+        within = crowd + np.tile([6.0, 4.0, -8.0, -5.0], (len(crowd), 1)) * uniform(f"within {index}", *crowd.shape)
+        result.append(torch.from_numpy(np.clip(np.concatenate([near, other, within]), 0, limit)).float())
     return tuple(result)
 
 
