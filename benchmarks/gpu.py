@@ -32,7 +32,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,9 @@ from boxwood.structures import Batch, Detections
 ROOT = Path(boxwood.__file__).resolve().parents[1]
 RECIPES = ("faster_rcnn_r50_c4_1x", "rfcn_r50", "rpn_r50_fpn_1x")
 """Architectures without a peer in torchvision."""
+
+LIMIT, GRACE = 150.0, 50.0
+"""Seconds that one command may take, and that the last ones may go on after the time in which parts begin."""
 
 Row = dict[str, Any]
 Contender = Callable[[], Any]
@@ -76,6 +79,8 @@ class Setup:
     """For the files of commands."""
     names: tuple[str, ...]
     """Of the architectures."""
+    end: float = float("inf")
+    """Of `time.perf_counter`: from then on no part begins."""
     networks: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
@@ -109,13 +114,12 @@ class Setup:
 
 
 @contextmanager
-def precision(mode: str, device: torch.device) -> Iterator[None]:
-    """``fp32`` without TF32, ``tf32``, or ``bf16`` by autocast (with TF32 for what stays float32)."""
+def precision(mode: str, device: torch.device) -> Iterator[torch.autocast]:
+    """``fp32`` without TF32, ``tf32``, or ``bf16``: with TF32, and inside of the context that is given (not in a backward pass)."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode != "fp32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=mode == "bf16"):
-            yield
+        yield torch.autocast(device.type, torch.bfloat16, enabled=mode == "bf16")
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
@@ -169,9 +173,10 @@ def training_steps(setup: Setup, name: str, count: int, mode: str) -> dict[str, 
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
-            with precision(mode, setup.device):
-                total = torch.stack([loss.float() for loss in losses_of().values()]).sum()
-                total.backward()  # type: ignore[no-untyped-call]
+            with precision(mode, setup.device) as autocast:
+                with autocast:
+                    total = torch.stack([loss.float() for loss in losses_of().values()]).sum()
+                total.backward()
             optimizer.step()
 
         return step, network, optimizer
@@ -287,7 +292,7 @@ def waits(setup: Setup) -> list[Part]:
         work: dict[str, Contender] = {"ours": our_inference(network, batch)}
         if peer is not None:
             work["peer"] = peer_inference(peer.eval(), batch)
-        with precision("bf16", setup.device):
+        with precision("bf16", setup.device) as autocast, autocast:
             yield counted(f"{name}, inference, {images} images", setup, work)
 
     return [
@@ -322,7 +327,7 @@ def waiting_places(work: Contender) -> Counter[str]:
         place = (filename, line) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
         places[f"{re.sub('.*site-packages/|.*dist-packages/', '', place[0].removeprefix(f'{ROOT}/'))}:{place[1]}"] += 1
 
-    gpu = torch.cuda.is_available()
+    gpu = torch.cuda.is_initialized()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
@@ -342,7 +347,7 @@ def inference(setup: Setup) -> list[Part]:
         network = prepare(copy.deepcopy(ours))
         batch = batch_of(speed.picture(*setup.size).to(setup.device), count)
         mine, theirs = our_inference(network, batch), peer_inference(peer.eval(), batch)
-        with precision(mode, setup.device):
+        with precision(mode, setup.device) as autocast, autocast:
             found, found_by_peer = mine(), theirs()
             what = f"{name}, {count} x {setup.size[0]}x{setup.size[1]}, {mode}"
             note = f"{len(found[0])} and {len(found_by_peer[0]['boxes'])} detections in an image"
@@ -410,133 +415,117 @@ def profiled(setup: Setup) -> list[Part]:
 # --------------------------------------------------------------------------------------------------------------- commands
 
 
-def command_line(*arguments: object) -> tuple[list[str], dict[str, str]]:
-    """The words and the environment that call this very Boxwood from any folder."""
+@contextmanager
+def started(setup: Setup, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """``boxwood`` of this very folder, with its workers stopped at the end; and the file with what it prints."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return [sys.executable, "-m", "boxwood", *map(str, arguments)], {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def call(*arguments: object, timeout: float = 150) -> tuple[float, str]:
-    """Seconds that ``boxwood`` took, and what it printed. Raises RuntimeError where it failed, with its last lines."""
-    command, environment = command_line(*arguments)
-    start = time.perf_counter()
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "boxwood", *map(str, arguments)]
+    with (
+        tempfile.NamedTemporaryFile("w", dir=setup.folder, suffix=".txt", delete=False) as printed,
+        subprocess.Popen(
+            command, env=environment, stdout=printed, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process,
+    ):
         try:
-            printed, _ = process.communicate(timeout=timeout)
+            yield process, Path(printed.name)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def call(setup: Setup, *arguments: object) -> float:
+    """Seconds that ``boxwood`` took. Raises RuntimeError, with its last lines, where it failed or took too long."""
+    start = time.perf_counter()
+    limit = min(LIMIT, setup.end + GRACE - start)
+    with started(setup, *arguments) as (process, log):
+        try:
+            status = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            printed, _ = process.communicate()
-            raise RuntimeError(f"boxwood {arguments[0]}: not done after {timeout:.0f} s; last: {last_lines(printed)}") from None
-    if process.returncode != 0:
-        raise RuntimeError(f"boxwood {arguments[0]}: exit status {process.returncode}; {last_lines(printed)}")
-    return time.perf_counter() - start, printed
+            raise RuntimeError(f"boxwood {arguments[0]}: not done after {limit:.0f} s; {last_lines(log)}") from None
+    if status != 0:
+        raise RuntimeError(f"boxwood {arguments[0]}: exit status {status}; {last_lines(log)}")
+    return time.perf_counter() - start
 
 
-def last_lines(printed: str) -> str:
-    return " / ".join(line.strip() for line in printed.splitlines() if line.strip())[-600:]
+def kill_training(setup: Setup, arguments: Sequence[object], sign: Path) -> float:
+    """Start a training and send it SIGKILL as soon as the file ``sign`` exists; seconds until then."""
+    start = time.perf_counter()
+    limit = min(LIMIT, setup.end + GRACE - start)
+    with started(setup, *arguments) as (process, log):
+        while not sign.exists():
+            if process.poll() is not None or time.perf_counter() - start > limit:
+                raise RuntimeError(f"the training did not get as far as {sign.name}; {last_lines(log)}")
+            time.sleep(0.02)
+        seconds = time.perf_counter() - start
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            raise RuntimeError("the training had ended before it could be killed")
+    return seconds
+
+
+def last_lines(log: Path) -> str:
+    return " / ".join(line.strip() for line in log.read_text().splitlines() if line.strip())[-500:]
 
 
 def took(what: str, seconds: float, note: str) -> Row:
     return {"what": what, "ours": seconds, "unit": "s", "note": note}
 
 
-def precisions_of(run: Path) -> str:
+def average_precision(run: Path) -> str:
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     return ", ".join(f"{task} AP {metrics[task]['AP']:.3f}" for task in ("bbox", "segm") if task in metrics)
 
 
+def training_on(setup: Setup, shapes: Path, steps: int) -> list[str]:
+    """The arguments of a training of the demo's recipe on generated pictures."""
+    files = {"train.annotations": "train.json", "train.images": "train", "val.annotations": "val.json", "val.images": "val"}
+    data = [f"data.{key}={shapes / name}" for key, name in files.items()]
+    small = ["data.train.transforms.0.short=[64]", "train.batch_size=2"] if setup.tiny else []
+    return ["train", "demo_shapes", *data, *small, f"train.device={setup.device.type}", f"train.steps={steps}"]
+
+
 def commands(setup: Setup) -> list[Part]:
-    shapes, demo, run = setup.folder / "shapes", setup.folder / "demo", setup.folder / "run"
-    device = f"train.device={setup.device.type}"
-    few = setup.tiny or setup.quick
-    steps = 30 if setup.tiny else 120
-
-    def show_demo() -> Iterator[Row]:
-        fewer = ["train.steps=20" if setup.tiny else "train.steps=200"] if few else []
-        seconds, _ = call("demo", device, *fewer, "--out", demo)
-        yield took("boxwood demo", seconds, precisions_of(demo / "run"))
-
-    def train() -> list[object]:
-        data = [
-            f"data.{s}.{key}={shapes / s}{end}" for s in ("train", "val") for key, end in (("annotations", ".json"), ("images", ""))
-        ]
-        return [
-            "train",
-            "demo_shapes",
-            device,
-            *data,
-            f"train.steps={steps}",
-            "train.precision=bf16",
-            "train.checkpoint_every=10",
-            "data.workers=2",
-        ]
+    shapes, run, predicted, demo = (setup.folder / name for name in ("shapes", "run", "predicted", "demo"))
+    pictures, steps = (4, 12) if setup.tiny else (16, 120)
 
     def kill_and_resume() -> Iterator[Row]:
-        call("data", "shapes", "--out", shapes, "--train", 60, "--val", 12)
-        killed_after = train_until_killed(
-            [*train(), "--out", run], run / "checkpoints" / "step-00000010.pt", setup.folder / "killed.txt"
-        )
-        saved = max(int(path.stem.partition("-")[2]) for path in (run / "checkpoints").glob("step-*.pt"))
-        seconds, _ = call("train", run, "--resume")
+        call(setup, "data", "shapes", "--out", shapes, "--train", 4 * pictures, "--val", pictures)
+        often = ["train.precision=bf16", f"train.checkpoint_every={steps // 6}", f"train.log_every={steps // 6}", "data.workers=2"]
+        arguments = [*training_on(setup, shapes, steps), *often, "--out", run]
+        seconds = kill_training(setup, arguments, run / "checkpoints" / f"step-{steps // 6:08d}.pt")
+        saved = max(int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*.pt"))
+        yield took("training in bf16 until it is killed", seconds, f"its last checkpoint is of step {saved} of {steps}")
+        seconds = call(setup, "train", run, "--resume")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        learnt = [line["step"] for line in lines if line["split"] == "train"]
-        if learnt != sorted(set(learnt)) or learnt[-1] != steps:
-            raise RuntimeError(f"the log of the resumed training has the steps {learnt}")
-        loss = [line["loss"] for line in lines if line["split"] == "train"]
-        yield took(
-            "training killed and resumed, bf16",
-            seconds,
-            f"killed after {killed_after:.0f} s at a checkpoint of step {saved} of {steps}; loss {loss[0]:.2f} to {loss[-1]:.2f}",
-        )
+        losses = {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
+        yield took("training resumed", seconds, ", ".join(f"{loss:.2f}" for loss in losses.values()) + " were its losses")
+        if list(losses) != [steps * part // 6 for part in range(1, 7)]:
+            raise RuntimeError(f"after the training was resumed, its log has the steps {list(losses)}")
 
     def evaluate() -> Iterator[Row]:
-        seconds, _ = call("eval", run)
-        yield took("boxwood eval, 12 pictures", seconds, precisions_of(run))
+        yield took(f"boxwood eval, {pictures} pictures", call(setup, "eval", run), average_precision(run))
 
     def predict() -> Iterator[Row]:
-        out = setup.folder / "predicted"
-        seconds, _ = call("predict", shapes / "val", "--model", run, "--batch", 8, "--out", out)
-        records = json.loads((out / "predictions.json").read_text())
-        yield took("boxwood predict, 12 pictures", seconds, f"{len(records)} detections")
+        seconds = call(setup, "predict", shapes / "val", "--model", run, "--batch", 8, "--out", predicted)
+        records = json.loads((predicted / "predictions.json").read_text())
+        yield took(f"boxwood predict, {pictures} pictures", seconds, f"{len(records)} detections")
 
-    return [Part("demo", show_demo), Part("kill and resume", kill_and_resume), Part("eval", evaluate), Part("predict", predict)]
+    def show_demo() -> Iterator[Row]:
+        fewer = ["train.steps=200"] if setup.quick else []
+        seconds = call(setup, "demo", *fewer, f"train.device={setup.device.type}", "--out", demo)
+        yield took("boxwood demo, 200 steps" if setup.quick else "boxwood demo", seconds, average_precision(demo / "run"))
 
-
-def train_until_killed(arguments: list[object], sign: Path, log: Path) -> float:
-    """Start a training and send it SIGKILL when ``sign`` exists; seconds until then."""
-    command, environment = command_line(*arguments)
-    start = time.perf_counter()
-    with (
-        log.open("w") as printed,
-        subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True) as process,
-    ):
-        try:
-            while not sign.exists():
-                if process.poll() is not None or time.perf_counter() - start > 120:
-                    raise RuntimeError(f"the training did not get as far as {sign.name}; {last_lines(log.read_text())}")
-                time.sleep(0.02)
-            process.kill()
-            if process.wait() != -signal.SIGKILL:
-                raise RuntimeError("the training had ended before it could be killed")
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its workers
-    return time.perf_counter() - start
+    parts = [Part("kill and resume", kill_and_resume), Part("eval", evaluate), Part("predict", predict)]
+    return parts if setup.tiny else [*parts, Part("demo", show_demo)]
 
 
 def compiled(setup: Setup) -> list[Part]:
     def train() -> Iterator[Row]:
-        data = setup.folder / "compile_shapes"
-        call("data", "shapes", "--out", data, "--train", 16, "--val", 4)
-        paths = [
-            f"data.{s}.{key}={data / s}{end}" for s in ("train", "val") for key, end in (("annotations", ".json"), ("images", ""))
-        ]
-        run = setup.folder / "compiled"
-        arguments = ["train", "demo_shapes", f"train.device={setup.device.type}", *paths, "train.steps=10", "train.compile=true"]
-        seconds, _ = call(*arguments, "--out", run, timeout=150)
-        yield took("boxwood train train.compile=true, 10 steps", seconds, precisions_of(run))
+        shapes, run = setup.folder / "few_shapes", setup.folder / "compiled"
+        call(setup, "data", "shapes", "--out", shapes, "--train", 16, "--val", 4)
+        seconds = call(setup, *training_on(setup, shapes, 10), "train.compile=true", "--out", run)
+        yield took("boxwood train train.compile=true, 10 steps", seconds, average_precision(run))
 
     return [Part("train.compile=true", train)]
 
@@ -559,6 +548,8 @@ def show(row: Row) -> str:
     """A line of the table: what, ours, the peer's, how many times the peer's is ours, and what there is to say."""
     if row["status"] != "done":
         return f"{row['what']:58}{row['status'].upper()}: {row['note']}"
+    if "ours" not in row:
+        return f"{row['what']:58}{row['note']}"
 
     def number(key: str) -> str:
         value = row.get(key)
@@ -607,16 +598,22 @@ def main() -> int:
         return 2
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        setup = Setup(torch.device(arguments.device), arguments.tiny, arguments.quick, Path(folder), tuple(arguments.networks))
+        setup = Setup(
+            torch.device(arguments.device),
+            arguments.tiny,
+            arguments.quick,
+            Path(folder),
+            tuple(arguments.networks),
+            start + arguments.seconds,
+        )
         report: dict[str, Any] = {"machine": machine(setup), "rows": []}
         print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
         for section in [name for name in SECTIONS if name in arguments.only]:
             print(f"\n{section:58}{'ours':>10}{'torchvision':>22}", flush=True)
             begun = time.perf_counter()
             for part in SECTIONS[section](setup):
-                late = time.perf_counter() - start > arguments.seconds
                 left_out = {"what": part.name, "status": "left out", "note": f"{arguments.seconds:.0f} s had passed"}
-                for row in [left_out] if late else rows_of(part):
+                for row in [left_out] if time.perf_counter() > setup.end else rows_of(part):
                     report["rows"].append({"section": section, **row})
                     print(show(row), flush=True)
                 if setup.device.type == "cuda":
