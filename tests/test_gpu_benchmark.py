@@ -115,7 +115,8 @@ def test_differences(gpu: ModuleType) -> None:
     assert found["scores"] == pytest.approx(0.01)
     whole = first.masks
     assert whole is not None
-    assert (found["mask_pixels"], found["mask_pixels_of"]) == (whole[2].sum(), whole[0].sum() + whole[2].sum())
+    assert found["mask_pixels_of"] == whole[0].sum() + whole[2].sum()
+    assert whole[2].sum() <= found["mask_pixels"] < whole[2].sum() + 10  # and at the edge of the box that was moved
     assert (found["keypoints_beyond_1px"], found["keypoints"], found["keypoints_px"]) == (1, 4, 0.5)
     assert "2 matched" in gpu.describe_differences(found)
     assert gpu.differences(first, second[:0])["matched"] == 0
