@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torchvision.ops import box_iou
+from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from boxwood.inference.predictor import prepare
 from boxwood.models.detector import without_pretrained
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
 from tests.conftest import Boxwood, tiny
+from tests.models.peers import spread
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*TF32")]
 
 DEVICE = "cuda"
 CLASSES = Categories((1, 2, 5), ("a", "b", "c"), KeypointFacts(("nose", "left_ear", "right_ear"), (0, 2, 1), (), (0.05,) * 3))
@@ -47,15 +47,18 @@ def without_tf32() -> Iterator[None]:
 
 
 def detector(recipe: str) -> Any:
-    """With random weights, among them predictors whose scores are far enough apart that rounding does not reorder them."""
+    """With random weights whose scores are far enough apart that rounding does not reorder them."""
     config = resolve(recipe, ARCHITECTURES[recipe])
     torch.manual_seed(0)
-    network = without_pretrained(config.model).build(CLASSES, config.test)
-    for name, parameter in network.named_parameters():
-        if name.endswith(("bn3.weight", "conv3.norm.weight")):
-            nn.init.constant_(parameter, 0.2)  # or else the maps of a deep random body grow without end
-        if any(part in name for part in ("class_logits.weight", "class_maps.weight", "objectness.weight")):
-            nn.init.normal_(parameter, std=0.1)
+    network: Any = without_pretrained(config.model).build(CLASSES, config.test).eval()
+    for name, module in network.named_modules():
+        if isinstance(module, FrozenBatchNorm2d) and name.endswith("conv3.norm"):
+            module.weight.fill_(0.2)  # or else the maps of a deep random body grow without end
+    batch = two_images()
+    batch.targets = None
+    for name, deviation in (("rpn.objectness", 2.0), ("class_maps", 10.0), ("class_logits", 2.0)):
+        if any(name == each for each, _ in network.named_modules()):
+            spread(network, network.get_submodule(name), deviation, lambda: detect(network, batch))
     return network
 
 
