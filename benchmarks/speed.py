@@ -111,7 +111,7 @@ def enliven(body: nn.Module) -> None:
 def spread(layers: Sequence[tuple[Any, float]], run: Callable[[], Any]) -> None:
     """Random weights for predictors, one after the other, whose outputs then deviate by so much where ``run`` looks."""
     for layer, deviation in layers:
-        layer.weight.normal_(0, 0.01)
+        layer.weight.copy_(torch.empty(layer.weight.shape).normal_(0, 0.01))  # the same on every device
         seen: list[Tensor] = []
         hook = layer.register_forward_hook(lambda _module, _input, output, seen=seen: seen.append(output.flatten()))
         run()
@@ -137,7 +137,7 @@ def unscaled_network(name: str) -> Any:
 def torchvision_network(name: str, device: torch.device | str = "cpu", size: tuple[int, int] = (HEIGHT, WIDTH)) -> Any:
     """torchvision's detector with random weights, scaled so that it is alive and finds 50 to 94 things in a `picture`."""
     torch.manual_seed(0)
-    network = unscaled_network(name).to(device)
+    network = unscaled_network(name)
     network.transform.min_size = (size[0],)
     enliven(network.backbone.body)
     image, small = (picture(*each).to(device).float() / 255 for each in (size, (320, 480)))
@@ -167,6 +167,7 @@ def torchvision_network(name: str, device: torch.device | str = "cpu", size: tup
         layers += [(heads.mask_predictor.mask_fcn_logits, 2.0)] if name == "Mask R-CNN" else []
         layers += [(heads.keypoint_predictor.kps_score_lowres, 3.0)] if name == "Keypoint R-CNN" else []
         low, high = (0.0, 30.0) if name == "Keypoint R-CNN" else (-10.0, 10.0)  # one class against the background needs more
+    network.to(device)
     spread(layers, lambda: network([small]))
     for _ in range(12):
         middle = (low + high) / 2
@@ -265,8 +266,9 @@ def recipe_network(recipe: str, device: torch.device | str = "cpu") -> Any:
     torch.manual_seed(0)
     names = tuple(f"class {index}" for index in range(CLASSES))
     config = without_pretrained(resolve(recipe).model)
-    network: Any = config.build(Categories(tuple(range(CLASSES)), names), TestConfig()).eval().to(device)
+    network: Any = config.build(Categories(tuple(range(CLASSES)), names), TestConfig()).eval()
     enliven(network.backbone)
+    network.to(device)
     layers = [(network.rpn.objectness, 2.0), (network.rpn.deltas, 0.3)]
     if hasattr(network, "class_maps"):  # R-FCN: the mean over 49 cells of a map deviates less than the map
         layers += [(network.class_maps, 17.5), (network.box_maps, 3.5)]
