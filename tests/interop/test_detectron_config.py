@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -392,10 +391,7 @@ def test_weights_of_the_zoo_have_its_names() -> None:
     assert first(trained) == "detectron/fast_rcnn_R-50-C4_1x"
     assert first("") is None
     assert "it is not of Detectron's zoo" in problems(MASK, "TRAIN.WEIGHTS", "https://example.org/model.pkl")[0]
-    if not detectron_files.rows():
-        pytest.skip("the tables of Detectron's zoo are not here")
-    zoo = json.loads((detectron_files.TABLES / "detectron-v1-model-zoo.json").read_text(encoding="utf-8"))
-    addresses = {row["config"]: row["download_urls"]["model"] for row in zoo["baselines"] if row["download_urls"]["model"]}
+    addresses = {row["config"]: row["urls"]["model"] for row in detectron_files.published() if "model" in row["urls"]}
     assert len(addresses) > 70
     for config, address in addresses.items():
         assert first(address) == f"detectron/{Path(config).name.removesuffix('.yaml')}"

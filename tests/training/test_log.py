@@ -6,8 +6,8 @@ import io
 import json
 import logging
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,20 +85,24 @@ def test_tensorboard_where_asked_for(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_the_meter_means_over_updates_and_measures_waiting() -> None:
+def test_the_meter_means_over_updates_and_measures_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's: two updates that wait for 0.3 s and compute for 0.1 s, and a pause, which does not count."""
+    now = 100.0
+    monkeypatch.setattr("boxwood.training.log.time", SimpleNamespace(perf_counter=lambda: now))
     meter = Meter(torch.device("cpu"))
     for value in (1.0, 3.0):
         with meter.waiting():
-            time.sleep(0.02)
+            now += 0.3
         meter.add({"loss": torch.tensor(value)}, 0.5)
         meter.add({"loss": torch.tensor(value + 1)}, 0.5)
+        now += 0.1
         meter.count()
     with meter.paused():
-        time.sleep(0.2)
+        now += 5
     restored = Meter(torch.device("cpu"))
     restored.load_state_dict(meter.state_dict())
     values = meter.read(images=4, lr=0.1)
     assert values["loss"] == 2.5 == restored.read(images=4, lr=0.1)["loss"]
-    assert values["data_wait"] > 0.5, "nearly all the time that counts was waiting"
-    assert values["images_per_second"] > 40, "a pause does not count: 8 images in about 0.04 s"
+    assert values["data_wait"] == pytest.approx(0.6 / 0.8)
+    assert values["images_per_second"] == pytest.approx(8 / 0.8)
     assert values["lr"] == 0.1 and values["memory_mb"] > 10
