@@ -15,6 +15,7 @@ Letters in shapes: N instances of an image, P boxes that belong to no instance, 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,14 @@ MASK_SIZE = 112
 """Side of the grid on which an instance's mask is stored for training: four times the resolution of the finest mask head."""
 
 F = TypeVar("F", bound="Field")
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Points = np.ndarray[Any, np.dtype[np.float32]]
+"""(n, 2) x, y."""
+Box = tuple[float, float, float, float]
+"""xyxy."""
+Window = tuple[int, int, int, int]
+"""A rectangle of whole pixels: left, top, right, bottom."""
 
 
 # ------------------------------------------------------------------------------------------------------- where pixels go
@@ -90,17 +99,17 @@ class Affine:
 
     def points(self, points: Tensor) -> Tensor:
         """(..., 2) x, y after the map."""
-        return points * torch.tensor([self.scale_x, self.scale_y]) + torch.tensor([self.shift_x, self.shift_y])
+        scale = torch.tensor([self.scale_x, self.scale_y], device=points.device)
+        return points * scale + torch.tensor([self.shift_x, self.shift_y], device=points.device)
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """(N, 4) xyxy after the map, with x1 <= x2 and y1 <= y2 also where it mirrors."""
-        scale, shift = [self.scale_x, self.scale_y] * 2, [self.shift_x, self.shift_y] * 2
-        moved = boxes * torch.tensor(scale) + torch.tensor(shift)
+        moved = self.points(boxes.reshape(-1, 2, 2)).flatten(1)
         x1, x2 = (2, 0) if self.scale_x < 0 else (0, 2)
         y1, y2 = (3, 1) if self.scale_y < 0 else (1, 3)
         return moved if (x1, y1) == (0, 1) else moved[:, [x1, y1, x2, y2]]
 
-    def box(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    def box(self, box: Box) -> Box:
         """One box of numbers (xyxy), computed in double precision."""
         x1, x2 = sorted((box[0] * self.scale_x + self.shift_x, box[2] * self.scale_x + self.shift_x))
         y1, y2 = sorted((box[1] * self.scale_y + self.shift_y, box[3] * self.scale_y + self.shift_y))
@@ -121,7 +130,7 @@ class Field(ABC):
         """The values after the image was mapped by ``affine`` (scaled, shifted, mirrored)."""
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """The values after the image was cut to (height, width) ``size``; unchanged by default."""
+        """The values after the image was cut to (height, width) ``size``; by default they stay."""
         return self
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -158,6 +167,14 @@ class InstanceField(Field):
     def cat(cls, parts: Sequence[Self]) -> Self:
         """The instances of several fields of this class, at least one, in one."""
         return parts[0].with_tensors([torch.cat(columns) for columns in zip(*(part.tensors() for part in parts), strict=True)])
+
+    def covered(self, pixels: Tensor) -> Self:
+        """The values after something else was painted over the image where ``pixels`` (H, W) bool says; by default they stay."""
+        return self
+
+    def extents(self, boxes: Tensor) -> Tensor:
+        """(N, 4) xyxy: how far each instance reaches by these values, where they say that; else its box, from ``boxes``."""
+        return boxes
 
     def for_training(self, boxes: Tensor) -> InstanceField:
         """What a network is trained on, made once for each image by the loader; ``boxes`` (N, 4) are those of the instances."""
@@ -209,20 +226,24 @@ class Keypoints(TensorField):
         inside = ((points >= 0) & (points <= torch.tensor([size[1], size[0]]))).all(dim=-1, keepdim=True)
         return self.with_tensors([torch.where(inside, self.values, torch.zeros_like(self.values))])
 
+    def covered(self, pixels: Tensor) -> Self:
+        """Keypoints under the paint are hidden."""
+        height, width = pixels.shape
+        columns, rows, visibility = self.values.unbind(-1)
+        painted = pixels[rows.long().clamp(0, height - 1), columns.long().clamp(0, width - 1)]
+        return self.with_tensors([torch.stack([columns, rows, torch.where(painted, visibility.clamp(max=1), visibility)], dim=-1)])
+
 
 @dataclass(slots=True)
 class Polygons:
-    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image."""
+    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image.
 
-    parts: list[np.ndarray[Any, np.dtype[np.float32]]]
+    No parts: the instance has no mask.
+    """
 
-    def transformed(self, affine: Affine) -> Polygons:
-        """Every point mapped."""
-        scale = np.array([affine.scale_x, affine.scale_y], dtype=np.float32)
-        shift = np.array([affine.shift_x, affine.shift_y], dtype=np.float32)
-        return Polygons([part * scale + shift for part in self.parts])
+    parts: list[Points]
 
-    def extent(self) -> tuple[float, float, float, float] | None:
+    def extent(self) -> Box | None:
         """xyxy around all parts; None where that has no area."""
         if not self.parts:
             return None
@@ -230,11 +251,32 @@ class Polygons:
         (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
-    def grid(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(size, size) uint8 of 0 and 1 over the `extent`."""
+    def grid(self, size: int) -> Pixels:
+        """(size, size) uint8 of 0 and 1 over the `extent`, which is not None."""
         extent = self.extent()
         assert extent is not None
         return rasterize_polygons(self.parts, extent, size)
+
+    def pixels(self, window: Window) -> Pixels:
+        """uint8 of 0 and 1: the pixels of the image in a window that the instance covers."""
+        left, top, right, bottom = window
+        return rasterize_polygons(self.parts, (left, top, right, bottom), (bottom - top, right - left))
+
+    def transformed(self, affine: Affine) -> Polygons:
+        """Every point mapped."""
+        scale = np.array([affine.scale_x, affine.scale_y], dtype=np.float32)
+        shift = np.array([affine.shift_x, affine.shift_y], dtype=np.float32)
+        return Polygons([part * scale + shift for part in self.parts])
+
+    def clipped(self, size: tuple[int, int]) -> Polygons | Bitmap:
+        """The part inside an image of (height, width) ``size``."""
+        if not self.parts:
+            return self
+        parts = self.parts
+        for axis, limit in ((0, size[1]), (1, size[0])):
+            parts = [_cut(_cut(part, axis, 0.0, 1), axis, limit, -1) for part in parts]
+        parts = [part for part in parts if len(part) >= 3]
+        return Polygons(parts) if parts else NOTHING
 
 
 @dataclass(slots=True)
@@ -244,21 +286,82 @@ class Bitmap:
     Scaling the image scales only ``box``: the pixels stay as they were annotated.
     """
 
-    values: np.ndarray[Any, np.dtype[np.uint8]]
-    box: tuple[float, float, float, float]
+    values: Pixels
+    box: Box
+
+    def extent(self) -> Box | None:
+        """The rectangle ``box``; None where that has no area."""
+        x1, y1, x2, y2 = self.box
+        return self.box if x2 > x1 and y2 > y1 else None
+
+    def grid(self, size: int) -> Pixels:
+        """(size, size) uint8 of 0 and 1 over the `extent`."""
+        return resize_bitmap(self.values, size)
+
+    def pixels(self, window: Window) -> Pixels:
+        """uint8 of 0 and 1: the pixels of the image in a window whose centres lie on a pixel of value 1."""
+        left, top, right, bottom = window
+        x1, y1, x2, y2 = self.box
+        height, width = self.values.shape
+        rows = np.floor((np.arange(top, bottom) + 0.5 - y1) * height / max(y2 - y1, 1e-6)).astype(np.int64)
+        columns = np.floor((np.arange(left, right) + 0.5 - x1) * width / max(x2 - x1, 1e-6)).astype(np.int64)
+        padded = np.pad(self.values, 1)
+        inside: Pixels = padded[np.clip(rows + 1, 0, height + 1)[:, None], np.clip(columns + 1, 0, width + 1)[None, :]]
+        return inside
 
     def transformed(self, affine: Affine) -> Bitmap:
         """The rectangle mapped, the pixels mirrored with it."""
         values = self.values[:: -1 if affine.scale_y < 0 else 1, :: -1 if affine.scale_x < 0 else 1]
         return Bitmap(np.ascontiguousarray(values), affine.box(self.box))
 
-    def extent(self) -> tuple[float, float, float, float] | None:
-        """The rectangle ``box``."""
-        return self.box
+    def clipped(self, size: tuple[int, int]) -> Bitmap:
+        """The part inside an image of (height, width) ``size``; pixels of ``values`` on its border stay whole."""
+        x1, y1, x2, y2 = self.box
+        if x1 >= 0 and y1 >= 0 and x2 <= size[1] and y2 <= size[0]:
+            return self
+        (height, width), (y_step, x_step) = self.values.shape, self._steps()
+        first = max(0, math.floor(-y1 / y_step)), max(0, math.floor(-x1 / x_step))
+        last = min(height, math.ceil((size[0] - y1) / y_step)), min(width, math.ceil((size[1] - x1) / x_step))
+        return self.part(first, last)
 
-    def grid(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(size, size) uint8 of 0 and 1 over the `extent`."""
-        return resize_bitmap(self.values, size)
+    def trimmed(self) -> Bitmap:
+        """The smallest part that has all pixels of value 1."""
+        rows, columns = np.flatnonzero(self.values.any(axis=1)), np.flatnonzero(self.values.any(axis=0))
+        if not len(rows):
+            return NOTHING
+        return self.part((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
+
+    def part(self, first: tuple[int, int], last: tuple[int, int]) -> Bitmap:
+        """The rows and columns of ``values`` from ``first`` up to, not including, ``last``."""
+        if first[0] >= last[0] or first[1] >= last[1]:
+            return NOTHING
+        (y1, x1), (y_step, x_step) = (self.box[1], self.box[0]), self._steps()
+        box = (x1 + first[1] * x_step, y1 + first[0] * y_step, x1 + last[1] * x_step, y1 + last[0] * y_step)
+        return Bitmap(np.ascontiguousarray(self.values[first[0] : last[0], first[1] : last[1]]), box)
+
+    def _steps(self) -> tuple[float, float]:
+        """Height and width of one pixel of ``values`` in the image."""
+        height, width = self.values.shape
+        return max(self.box[3] - self.box[1], 1e-6) / height, max(self.box[2] - self.box[0], 1e-6) / width
+
+
+NOTHING = Bitmap(np.zeros((1, 1), dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
+"""The mask of an instance of which nothing is left in the image."""
+
+
+def _cut(points: Points, axis: int, limit: float, sign: int) -> Points:
+    """The part of a polygon where ``sign * (x - limit) >= 0``, with x the coordinate ``axis`` (Sutherland and Hodgman, 1974)."""
+    distance = sign * (points[:, axis] - np.float32(limit))
+    inside = distance >= 0
+    if inside.all():
+        return points
+    following, beyond = np.roll(points, -1, axis=0), np.roll(distance, -1)
+    crosses = inside != (beyond >= 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossings = points + (distance / (distance - beyond))[:, None] * (following - points)
+    crossings[:, axis] = limit
+    outline: Points = np.stack([points, crossings], axis=1).reshape(-1, 2)[np.stack([inside, crosses], axis=1).ravel()]
+    return outline
 
 
 @dataclass
@@ -281,6 +384,36 @@ class Segmentations(InstanceField):
     def transformed(self, affine: Affine) -> Self:
         return dataclasses.replace(self, items=[item.transformed(affine) for item in self.items])
 
+    def clipped(self, size: tuple[int, int]) -> Self:
+        return dataclasses.replace(self, items=[item.clipped(size) for item in self.items])
+
+    def pixels(self, size: tuple[int, int]) -> Tensor:
+        """(H, W) bool: the pixels of an image of ``size`` that any of the instances covers."""
+        covered = np.zeros(size, dtype=np.uint8)
+        for item in self.items:
+            left, top, right, bottom = window = _window(item.extent(), size)
+            if left < right and top < bottom:
+                covered[top:bottom, left:right] |= item.pixels(window)
+        return torch.from_numpy(covered > 0)
+
+    def covered(self, pixels: Tensor) -> Self:
+        """Masks without what is under the paint; those that it does not touch stay as they were annotated."""
+        paint, items = pixels.numpy(), list(self.items)
+        for index, item in enumerate(self.items):
+            left, top, right, bottom = window = _window(item.extent(), paint.shape)
+            if paint[top:bottom, left:right].any():
+                values = item.pixels(window) * ~paint[top:bottom, left:right]
+                items[index] = Bitmap(values, (float(left), float(top), float(right), float(bottom))).trimmed()
+        return dataclasses.replace(self, items=items)
+
+    def extents(self, boxes: Tensor) -> Tensor:
+        extents = boxes.clone()
+        for index, item in enumerate(self.items):
+            extent = item.trimmed().box if isinstance(item, Bitmap) else item.extent()
+            if extent is not None:  # else it has no mask, which says nothing of its box
+                extents[index] = torch.tensor(extent)
+        return extents
+
     def for_training(self, boxes: Tensor) -> InstanceMasks:
         """The masks on a grid over their own extent. An instance that has no mask, or one without area, gets zeros over its box:
         it is left out of the mask loss."""
@@ -292,6 +425,13 @@ class Segmentations(InstanceField):
                 bitmaps[index] = item.grid(MASK_SIZE)
                 extents[index] = torch.tensor(extent)
         return InstanceMasks(torch.from_numpy(bitmaps), extents)
+
+
+def _window(extent: Box | None, size: tuple[int, ...]) -> Window:
+    """The pixels of an image of (height, width) ``size`` that a rectangle touches, none for None."""
+    x1, y1, x2, y2 = (0, 0, 0, 0) if extent is None else extent
+    left, top = (min(max(math.floor(start), 0), side) for start, side in ((x1, size[1]), (y1, size[0])))
+    return left, top, max(left, min(math.ceil(x2), size[1])), max(top, min(math.ceil(y2), size[0]))
 
 
 @dataclass

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from boxwood.fields import (
@@ -34,6 +35,7 @@ from boxwood.fields import (
     Segmentations,
     field_of,
 )
+from boxwood.ops.boxes import area, clip
 from boxwood.ops.masks import Crops, mask_crops, masks_to_rle, paste_masks
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Bitmap", "Categories", "Detections", "InstanceMasks", "KeypointFacts", "Polygons", "Sample", "Target"]
 
-F = TypeVar("F", bound=Field)
+AnyField = TypeVar("AnyField", bound=Field)
 
 
 # ------------------------------------------------------------------------------------------- facts of a data set
@@ -217,6 +219,58 @@ class Sample:
             image_fields={name: field.transformed(affine) for name, field in self.image_fields.items()},
         )
 
+    def clipped(self, min_area: float = 0.0) -> Sample:
+        """The sample cut at the borders of its image: boxes are clipped, and masks, keypoints and proposals with them.
+
+        An instance whose mask is cut has the box of what is left. Instances without area in the image are dropped, and those that
+        keep no more than the share ``min_area`` of the area of their box; crowd regions are dropped only where nothing is left.
+        """
+        boxes = clip(self.boxes, torch.tensor(self.size))
+        cut = replace(
+            self,
+            boxes=boxes,
+            fields={name: field.clipped(self.size) for name, field in self.fields.items()},
+            image_fields={name: field.clipped(self.size) for name, field in self.image_fields.items()},
+        )
+        return cut._without_lost(self.boxes, (boxes != self.boxes).any(dim=1), min_area)
+
+    def covered(self, pixels: Tensor, image: Tensor, min_area: float = 0.0) -> Sample:
+        """The sample with another image of the same size, in which other things hide what was where ``pixels`` (H, W) bool says.
+
+        What is left of an instance decides its box, and whether it is dropped, as in `clipped`.
+        """
+        sums = F.pad(pixels.long().cumsum(0).cumsum(1), (1, 0, 1, 0))  # of all pixels above and left of each corner
+        corners = torch.cat([self.boxes[:, :2].floor(), self.boxes[:, 2:].ceil()], dim=1)
+        x1, y1, x2, y2 = clip(corners, torch.tensor(self.size)).long().unbind(1)
+        hidden = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
+        boxes = torch.where((hidden < (x2 - x1) * (y2 - y1))[:, None], self.boxes, 0.0)
+        painted = replace(self, image=image, boxes=boxes, fields={name: f.covered(pixels) for name, f in self.fields.items()})
+        return painted._without_lost(self.boxes, hidden > 0, min_area)
+
+    def joined(self, other: Sample) -> Sample:
+        """The sample with the instances of another, which lie in the same frame, after its own. Both must have the same fields."""
+        if self.fields.keys() != other.fields.keys():
+            names = " and ".join(str(sorted(sample.fields)) for sample in (self, other))
+            raise ValueError(f"{self.file_name} and {other.file_name} cannot be joined: their instances have the fields {names}")
+        return replace(
+            self,
+            boxes=torch.cat([self.boxes, other.boxes]),
+            labels=torch.cat([self.labels, other.labels]),
+            crowd=torch.cat([self.crowd, other.crowd]),
+            fields={name: type(field).cat([field, other.fields[name]]) for name, field in self.fields.items()},
+        )
+
+    def _without_lost(self, before: Tensor, changed: Tensor, min_area: float) -> Sample:
+        """The sample with tight boxes for the instances ``changed``, without those of which too little is left of ``before``."""
+        extents = self.boxes
+        for values in self.fields.values():
+            extents = values.extents(extents)
+        tight = torch.cat([extents[:, :2].maximum(self.boxes[:, :2]), extents[:, 2:].minimum(self.boxes[:, 2:])], dim=1)
+        boxes = torch.where(changed[:, None], tight, self.boxes)
+        remains = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        enough = self.crowd | (area(boxes) > min_area * area(before))
+        return replace(self, boxes=boxes).select(remains & enough)
+
 
 @dataclass(init=False, slots=True)
 class Target:
@@ -321,7 +375,7 @@ class Batch:
         )
 
 
-def _with(fields: Mapping[str, F], name: str, field: F | None) -> dict[str, F]:
+def _with(fields: Mapping[str, AnyField], name: str, field: AnyField | None) -> dict[str, AnyField]:
     """A copy of the dictionary in which ``name`` is ``field``, or is absent."""
     others = {key: value for key, value in fields.items() if key != name}
     return others if field is None else {**others, name: field}

@@ -2,15 +2,30 @@
 
 from boxwood.data.coco import CocoConfig, CocoDataset
 from boxwood.data.dataset import DataConfig, Dataset, DatasetConfig
-from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform
+from boxwood.data.mixture import MixtureConfig, MixtureDataset
+from boxwood.data.transforms import (
+    CopyPaste,
+    DrawingTransform,
+    HorizontalFlip,
+    RandomCrop,
+    ResizeShortestEdge,
+    ScaleJitter,
+    Transform,
+)
 
 __all__ = [
     "CocoConfig",
     "CocoDataset",
+    "CopyPaste",
     "DataConfig",
     "Dataset",
     "DatasetConfig",
+    "DrawingTransform",
     "HorizontalFlip",
+    "MixtureConfig",
+    "MixtureDataset",
+    "RandomCrop",
     "ResizeShortestEdge",
+    "ScaleJitter",
     "Transform",
 ]

@@ -7,10 +7,12 @@ A data set of your own is one class with these five members and one small `Datas
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+from pydantic import model_validator
 
 from boxwood.config import Component, Config
-from boxwood.data.transforms import Transform
+from boxwood.data.transforms import DrawingTransform, Transform
 from boxwood.structures import Categories, Sample
 
 __all__ = ["DataConfig", "Dataset", "DatasetConfig"]
@@ -57,3 +59,10 @@ class DataConfig(Config):
     """Processes that decode and transform images; 0 does it in the training process."""
     aspect_grouping: bool = True
     """Batches hold either landscape or portrait images, so that little of a batch is padding."""
+
+    @model_validator(mode="after")
+    def _check_val(self) -> Self:
+        for number, transform in enumerate(self.val.transforms):
+            if isinstance(transform, DrawingTransform):
+                raise ValueError(f"has {transform.kind()} as val.transforms.{number}: other samples are drawn in training only")
+        return self

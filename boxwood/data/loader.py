@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.mixture import MixtureDataset
 from boxwood.data.packing import PackedBatch
-from boxwood.data.sampler import Place, batch_seed, rng_at, train_order
-from boxwood.data.transforms import Transform
+from boxwood.data.sampler import Place, batch_seed, mixed_order, rng_at, train_order
+from boxwood.data.transforms import DrawingTransform, Transform
 from boxwood.errors import UserError
 from boxwood.fields import MASK_SIZE, ImageField
 from boxwood.structures import Batch, Sample, Target
@@ -56,7 +57,11 @@ def train_batches(
     wide = np.array([width >= height for height, width in map(dataset.size, range(len(dataset)))], dtype=np.bool_)
     share = batch_size // world_size
     repeats = getattr(dataset, "repeats", None)
-    order = itertools.islice(train_order(wide, batch_size, seed, aspect_grouping, repeats), start, None)
+    if isinstance(dataset, MixtureDataset) and dataset.ratio is not None:
+        endless = mixed_order(wide, batch_size, seed, aspect_grouping, repeats, starts=dataset.starts, ratio=dataset.ratio)
+    else:
+        endless = train_order(wide, batch_size, seed, aspect_grouping, repeats)
+    order = itertools.islice(endless, start, None)
     places = (batch[rank * share : (rank + 1) * share] for batch in order)
     load = partial(_load, dataset, tuple(transforms), seed, True)
     return _batches(load, places, workers, pin_memory)
@@ -86,11 +91,27 @@ def eval_batches(
 
 def transformed_sample(dataset: Dataset, transforms: Sequence[Transform], seed: int, place: Place) -> Sample:
     """Image ``place.image`` as it is trained on in epoch ``place.epoch``."""
-    sample = dataset[place.image]
-    rng = rng_at(seed, place)
-    for transform in transforms:
-        sample = transform(sample, rng)
+    return _transformed(dataset, transforms, place.image, rng_at(seed, place))
+
+
+def _transformed(dataset: Dataset, transforms: Sequence[Transform], index: int, rng: np.random.Generator) -> Sample:
+    """An image after the transforms, which draw everything from ``rng``: other samples, too, and what is done to those."""
+    if isinstance(dataset, MixtureDataset):
+        part, place = dataset.part_of(index)
+        sample = _transformed(dataset.parts[part], dataset.transforms[part], place, rng)
+    else:
+        sample = dataset[index]
+    for number, transform in enumerate(transforms):
+        if isinstance(transform, DrawingTransform):
+            sample = transform.mix(sample, rng, partial(_drawn, dataset, transforms[:number], rng))
+        else:
+            sample = transform(sample, rng)
     return sample
+
+
+def _drawn(dataset: Dataset, transforms: Sequence[Transform], rng: np.random.Generator) -> Sample:
+    """A random image after the transforms."""
+    return _transformed(dataset, transforms, int(rng.integers(len(dataset))), rng)
 
 
 def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bool) -> Batch:
@@ -122,12 +143,11 @@ def _image_fields(samples: Sequence[Sample]) -> dict[str, tuple[ImageField, ...]
 
 def make_target(sample: Sample) -> Target:
     """What to learn from a sample: its instances, with their fields as these are trained on; crowd regions are ignored."""
+    for name, field in sample.fields.items():
+        if len(field) != len(sample.boxes):
+            raise ValueError(f"the field {name!r} of {sample.file_name} has {len(field)} rows for {len(sample.boxes)} instances")
     instances = sample.select(~sample.crowd)
-    fields = {}
-    for name, field in instances.fields.items():
-        fields[name] = field.for_training(instances.boxes)
-        if len(fields[name]) != len(instances.boxes):
-            raise ValueError(f"the field {name!r} has {len(fields[name])} rows for {len(instances.boxes)} instances")
+    fields = {name: field.for_training(instances.boxes) for name, field in instances.fields.items()}
     return Target(instances.boxes, instances.labels, sample.boxes[sample.crowd], fields=fields)
 
 

@@ -6,13 +6,19 @@ is resumed from the number of batches it has seen, and is the same on any number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Place", "batch_seed", "repeat_factors", "rng_at", "train_order"]
+from boxwood.errors import UserError
+
+__all__ = ["PATIENCE", "Place", "batch_seed", "mixed_order", "repeat_factors", "rng_at", "train_order"]
+
+PATIENCE = 8
+"""A part's share of a batch waits for a batch of its shape until so many others were taken before it."""
 
 
 class Place(NamedTuple):
@@ -77,7 +83,17 @@ def train_order(
     >>> batches = [next(order) for _ in range(3)]
     >>> sorted(place.image for batch in batches for place in batch)
     [0, 0, 1, 1, 2, 2]
+
+    Raises `UserError` where there is no image.
     """
+    if not len(wide):
+        raise UserError("data.train: there is no image to train on; name annotations that have some")
+    return _endless(wide, batch_size, seed, aspect_grouping, repeats)
+
+
+def _endless(
+    wide: NDArray[np.bool_], batch_size: int, seed: int, aspect_grouping: bool, repeats: NDArray[np.float64] | None
+) -> Iterator[list[Place]]:
     carried: list[Place] = []
     epoch = 0
     while True:
@@ -88,6 +104,86 @@ def train_order(
         batches, carried = _grouped(stream, wide, batch_size) if aspect_grouping else _cut(stream, batch_size)
         yield from batches
         epoch += 1
+
+
+def mixed_order(
+    wide: NDArray[np.bool_],
+    batch_size: int,
+    seed: int,
+    aspect_grouping: bool = True,
+    repeats: NDArray[np.float64] | None = None,
+    *,
+    starts: Sequence[int],
+    ratio: Sequence[int],
+) -> Iterator[list[Place]]:
+    """Endless batches, each with images of several data sets in the same ratio.
+
+    Part p of the images is those from ``starts[p]`` up to ``starts[p + 1]``; a batch has ``ratio[p]`` of it for every
+    ``sum(ratio)`` images, in turns (with 2, 1: A A B A A B), so that processes which share a batch have about the same ratio. Each
+    part has epochs of its own (`train_order`). With ``aspect_grouping`` the part with most images in a batch decides its shape, and
+    the others give landscape or portrait images to match: of their next `PATIENCE` shares the first that does, and one that has
+    waited so long in any case.
+
+    >>> order = mixed_order(np.ones(5, dtype=bool), 3, seed=0, starts=[0, 2, 5], ratio=[2, 1])
+    >>> [[int(place.image >= 2) for place in next(order)] for _ in range(3)]
+    [[0, 0, 1], [0, 0, 1], [0, 0, 1]]
+
+    Raises `UserError` where a batch cannot be divided by the ratio, or where a part has no image.
+    """
+    turns, rest = divmod(batch_size, sum(ratio))
+    if rest:
+        raise UserError(
+            f"train.batch_size: {batch_size} images cannot be divided as {', '.join(map(str, ratio))} (data.train.ratio); choose a "
+            f"multiple of {sum(ratio)}"
+        )
+    streams = []
+    for part, (start, end, count) in enumerate(zip(starts[:-1], starts[1:], ratio, strict=True)):
+        if start == end:
+            raise UserError(
+                f"data.train.parts.{part}: there is no image to train on; name annotations that have some, or drop the part"
+            )
+        own_seed = int(np.random.SeedSequence(seed, spawn_key=(part,)).generate_state(1, np.uint64)[0])
+        own_repeats = None if repeats is None else repeats[start:end]
+        order = train_order(wide[start:end], turns * count, own_seed, aspect_grouping, own_repeats)
+        streams.append(_shifted(order, start))
+    leader = max(range(len(ratio)), key=lambda part: ratio[part])
+    return _mixed(streams, wide, leader, turns, PATIENCE if aspect_grouping else 1)
+
+
+def _mixed(
+    streams: list[Iterator[list[Place]]], wide: NDArray[np.bool_], leader: int, turns: int, patience: int
+) -> Iterator[list[Place]]:
+    waiting: list[list[list[Place]]] = [[] for _ in streams]
+    ages = [0] * len(streams)
+    while True:
+        lead = next(streams[leader])
+        shape = _mostly_wide(lead, wide)
+        shares = []
+        for part, stream in enumerate(streams):
+            if part == leader:
+                shares.append(lead)
+                continue
+            queue = waiting[part]
+            queue.extend(itertools.islice(stream, patience - len(queue)))
+            matching = (number for number, share in enumerate(queue) if _mostly_wide(share, wide) == shape)
+            number = 0 if ages[part] >= patience else next(matching, 0)
+            ages[part] = 0 if number == 0 else ages[part] + 1  # of the first in the queue
+            shares.append(queue.pop(number))
+        yield [
+            place
+            for turn in range(turns)
+            for share in shares
+            for place in share[turn * len(share) // turns : (turn + 1) * len(share) // turns]
+        ]
+
+
+def _mostly_wide(places: list[Place], wide: NDArray[np.bool_]) -> bool:
+    return 2 * sum(bool(wide[place.image]) for place in places) >= len(places)
+
+
+def _shifted(order: Iterator[list[Place]], start: int) -> Iterator[list[Place]]:
+    for batch in order:
+        yield [place._replace(image=place.image + start) for place in batch]
 
 
 def _epoch(epoch: int, num_images: int, repeats: NDArray[np.float64] | None, rng: np.random.Generator) -> list[Place]:

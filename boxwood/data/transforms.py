@@ -8,18 +8,31 @@ returns the sample.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn.functional import interpolate
 
 from boxwood.config import Component
-from boxwood.fields import Affine
+from boxwood.errors import UserError
+from boxwood.fields import Affine, Segmentations
 from boxwood.structures import Sample
 
-__all__ = ["HorizontalFlip", "ResizeShortestEdge", "Transform", "resized", "resized_size"]
+__all__ = [
+    "CopyPaste",
+    "DrawingTransform",
+    "HorizontalFlip",
+    "RandomCrop",
+    "ResizeShortestEdge",
+    "ScaleJitter",
+    "Transform",
+    "cropped",
+    "resized",
+    "resized_size",
+]
 
 
 class Transform(Component):
@@ -28,6 +41,20 @@ class Transform(Component):
     @abstractmethod
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The changed sample; the one that came in may be changed in place."""
+
+
+class DrawingTransform(Transform):
+    """Base of transforms that combine a sample with others, which only training has."""
+
+    @abstractmethod
+    def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        """The changed sample. Each ``draw()`` is another random sample of the data set, after the transforms that stand before this
+        one; it may be changed in place."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        raise UserError(
+            f"the transform {self.kind()} draws other samples, which only training has: leave it out of data.val.transforms"
+        )
 
 
 class ResizeShortestEdge(Transform):
@@ -58,6 +85,111 @@ class HorizontalFlip(Transform):
         if rng.random() >= self.p:
             return sample
         return sample.transformed(Affine.flip(sample.size), sample.image.flip(-1))
+
+
+class RandomCrop(Transform):
+    """Cut a random window out of the image; where it is smaller than the window, all of it stays."""
+
+    short_kind: ClassVar[str] = "random_crop"
+
+    sides: tuple[float, float] = (0.5, 1.0)
+    """The least and the greatest height and width of the window, each drawn for itself, evenly."""
+    unit: Literal["share", "pixels"] = "share"
+    """Of ``sides``: a share of the image's height and width, or pixels."""
+    min_area: float = Field(0.1, ge=0, lt=1)
+    """Instances that keep no more than this share of the area of their box are dropped."""
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> RandomCrop:
+        if not 0 < self.sides[0] <= self.sides[1] or (self.unit == "share" and self.sides[1] > 1):
+            raise ValueError("sides should be two positive numbers, the smaller first; shares are at most 1")
+        return self
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        lengths = [side * (length if self.unit == "share" else 1) for side, length in zip(rng.uniform(*self.sides, 2), sample.size)]
+        height, width = (min(max(1, round(side)), length) for side, length in zip(lengths, sample.size, strict=True))
+        top, left = (int(rng.integers(length - side + 1)) for length, side in zip(sample.size, (height, width), strict=True))
+        return cropped(sample, top, left, (height, width), self.min_area)
+
+
+class ScaleJitter(Transform):
+    """Scale the image by a random factor, then cut it to a fixed size or fill it up: large-scale jitter (Ghiasi et al.,
+    arXiv 2012.07177; 0.1 to 2 there, 0.8 to 1.25 is their standard jitter)."""
+
+    short_kind: ClassVar[str] = "scale_jitter"
+
+    size: tuple[int, int] = (1024, 1024)
+    """Height and width of every image afterwards."""
+    scale: tuple[float, float] = (0.1, 2.0)
+    """The range of the factor; at 1 the image just fits into ``size``."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """The colour below and to the right of an image that is smaller than ``size``; ImageNet's mean is near 0 for a network."""
+    min_area: float = Field(0.0, ge=0, lt=1)
+    """Instances that keep no more than this share of the area of their box are dropped."""
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> ScaleJitter:
+        if not 0 < self.scale[0] <= self.scale[1] or min(self.size) < 1:
+            raise ValueError("scale should be two positive numbers, the smaller first, and size be positive")
+        return self
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        fit = min(side / length for side, length in zip(self.size, sample.size, strict=True))
+        factor = fit * rng.uniform(*self.scale)
+        height, width = (max(1, round(length * factor)) for length in sample.size)
+        sample = resized(sample, (height, width))
+        spare = (max(0, height - self.size[0]), max(0, width - self.size[1]))
+        top, left = (int(rng.integers(pixels + 1)) for pixels in spare)
+        return cropped(sample, top, left, self.size, self.min_area, self.fill)
+
+
+class CopyPaste(DrawingTransform):
+    """Paste a random subset of another sample's instances onto the image (Ghiasi et al., arXiv 2012.07177).
+
+    Both samples have gone through the transforms before this one, as a rule `ScaleJitter` and `HorizontalFlip`. The data set needs
+    masks: what the pasted instances hide is cut from the masks and boxes of the others, which are dropped where nothing is left.
+    Crowd regions are not pasted.
+    """
+
+    short_kind: ClassVar[str] = "copy_paste"
+
+    p: float = Field(1.0, ge=0, le=1)
+    """How often it is done."""
+    min_area: float = Field(0.0, ge=0, lt=1)
+    """Instances that keep no more than this share of the area of their box are dropped."""
+
+    def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        other = draw()
+        if other.size != sample.size:
+            other = cropped(other, 0, 0, sample.size)
+        pasted = other.select(~other.crowd & torch.from_numpy(rng.random(len(other.boxes)) < 0.5))
+        masks = pasted.fields.get("masks")
+        if not isinstance(masks, Segmentations):
+            raise UserError(f"data.train.transforms: {self.kind()} needs masks, and {other.file_name} has none; leave it out")
+        paint = masks.pixels(sample.size)
+        image = torch.where(paint, other.image, sample.image)
+        return sample.covered(paint, image, self.min_area).joined(pasted)
+
+
+def cropped(
+    sample: Sample,
+    top: int,
+    left: int,
+    size: tuple[int, int],
+    min_area: float = 0.0,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> Sample:
+    """The window of ``size`` (height, width) whose corner is at (``left``, ``top``); beyond the image it is filled with a colour.
+
+    Instances that keep no more than the share ``min_area`` of their box are dropped (`Sample.clipped`).
+    """
+    inside = sample.image[:, max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
+    image = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    y, x = max(-top, 0), max(-left, 0)
+    image[:, y : y + inside.shape[1], x : x + inside.shape[2]] = inside
+    return sample.transformed(Affine.crop(top, left, size), image).clipped(min_area)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.mixture import MixtureDataset
 from boxwood.errors import UserError
 from boxwood.models.detector import ModelConfig
 
@@ -31,20 +32,31 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
     """Raise `UserError` where the data set under ``key`` lacks what the model learns from or looks at."""
+    if isinstance(dataset, MixtureDataset):
+        for number, part in enumerate(dataset.parts):
+            check_data(model, part, f"{key}.parts.{number}")
+        return
     needs = model.needs()
     if "keypoints" in needs and dataset.categories.keypoints is None:
         raise UserError(
             f"{key}: has no keypoints, and a keypoint head learns nothing else; take a recipe without one, such as "
             "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.keypoint_head=null"
         )
-    sample = dataset[0] if needs and len(dataset) else None
-    if "masks" in needs and sample is not None and sample.segmentations is None:
+    if not needs or not len(dataset):
+        return
+    sample = dataset[0]
+    if "masks" in needs and "masks" not in sample.fields:
         raise UserError(
             f"{key}: has no masks, and a mask head learns nothing else; take a recipe without one, such as "
             "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.mask_head=null"
         )
-    if "proposals" in needs and sample is not None and sample.proposals is None:
+    if "proposals" in needs and "proposals" not in sample.image_fields:
         raise UserError(
             f"{key}: has no proposals, and this detector has no RPN to make them; set {key}.proposals to a file of them (boxwood "
             "eval of an RPN writes one), or take a recipe with an RPN, such as faster_rcnn_mobilenetv2_fpn"
+        )
+    if missing := sorted(needs - sample.fields.keys() - sample.image_fields.keys()):
+        raise UserError(
+            f"{key}: its samples lack the field {', '.join(map(repr, missing))}, from which {model.title} learns; let the data set "
+            "give it (Sample.fields), or take another recipe"
         )
