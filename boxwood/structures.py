@@ -19,7 +19,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from boxwood.fields import (
@@ -239,11 +238,11 @@ class Sample:
 
         What is left of an instance decides its box, and whether it is dropped, as in `clipped`.
         """
-        sums = F.pad(pixels.long().cumsum(0).cumsum(1), (1, 0, 1, 0))  # of all pixels above and left of each corner
         corners = torch.cat([self.boxes[:, :2].floor(), self.boxes[:, 2:].ceil()], dim=1)
-        x1, y1, x2, y2 = clip(corners, torch.tensor(self.size)).long().unbind(1)
-        hidden = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
-        boxes = torch.where((hidden < (x2 - x1) * (y2 - y1))[:, None], self.boxes, 0.0)
+        windows = clip(corners, torch.tensor(self.size)).long().tolist()
+        hidden = torch.tensor([int(pixels[y1:y2, x1:x2].count_nonzero()) for x1, y1, x2, y2 in windows], dtype=torch.int64)
+        whole = torch.tensor([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in windows], dtype=torch.int64)
+        boxes = torch.where((hidden < whole)[:, None], self.boxes, 0.0)
         painted = replace(self, image=image, boxes=boxes, fields={name: f.covered(pixels) for name, f in self.fields.items()})
         return painted._without_lost(self.boxes, hidden > 0, min_area)
 
