@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import reduce
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "CopyPaste",
     "DrawingTransform",
     "HorizontalFlip",
+    "Mosaic",
     "RandomCrop",
     "ResizeShortestEdge",
     "ScaleJitter",
@@ -171,6 +173,48 @@ class CopyPaste(DrawingTransform):
         paint = masks.pixels(sample.size)
         image = torch.where(paint, other.image, sample.image)
         return sample.covered(paint, image, self.min_area).joined(pasted)
+
+
+class Mosaic(DrawingTransform):
+    """Four samples in one picture, around a random centre (Bochkovskiy et al., arXiv 2004.10934): the sample and three others.
+
+    Each image lies in its quarter with one corner at the centre, is cut at the borders of the quarter, and is not scaled: as a rule
+    `ResizeShortestEdge` comes before this. Proposals are those of the first sample alone.
+    """
+
+    short_kind: ClassVar[str] = "mosaic"
+
+    size: tuple[int, int] = (640, 640)
+    """Height and width of the mosaic, 4 pixels at least."""
+    p: float = Field(1.0, ge=0, le=1)
+    """How often it is done."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """The colour where there is no image."""
+    min_area: float = Field(0.1, ge=0, lt=1)
+    """Instances that keep no more than this share of the area of their box are dropped."""
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Mosaic:
+        if min(self.size) < 4:
+            raise ValueError("size should be at least 4, 4")
+        return self
+
+    def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        y, x = (int(side * rng.uniform(0.25, 0.75)) for side in self.size)
+        canvas = torch.empty(3, *self.size, dtype=torch.uint8)
+        tiles: list[Sample] = []
+        for top, bottom in ((0, y), (y, self.size[0])):
+            for left, right in ((0, x), (x, self.size[1])):
+                tile = draw() if tiles else sample
+                size = (bottom - top, right - left)
+                # The corner at the centre: the lower right one of the upper left image, and so on.
+                corner = (0 if top else tile.size[0] - size[0], 0 if left else tile.size[1] - size[1])
+                tile = cropped(tile, *corner, size, self.min_area, self.fill)
+                canvas[:, top:bottom, left:right] = tile.image
+                tiles.append(tile.transformed(Affine.crop(-top, -left, self.size), canvas))
+        return reduce(Sample.joined, tiles)
 
 
 def cropped(

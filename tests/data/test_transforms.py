@@ -19,6 +19,7 @@ from boxwood.data import DataConfig
 from boxwood.data.transforms import (
     CopyPaste,
     HorizontalFlip,
+    Mosaic,
     RandomCrop,
     ResizeShortestEdge,
     ScaleJitter,
@@ -223,6 +224,7 @@ def test_scale_jitter_shrinks_and_enlarges_as_far_as_it_should() -> None:
         (RandomCrop, {"sides": (9, 4), "unit": "pixels"}, "the smaller first"),
         (ScaleJitter, {"scale": (0, 1)}, "positive"),
         (ScaleJitter, {"size": (0, 10)}, "positive"),
+        (Mosaic, {"size": (3, 10)}, "at least 4"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(transform: type[Transform], settings: dict[str, Any], message: str) -> None:
@@ -283,6 +285,26 @@ def test_copy_paste_leaves_crowds_and_cuts_other_sizes() -> None:
     with pytest.raises(UserError, match=r"copy_paste needs masks, and 2.jpg has none"):
         CopyPaste().mix(base, np.random.default_rng(0), lambda: rectangle(2, (5, 5, 9, 9), 200, mask=False))
     assert CopyPaste(p=0.0).mix(base, np.random.default_rng(0), lambda: pytest.fail("drawn")) is base
+
+
+def test_mosaic() -> None:
+    counts = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        boxes = rng.integers(0, 14, (4, 2)).tolist()
+        samples = iter([rectangle(value, (x, y, x + 8, y + 6), value) for (x, y), value in zip(boxes, (100, 150, 200, 250))])
+        after = Mosaic(size=(32, 44), min_area=0.0).mix(next(samples), rng, lambda samples=samples: next(samples))
+        assert after.size == (32, 44) and after.image_id == 100 and after.segmentations is not None
+        counts.add(len(after.labels))
+        for label, box, mask in zip(after.labels.tolist(), after.boxes.tolist(), after.segmentations, strict=True):
+            pixels = mask.pixels((0, 0, 44, 32))
+            np.testing.assert_array_equal(pixels, after.image[0].numpy() == label)
+            rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+            assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert {value for value in (100, 150, 200, 250) if (after.image[0] == value).any()} == set(after.labels.tolist())
+    assert {3, 4} <= counts
+    alone = rectangle(1, (0, 0, 5, 5), 100)
+    assert Mosaic(p=0.0).mix(alone, np.random.default_rng(0), lambda: pytest.fail("drawn")) is alone
 
 
 def test_drawing_is_for_training() -> None:
