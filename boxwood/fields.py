@@ -1,8 +1,8 @@
-"""Fields: what an image or its instances have besides boxes and labels (masks, keypoints, proposals, your own).
+"""Fields: the data of an image or its instances besides boxes and labels (masks, keypoints, proposals, and fields of users).
 
 A field has one name through the whole pipeline: reader -> `Sample.fields` -> transforms -> `Target.fields` -> model. Its class
 defines how its values change when the image is scaled, shifted or mirrored, how instances are selected, and what a network is
-trained on; the transforms and the loader know no field by name. A field of your own is a small class in a file of your own::
+trained on; the transforms and the loader know no field by name. A new field is a small class, which may be in a user's file::
 
     @dataclass
     class Directions(TensorField):  # values (N, 2) float32: the unit vector (x, y) in which each instance faces
@@ -58,7 +58,7 @@ Window = tuple[int, int, int, int]
 """A rectangle of whole pixels: left, top, right, bottom."""
 
 
-# ------------------------------------------------------------------------------------------------------- where pixels go
+# --------------------------------------------------------------------------------------------------------- affine maps
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Affine:
 
     @property
     def mirrors(self) -> bool:
-        """Whether left and right change places, as in a mirror; a rotation by 180 degrees does not do that."""
+        """Whether the result is a mirror image; a rotation by 180 degrees is none."""
         return self.scale_x * self.scale_y < 0
 
     def points(self, points: Tensor) -> Tensor:
@@ -120,17 +120,17 @@ class Affine:
 
 
 class Field(ABC):
-    """Base of `InstanceField` and `ImageField`, which a class of your own derives from.
+    """Base of `InstanceField` and `ImageField`.
 
-    A field that is a dataclass has its tensors moved and pinned by the methods here; its other attributes stay.
+    For a dataclass, the methods here handle every attribute that is a tensor; the other attributes are copied unchanged.
     """
 
     @abstractmethod
     def transformed(self, affine: Affine) -> Self:
-        """The values after the image was mapped by ``affine`` (scaled, shifted, mirrored)."""
+        """The values after the image was scaled, shifted or mirrored by ``affine``."""
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """The values after the image was cut to (height, width) ``size``; by default they stay."""
+        """The values after the image was clipped to (height, width) ``size``; unchanged by default."""
         return self
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -160,34 +160,34 @@ class InstanceField(Field):
         return len(self.tensors()[0])
 
     def __getitem__(self, index: Tensor) -> Self:
-        """The chosen instances; ``index`` is int64 or bool."""
+        """The selected instances; ``index`` is int64 or bool."""
         return self.with_tensors([tensor[index] for tensor in self.tensors()])
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """The instances of several fields of this class, at least one, in one."""
+        """The concatenation of one or more fields of this class."""
         return parts[0].with_tensors([torch.cat(columns) for columns in zip(*(part.tensors() for part in parts), strict=True)])
 
     def covered(self, pixels: Tensor) -> Self:
-        """The values after something else was painted over the image where ``pixels`` (H, W) bool says; by default they stay."""
+        """The values after something was painted over ``pixels`` (H, W) bool of the image; unchanged by default."""
         return self
 
     def extents(self, boxes: Tensor) -> Tensor:
-        """(N, 4) xyxy: how far each instance reaches by these values, where they say that; else its box, from ``boxes``."""
+        """(N, 4) xyxy: the bounding box of each instance by these values, if they have one; else ``boxes``, the current ones."""
         return boxes
 
     def for_training(self, boxes: Tensor) -> InstanceField:
-        """What a network is trained on, made once for each image by the loader; ``boxes`` (N, 4) are those of the instances."""
+        """The field as a network is trained on it. The loader calls this once for each image, with the instances' boxes (N, 4)."""
         return self
 
 
 class ImageField(Field):
-    """Something that belongs to an image as a whole."""
+    """Data of an image as a whole."""
 
 
 @dataclass
 class TensorField(InstanceField):
-    """A tensor with one row for each instance, which no transform changes (a score, a weight); the base of those that one does."""
+    """A tensor with one row for each instance, unchanged by transforms (a score, a weight); subclasses override `transformed`."""
 
     values: Tensor
     """(N, ...)."""
@@ -221,13 +221,13 @@ class Keypoints(TensorField):
         return self.with_tensors([torch.cat([points, values[..., 2:]], dim=-1)])
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """Keypoints outside the image are not labelled any more."""
+        """Keypoints outside the image become (0, 0, 0): not labelled."""
         points = self.values[..., :2]
         inside = ((points >= 0) & (points <= torch.tensor([size[1], size[0]]))).all(dim=-1, keepdim=True)
         return self.with_tensors([torch.where(inside, self.values, torch.zeros_like(self.values))])
 
     def covered(self, pixels: Tensor) -> Self:
-        """Keypoints under the paint are hidden."""
+        """Visible keypoints under the paint become hidden."""
         height, width = pixels.shape
         columns, rows, visibility = self.values.unbind(-1)
         painted = pixels[rows.long().clamp(0, height - 1), columns.long().clamp(0, width - 1)]
@@ -315,7 +315,7 @@ class Bitmap:
         return Bitmap(np.ascontiguousarray(values), affine.box(self.box))
 
     def clipped(self, size: tuple[int, int]) -> Bitmap:
-        """The part inside an image of (height, width) ``size``; pixels of ``values`` on its border stay whole."""
+        """The part inside an image of (height, width) ``size``; a pixel of ``values`` that is partly inside stays."""
         x1, y1, x2, y2 = self.box
         if x1 >= 0 and y1 >= 0 and x2 <= size[1] and y2 <= size[0]:
             return self
@@ -346,7 +346,7 @@ class Bitmap:
 
 
 NOTHING = Bitmap(np.zeros((1, 1), dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
-"""The mask of an instance of which nothing is left in the image."""
+"""The mask of an instance that has no pixel left in the image."""
 
 
 def _cut(points: Points, axis: int, limit: float, sign: int) -> Points:
@@ -366,7 +366,7 @@ def _cut(points: Points, axis: int, limit: float, sign: int) -> Points:
 
 @dataclass
 class Segmentations(InstanceField):
-    """Each instance's mask as it was annotated."""
+    """The annotated mask of each instance."""
 
     items: list[Polygons | Bitmap]
 
@@ -397,7 +397,7 @@ class Segmentations(InstanceField):
         return torch.from_numpy(covered > 0)
 
     def covered(self, pixels: Tensor) -> Self:
-        """Masks without what is under the paint; those that it does not touch stay as they were annotated."""
+        """Masks without the pixels under the paint; a mask that meets no paint is returned as it is."""
         paint, items = pixels.numpy(), list(self.items)
         for index, item in enumerate(self.items):
             left, top, right, bottom = window = _window(item.extent(), paint.shape)
@@ -410,13 +410,13 @@ class Segmentations(InstanceField):
         extents = boxes.clone()
         for index, item in enumerate(self.items):
             extent = item.trimmed().box if isinstance(item, Bitmap) else item.extent()
-            if extent is not None:  # else it has no mask, which says nothing of its box
+            if extent is not None:  # an instance without a mask keeps its box
                 extents[index] = torch.tensor(extent)
         return extents
 
     def for_training(self, boxes: Tensor) -> InstanceMasks:
-        """The masks on a grid over their own extent. An instance that has no mask, or one without area, gets zeros over its box:
-        it is left out of the mask loss."""
+        """Each mask on a grid of `MASK_SIZE` over its bounding box. An instance without a mask, or whose mask has no area, gets
+        zeros over its box: the mask loss leaves it out."""
         bitmaps = np.zeros((len(self), MASK_SIZE, MASK_SIZE), dtype=np.uint8)
         extents = boxes.clone()
         for index, item in enumerate(self.items):
@@ -436,7 +436,7 @@ def _window(extent: Box | None, size: tuple[int, ...]) -> Window:
 
 @dataclass
 class InstanceMasks(InstanceField):
-    """Masks of N instances, each stored over its own rectangle, so that resizing and moving cost nothing."""
+    """Masks of N instances, each stored over a rectangle of the image, so that resizing and shifting change only the rectangles."""
 
     bitmaps: Tensor
     """(N, S, S') uint8 of 0 and 1; bitmap i covers the rectangle ``boxes[i]``."""
@@ -450,7 +450,7 @@ class InstanceMasks(InstanceField):
 
 @dataclass
 class Boxes(ImageField):
-    """Boxes of an image that belong to no instance, such as proposals: ``values`` (P, 4) float32 xyxy, pixels of the image."""
+    """Boxes that belong to no instance, such as proposals: ``values`` (P, 4) float32 xyxy, pixels of the image."""
 
     values: Tensor
 
@@ -458,6 +458,6 @@ class Boxes(ImageField):
         return self.with_tensors([affine.boxes(self.values)])
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """Boxes cut to the image; those that have no area in it are left out."""
+        """Boxes clipped to the image; those without area in it are left out."""
         boxes = clip(self.values, torch.tensor(size))
         return self.with_tensors([boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)]])

@@ -1,4 +1,4 @@
-"""What flows between the stages: one small dataclass a stage, tensors inside.
+"""The data that flows between the stages: one dataclass for each stage.
 
     reader -> Sample -> transforms -> Sample -> loader -> Batch(Target, ...) -> model -> Detections
 
@@ -108,9 +108,9 @@ class Categories:
 class Sample:
     """One image with its truth, as a reader gives it and as transforms change it.
 
-    All instances are here, crowd regions too (``crowd`` True: a region of many instances, to be ignored). What else is known of
-    them stands in ``fields`` by its name, what is known of the image in ``image_fields``; masks, keypoints and proposals are fields
-    with a property each.
+    Crowd regions are among the instances (``crowd`` True: a region of many instances, to be ignored). ``fields`` has all other data
+    of the instances by name, ``image_fields`` that of the image. Masks, keypoints and proposals are such fields and have
+    properties.
     """
 
     image: Tensor
@@ -126,9 +126,9 @@ class Sample:
     crowd: Tensor
     """(N,) bool."""
     fields: dict[str, InstanceField]
-    """More of the instances, N rows each. To change it, assign a new dictionary: copies of a sample share the one they have."""
+    """By name, N rows each. To change one, assign a new dictionary: copies of a sample share theirs."""
     image_fields: dict[str, ImageField]
-    """More of the image; likewise."""
+    """By name; also to be replaced as a whole."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Sample:
 
     @property
     def segmentations(self) -> list[Polygons | Bitmap] | None:
-        """The field "masks": one an instance, or None where the data set has no masks."""
+        """The items of the field "masks": one for each instance; None where the data set has no masks."""
         field = field_of(self.fields, "masks", Segmentations)
         return None if field is None else field.items
 
@@ -199,14 +199,14 @@ class Sample:
         self.image_fields = _with(self.image_fields, "proposals", None if values is None else Boxes(values))
 
     def select(self, index: Tensor) -> Sample:
-        """The sample with the chosen instances only; ``index`` is int64 or bool."""
+        """The sample with the selected instances only; ``index`` is int64 or bool."""
         fields = {name: field[index] for name, field in self.fields.items()}
         return replace(self, boxes=self.boxes[index], labels=self.labels[index], crowd=self.crowd[index], fields=fields)
 
     def transformed(self, affine: Affine, image: Tensor) -> Sample:
-        """The sample with another image, ``affine.size`` large, and everything else where ``affine`` maps it.
+        """The sample with another image, of size ``affine.size``; boxes and fields are mapped by ``affine``.
 
-        Nothing is cut at the borders of the image: see `clipped`.
+        Nothing is clipped to the new image: see `clipped`.
         """
         if tuple(image.shape[-2:]) != affine.size:
             raise ValueError(f"the image is {tuple(image.shape[-2:])}, the transform makes {affine.size}")
@@ -219,10 +219,10 @@ class Sample:
         )
 
     def clipped(self, min_area: float = 0.0) -> Sample:
-        """The sample cut at the borders of its image: boxes are clipped, and masks, keypoints and proposals with them.
+        """The sample clipped to its image: boxes, masks, keypoints and proposals.
 
-        An instance whose mask is cut has the box of what is left. Instances without area in the image are dropped, and those that
-        keep no more than the share ``min_area`` of the area of their box; crowd regions are dropped only where nothing is left.
+        The box of a clipped instance becomes the bounding box of the rest of its mask, where it has one. Instances that keep at
+        most the fraction ``min_area`` of the area of their box are dropped; crowd regions only where no area is left.
         """
         boxes = clip(self.boxes, torch.tensor(self.size))
         cut = replace(
@@ -234,9 +234,9 @@ class Sample:
         return cut._without_lost(self.boxes, (boxes != self.boxes).any(dim=1), min_area)
 
     def covered(self, pixels: Tensor, image: Tensor, min_area: float = 0.0) -> Sample:
-        """The sample with another image of the same size, in which other things hide what was where ``pixels`` (H, W) bool says.
+        """The sample with another image of the same size, in which something was painted over ``pixels`` (H, W) bool.
 
-        What is left of an instance decides its box, and whether it is dropped, as in `clipped`.
+        Masks lose these pixels; boxes are updated and instances dropped as in `clipped`.
         """
         corners = torch.cat([self.boxes[:, :2].floor(), self.boxes[:, 2:].ceil()], dim=1)
         windows = clip(corners, torch.tensor(self.size)).long().tolist()
@@ -247,7 +247,10 @@ class Sample:
         return painted._without_lost(self.boxes, hidden > 0, min_area)
 
     def joined(self, other: Sample) -> Sample:
-        """The sample with the instances of another, which lie in the same frame, after its own. Both must have the same fields."""
+        """The sample with the instances of ``other`` appended; both are in the same frame and must have the same instance fields.
+
+        Raises ValueError where the fields differ.
+        """
         if self.fields.keys() != other.fields.keys():
             names = " and ".join(str(sorted(sample.fields)) for sample in (self, other))
             raise ValueError(f"{self.file_name} and {other.file_name} cannot be joined: their instances have the fields {names}")
@@ -260,7 +263,7 @@ class Sample:
         )
 
     def _without_lost(self, before: Tensor, changed: Tensor, min_area: float) -> Sample:
-        """The sample with tight boxes for the instances ``changed``, without those of which too little is left of ``before``."""
+        """Fit the boxes of the instances ``changed`` to their masks, and drop instances with too little area left of ``before``."""
         extents = self.boxes
         for values in self.fields.values():
             extents = values.extents(extents)
@@ -282,7 +285,7 @@ class Target:
     ignore: Tensor
     """(M, 4) float32 xyxy: regions where a detection is neither right nor wrong."""
     fields: dict[str, InstanceField]
-    """More of the instances, N rows each, by name."""
+    """By name, N rows each, as `InstanceField.for_training` made them."""
 
     def __init__(
         self,
@@ -320,8 +323,8 @@ class Target:
 class Batch:
     """Images of one step, padded with zeros at the right and the bottom to one size.
 
-    Every random choice that a model makes about image i (which anchors, which RoIs) is drawn from a generator seeded by
-    ``seeds[i]``: the choice depends on neither the other images nor the number of processes.
+    Every random choice that a model makes for image i (which anchors, which RoIs) comes from a generator seeded with ``seeds[i]``,
+    so it depends on neither the other images nor the number of processes.
     """
 
     images: Tensor
@@ -334,7 +337,7 @@ class Batch:
     seeds: tuple[int, ...]
     targets: tuple[Target, ...] | None
     image_fields: dict[str, tuple[ImageField, ...]]
-    """More of each image, by name: those fields that all images have."""
+    """By name, one for each image: those fields that all images of the batch have."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Several data sets as one to train on: all images in turn, or so many of each in every batch."""
+"""Several data sets as one training set: all images in one order, or a fixed ratio of the parts in every batch."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["MixtureConfig", "MixtureDataset"]
 
 
 class MixtureConfig(DatasetConfig):
-    """Data sets of the same classes, mixed. Each has its own transforms; those of the mixture come after them."""
+    """Several data sets of the same classes. Each part has its own transforms; those of the mixture are applied after them."""
 
     short_kind: ClassVar[str] = "mixture"
 
     parts: tuple[DatasetConfig, ...] = Field(min_length=1)
-    """The data sets; a part may be a mixture without a ratio, too."""
+    """The data sets; a part may be a mixture without a ratio."""
     ratio: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """The images of each part in a batch, as a ratio that holds in every batch: with 3, 1 a batch of 8 has 6 of the first part and
-    2 of the second, and each part is repeated as often as that needs. None: each image of each part comes once an epoch."""
+    """How many images of each part are in every batch, as a ratio: with 3, 1 a batch of 8 has 6 images of the first part and 2 of
+    the second; each part starts over when all its images were used. None: each image of each part occurs once an epoch."""
 
     def open(self) -> MixtureDataset:
         return MixtureDataset([part.open() for part in self.parts], [part.transforms for part in self.parts], self.ratio)
 
 
 class MixtureDataset:
-    """The images of several data sets, one set after the other.
+    """The images of several data sets, one after the other.
 
     Raises `UserError` where their classes differ, or where the ratio does not have a number for each.
     """
@@ -49,11 +49,11 @@ class MixtureDataset:
                 f"a mixture of {len(parts)} data sets has a ratio of {len(ratio)} numbers; give ratio one for each of parts"
             )
         if any(isinstance(part, MixtureDataset) and part.ratio is not None for part in parts):
-            raise UserError("a mixture that is a part of another has a ratio of its own, which cannot be kept; set that to null")
+            raise UserError("a mixture that is a part of another mixture cannot have a ratio; set it to null")
         self.parts = parts
         self.ratio = ratio
         self.transforms = transforms or [()] * len(parts)
-        """What is done to the images of each part first."""
+        """Of each part, applied before those of the mixture."""
         self.categories = parts[0].categories
         for number, part in enumerate(parts):
             if part.categories != self.categories:
@@ -86,7 +86,7 @@ class MixtureDataset:
 
     @property
     def repeats(self) -> NDArray[np.float64] | None:
-        """How often each image comes in an epoch; None: once."""
+        """How often each image occurs in an epoch; None: once."""
         repeats = [getattr(part, "repeats", None) for part in self.parts]
         if all(factors is None for factors in repeats):
             return None
@@ -95,13 +95,13 @@ class MixtureDataset:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """The truth of all parts; annotations are numbered from 1. Raises `UserError` where two images have the same id."""
+        """The ground truth of all parts; annotations are numbered from 1. Raises `UserError` where two images have the same id."""
         trees = [part.to_coco() for part in self.parts]
         images = [image for tree in trees for image in tree["images"]]
         if len({image["id"] for image in images}) < len(images):
             raise UserError(
-                "the parts of a mixture have images with the same ids, so their truth cannot stand in one file; a mixture is for "
-                "training: give data.val one data set"
+                "the parts of a mixture have images with the same ids, so their ground truth cannot be combined; set data.val to "
+                "one data set"
             )
         annotations = [annotation for tree in trees for annotation in tree["annotations"]]
         numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)]

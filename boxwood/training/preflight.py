@@ -31,7 +31,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
-    """Raise `UserError` where the data set under ``key`` lacks what the model learns from or looks at."""
+    """Raise `UserError` where the data set under ``key`` lacks data that the model needs."""
     if isinstance(dataset, MixtureDataset):
         for number, part in enumerate(dataset.parts):
             check_data(model, part, f"{key}.parts.{number}")
@@ -39,7 +39,7 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
     needs = model.needs()
     if "keypoints" in needs and dataset.categories.keypoints is None:
         raise UserError(
-            f"{key}: has no keypoints, and a keypoint head learns nothing else; take a recipe without one, such as "
+            f"{key}: has no keypoints, which a keypoint head needs; take a recipe without one, such as "
             "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.keypoint_head=null"
         )
     if not needs or not len(dataset):
@@ -47,7 +47,7 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
     sample = dataset[0]
     if "masks" in needs and "masks" not in sample.fields:
         raise UserError(
-            f"{key}: has no masks, and a mask head learns nothing else; take a recipe without one, such as "
+            f"{key}: has no masks, which a mask head needs; take a recipe without one, such as "
             "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.mask_head=null"
         )
     if "proposals" in needs and "proposals" not in sample.image_fields:
@@ -57,6 +57,6 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
         )
     if missing := sorted(needs - sample.fields.keys() - sample.image_fields.keys()):
         raise UserError(
-            f"{key}: its samples lack the field {', '.join(map(repr, missing))}, from which {model.title} learns; let the data set "
-            "give it (Sample.fields), or take another recipe"
+            f"{key}: its samples lack the field {', '.join(map(repr, missing))}, which {model.title} needs; add it to the "
+            "data set's samples (Sample.fields), or choose another recipe"
         )

@@ -140,7 +140,7 @@ def test_a_mixture_may_hold_another() -> None:
     with pytest.raises(IndexError):
         data[12]
     assert sorted({i for batch in take(config, 4) for i in batch.image_ids})[-2:] == [90, 91]
-    with pytest.raises(UserError, match=r"a mixture that is a part of another has a ratio of its own"):
+    with pytest.raises(UserError, match=r"a mixture that is a part of another mixture cannot have a ratio"):
         MixtureConfig(parts=(mixture(), PlainData())).open()
 
 
@@ -187,9 +187,9 @@ def test_truth_of_a_mixture() -> None:
 
 
 def test_no_images() -> None:
-    with pytest.raises(UserError, match=r"data.train: there is no image to train on"):
+    with pytest.raises(UserError, match=r"data.train: the data set has no images"):
         take(PlainData(count=0), 1)
-    with pytest.raises(UserError, match=r"data.train.parts.0: there is no image to train on"):
+    with pytest.raises(UserError, match=r"data.train.parts.0: the data set has no images"):
         take(mixture(count=0), 1)
     assert list(eval_batches(PlainData(count=0).open(), (), batch_size=2, workers=0)) == []
     take(mixture(ratio=None, count=0), 2)
@@ -200,5 +200,5 @@ def test_each_part_is_checked_before_training(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match=r"data.train.parts.0: has no masks"):
         check_data(TinyConfig(), mixture().open(), "data.train")
     monkeypatch.setattr(TinyConfig, "needs", lambda self: frozenset({"depths"}))
-    with pytest.raises(UserError, match=r"data.train.parts.0: its samples lack the field 'depths', from which Tiny learns"):
+    with pytest.raises(UserError, match=r"data.train.parts.0: its samples lack the field 'depths', which Tiny needs"):
         check_data(TinyConfig(), mixture().open(), "data.train")

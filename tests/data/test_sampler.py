@@ -76,9 +76,9 @@ def test_repeated_images() -> None:
 
 
 def test_no_images_are_an_error_and_no_endless_loop() -> None:
-    with pytest.raises(UserError, match=r"data.train: there is no image to train on"):
+    with pytest.raises(UserError, match=r"data.train: the data set has no images"):
         train_order(np.zeros(0, dtype=bool), 2, 0)
-    with pytest.raises(UserError, match=r"data.train.parts.1: there is no image to train on"):
+    with pytest.raises(UserError, match=r"data.train.parts.1: the data set has no images"):
         mixed_order(np.zeros(3, dtype=bool), 2, 0, starts=[0, 3, 3], ratio=[1, 1])
     with pytest.raises(
         UserError, match=r"train.batch_size: 4 images cannot be divided as 2, 1 \(data.train.ratio\); .* multiple of 3"

@@ -174,7 +174,7 @@ def test_chance_is_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_crop_shows_its_window(seed: int, height: int, width: int, instances: int, pixels: bool) -> None:
     sample = make_sample(seed, height, width, instances)
     before = sample.image.clone()
-    crop = RandomCrop(sides=(20, 40) if pixels else (0.3, 0.6), unit="pixels" if pixels else "share", min_area=0.0)
+    crop = RandomCrop(sides=(20, 40) if pixels else (0.3, 0.6), unit="pixels" if pixels else "fraction", min_area=0.0)
     after = crop(sample, np.random.default_rng(seed))
     for side, length in zip(after.size, (height, width), strict=True):
         least, most = (min(20, length), min(40, length)) if pixels else (0.3 * length - 0.5, 0.6 * length + 0.5)
@@ -220,7 +220,7 @@ def test_scale_jitter_shrinks_and_enlarges_as_far_as_it_should() -> None:
 @pytest.mark.parametrize(
     ("transform", "settings", "message"),
     [
-        (RandomCrop, {"sides": (0.5, 1.5)}, "shares are at most 1"),
+        (RandomCrop, {"sides": (0.5, 1.5)}, "fractions are at most 1"),
         (RandomCrop, {"sides": (9, 4), "unit": "pixels"}, "the smaller first"),
         (ScaleJitter, {"scale": (0, 1)}, "positive"),
         (ScaleJitter, {"size": (0, 10)}, "positive"),
@@ -308,10 +308,10 @@ def test_mosaic() -> None:
 
 
 def test_drawing_is_for_training() -> None:
-    with pytest.raises(UserError, match=r"the transform copy_paste draws other samples, which only training has"):
+    with pytest.raises(UserError, match=r"the transform copy_paste needs other samples, which only training has"):
         CopyPaste()(rectangle(1, (0, 0, 5, 5), 100), RNG)
     coco = {"kind": "coco", "annotations": "a.json", "images": "a"}
     tree = {"train": {**coco, "transforms": [{"kind": "copy_paste"}]}, "val": coco}
     assert isinstance(from_tree(DataConfig, tree).train.transforms[0], CopyPaste)
-    with pytest.raises(ConfigError, match=r"has copy_paste as val.transforms.0: other samples are drawn in training only"):
+    with pytest.raises(ConfigError, match=r"has copy_paste as val.transforms.0: only training can draw other samples"):
         from_tree(DataConfig, {**tree, "val": tree["train"]})
