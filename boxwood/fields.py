@@ -1,8 +1,8 @@
-"""Fields: what an image or its instances have besides boxes and labels (masks, keypoints, proposals, your own).
+"""Fields: the data of an image or its instances besides boxes and labels (masks, keypoints, proposals, and fields of users).
 
 A field has one name through the whole pipeline: reader -> `Sample.fields` -> transforms -> `Target.fields` -> model. Its class
 defines how its values change when the image is scaled, shifted or mirrored, how instances are selected, and what a network is
-trained on; the transforms and the loader know no field by name. A field of your own is a small class in a file of your own::
+trained on; the transforms and the loader know no field by name. A new field is a small class, which may be in a user's file::
 
     @dataclass
     class Directions(TensorField):  # values (N, 2) float32: the unit vector (x, y) in which each instance faces
@@ -15,6 +15,7 @@ Letters in shapes: N instances of an image, P boxes that belong to no instance, 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,16 @@ MASK_SIZE = 112
 
 F = TypeVar("F", bound="Field")
 
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Points = np.ndarray[Any, np.dtype[np.float32]]
+"""(n, 2) x, y."""
+Box = tuple[float, float, float, float]
+"""xyxy."""
+Window = tuple[int, int, int, int]
+"""A rectangle of whole pixels: left, top, right, bottom."""
 
-# ------------------------------------------------------------------------------------------------------- where pixels go
+
+# --------------------------------------------------------------------------------------------------------- affine maps
 
 
 @dataclass(frozen=True)
@@ -90,22 +99,22 @@ class Affine:
 
     @property
     def mirrors(self) -> bool:
-        """Whether left and right change places, as in a mirror; a rotation by 180 degrees does not do that."""
+        """Whether the result is a mirror image; a rotation by 180 degrees is none."""
         return self.scale_x * self.scale_y < 0
 
     def points(self, points: Tensor) -> Tensor:
         """(..., 2) x, y after the map."""
-        return points * torch.tensor([self.scale_x, self.scale_y]) + torch.tensor([self.shift_x, self.shift_y])
+        scale = torch.tensor([self.scale_x, self.scale_y], device=points.device)
+        return points * scale + torch.tensor([self.shift_x, self.shift_y], device=points.device)
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """(N, 4) xyxy after the map, with x1 <= x2 and y1 <= y2 also where it mirrors."""
-        scale, shift = [self.scale_x, self.scale_y] * 2, [self.shift_x, self.shift_y] * 2
-        moved = boxes * torch.tensor(scale) + torch.tensor(shift)
+        moved = self.points(boxes.reshape(-1, 2, 2)).flatten(1)
         x1, x2 = (2, 0) if self.scale_x < 0 else (0, 2)
         y1, y2 = (3, 1) if self.scale_y < 0 else (1, 3)
         return moved if (x1, y1) == (0, 1) else moved[:, [x1, y1, x2, y2]]
 
-    def box(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    def box(self, box: Box) -> Box:
         """One box of numbers (xyxy), computed in double precision."""
         x1, x2 = sorted((box[0] * self.scale_x + self.shift_x, box[2] * self.scale_x + self.shift_x))
         y1, y2 = sorted((box[1] * self.scale_y + self.shift_y, box[3] * self.scale_y + self.shift_y))
@@ -116,17 +125,17 @@ class Affine:
 
 
 class Field(ABC):
-    """Base of `InstanceField` and `ImageField`, which a class of your own derives from.
+    """Base of `InstanceField` and `ImageField`.
 
-    A field that is a dataclass has its tensors moved and pinned by the methods here; its other attributes stay.
+    For a dataclass, the methods here handle every attribute that is a tensor; the other attributes are copied unchanged.
     """
 
     @abstractmethod
     def transformed(self, affine: Affine) -> Self:
-        """The values after the image was mapped by ``affine`` (scaled, shifted, mirrored)."""
+        """The values after the image was scaled, shifted or mirrored by ``affine``."""
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """The values after the image was cut to (height, width) ``size``; unchanged by default."""
+        """The values after the image was clipped to (height, width) ``size``; unchanged by default."""
         return self
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -156,12 +165,12 @@ class InstanceField(Field):
         return len(self.tensors()[0])
 
     def __getitem__(self, index: Tensor) -> Self:
-        """The chosen instances; ``index`` is int64 or bool."""
+        """The selected instances; ``index`` is int64 or bool."""
         return self.with_tensors([tensor[index] for tensor in self.tensors()])
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """The instances of several fields of this class, at least one, in one."""
+        """The concatenation of one or more fields of this class."""
         return parts[0].with_tensors([torch.cat(columns) for columns in zip(*(part.tensors() for part in parts), strict=True)])
 
     def records(self, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -173,18 +182,26 @@ class InstanceField(Field):
         """Draw instance ``row`` onto a picture of the original image, above its box (xyxy) and below the names; nothing by default.
         ``line`` is the width of a line in pixels."""
 
+    def covered(self, pixels: Tensor) -> Self:
+        """The values after something was painted over ``pixels`` (H, W) bool of the image; unchanged by default."""
+        return self
+
+    def extents(self, boxes: Tensor) -> Tensor:
+        """(N, 4) xyxy: the bounding box of each instance by these values, if they have one; else ``boxes``, the current ones."""
+        return boxes
+
     def for_training(self, boxes: Tensor) -> InstanceField:
-        """What a network is trained on, made once for each image by the loader; ``boxes`` (N, 4) are those of the instances."""
+        """The field as a network is trained on it. The loader calls this once for each image, with the instances' boxes (N, 4)."""
         return self
 
 
 class ImageField(Field):
-    """Something that belongs to an image as a whole."""
+    """Data of an image as a whole."""
 
 
 @dataclass
 class TensorField(InstanceField):
-    """A tensor with one row for each instance, which no transform changes (a score, a weight); the base of those that one does."""
+    """A tensor with one row for each instance, unchanged by transforms (a score, a weight); subclasses override `transformed`."""
 
     values: Tensor
     """(N, ...)."""
@@ -218,25 +235,29 @@ class Keypoints(TensorField):
         return self.with_tensors([torch.cat([points, values[..., 2:]], dim=-1)])
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """Keypoints outside the image are not labelled any more."""
+        """Keypoints outside the image become (0, 0, 0): not labelled."""
         points = self.values[..., :2]
         inside = ((points >= 0) & (points <= torch.tensor([size[1], size[0]]))).all(dim=-1, keepdim=True)
         return self.with_tensors([torch.where(inside, self.values, torch.zeros_like(self.values))])
 
+    def covered(self, pixels: Tensor) -> Self:
+        """Visible keypoints under the paint become hidden."""
+        height, width = pixels.shape
+        columns, rows, visibility = self.values.unbind(-1)
+        painted = pixels[rows.long().clamp(0, height - 1), columns.long().clamp(0, width - 1)]
+        return self.with_tensors([torch.stack([columns, rows, torch.where(painted, visibility.clamp(max=1), visibility)], dim=-1)])
+
 
 @dataclass(slots=True)
 class Polygons:
-    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image."""
+    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image.
 
-    parts: list[np.ndarray[Any, np.dtype[np.float32]]]
+    No parts: the instance has no mask.
+    """
 
-    def transformed(self, affine: Affine) -> Polygons:
-        """Every point mapped."""
-        scale = np.array([affine.scale_x, affine.scale_y], dtype=np.float32)
-        shift = np.array([affine.shift_x, affine.shift_y], dtype=np.float32)
-        return Polygons([part * scale + shift for part in self.parts])
+    parts: list[Points]
 
-    def extent(self) -> tuple[float, float, float, float] | None:
+    def extent(self) -> Box | None:
         """xyxy around all parts; None where that has no area."""
         if not self.parts:
             return None
@@ -244,11 +265,32 @@ class Polygons:
         (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
-    def grid(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(size, size) uint8 of 0 and 1 over the `extent`."""
+    def grid(self, size: int) -> Pixels:
+        """(size, size) uint8 of 0 and 1 over the `extent`, which is not None."""
         extent = self.extent()
         assert extent is not None
         return rasterize_polygons(self.parts, extent, size)
+
+    def pixels(self, window: Window) -> Pixels:
+        """uint8 of 0 and 1: the pixels of the image in a window that the instance covers."""
+        left, top, right, bottom = window
+        return rasterize_polygons(self.parts, (left, top, right, bottom), (bottom - top, right - left))
+
+    def transformed(self, affine: Affine) -> Polygons:
+        """Every point mapped."""
+        scale = np.array([affine.scale_x, affine.scale_y], dtype=np.float32)
+        shift = np.array([affine.shift_x, affine.shift_y], dtype=np.float32)
+        return Polygons([part * scale + shift for part in self.parts])
+
+    def clipped(self, size: tuple[int, int]) -> Polygons | Bitmap:
+        """The part inside an image of (height, width) ``size``."""
+        if not self.parts:
+            return self
+        parts = self.parts
+        for axis, limit in ((0, size[1]), (1, size[0])):
+            parts = [_cut(_cut(part, axis, 0.0, 1), axis, limit, -1) for part in parts]
+        parts = [part for part in parts if len(part) >= 3]
+        return Polygons(parts) if parts else NOTHING
 
 
 @dataclass(slots=True)
@@ -258,26 +300,87 @@ class Bitmap:
     Scaling the image scales only ``box``: the pixels stay as they were annotated.
     """
 
-    values: np.ndarray[Any, np.dtype[np.uint8]]
-    box: tuple[float, float, float, float]
+    values: Pixels
+    box: Box
+
+    def extent(self) -> Box | None:
+        """The rectangle ``box``; None where that has no area."""
+        x1, y1, x2, y2 = self.box
+        return self.box if x2 > x1 and y2 > y1 else None
+
+    def grid(self, size: int) -> Pixels:
+        """(size, size) uint8 of 0 and 1 over the `extent`."""
+        return resize_bitmap(self.values, size)
+
+    def pixels(self, window: Window) -> Pixels:
+        """uint8 of 0 and 1: the pixels of the image in a window whose centres lie on a pixel of value 1."""
+        left, top, right, bottom = window
+        x1, y1, x2, y2 = self.box
+        height, width = self.values.shape
+        rows = np.floor((np.arange(top, bottom) + 0.5 - y1) * height / max(y2 - y1, 1e-6)).astype(np.int64)
+        columns = np.floor((np.arange(left, right) + 0.5 - x1) * width / max(x2 - x1, 1e-6)).astype(np.int64)
+        padded = np.pad(self.values, 1)
+        inside: Pixels = padded[np.clip(rows + 1, 0, height + 1)[:, None], np.clip(columns + 1, 0, width + 1)[None, :]]
+        return inside
 
     def transformed(self, affine: Affine) -> Bitmap:
         """The rectangle mapped, the pixels mirrored with it."""
         values = self.values[:: -1 if affine.scale_y < 0 else 1, :: -1 if affine.scale_x < 0 else 1]
         return Bitmap(np.ascontiguousarray(values), affine.box(self.box))
 
-    def extent(self) -> tuple[float, float, float, float] | None:
-        """The rectangle ``box``."""
-        return self.box
+    def clipped(self, size: tuple[int, int]) -> Bitmap:
+        """The part inside an image of (height, width) ``size``; a pixel of ``values`` that is partly inside stays."""
+        x1, y1, x2, y2 = self.box
+        if x1 >= 0 and y1 >= 0 and x2 <= size[1] and y2 <= size[0]:
+            return self
+        (height, width), (y_step, x_step) = self.values.shape, self._steps()
+        first = max(0, math.floor(-y1 / y_step)), max(0, math.floor(-x1 / x_step))
+        last = min(height, math.ceil((size[0] - y1) / y_step)), min(width, math.ceil((size[1] - x1) / x_step))
+        return self.part(first, last)
 
-    def grid(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(size, size) uint8 of 0 and 1 over the `extent`."""
-        return resize_bitmap(self.values, size)
+    def trimmed(self) -> Bitmap:
+        """The smallest part that has all pixels of value 1."""
+        rows, columns = np.flatnonzero(self.values.any(axis=1)), np.flatnonzero(self.values.any(axis=0))
+        if not len(rows):
+            return NOTHING
+        return self.part((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
+
+    def part(self, first: tuple[int, int], last: tuple[int, int]) -> Bitmap:
+        """The rows and columns of ``values`` from ``first`` up to, not including, ``last``."""
+        if first[0] >= last[0] or first[1] >= last[1]:
+            return NOTHING
+        (y1, x1), (y_step, x_step) = (self.box[1], self.box[0]), self._steps()
+        box = (x1 + first[1] * x_step, y1 + first[0] * y_step, x1 + last[1] * x_step, y1 + last[0] * y_step)
+        return Bitmap(np.ascontiguousarray(self.values[first[0] : last[0], first[1] : last[1]]), box)
+
+    def _steps(self) -> tuple[float, float]:
+        """Height and width of one pixel of ``values`` in the image."""
+        height, width = self.values.shape
+        return max(self.box[3] - self.box[1], 1e-6) / height, max(self.box[2] - self.box[0], 1e-6) / width
+
+
+NOTHING = Bitmap(np.zeros((1, 1), dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
+"""The mask of an instance that has no pixel left in the image."""
+
+
+def _cut(points: Points, axis: int, limit: float, sign: int) -> Points:
+    """The part of a polygon where ``sign * (x - limit) >= 0``, with x the coordinate ``axis`` (Sutherland and Hodgman, 1974)."""
+    distance = sign * (points[:, axis] - np.float32(limit))
+    inside = distance >= 0
+    if inside.all():
+        return points
+    following, beyond = np.roll(points, -1, axis=0), np.roll(distance, -1)
+    crosses = inside != (beyond >= 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossings = points + (distance / (distance - beyond))[:, None] * (following - points)
+    crossings[:, axis] = limit
+    outline: Points = np.stack([points, crossings], axis=1).reshape(-1, 2)[np.stack([inside, crosses], axis=1).ravel()]
+    return outline
 
 
 @dataclass
 class Segmentations(InstanceField):
-    """Each instance's mask as it was annotated."""
+    """The annotated mask of each instance."""
 
     items: list[Polygons | Bitmap]
 
@@ -295,9 +398,39 @@ class Segmentations(InstanceField):
     def transformed(self, affine: Affine) -> Self:
         return dataclasses.replace(self, items=[item.transformed(affine) for item in self.items])
 
+    def clipped(self, size: tuple[int, int]) -> Self:
+        return dataclasses.replace(self, items=[item.clipped(size) for item in self.items])
+
+    def pixels(self, size: tuple[int, int]) -> Tensor:
+        """(H, W) bool: the pixels of an image of ``size`` that any of the instances covers."""
+        covered = np.zeros(size, dtype=np.uint8)
+        for item in self.items:
+            left, top, right, bottom = window = _window(item.extent(), size)
+            if left < right and top < bottom:
+                covered[top:bottom, left:right] |= item.pixels(window)
+        return torch.from_numpy(covered > 0)
+
+    def covered(self, pixels: Tensor) -> Self:
+        """Masks without the pixels under the paint; a mask that meets no paint is returned as it is."""
+        paint, items = pixels.numpy(), list(self.items)
+        for index, item in enumerate(self.items):
+            left, top, right, bottom = window = _window(item.extent(), paint.shape)
+            if paint[top:bottom, left:right].any():
+                values = item.pixels(window) * ~paint[top:bottom, left:right]
+                items[index] = Bitmap(values, (float(left), float(top), float(right), float(bottom))).trimmed()
+        return dataclasses.replace(self, items=items)
+
+    def extents(self, boxes: Tensor) -> Tensor:
+        extents = boxes.clone()
+        for index, item in enumerate(self.items):
+            extent = item.trimmed().box if isinstance(item, Bitmap) else item.extent()
+            if extent is not None:  # an instance without a mask keeps its box
+                extents[index] = torch.tensor(extent)
+        return extents
+
     def for_training(self, boxes: Tensor) -> InstanceMasks:
-        """The masks on a grid over their own extent. An instance that has no mask, or one without area, gets zeros over its box:
-        it is left out of the mask loss."""
+        """Each mask on a grid of `MASK_SIZE` over its bounding box. An instance without a mask, or whose mask has no area, gets
+        zeros over its box: the mask loss leaves it out."""
         bitmaps = np.zeros((len(self), MASK_SIZE, MASK_SIZE), dtype=np.uint8)
         extents = boxes.clone()
         for index, item in enumerate(self.items):
@@ -308,9 +441,16 @@ class Segmentations(InstanceField):
         return InstanceMasks(torch.from_numpy(bitmaps), extents)
 
 
+def _window(extent: Box | None, size: tuple[int, ...]) -> Window:
+    """The pixels of an image of (height, width) ``size`` that a rectangle touches, none for None."""
+    x1, y1, x2, y2 = (0, 0, 0, 0) if extent is None else extent
+    left, top = (min(max(math.floor(start), 0), side) for start, side in ((x1, size[1]), (y1, size[0])))
+    return left, top, max(left, min(math.ceil(x2), size[1])), max(top, min(math.ceil(y2), size[0]))
+
+
 @dataclass
 class InstanceMasks(InstanceField):
-    """Masks of N instances, each stored over its own rectangle, so that resizing and moving cost nothing."""
+    """Masks of N instances, each stored over a rectangle of the image, so that resizing and shifting change only the rectangles."""
 
     bitmaps: Tensor
     """(N, S, S') uint8 of 0 and 1; bitmap i covers the rectangle ``boxes[i]``."""
@@ -324,7 +464,7 @@ class InstanceMasks(InstanceField):
 
 @dataclass
 class Boxes(ImageField):
-    """Boxes of an image that belong to no instance, such as proposals: ``values`` (P, 4) float32 xyxy, pixels of the image."""
+    """Boxes that belong to no instance, such as proposals: ``values`` (P, 4) float32 xyxy, pixels of the image."""
 
     values: Tensor
 
@@ -332,7 +472,7 @@ class Boxes(ImageField):
         return self.with_tensors([affine.boxes(self.values)])
 
     def clipped(self, size: tuple[int, int]) -> Self:
-        """Boxes cut to the image; those that have no area in it are left out."""
+        """Boxes clipped to the image; those without area in it are left out."""
         boxes = clip(self.values, torch.tensor(size))
         return self.with_tensors([boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)]])
 

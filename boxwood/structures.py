@@ -1,4 +1,4 @@
-"""What flows between the stages: one small dataclass a stage, tensors inside.
+"""The data that flows between the stages: one dataclass for each stage.
 
     reader -> Sample -> transforms -> Sample -> loader -> Batch(Target, ...) -> model -> Detections
 
@@ -36,6 +36,7 @@ from boxwood.fields import (
     Segmentations,
     field_of,
 )
+from boxwood.ops.boxes import area, clip
 from boxwood.ops.masks import Crops, mask_crops, paste_masks
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ __all__ = [
     "Target",
 ]
 
-F = TypeVar("F", bound=Field)
+AnyField = TypeVar("AnyField", bound=Field)
 
 
 # ------------------------------------------------------------------------------------------- facts of a data set
@@ -120,9 +121,9 @@ class Categories:
 class Sample:
     """One image with its truth, as a reader gives it and as transforms change it.
 
-    All instances are here, crowd regions too (``crowd`` True: a region of many instances, to be ignored). What else is known of
-    them stands in ``fields`` by its name, what is known of the image in ``image_fields``; masks, keypoints and proposals are fields
-    with a property each.
+    Crowd regions are among the instances (``crowd`` True: a region of many instances, to be ignored). ``fields`` has all other data
+    of the instances by name, ``image_fields`` that of the image. Masks, keypoints and proposals are such fields and have
+    properties.
     """
 
     image: Tensor
@@ -138,9 +139,9 @@ class Sample:
     crowd: Tensor
     """(N,) bool."""
     fields: dict[str, InstanceField]
-    """More of the instances, N rows each. To change it, assign a new dictionary: copies of a sample share the one they have."""
+    """By name, N rows each. To change one, assign a new dictionary: copies of a sample share theirs."""
     image_fields: dict[str, ImageField]
-    """More of the image; likewise."""
+    """By name; also to be replaced as a whole."""
 
     def __init__(
         self,
@@ -176,7 +177,7 @@ class Sample:
 
     @property
     def segmentations(self) -> list[Polygons | Bitmap] | None:
-        """The field "masks": one an instance, or None where the data set has no masks."""
+        """The items of the field "masks": one for each instance; None where the data set has no masks."""
         field = field_of(self.fields, "masks", Segmentations)
         return None if field is None else field.items
 
@@ -211,14 +212,14 @@ class Sample:
         self.image_fields = _with(self.image_fields, "proposals", None if values is None else Boxes(values))
 
     def select(self, index: Tensor) -> Sample:
-        """The sample with the chosen instances only; ``index`` is int64 or bool."""
+        """The sample with the selected instances only; ``index`` is int64 or bool."""
         fields = {name: field[index] for name, field in self.fields.items()}
         return replace(self, boxes=self.boxes[index], labels=self.labels[index], crowd=self.crowd[index], fields=fields)
 
     def transformed(self, affine: Affine, image: Tensor) -> Sample:
-        """The sample with another image, ``affine.size`` large, and everything else where ``affine`` maps it.
+        """The sample with another image, of size ``affine.size``; boxes and fields are mapped by ``affine``.
 
-        Nothing is cut at the borders of the image: see `clipped`.
+        Nothing is clipped to the new image: see `clipped`.
         """
         if tuple(image.shape[-2:]) != affine.size:
             raise ValueError(f"the image is {tuple(image.shape[-2:])}, the transform makes {affine.size}")
@@ -229,6 +230,61 @@ class Sample:
             fields={name: field.transformed(affine) for name, field in self.fields.items()},
             image_fields={name: field.transformed(affine) for name, field in self.image_fields.items()},
         )
+
+    def clipped(self, min_area: float = 0.0) -> Sample:
+        """The sample clipped to its image: boxes, masks, keypoints and proposals.
+
+        The box of a clipped instance becomes the bounding box of the rest of its mask, where it has one. Instances that keep at
+        most the fraction ``min_area`` of the area of their box are dropped; crowd regions only where no area is left.
+        """
+        boxes = clip(self.boxes, torch.tensor(self.size))
+        cut = replace(
+            self,
+            boxes=boxes,
+            fields={name: field.clipped(self.size) for name, field in self.fields.items()},
+            image_fields={name: field.clipped(self.size) for name, field in self.image_fields.items()},
+        )
+        return cut._without_lost(self.boxes, (boxes != self.boxes).any(dim=1), min_area)
+
+    def covered(self, pixels: Tensor, image: Tensor, min_area: float = 0.0) -> Sample:
+        """The sample with another image of the same size, in which something was painted over ``pixels`` (H, W) bool.
+
+        Masks lose these pixels; boxes are updated and instances dropped as in `clipped`.
+        """
+        corners = torch.cat([self.boxes[:, :2].floor(), self.boxes[:, 2:].ceil()], dim=1)
+        windows = clip(corners, torch.tensor(self.size)).long().tolist()
+        hidden = torch.tensor([int(pixels[y1:y2, x1:x2].count_nonzero()) for x1, y1, x2, y2 in windows], dtype=torch.int64)
+        whole = torch.tensor([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in windows], dtype=torch.int64)
+        boxes = torch.where((hidden < whole)[:, None], self.boxes, 0.0)
+        painted = replace(self, image=image, boxes=boxes, fields={name: f.covered(pixels) for name, f in self.fields.items()})
+        return painted._without_lost(self.boxes, hidden > 0, min_area)
+
+    def joined(self, other: Sample) -> Sample:
+        """The sample with the instances of ``other`` appended; both are in the same frame and must have the same instance fields.
+
+        Raises ValueError where the fields differ.
+        """
+        if self.fields.keys() != other.fields.keys():
+            names = " and ".join(str(sorted(sample.fields)) for sample in (self, other))
+            raise ValueError(f"{self.file_name} and {other.file_name} cannot be joined: their instances have the fields {names}")
+        return replace(
+            self,
+            boxes=torch.cat([self.boxes, other.boxes]),
+            labels=torch.cat([self.labels, other.labels]),
+            crowd=torch.cat([self.crowd, other.crowd]),
+            fields={name: type(field).cat([field, other.fields[name]]) for name, field in self.fields.items()},
+        )
+
+    def _without_lost(self, before: Tensor, changed: Tensor, min_area: float) -> Sample:
+        """Fit the boxes of the instances ``changed`` to their masks, and drop instances with too little area left of ``before``."""
+        extents = self.boxes
+        for values in self.fields.values():
+            extents = values.extents(extents)
+        tight = torch.cat([extents[:, :2].maximum(self.boxes[:, :2]), extents[:, 2:].minimum(self.boxes[:, 2:])], dim=1)
+        boxes = torch.where(changed[:, None], tight, self.boxes)
+        remains = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        enough = self.crowd | (area(boxes) > min_area * area(before))
+        return replace(self, boxes=boxes).select(remains & enough)
 
 
 FirstSample: TypeAlias = Callable[[], Sample | None]
@@ -246,7 +302,7 @@ class Target:
     ignore: Tensor
     """(M, 4) float32 xyxy: regions where a detection is neither right nor wrong."""
     fields: dict[str, InstanceField]
-    """More of the instances, N rows each, by name."""
+    """By name, N rows each, as `InstanceField.for_training` made them."""
 
     def __init__(
         self,
@@ -284,8 +340,8 @@ class Target:
 class Batch:
     """Images of one step, padded with zeros at the right and the bottom to one size.
 
-    Every random choice that a model makes about image i (which anchors, which RoIs) is drawn from a generator seeded by
-    ``seeds[i]``: the choice depends on neither the other images nor the number of processes.
+    Every random choice that a model makes for image i (which anchors, which RoIs) comes from a generator seeded with ``seeds[i]``,
+    so it depends on neither the other images nor the number of processes.
     """
 
     images: Tensor
@@ -298,7 +354,7 @@ class Batch:
     seeds: tuple[int, ...]
     targets: tuple[Target, ...] | None
     image_fields: dict[str, tuple[ImageField, ...]]
-    """More of each image, by name: those fields that all images have."""
+    """By name, one for each image: those fields that all images of the batch have."""
     extent: tuple[int, int] | None
     """The largest height and width of ``sizes``, known on the host; None: to be read from ``sizes``."""
     originals: Tensor
@@ -347,7 +403,7 @@ class Batch:
         )
 
 
-def _with(fields: Mapping[str, F], name: str, field: F | None) -> dict[str, F]:
+def _with(fields: Mapping[str, AnyField], name: str, field: AnyField | None) -> dict[str, AnyField]:
     """A copy of the dictionary in which ``name`` is ``field``, or is absent."""
     others = {key: value for key, value in fields.items() if key != name}
     return others if field is None else {**others, name: field}

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 # ------------------------------------------------------------- what may move: the record names places of the package only here
 from boxwood import Batch, Categories, Detections, RunConfig, Target, recipes
 from boxwood.config import from_tree, to_tree
-from boxwood.inference.augmentation import augmented
+from boxwood.inference.tta import augmented
 from boxwood.models.detector import without_pretrained
 from boxwood.structures import InstanceMasks, KeypointFacts
 
@@ -483,7 +483,7 @@ def find(case: Case, tuned: Tuned | None, look: Callable[[dict[str, Tensor]], An
         model: Any = without_pretrained(config.model).build(CLASSES, config.test)
     state = state_of(model)
     initial = look({name: tensor for name, tensor in model.state_dict().items() if tensor.numel() <= LARGE})
-    given = "proposals" in config.model.needs()
+    given = config.model.needs_proposals
     detector: Any
     detector, transforms = augmented(model, config.data.val.transforms, config.test)
     as_files = detector is not model

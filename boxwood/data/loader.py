@@ -1,4 +1,4 @@
-"""From a data set to batches: transforms, targets, padding, and the processes that do it ahead of the training step."""
+"""From a data set to batches: transforms, targets, padding, and the worker processes that prepare batches in advance."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.mixture import MixtureDataset
 from boxwood.data.packing import PackedBatch
-from boxwood.data.sampler import Place, batch_seed, rng_at, train_order
-from boxwood.data.transforms import Transform
+from boxwood.data.sampler import Place, batch_seed, mixed_order, rng_at, train_order
+from boxwood.data.transforms import DrawingTransform, Transform
 from boxwood.errors import UserError
 from boxwood.fields import MASK_SIZE, ImageField
 from boxwood.structures import Batch, Sample, Target
@@ -45,18 +46,22 @@ def train_batches(
 ) -> Generator[Batch]:
     """Endless training batches of this process, from batch number ``start`` on. Closing it ends its worker processes.
 
-    ``batch_size`` counts the images of one batch over all processes; each process gets its contiguous share. What a batch holds
-    depends only on the data, the seed and its number (`boxwood.data.sampler`), so any number of workers gives the same batches,
-    and starting at k gives what follows after k.
+    ``batch_size`` counts the images of one batch over all processes; each process gets a contiguous part. The content of a batch
+    depends only on the data, the seed and the batch number (`boxwood.data.sampler`), so any number of workers gives the same
+    batches, and ``start`` = k gives those from number k on.
 
-    Raises `UserError` where the batch cannot be shared evenly, or where an image is found to be wrong as it is read.
+    Raises `UserError` where the batch cannot be divided evenly, where there are no images, and where an image cannot be used.
     """
     if batch_size % world_size:
         raise UserError(f"train.batch_size: {batch_size} images cannot be shared by {world_size} processes; choose a multiple")
     wide = np.array([width >= height for height, width in map(dataset.size, range(len(dataset)))], dtype=np.bool_)
     share = batch_size // world_size
     repeats = getattr(dataset, "repeats", None)
-    order = itertools.islice(train_order(wide, batch_size, seed, aspect_grouping, repeats), start, None)
+    if isinstance(dataset, MixtureDataset) and dataset.ratio is not None:
+        endless = mixed_order(wide, batch_size, seed, aspect_grouping, repeats, starts=dataset.starts, ratio=dataset.ratio)
+    else:
+        endless = train_order(wide, batch_size, seed, aspect_grouping, repeats)
+    order = itertools.islice(endless, start, None)
     places = (batch[rank * share : (rank + 1) * share] for batch in order)
     load = partial(_load, dataset, tuple(transforms), seed, True)
     return _batches(load, places, workers, pin_memory)
@@ -73,9 +78,9 @@ def eval_batches(
     with_targets: bool = False,
     seed: int = 0,
 ) -> Generator[Batch]:
-    """Each image once over all processes: landscape images first, then portrait ones, whole batches dealt out in turn.
+    """Each image once over all processes: landscape images first, then portrait ones. The processes get the batches in turn.
 
-    ``batch_size`` counts the images of one process's batch. Raises `UserError` where an image is found to be wrong as it is read.
+    ``batch_size`` counts the images of one process's batch. Raises `UserError` where an image cannot be used.
     """
     tall = np.array([width < height for height, width in map(dataset.size, range(len(dataset)))], dtype=np.bool_)
     order = [Place(0, image) for image in np.argsort(tall, kind="stable").tolist()]
@@ -86,11 +91,27 @@ def eval_batches(
 
 def transformed_sample(dataset: Dataset, transforms: Sequence[Transform], seed: int, place: Place) -> Sample:
     """Image ``place.image`` as it is trained on in epoch ``place.epoch``."""
-    sample = dataset[place.image]
-    rng = rng_at(seed, place)
-    for transform in transforms:
-        sample = transform(sample, rng)
+    return _transformed(dataset, transforms, place.image, rng_at(seed, place))
+
+
+def _transformed(dataset: Dataset, transforms: Sequence[Transform], index: int, rng: np.random.Generator) -> Sample:
+    """An image after the transforms. They, and the samples that they draw, use no other randomness than ``rng``."""
+    if isinstance(dataset, MixtureDataset):
+        part, place = dataset.part_of(index)
+        sample = _transformed(dataset.parts[part], dataset.transforms[part], place, rng)
+    else:
+        sample = dataset[index]
+    for number, transform in enumerate(transforms):
+        if isinstance(transform, DrawingTransform):
+            sample = transform.mix(sample, rng, partial(_drawn, dataset, transforms[:number], rng))
+        else:
+            sample = transform(sample, rng)
     return sample
+
+
+def _drawn(dataset: Dataset, transforms: Sequence[Transform], rng: np.random.Generator) -> Sample:
+    """A random image after the transforms."""
+    return _transformed(dataset, transforms, int(rng.integers(len(dataset))), rng)
 
 
 def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bool) -> Batch:
@@ -122,13 +143,12 @@ def _image_fields(samples: Sequence[Sample]) -> dict[str, tuple[ImageField, ...]
 
 
 def make_target(sample: Sample) -> Target:
-    """What to learn from a sample: its instances, with their fields as these are trained on; crowd regions are ignored."""
+    """The training target of a sample: its instances and their fields; crowd regions are to be ignored."""
+    for name, field in sample.fields.items():
+        if len(field) != len(sample.boxes):
+            raise ValueError(f"the field {name!r} of {sample.file_name} has {len(field)} rows for {len(sample.boxes)} instances")
     instances = sample.select(~sample.crowd)
-    fields = {}
-    for name, field in instances.fields.items():
-        fields[name] = field.for_training(instances.boxes)
-        if len(fields[name]) != len(instances.boxes):
-            raise ValueError(f"the field {name!r} has {len(fields[name])} rows for {len(instances.boxes)} instances")
+    fields = {name: field.for_training(instances.boxes) for name, field in instances.fields.items()}
     return Target(instances.boxes, instances.labels, sample.boxes[sample.crowd], fields=fields)
 
 
@@ -158,13 +178,13 @@ def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory
         return
     loader = DataLoader(
         _ByPlaces(load),
-        batch_size=None,  # A place list is one item: the worker makes the whole batch.
+        batch_size=None,  # A list of places is one item: the worker makes the whole batch.
         sampler=_Places(places),
         num_workers=workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # Else the loader would draw from the run's own random numbers.
+        generator=torch.Generator(),  # Otherwise the loader would advance the run's global generator.
     )
     for item in loader:
         if isinstance(item, _Failure):
@@ -173,7 +193,7 @@ def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory
 
 
 class _ByPlaces(TorchDataset["PackedBatch | _Failure"]):
-    """What a worker process runs; an exception is sent as a value, since the loader would bury it in a traceback of its own."""
+    """Runs in a worker process. Exceptions are returned as values, because the loader would wrap them in another traceback."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -191,7 +211,7 @@ class _ByPlaces(TorchDataset["PackedBatch | _Failure"]):
 class _Failure:
     message: str
     trace: str
-    """Empty where the user's data is at fault."""
+    """Empty for a `UserError`."""
 
     def throw(self) -> None:
         if not self.trace:
@@ -200,7 +220,7 @@ class _Failure:
 
 
 class _Places(torch.utils.data.Sampler[list[Place]]):
-    """The order as torch's loader wants it; it is read once."""
+    """The order of places as a sampler of torch's loader; it can be iterated once."""
 
     def __init__(self, places: Iterator[list[Place]]) -> None:
         self.places = places
@@ -214,7 +234,7 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal, SIGTERM every process of a job (torchrun, batch systems). The training process
-    # finishes its step and saves; a worker that died before would break that. Workers end when they are told to, or find it gone.
+    # Ctrl-C is sent to every process of a terminal, SIGTERM to every process of a job (torchrun, batch systems). The training
+    # process finishes its step and saves, for which it needs its workers. They end with the loader or with the training process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""A batch on its way from a worker process: whatever its fields are, a few tensors cross.
+"""How a batch is sent from a worker process to the training process.
 
-Each tensor that is sent to another process costs a file descriptor, and those are scarce; a batch with masks and keypoints has
-dozens. So the tensors are concatenated by their dtype, and what holds them is sent as bytes.
+Each tensor that is sent to another process costs a file descriptor, and their number is limited; a batch with masks and keypoints
+has dozens of tensors. So tensors of the same dtype are concatenated, and the objects that hold them are sent as bytes.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["PackedBatch"]
 
 @dataclass
 class PackedBatch:
-    """A `Batch` as bytes and one tensor for each dtype. Fields of any class come out as they went in."""
+    """A `Batch` as bytes and one tensor for each dtype; works for fields of any class."""
 
     content: bytes
     """The pickled batch, with a number in place of each tensor."""
     images: Tensor
-    """Tensor number 0, by far the largest, is not copied."""
+    """Tensor number 0, by far the largest; it is not copied."""
     buffers: dict[torch.dtype, Tensor]
     """The values of the others, by dtype."""
     shapes: list[tuple[torch.dtype, torch.Size]]
 
     @classmethod
     def of(cls, batch: Batch) -> PackedBatch:
-        """Take a batch apart."""
+        """Pack a batch."""
         stream = io.BytesIO()
         pickler = _Pickler(stream, batch.images)
         pickler.dump(batch)
@@ -52,7 +52,7 @@ class PackedBatch:
         return batch
 
     def pin_memory(self) -> PackedBatch:
-        """The same in page-locked memory, from which a GPU reads without waiting. Torch's loader calls it."""
+        """The same in page-locked memory, from which copies to a GPU are asynchronous. Called by torch's loader."""
         buffers = {dtype: buffer.pin_memory() for dtype, buffer in self.buffers.items()}
         return PackedBatch(self.content, self.images.pin_memory(), buffers, self.shapes)
 
@@ -71,7 +71,7 @@ class _Pickler(pickle.Pickler):
         return len(self.tensors) - 1
 
 
-class _Unpickler(pickle.Unpickler):  # reads nothing but bytes that this program has just written
+class _Unpickler(pickle.Unpickler):  # reads only bytes that `PackedBatch.of` has written
     def __init__(self, stream: io.BytesIO, tensors: Sequence[Tensor]) -> None:
         super().__init__(stream)
         self.tensors = tensors

@@ -153,8 +153,8 @@ def sample_rois(
     drawn = []
     for image, count in enumerate(truth.counts):
         # Without the padding: proposals of anchors in the padding share a number, and topk's choice among equals depends on length.
-        columns = (part[image, : proposals.boxes.shape[1] + count] for part in (positive, negative, chance))
-        drawn.append(_drawn(*columns, config))
+        candidates = slice(0, proposals.boxes.shape[1] + count)
+        drawn.append(_drawn(positive[image, candidates], negative[image, candidates], chance[image, candidates], config))
     indices, valid = (torch.stack(column) for column in zip(*drawn, strict=True))
     is_positive = positive.gather(1, indices) & valid
     instances = matched.gather(1, indices).clamp(min=0)

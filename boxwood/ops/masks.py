@@ -24,21 +24,25 @@ MAX_POINTS = 64
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def rasterize_polygons(parts: Sequence[np.ndarray[Any, Any]], box: tuple[float, float, float, float], size: int) -> Pixels:
-    """The union of polygons over a rectangle, on a square grid, by COCO's own rasteriser.
+def rasterize_polygons(
+    parts: Sequence[np.ndarray[Any, Any]], box: tuple[float, float, float, float], size: int | tuple[int, int]
+) -> Pixels:
+    """The union of polygons over a rectangle, on a grid, by COCO's own rasteriser.
 
-    ``parts`` are (n, 2) points x, y; ``box`` xyxy is the rectangle in the same coordinates -> (size, size) uint8 of 0 and 1.
+    ``parts`` are (n, 2) points x, y; ``box`` xyxy is the rectangle in the same coordinates; ``size`` is (height, width), or one
+    number for both -> (height, width) uint8 of 0 and 1.
 
     >>> triangle = np.array([[0, 0], [4, 0], [0, 4]], dtype=np.float32)
     >>> rasterize_polygons([triangle], (0, 0, 4, 4), 4).tolist()
     [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     """
     x1, y1, x2, y2 = box
-    scale = size / np.maximum(np.array([x2 - x1, y2 - y1], dtype=np.float64), 1e-6)
+    height, width = (size, size) if isinstance(size, int) else size
+    scale = np.array([width, height]) / np.maximum(np.array([x2 - x1, y2 - y1], dtype=np.float64), 1e-6)
     outlines = [((part - (x1, y1)) * scale).ravel().tolist() for part in parts if len(part) >= 3]
     if not outlines:
-        return np.zeros((size, size), dtype=np.uint8)
-    pixels: Pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, size, size)))
+        return np.zeros((height, width), dtype=np.uint8)
+    pixels: Pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, height, width)))
     return pixels
 
 

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.mixture import MixtureDataset
 from boxwood.errors import UserError
 from boxwood.models.detector import ModelConfig
 
@@ -30,5 +31,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
-    """Raise `UserError` where the data set at ``key`` lacks what the model is trained on or reads."""
+    """Raise `UserError` where the data set at ``key`` lacks data that the model needs."""
+    if isinstance(dataset, MixtureDataset):
+        for number, part in enumerate(dataset.parts):
+            check_data(model, part, f"{key}.parts.{number}")
+        return
     model.check_data(dataset.categories, lambda: dataset[0] if len(dataset) else None, key)

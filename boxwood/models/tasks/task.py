@@ -16,6 +16,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from boxwood.config import Component
+from boxwood.errors import UserError
 from boxwood.fields import InstanceField, TensorField
 from boxwood.models.detector import Network
 from boxwood.models.heads import RoIHeadConfig
@@ -45,7 +46,14 @@ class InstanceTask(Component):
     """The layers between the features of a RoI and the predictors."""
 
     def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
-        """Raise `UserError` where the data set at ``key`` lacks what the task is trained on; ``first`` gives its first sample."""
+        """Raise `UserError` where the data set at ``key`` lacks what the task is trained on, here the field of its name; ``first``
+        gives its first sample."""
+        sample = first()
+        if sample is not None and self.name not in sample.fields:
+            raise UserError(
+                f"{key}: its samples lack the field '{self.name}', which the task {type(self).__name__} needs; add it to the data "
+                "set's samples (Sample.fields), or leave the task out of model.tasks"
+            )
 
     @abstractmethod
     def predictors(self, channels: int, categories: Categories) -> dict[str, nn.Module]:
