@@ -69,8 +69,8 @@ def suppress_batch(found: Candidates, test: TestConfig, geometry: Geometry = CON
     """NMS of the candidates within each image and class -> boxes (B, N, 4) and scores (B, N), which Soft-NMS and voting change, and
     (B, N) bool: the survivors."""
     if test.soft_nms is None and test.vote is None:
-        images = torch.arange(len(found.labels), device=found.labels.device)[:, None]
-        groups = found.labels * len(found.labels) + images
+        number = found.labels.shape[0]
+        groups = found.labels * number + torch.arange(number, device=found.labels.device)[:, None]
         flat = (found.boxes.flatten(0, 1), found.scores.flatten(), groups.flatten())
         kept = geometry.nms_mask(*flat, test.nms_threshold, found.possible.flatten())
         return found.boxes, found.scores, kept.view_as(found.possible)

@@ -149,7 +149,7 @@ class RetinaNet(Network):
         """The whole network. A batch without targets runs through to the instances."""
         images = self.normalized(batch)
         maps = self.fpn(self.backbone(images)[self.skipped :])
-        num_images, num_classes = len(batch), len(self.categories)
+        num_images, num_classes = images.shape[0], len(self.categories)
         logits, deltas, anchors = [], [], []
         for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True):
             seen = self.class_tower(features)

@@ -142,7 +142,7 @@ class RPN(nn.Module):
                 hidden = F.relu(conv(hidden), inplace=True)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell).
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4))
+            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(features.shape[0], -1, 4))
             anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.offset))
         lengths = tuple(part.shape[0] for part in anchors)
         return RPNOutput(torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), lengths)
@@ -173,7 +173,7 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_proposal
     # One NMS for all images and levels, of which each pair is a group.
     levels = torch.cat([torch.full_like(part, level) for level, part in enumerate(level_anchors)], dim=1)
-    groups = levels * len(boxes) + torch.arange(len(boxes), device=boxes.device)[:, None]
+    groups = levels * boxes.shape[0] + torch.arange(boxes.shape[0], device=boxes.device)[:, None]
     flat = (boxes.flatten(0, 1), logits.flatten(), groups.flatten())
     kept = geometry.nms_mask(*flat, config.nms_threshold, large.flatten()).view_as(large)
     logits = logits.masked_fill(~kept, -torch.inf)

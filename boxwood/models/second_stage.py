@@ -117,8 +117,9 @@ def given_proposals(batch: Batch, scales: Tensor, geometry: Geometry = CONTINUOU
             "a detector without an RPN needs proposals, and this data has none: set data.train.proposals and data.val.proposals to "
             "files of them, or use a recipe with an RPN"
         )
-    boxes = geometry.from_data(padded(batch.proposals), scales[:, None])
-    valid = padded([torch.ones_like(part[:, 0], dtype=torch.bool) for part in batch.proposals])
+    given = padded(batch.proposals)
+    valid = (given[..., 2:] > given[..., :2]).all(dim=-1)  # rows of zeros are no proposals
+    boxes = geometry.from_data(given, scales[:, None])
     rows = torch.arange(valid.shape[1], device=boxes.device).expand_as(valid)
     return Proposals(boxes, torch.zeros_like(boxes[..., 0]), valid, rows, valid.shape[1])
 
