@@ -16,7 +16,6 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from boxwood.config import Component
-from boxwood.errors import UserError
 from boxwood.fields import InstanceField, TensorField
 from boxwood.models.detector import Network
 from boxwood.models.heads import RoIHeadConfig
@@ -41,19 +40,15 @@ class InstanceTask(Component):
     """Of its modules' names: ``mask``."""
     title: ClassVar[str] = ""
     """In the network's title: Mask (R-CNN)."""
+    field_class: ClassVar[type[TensorField]] = TensorField
+    """The class of its field in detections."""
 
     head: RoIHeadConfig
     """The layers between the features of a RoI and the predictors."""
 
     def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
-        """Raise `UserError` where the data set at ``key`` lacks what the task is trained on, here the field of its name; ``first``
-        gives its first sample."""
-        sample = first()
-        if sample is not None and self.name not in sample.fields:
-            raise UserError(
-                f"{key}: its samples lack the field '{self.name}', which the task {type(self).__name__} needs; add it to the data "
-                "set's samples (Sample.fields), or leave the task out of model.tasks"
-            )
+        """Raise `UserError` where the data set at ``key`` lacks what the task is trained on; ``first`` gives its first sample,
+        before any transform. Here nothing is checked, since a transform may add the field."""
 
     @abstractmethod
     def predictors(self, channels: int, categories: Categories) -> dict[str, nn.Module]:
@@ -69,9 +64,9 @@ class InstanceTask(Component):
         """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample. Rows that are not positive
         have to be left out."""
 
-    @abstractmethod
     def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
-        """What inference takes of the logits (R, ...) of boxes with these labels (R,) -> (R, ...)."""
+        """What inference takes of the logits (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
+        return logits.float()
 
     def decode(self, network: Network, values: Tensor, rows: Tensor, instances: Instances, batch: Batch) -> Tensor:
         """From `values` of ``rows`` of the flattened (B, D) instances to what they hold, in pixels of the network's input; here the
@@ -88,8 +83,8 @@ class InstanceTask(Component):
         return values
 
     def field(self, network: Network, values: Tensor) -> InstanceField:
-        """The field of an image's `Detections`: (n, ...) in pixels of the original."""
-        return TensorField(values)
+        """The field of an image's `Detections`: (n, ...) in pixels of the original; here one of ``field_class``."""
+        return self.field_class(values)
 
     # ------------------------------------------------------------------------------------------- test-time augmentation
 
