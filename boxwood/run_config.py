@@ -3,7 +3,7 @@
     RunConfig
       model   which network            boxwood.models        (RCNNConfig, ...)
       data    train and val            boxwood.data          (CocoConfig, ...)
-      optim   how weights are changed
+      optim   how weights are updated  boxwood.optimizer_config (SGDConfig, ...)
       train   how long, how often
       test    outputs -> detections    boxwood.models.detector
 
@@ -19,36 +19,27 @@ from pydantic import Field
 from boxwood.config import Config
 from boxwood.data import DataConfig
 from boxwood.models import ModelConfig, TestConfig
+from boxwood.optimizer_config import (
+    AdamWConfig,
+    CosineScheduleConfig,
+    OptimizerConfig,
+    ParameterRule,
+    ScheduleConfig,
+    SGDConfig,
+    StepScheduleConfig,
+)
 
-__all__ = ["OptimConfig", "RunConfig", "TrainConfig"]
-
-
-class OptimConfig(Config):
-    """The optimizer and its schedule."""
-
-    kind: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.02, gt=0)
-    """Learning rate at the top of the schedule, for a batch of ``reference_batch_size`` images where ``scale_lr`` is set."""
-    scale_lr: bool = False
-    """Multiply ``lr`` by ``train.batch_size / reference_batch_size`` (the linear rule); the log says so."""
-    reference_batch_size: int = Field(16, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
-    weight_decay: float = Field(1e-4, ge=0)
-    norm_weight_decay: float = Field(0.0, ge=0)
-    """Of the scales and shifts of normalisation layers."""
-    bias_lr_factor: float = Field(1.0, gt=0)
-    """Learning rate of biases relative to ``lr``; Detectron trained with 2."""
-    bias_weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["step", "cosine"] = "step"
-    drops: tuple[float, ...] = (2 / 3, 8 / 9)
-    """Where the step schedule multiplies the rate by ``gamma``, as fractions of ``train.steps``."""
-    gamma: float = Field(0.1, gt=0, le=1)
-    warmup_steps: int = Field(500, ge=0)
-    warmup_factor: float = Field(1 / 3, gt=0, le=1)
-    """The rate rises linearly from this fraction over ``warmup_steps``."""
-    clip_norm: float | None = None
-    """Gradients are scaled down to this total norm; None leaves them."""
+__all__ = [
+    "AdamWConfig",
+    "CosineScheduleConfig",
+    "OptimizerConfig",
+    "ParameterRule",
+    "RunConfig",
+    "SGDConfig",
+    "ScheduleConfig",
+    "StepScheduleConfig",
+    "TrainConfig",
+]
 
 
 class TrainConfig(Config):
@@ -87,6 +78,6 @@ class RunConfig(Config):
 
     model: ModelConfig
     data: DataConfig
-    optim: OptimConfig = Field(default_factory=OptimConfig)
+    optim: OptimizerConfig = Field(default_factory=SGDConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     test: TestConfig = Field(default_factory=TestConfig)

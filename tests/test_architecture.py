@@ -24,7 +24,7 @@ LEVELS: tuple[set[str], ...] = (
     {"safe_yaml", "safe_pickle", "files"},
     {"zoo"},
     {"config", "ops", "drawing", "distributed"},
-    {"structures"},
+    {"structures", "optimizer_config"},
     {"models", "data", "evaluation"},
     {"run_config"},
     {"weights"},

@@ -319,7 +319,7 @@ def _start(config: RunConfig, out: Path, device: torch.device, categories: Categ
         model.compile()
     model.train()
     network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None) if world_size() > 1 else model
-    optimizer = build_optimizer(model, config, device)
+    optimizer = build_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
     run = _Run(
         config,

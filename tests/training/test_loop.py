@@ -18,7 +18,7 @@ from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
-from boxwood.run_config import OptimConfig, RunConfig
+from boxwood.run_config import AdamWConfig, OptimizerConfig, RunConfig, SGDConfig, StepScheduleConfig
 from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
 from boxwood.training.loop import _primary, _Run
@@ -117,7 +117,7 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
     monkeypatch.setattr("boxwood.training.loop.evaluate", fake)
     train(tiny_run(eval_every=3), tmp_path / "whole")
     stopped = tiny_run(eval_every=0, steps=6)
-    stopped.optim.drops = (8 / 6, 11 / 6)  # the same rates as in the first six of twelve
+    stopped.optim.schedule = StepScheduleConfig(drops=(8 / 6, 11 / 6))  # the same rates as in the first six of twelve
     scores = iter([0.5])
     train(stopped, tmp_path / "six")
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "six"))
@@ -144,10 +144,10 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     run = tiny_run(steps=1, log_every=1)
-    run.optim = OptimConfig(lr=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=1e-3, drops=())
+    run.optim = SGDConfig(lr=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=1e-3, schedule=StepScheduleConfig(drops=()))
     train(run, tmp_path / "clipped")
     start = tiny_run(steps=1)
-    start.optim = OptimConfig(lr=1e-30, warmup_steps=0)
+    start.optim = SGDConfig(lr=1e-30, warmup_steps=0)
     train(start, tmp_path / "start")
     moved = [weights(tmp_path / "clipped")[name] - tensor for name, tensor in weights(tmp_path / "start").items()]
     assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(1e-3, rel=1e-2)
@@ -166,11 +166,13 @@ def test_bf16_and_pictures_without_boxes(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- stop and resume
 
 
-@pytest.mark.parametrize(("kind", "call"), [("sgd", 1), ("adamw", 11), ("sgd", 13)])
-def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, call: int) -> None:
+@pytest.mark.parametrize(("optimizer", "call"), [(SGDConfig, 1), (AdamWConfig, 11), (SGDConfig, 13)])
+def test_resumed_training_is_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: type[OptimizerConfig], call: int
+) -> None:
     """Interrupted in the forward pass ``call`` (of 2 an update), between lines of the log and evaluations."""
     run = hard_run()
-    run.optim.kind = kind
+    run.optim = optimizer(lr=0.02, warmup_steps=4)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train(run, whole)
     monkeypatch.setenv("TINY_SIGNAL", f"SIGINT:{call}:0")
@@ -249,11 +251,11 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
     short = tiny_run(steps=6)
-    short.optim.drops = (4 / 6,)
+    short.optim.schedule = StepScheduleConfig(drops=(4 / 6,))
     train(short, tmp_path / "run")
     assert train(short, tmp_path / "run", resume=True)["bbox"], "nothing to do, and the metrics are still known"
     longer = tiny_run(steps=12)
-    longer.optim.drops = (4 / 12,)
+    longer.optim.schedule = StepScheduleConfig(drops=(4 / 12,))
     train(longer, tmp_path / "run", resume=True)
     train(longer, tmp_path / "whole")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
@@ -394,7 +396,7 @@ def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], words
 def test_initial_weights_and_layers_of_other_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(tiny_run(steps=2), tmp_path / "first")
     run = tiny_run(steps=1, weights=str(tmp_path / "first" / "last.safetensors"))
-    run.optim = OptimConfig(lr=1e-30, warmup_steps=0, drops=())
+    run.optim = SGDConfig(lr=1e-30, warmup_steps=0)
     run.data.train, run.data.val = TinyData(ids=(1, 2, 3, 4)), TinyData(ids=(1, 2, 3, 4), count=4)
     with caplog.at_level(logging.WARNING):
         train(run, tmp_path / "second")
