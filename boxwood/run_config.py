@@ -18,6 +18,7 @@ from pydantic import Field
 
 from boxwood.config import Config
 from boxwood.data import DataConfig
+from boxwood.loggers import LoggerConfig
 from boxwood.models import ModelConfig, TestConfig
 from boxwood.optimizer_config import (
     AdamWConfig,
@@ -52,7 +53,7 @@ class TrainConfig(Config):
     accumulate: int = Field(1, gt=0)
     """Forward and backward passes an update; each sees ``batch_size / accumulate`` images."""
     seed: int = Field(0, ge=0)
-    """Decides the initial weights, the order of images, every augmentation and every sampling."""
+    """Determines the initial weights, the order of images, every augmentation and every sampling."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: str = "auto"
     """``auto`` takes the GPU where there is one; else ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
@@ -61,20 +62,22 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(5000, gt=0)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, gt=0)
-    """How many of the newest checkpoints stay."""
+    """How many checkpoints are kept: the newest ones."""
     log_every: int = Field(20, gt=0)
-    """Steps between lines of the log; each is the mean since the last."""
+    """Steps between lines of the log; each holds means over the steps since the line before."""
     weights: str | None = None
-    """A ``.safetensors`` file to start from, or a name of the model zoo, of bodies too (``detectron/imagenet/R-50``); layers whose
-    shape depends on the classes start anew where the classes differ."""
+    """A ``.safetensors`` file to start from, or a name of the model zoo, also of a backbone alone (``detectron/imagenet/R-50``).
+    Layers whose shape depends on the classes are randomly initialised where the classes differ."""
+    loggers: tuple[LoggerConfig, ...] = ()
+    """Where the numbers of ``metrics.jsonl`` go besides that file."""
     tensorboard: bool = False
-    """Write TensorBoard's files to ``tensorboard/`` in the run directory; needs ``pip install 'boxwood[tensorboard]'``."""
+    """Short for ``{kind: tensorboard}`` among the loggers."""
     compile: bool = False
-    """Compile the network with `torch.compile`; pays on a GPU."""
+    """Compile the network with `torch.compile`; faster on a GPU."""
 
 
 class RunConfig(Config):
-    """Everything that decides the outcome of a run."""
+    """Everything that determines the outcome of a run."""
 
     model: ModelConfig
     data: DataConfig

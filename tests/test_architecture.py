@@ -24,7 +24,7 @@ LEVELS: tuple[set[str], ...] = (
     {"safe_yaml", "safe_pickle", "files"},
     {"zoo"},
     {"config", "ops", "drawing", "distributed"},
-    {"structures", "optimizer_config"},
+    {"structures", "optimizer_config", "loggers"},
     {"models", "data", "evaluation"},
     {"run_config"},
     {"weights"},

@@ -43,7 +43,7 @@ from boxwood.training.checkpoint import (
 from boxwood.training.divergence import DivergenceWatch
 from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.interruption import Interrupted, Interruption
-from boxwood.training.log import Meter, RunLog
+from boxwood.training.log import Meter, RunLog, open_log
 from boxwood.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from boxwood.training.preflight import check_data, check_precision
 from boxwood.weights.file import save_weights
@@ -137,7 +137,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         else:
             seed_process(settings.seed, rank())
 
-        run_log = RunLog(out, settings.steps, run.step, run.evaluated, settings.tensorboard) if rank() == 0 else None
+        run_log = open_log(config, out, run.step, run.evaluated)
         with closing(batches), Interruption() as interruption, run_log or nullcontext():
             try:
                 _loop(run, itertools.chain([first], batches), val_set, interruption, run_log)
