@@ -5,7 +5,8 @@
       data    train and val            boxwood.data          (CocoConfig, ...)
       optim   how weights are updated  boxwood.optimizer_config (SGDConfig, ...)
       train   how long, how often
-      test    outputs -> detections    boxwood.models.detector
+      test    outputs -> detections    boxwood.models.inference_config
+      evaluator  detections -> numbers  boxwood.evaluation.measures (CocoEvaluatorConfig, ...)
 
 A recipe is a function that returns one. It is saved beside every run and inside every weights file.
 """
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from boxwood.config import Config
 from boxwood.data import DataConfig
+from boxwood.evaluation.measures import EvaluatorConfig
 from boxwood.loggers import LoggerConfig
 from boxwood.models import ModelConfig, TestConfig
 from boxwood.optimizer_config import (
@@ -84,3 +86,5 @@ class RunConfig(Config):
     optim: OptimizerConfig = Field(default_factory=SGDConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     test: TestConfig = Field(default_factory=TestConfig)
+    evaluator: EvaluatorConfig | None = None
+    """By which rules detections are scored, and which weights are the best. None: COCO's AP, of an RPN alone its average recall."""
