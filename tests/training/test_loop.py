@@ -17,11 +17,10 @@ import torch
 from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
-from boxwood.evaluation import Metrics
 from boxwood.run_config import AdamWConfig, OptimizerConfig, RunConfig, SGDConfig, StepScheduleConfig
 from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
-from boxwood.training.loop import _primary, _Run
+from boxwood.training.state import TrainingState
 from boxwood.weights import read_weights
 from tests.training import tiny
 from tests.training.tiny import TinyConfig, TinyData, TinyDataset, TinyDetector, tiny_run
@@ -114,7 +113,7 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
     def fake(*_: object) -> dict[str, Any]:
         return {"bbox": {"AP": next(scores)}}
 
-    monkeypatch.setattr("boxwood.training.loop.evaluate", fake)
+    monkeypatch.setattr("boxwood.training.validation.evaluate", fake)
     train(tiny_run(eval_every=3), tmp_path / "whole")
     stopped = tiny_run(eval_every=0, steps=6)
     stopped.optim.schedule = StepScheduleConfig(drops=(8 / 6, 11 / 6))  # the same rates as in the first six of twelve
@@ -425,14 +424,14 @@ def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
     """Picture 102 comes once an epoch of two updates; ``deferred`` is what a GPU does: look only when logging."""
     states: list[dict[str, torch.Tensor]] = []
-    created = _Run.__init__
+    created = TrainingState.__init__
 
-    def as_on_a_gpu(self: _Run, *arguments: Any, **named: Any) -> None:
+    def as_on_a_gpu(self: TrainingState, *arguments: Any, **named: Any) -> None:
         created(self, *arguments, **named)
         self.watch.deferred = deferred
         states.append(self.model.state_dict())
 
-    monkeypatch.setattr(_Run, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(TrainingState, "__init__", as_on_a_gpu)
     run = tiny_run(log_every=6, checkpoint_every=3)
     run.data.train = TinyData(nan_box_in=102)
     with pytest.raises(TrainingDiverged) as error:
@@ -452,9 +451,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("deferred", [False, True])
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
-    original, created = TinyDetector.losses, _Run.__init__
+    original, created = TinyDetector.losses, TrainingState.__init__
 
-    def as_on_a_gpu(self: _Run, *arguments: Any, **named: Any) -> None:
+    def as_on_a_gpu(self: TrainingState, *arguments: Any, **named: Any) -> None:
         created(self, *arguments, **named)
         self.watch.deferred = deferred
 
@@ -464,18 +463,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch
             losses["loss_root"] = (output.logits.sum() * 0).abs().sqrt()  # 0, with an infinite slope
         return losses
 
-    monkeypatch.setattr(_Run, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(TrainingState, "__init__", as_on_a_gpu)
     monkeypatch.setattr(TinyDetector, "losses", steep)
     with pytest.raises(TrainingDiverged, match=r"losses are finite but the gradient is not \(norm nan\) at step 3") as error:
         train(tiny_run(), tmp_path / "run")
     assert "loss_root 0" in str(error.value) and ".png): 1 boxes" in str(error.value)
-
-
-def test_the_most_telling_task_decides_which_weights_are_the_best() -> None:
-    """Keypoints before masks before boxes; a task whose truth has nothing (-1) does not."""
-    tables: Metrics = {"bbox": {"AP": 0.1}, "segm": {"AP": 0.2}, "keypoints": {"AP": 0.3}}
-    assert _primary(tables) == 0.3
-    assert _primary({**tables, "keypoints": {"AP": -1.0}}) == 0.2
-    assert _primary({"bbox": {"AP": 0.1}}) == 0.1
-    assert _primary({"proposals": {"AR100": 0.3, "AR1000": 0.5}}) == 0.5
-    assert _primary({}) == -1.0
