@@ -1,4 +1,4 @@
-"""A task of your own: points of an instance with two values each, which a mirror image changes (boxwood train own_task:points ...)."""
+"""A task of your own: points of an instance with two values each, which a mirror image changes (boxwood train own_task:points)."""
 
 from types import SimpleNamespace
 from typing import Any

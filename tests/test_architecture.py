@@ -26,7 +26,7 @@ LEVELS: tuple[set[str], ...] = (
     {"zoo"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
-    {"structures"},
+    {"structures", "optimizer_config", "loggers"},
     {"models", "data", "evaluation"},
     {"run_config"},
     {"weights"},
