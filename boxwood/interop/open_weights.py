@@ -88,22 +88,22 @@ def weights_file(source: Path) -> Path:
 
 
 def _read_checkpoint(path: Path) -> SavedWeights:
-    """The weights in a checkpoint of a run, whose classes are there without facts of keypoints."""
+    """The weights in a checkpoint of a run. It holds the ids and names of the classes alone; their keypoints are in the run's
+    weights file."""
     tree = read_pth(path)
     if not isinstance(tree, dict) or not {"model", "config", "classes"} <= tree.keys():
         raise UserError(f"{path}: is not a checkpoint of Boxwood; convert other programs' weights with boxwood weights import")
     config = from_yaml(RunConfig, tree["config"], where=str(path))
     ids, names = (tuple(column) for column in zip(*tree["classes"], strict=True))
-    keypoints = _keypoints_of_run(path, ids) if "keypoints" in config.model.needs() else None
-    return SavedWeights(tree["model"], config, Categories(ids, names, keypoints))
+    categories = Categories(ids, names, _keypoints_of_run(path.parent.parent, ids))
+    if categories.keypoints is None and "keypoints" in config.model.needs():
+        raise UserError(f"{path}: a checkpoint does not hold the names of keypoints; name the run's last.safetensors instead")
+    return SavedWeights(tree["model"], config, categories)
 
 
-def _keypoints_of_run(checkpoint: Path, ids: tuple[Any, ...]) -> KeypointFacts:
-    """The facts of keypoints in the weights file of the run that a checkpoint belongs to."""
-    run = checkpoint.parent.parent
+def _keypoints_of_run(run: Path, ids: tuple[Any, ...]) -> KeypointFacts | None:
+    """The facts of keypoints in the weights file of a run with these classes."""
     for name in IN_A_RUN:
-        if (run / name).is_file():
-            categories = read_weights(run / name).categories
-            if categories.ids == ids and categories.keypoints is not None:
-                return categories.keypoints
-    raise UserError(f"{checkpoint}: a checkpoint does not hold the names of keypoints; name the run's last.safetensors instead")
+        if (run / name).is_file() and (categories := read_weights(run / name).categories).ids == ids:
+            return categories.keypoints
+    return None
