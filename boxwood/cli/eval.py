@@ -17,8 +17,8 @@ MEASURES = ("coco", "voc2007", "voc2010", "lvis", "cityscapes")
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
-@click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
-@click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="By whose rules.")
+@click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score this file, and run no network.")
+@click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="The rules of the metric.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(
@@ -32,12 +32,12 @@ def eval(
     """Measure a detector on the val set: a table, metrics.json, detections.json (of an RPN alone proposals.safetensors), and
     report.html: curves, errors, confusions, and the worst and best images.
 
-    The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written before,
-    by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
-    with the settings of test.* applied to it once more; then the results go to RUN/eval-again by default.
+    The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written by this
+    command, by another program as COCO results, or by Detectron (detections.pkl); where you set a test.KEY, the selection of
+    test.* is applied to it first; the results go to RUN/eval-again by default.
 
-    --measure voc2007 and voc2010 give PASCAL VOC's AP, and the result files of its development kit; lvis gives LVIS's, of rare,
-    common and frequent classes, and cityscapes that of Cityscapes' instances.
+    --measure voc2007 and voc2010 compute PASCAL VOC's AP and write the result files of its development kit; lvis computes LVIS's
+    AP of rare, common and frequent classes, cityscapes the AP of Cityscapes' instances.
 
     \b
       boxwood eval runs/nuts
@@ -60,7 +60,7 @@ def eval(
     if result.rank > 0:
         return
     click.echo(result.table())
-    click.echo(f"\n{result.about}; written to {out}, and what it means to {out / 'report.html'}")
+    click.echo(f"\n{result.about}; written to {out}, with the report {out / 'report.html'}")
     if result.detections_are_new and isinstance(result.evaluator, ProposalEvaluator):
         file = out / "proposals.safetensors"
-        click.echo(f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
+        click.echo(f"Fast R-CNN trains on such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
