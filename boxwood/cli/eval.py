@@ -10,15 +10,13 @@ from boxwood.cli.arguments import default_out, imports_option, overrides_argumen
 
 __all__ = ["eval"]
 
-MEASURES = ("coco", "voc2007", "voc2010", "lvis", "cityscapes")
-
 
 @click.command(short_help="Measure a detector on the val set.")
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
 @click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score this file, and run no network.")
-@click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="The rules of the metric.")
+@click.option("--measure", metavar="KIND", help="The rules of the metric; by default the configuration's evaluator, or COCO's.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(
@@ -26,7 +24,7 @@ def eval(
     overrides: tuple[str, ...],
     weights: str | None,
     detections: Path | None,
-    measure: str,
+    measure: str | None,
     out: Path | None,
 ) -> None:
     """Measure a detector on the val set: a table, metrics.json, detections.json (of an RPN alone proposals.safetensors), and
@@ -36,8 +34,8 @@ def eval(
     command, by another program as COCO results, or by Detectron (detections.pkl); where you set a test.KEY, the selection of
     test.* is applied to it first; the results go to RUN/eval-again by default.
 
-    --measure voc2007 and voc2010 compute PASCAL VOC's AP and write the result files of its development kit; lvis computes LVIS's
-    AP of rare, common and frequent classes, cityscapes the AP of Cityscapes' instances.
+    --measure is coco, voc2007 or voc2010 (PASCAL VOC's AP, and the result files of its development kit), lvis (AP of rare, common
+    and frequent classes), cityscapes, proposals (average recall, without classes), or a class of your own, my_work:MyMeasure.
 
     \b
       boxwood eval runs/nuts
@@ -53,7 +51,7 @@ def eval(
         source,
         weights=weights,
         detections=detections,
-        measure=measure,  # type: ignore[arg-type]  # one of MEASURES
+        measure=measure,
         overrides=overrides,
         out=out,
     )

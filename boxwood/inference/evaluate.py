@@ -45,7 +45,7 @@ from boxwood.interop.zoo import is_published
 from boxwood.models import ModelConfig, TestConfig
 from boxwood.models.detector import GEOMETRIES
 from boxwood.models.postprocess import suppress
-from boxwood.recipes import resolve
+from boxwood.recipes import import_module, resolve
 from boxwood.report import write_report
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
@@ -126,6 +126,9 @@ class Evaluation:
             return
         out = Path(out)
         save_metrics(self.metrics, out / "metrics.json")
+        evaluator: Any = self.evaluator
+        if not isinstance(evaluator, CollectingEvaluator | ProposalEvaluator):
+            return  # a measure of a user's own keeps what it needs, and no detections for a report
         if isinstance(self.evaluator, ProposalEvaluator):
             if self.detections_are_new:
                 write_proposals(out / "proposals.safetensors", self.evaluator.columns())
@@ -137,7 +140,7 @@ class Evaluation:
 
     def add_analysis(self) -> None:
         """Add errors, confusions and calibration to the metrics, where the measure has them."""
-        if self.rank > 0 or isinstance(self.evaluator, ProposalEvaluator | LvisEvaluator):
+        if self.rank > 0 or not isinstance(self.evaluator, CollectingEvaluator) or isinstance(self.evaluator, LvisEvaluator):
             return  # LVIS's images are not annotated exhaustively, so a detection without truth may be right
         task: Literal["bbox", "segm"] = "segm" if "segm" in self.metrics and "bbox" not in self.metrics else "bbox"
         limit = self.metrics.get("max_detections", 100)
@@ -162,8 +165,8 @@ def evaluate(
     ``source`` is a run, a weights file or a name of the zoo; a configuration (`RunConfig`, or the name of one) with ``weights``; or
     a model in memory, a `Predictor` or a `boxwood.models.Detector`, which is not changed. ``overrides`` (``key=value``) change the
     configuration. ``data`` replaces its ``data.val``, whose transforms stay; a detector in memory needs ``data``, whose own
-    transforms are applied. ``measure`` chooses the rules: ``coco`` (the default), ``voc2007``, ``voc2010``, ``lvis`` or
-    ``cityscapes``.
+    transforms are applied. ``measure`` chooses the rules: ``coco``, ``voc2007``, ``voc2010``, ``lvis``, ``cityscapes``,
+    ``module:Class`` or an `EvaluatorConfig`; None: the configuration's ``evaluator``, else COCO's.
 
     With ``detections``, a file of COCO results, Detectron's ``detections.pkl`` or a file of proposals, that file is scored and no
     network runs; where ``overrides`` set a ``test.KEY``, the selection of ``test.*`` (NMS, score threshold, number) is applied to
@@ -172,23 +175,24 @@ def evaluate(
     Under torchrun all its processes work together. Raises `UserError` where the weights or the data cannot be read, or their
     classes differ.
     """
-    rules: Measure = measure or "coco"
+    if isinstance(measure, str) and ":" in measure:
+        import_module(measure.partition(":")[0])
     folder = None if out is None else Path(out)
     if isinstance(source, nn.Module | Predictor):
         if weights is not None or detections is not None or overrides:
             raise UserError("weights, detections and overrides belong to a configuration; a model in memory takes none of them")
-        return _evaluate_in_memory(source, data, rules, folder)
+        return _evaluate_in_memory(source, data, measure, folder)
     opened = None
     if weights is None and not isinstance(source, RunConfig) and _holds_configuration(source):
         opened = open_weights(source)
     config = _configuration(opened.saved.config if opened is not None else source, overrides)
     if detections is None:
-        return _run_network(config, data, opened or weights or _weights_of_run(source), rules, folder)
+        return _run_network(config, data, opened or weights or _weights_of_run(source), measure, folder)
     unused = "--weights" if weights is not None else "test.tta" if any(o.startswith("test.tta") for o in overrides) else None
     if unused is not None:
         raise UserError(f"--detections scores a file and runs no network, so {unused} has nothing to do; leave one of them out")
     select = any(override.startswith("test.") for override in overrides)
-    return _score_file(config, data, Path(detections), select, rules, folder)
+    return _score_file(config, data, Path(detections), select, measure, folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -201,7 +205,7 @@ class _Settings:
     title: str
     class_agnostic: bool
     test: TestConfig
-    measure: Measure
+    measure: Measure | None
 
     def evaluator(self, coco: Mapping[str, Any], categories: Categories) -> AnyEvaluator:
         return make_evaluator(
@@ -214,8 +218,8 @@ class _Settings:
         )
 
 
-def _settings(config: RunConfig, measure: Measure) -> _Settings:
-    return _Settings(config.model.title, config.model.class_agnostic, config.test, measure)
+def _settings(config: RunConfig, measure: Measure | None) -> _Settings:
+    return _Settings(config.model.title, config.model.class_agnostic, config.test, measure or config.evaluator)
 
 
 def _holds_configuration(source: str | Path) -> bool:
@@ -249,7 +253,7 @@ def _run_network(
     config: RunConfig,
     data: DatasetConfig | Dataset | None,
     weights: OpenedWeights | str | Path,
-    measure: Measure,
+    measure: Measure | None,
     out: Path | None,
 ) -> Evaluation:
     """Run the network over the data set."""
@@ -266,7 +270,7 @@ def _run_network(
 
 
 def _evaluate_in_memory(
-    source: Predictor | nn.Module, data: DatasetConfig | Dataset | None, measure: Measure, out: Path | None
+    source: Predictor | nn.Module, data: DatasetConfig | Dataset | None, measure: Measure | None, out: Path | None
 ) -> Evaluation:
     """Run a model that is in memory, on the device where it is."""
     model = source.model if isinstance(source, Predictor) else source
@@ -322,7 +326,7 @@ def _measured(
 
 
 def _score_file(
-    config: RunConfig, data: DatasetConfig | Dataset | None, path: Path, select: bool, measure: Measure, out: Path | None
+    config: RunConfig, data: DatasetConfig | Dataset | None, path: Path, select: bool, measure: Measure | None, out: Path | None
 ) -> Evaluation:
     """Score a file of detections; with ``select``, after the selection of ``test.*``."""
     dataset = _opened_data(config, data)

@@ -19,6 +19,7 @@ from boxwood.errors import UserError
 from boxwood.inference.tta import augmented
 from boxwood.interop.open_weights import open_weights
 from boxwood.models.backbones import ConvNorm
+from boxwood.models.detector import set_fixed_shapes
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import restore_model
@@ -40,7 +41,7 @@ def load(source: str | Path, device: str = "auto") -> Predictor:
     """
     opened = open_weights(source)
     config = opened.saved.config
-    if "proposals" in config.model.needs():
+    if config.model.needs_proposals:
         raise UserError(
             f"{opened.source}: has no RPN and needs proposals as input, so it cannot be called with pictures alone; "
             "boxwood eval runs it on data with proposals"
@@ -67,6 +68,7 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.model = prepare(model).to(self.device)
+        set_fixed_shapes(self.model, self.device)
         self.transforms = tuple(transforms)
         self.config = config
         """The configuration that the model was trained with, where it is known."""

@@ -96,7 +96,7 @@ def _read_checkpoint(path: Path) -> SavedWeights:
     config = from_yaml(RunConfig, tree["config"], where=str(path))
     ids, names = (tuple(column) for column in zip(*tree["classes"], strict=True))
     categories = Categories(ids, names, _keypoints_of_run(path.parent.parent, ids))
-    if categories.keypoints is None and "keypoints" in config.model.needs():
+    if categories.keypoints is None and "keypoints" in config.model.task_names:
         raise UserError(f"{path}: a checkpoint does not hold the names of keypoints; name the run's last.safetensors instead")
     return SavedWeights(tree["model"], config, categories)
 
