@@ -19,25 +19,30 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from boxwood.ops.boxes import clip
-from boxwood.ops.masks import rasterize_polygons, resize_bitmap
+from boxwood.ops.masks import Crops, mask_crops, masks_to_rle, rasterize_polygons, resize_bitmap
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "MASK_SIZE",
     "Affine",
     "Bitmap",
     "Boxes",
+    "DetectedKeypoints",
     "Field",
     "ImageField",
     "InstanceField",
     "InstanceMasks",
     "Keypoints",
+    "MaskProbabilities",
     "Polygons",
     "Segmentations",
     "TensorField",
@@ -167,6 +172,15 @@ class InstanceField(Field):
     def cat(cls, parts: Sequence[Self]) -> Self:
         """The concatenation of one or more fields of this class."""
         return parts[0].with_tensors([torch.cat(columns) for columns in zip(*(part.tensors() for part in parts), strict=True)])
+
+    def records(self, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """What a detection's record in COCO's format has of this field, one dictionary an instance; nothing by default. ``boxes``
+        (N, 4) are those of the detections, in an image of (height, width) ``size``."""
+        return [{} for _ in range(len(self))]
+
+    def draw(self, picture: Image.Image, row: int, box: Sequence[float], color: tuple[int, int, int], line: int) -> None:
+        """Draw instance ``row`` onto a picture of the original image, above its box (xyxy) and below the names; nothing by default.
+        ``line`` is the width of a line in pixels."""
 
     def covered(self, pixels: Tensor) -> Self:
         """The values after something was painted over ``pixels`` (H, W) bool of the image; unchanged by default."""
@@ -461,3 +475,42 @@ class Boxes(ImageField):
         """Boxes clipped to the image; those without area in it are left out."""
         boxes = clip(self.values, torch.tensor(size))
         return self.with_tensors([boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)]])
+
+
+# -------------------------------------------------------------------------------------------------- fields of detections
+
+
+@dataclass
+class MaskProbabilities(InstanceField):
+    """Predicted masks of N detections."""
+
+    probabilities: Tensor
+    """(N, M, M) float32, 0..1: the mask over the detection's box."""
+    threshold: float = 0.5
+    """A pixel belongs to the mask where its probability is at least this."""
+    crops: Crops = mask_crops
+    """How masks are scaled to their boxes."""
+
+    def transformed(self, affine: Affine) -> Self:
+        mirrored = [axis for axis, scale in ((1, affine.scale_y), (2, affine.scale_x)) if scale < 0]
+        return self.with_tensors([self.probabilities.flip(mirrored)])
+
+    def records(self, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """``segmentation``, run lengths."""
+        codes = masks_to_rle(self.probabilities, boxes, size, self.threshold, self.crops)
+        return [{"segmentation": code} for code in codes]
+
+
+@dataclass
+class DetectedKeypoints(TensorField):
+    """``values`` (N, K, 3) float32: x, y in pixels of the image, score."""
+
+    skeleton: tuple[tuple[int, int], ...] = ()
+    """Pairs of keypoints that are linked where they are drawn."""
+
+    def transformed(self, affine: Affine) -> Self:
+        return self.with_tensors([torch.cat([affine.points(self.values[..., :2]), self.values[..., 2:]], dim=-1)])
+
+    def records(self, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """``keypoints``: x, y as indices of pixels, as COCO has them, and the score."""
+        return [{"keypoints": [v for x, y, score in row for v in (x - 0.5, y - 0.5, score)]} for row in self.values.tolist()]

@@ -13,10 +13,10 @@ sees it; detections are in the pixels of the original image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,22 +25,35 @@ from boxwood.fields import (
     Affine,
     Bitmap,
     Boxes,
+    DetectedKeypoints,
     Field,
     ImageField,
     InstanceField,
     InstanceMasks,
     Keypoints,
+    MaskProbabilities,
     Polygons,
     Segmentations,
     field_of,
 )
 from boxwood.ops.boxes import area, clip
-from boxwood.ops.masks import Crops, mask_crops, masks_to_rle, paste_masks
+from boxwood.ops.masks import Crops, mask_crops, paste_masks
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Batch", "Bitmap", "Categories", "Detections", "InstanceMasks", "KeypointFacts", "Polygons", "Sample", "Target"]
+__all__ = [
+    "Batch",
+    "Bitmap",
+    "Categories",
+    "Detections",
+    "FirstSample",
+    "InstanceMasks",
+    "KeypointFacts",
+    "Polygons",
+    "Sample",
+    "Target",
+]
 
 AnyField = TypeVar("AnyField", bound=Field)
 
@@ -274,6 +287,10 @@ class Sample:
         return replace(self, boxes=boxes).select(remains & enough)
 
 
+FirstSample: TypeAlias = Callable[[], Sample | None]
+"""Reads the first sample of a data set; None where it is empty."""
+
+
 @dataclass(init=False, slots=True)
 class Target:
     """What a network is trained on for one image: its instances without the crowd regions, which are ``ignore``."""
@@ -338,6 +355,11 @@ class Batch:
     targets: tuple[Target, ...] | None
     image_fields: dict[str, tuple[ImageField, ...]]
     """By name, one for each image: those fields that all images of the batch have."""
+    extent: tuple[int, int] | None
+    """The largest height and width of ``sizes``, known on the host; None: to be read from ``sizes``."""
+    originals: Tensor
+    """(B, 2) int64: ``original_sizes`` on the device of the images; None where a copy gets other ``original_sizes`` makes it
+    anew."""
 
     def __init__(
         self,
@@ -351,8 +373,11 @@ class Batch:
         proposals: tuple[Tensor, ...] | None = None,
         *,
         image_fields: Mapping[str, tuple[ImageField, ...]] | None = None,
+        extent: tuple[int, int] | None = None,
+        originals: Tensor | None = None,
     ) -> None:
-        self.images, self.sizes, self.original_sizes = images, sizes, original_sizes
+        self.images, self.sizes, self.original_sizes, self.extent = images, sizes, original_sizes, extent
+        self.originals = torch.tensor(original_sizes).view(-1, 2).to(images.device) if originals is None else originals
         self.image_ids, self.file_names, self.seeds = image_ids, file_names, seeds
         self.targets, self.image_fields = targets, dict(image_fields or {})
         if proposals is not None:
@@ -372,6 +397,7 @@ class Batch:
             self,
             images=self.images.to(device, non_blocking=True),
             sizes=self.sizes.to(device, non_blocking=True),
+            originals=self.originals.to(device, non_blocking=True),
             targets=None if self.targets is None else tuple(target.to(device) for target in self.targets),
             image_fields={name: tuple(field.to(device) for field in fields) for name, fields in self.image_fields.items()},
         )
@@ -386,7 +412,7 @@ def _with(fields: Mapping[str, AnyField], name: str, field: AnyField | None) -> 
 # ------------------------------------------------------------------------------------------------------- results
 
 
-@dataclass
+@dataclass(init=False)
 class Detections:
     """The instances found in one image, best first, in pixels of the original image.
 
@@ -403,67 +429,82 @@ class Detections:
     """(N,) int64, 0..C-1."""
     size: tuple[int, int]
     """(height, width) of the original image."""
-    class_names: tuple[str, ...] = ()
-    mask_probabilities: Tensor | None = None
-    """(N, M, M) float32, 0..1: the mask over the detection's box."""
-    keypoints: Tensor | None = None
-    """(N, K, 3) float32: x, y, score."""
-    mask_threshold: float = 0.5
-    mask_crops: Crops = mask_crops
-    """How masks are scaled to their boxes."""
-    skeleton: tuple[tuple[int, int], ...] = field(default=())
+    class_names: tuple[str, ...]
+    fields: dict[str, InstanceField]
+    """More of the instances, N rows each, by name: ``masks`` (`MaskProbabilities`), ``keypoints`` (`DetectedKeypoints`), and those
+    of a task of your own."""
+
+    def __init__(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        size: tuple[int, int],
+        class_names: tuple[str, ...] = (),
+        mask_probabilities: Tensor | None = None,
+        keypoints: Tensor | None = None,
+        mask_threshold: float = 0.5,
+        mask_crops: Crops = mask_crops,
+        skeleton: tuple[tuple[int, int], ...] = (),
+        *,
+        fields: Mapping[str, InstanceField] | None = None,
+    ) -> None:
+        self.boxes, self.scores, self.labels, self.size, self.class_names = boxes, scores, labels, size, class_names
+        self.fields = dict(fields or {})
+        if mask_probabilities is not None:
+            self.fields["masks"] = MaskProbabilities(mask_probabilities, mask_threshold, mask_crops)
+        if keypoints is not None:
+            self.fields["keypoints"] = DetectedKeypoints(keypoints, skeleton=skeleton)
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> Detections:
         """The detections chosen by a slice, a boolean mask or indices."""
-        return Detections(
-            self.boxes[index],
-            self.scores[index],
-            self.labels[index],
-            self.size,
-            self.class_names,
-            None if self.mask_probabilities is None else self.mask_probabilities[index],
-            None if self.keypoints is None else self.keypoints[index],
-            self.mask_threshold,
-            self.mask_crops,
-            self.skeleton,
-        )
+        rows = torch.arange(len(self), device=self.boxes.device)[index] if isinstance(index, slice) else index
+        fields = {name: field[rows] for name, field in self.fields.items()}
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], fields=fields)
 
     @property
     def names(self) -> list[str]:
         """The class name of each detection."""
         return [self.class_names[label] if label < len(self.class_names) else str(label) for label in self.labels.tolist()]
 
+    @property
+    def mask_probabilities(self) -> Tensor | None:
+        """(N, M, M) float32, 0..1: the mask over the detection's box; None where the model has no masks."""
+        field = field_of(self.fields, "masks", MaskProbabilities)
+        return None if field is None else field.probabilities
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """(N, K, 3) float32: x, y, score; None where the model has no keypoints."""
+        field = field_of(self.fields, "keypoints", DetectedKeypoints)
+        return None if field is None else field.values
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of keypoints that are linked where they are drawn."""
+        field = field_of(self.fields, "keypoints", DetectedKeypoints)
+        return () if field is None else field.skeleton
+
     @cached_property
     def masks(self) -> Tensor | None:
         """(N, H, W) bool in the original image, pasted when first asked for; None where the model has no masks."""
-        if self.mask_probabilities is None:
+        field = field_of(self.fields, "masks", MaskProbabilities)
+        if field is None:
             return None
-        return paste_masks(self.mask_probabilities, self.boxes, self.size, self.mask_threshold, self.mask_crops)
+        return paste_masks(field.probabilities, self.boxes, self.size, field.threshold, field.crops)
 
     def rles(self) -> list[dict[str, Any]] | None:
         """The masks as COCO run-length codes (``size``, ``counts`` as text), made inside the boxes without whole-image masks."""
-        if self.mask_probabilities is None:
-            return None
-        return masks_to_rle(self.mask_probabilities, self.boxes, self.size, self.mask_threshold, self.mask_crops)
+        field = field_of(self.fields, "masks", MaskProbabilities)
+        return None if field is None else [record["segmentation"] for record in field.records(self.boxes, self.size)]
 
     def to(self, device: torch.device | str) -> Detections:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return Detections(
-            self.boxes.to(device),
-            self.scores.to(device),
-            self.labels.to(device),
-            self.size,
-            self.class_names,
-            move(self.mask_probabilities),
-            move(self.keypoints),
-            self.mask_threshold,
-            self.mask_crops,
-            self.skeleton,
+        fields = {name: field.to(device, non_blocking=False) for name, field in self.fields.items()}
+        return replace(
+            self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device), fields=fields
         )
 
     def draw(self, image: Any, score: float = 0.5) -> Image.Image:
@@ -473,14 +514,16 @@ class Detections:
         """
         from boxwood.drawing import draw_instances, one_by_one
 
-        chosen = self[self.scores >= score].to("cpu")
+        shown = self[self.scores >= score].to("cpu")
+        masks = field_of(shown.fields, "masks", MaskProbabilities)
         return draw_instances(
             image,
-            boxes=chosen.boxes.numpy(),
-            labels=chosen.labels.tolist(),
-            names=chosen.names,
-            scores=chosen.scores.tolist(),
-            masks=one_by_one(self.mask_crops, chosen.mask_probabilities, chosen.boxes, self.size, self.mask_threshold),
-            keypoints=None if chosen.keypoints is None else chosen.keypoints.numpy(),
-            skeleton=self.skeleton,
+            boxes=shown.boxes.numpy(),
+            labels=shown.labels.tolist(),
+            names=shown.names,
+            scores=shown.scores.tolist(),
+            masks=None if masks is None else one_by_one(masks.crops, masks.probabilities, shown.boxes, self.size, masks.threshold),
+            keypoints=None if shown.keypoints is None else shown.keypoints.numpy(),
+            skeleton=shown.skeleton,
+            overlays=[field.draw for field in shown.fields.values()],
         )

@@ -40,7 +40,14 @@ def test_every_example_is_short_and_tested() -> None:
     for path in EXAMPLES:
         assert 20 <= len(path.read_text().splitlines()) <= 80, path
         assert path.stem in tests.replace(".py", ""), path
-    assert len(EXAMPLES) == 5
+    assert {path.stem for path in EXAMPLES} >= {
+        "evaluate",
+        "predict",
+        "own_backbone",
+        "own_dataset",
+        "own_head",
+        "own_training_loop",
+    }
 
 
 def without(names: tuple[str, ...], overrides: list[str]) -> list[str]:
@@ -157,7 +164,32 @@ def test_predict(
             assert np.array_equal(np.asarray(mask) > 0, found.masks[first].numpy())
 
 
-@pytest.mark.parametrize("example", ["own_training_loop.py", "predict.py"])
+def test_predict_names_what_cannot_be_read(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jpg").write_text("no picture")
+    run("predict.py", tmp_path / "broken.jpg", "--model", trained, "--out", tmp_path / "seen", monkeypatch=monkeypatch)
+    assert "broken.jpg: is not an image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["val set", "other data"])
+def test_evaluate(
+    trained: Path,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    other: bool,
+) -> None:
+    data = ["--annotations", shapes / "train.json", "--images", shapes / "train"] if other else []
+    run("evaluate.py", trained, *data, "--score", 0, "--report", tmp_path / "report.html", monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("bbox ") for line in lines) and (tmp_path / "report.html").is_file()
+    images = [line for line in lines if line.startswith("image ")]
+    assert len(images) == (3 if other else 2) and all(line.endswith(": 10 detections") for line in images)
+
+
+@pytest.mark.parametrize("example", ["evaluate.py", "own_training_loop.py", "predict.py"])
 def test_help(example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         run(example, "--help", monkeypatch=monkeypatch)

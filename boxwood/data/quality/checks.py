@@ -51,7 +51,9 @@ class Finding:
     advice: str = ""
     """What a person can do, where Boxwood cannot."""
     look: bool = False
-    """Allowed, and seldom meant (`boxwood.data.quality.warnings`)."""
+    """Allowed, but rarely intended (`boxwood.data.quality.warnings`)."""
+    where: str = ""
+    """The annotation file, or ``train and val``, where `boxwood.check` found it."""
 
     @property
     def refused(self) -> bool:

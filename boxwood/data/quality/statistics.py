@@ -19,7 +19,7 @@ from boxwood.data.quality.checks import check_boxes
 from boxwood.data.sampler import repeat_factors
 from boxwood.data.transforms import resized_size
 
-__all__ = ["Anchors", "Statistics", "advice", "count", "reached"]
+__all__ = ["Anchors", "Statistics", "advice", "count", "describe", "reached"]
 
 Array = NDArray[np.float64]
 
@@ -120,6 +120,33 @@ def advice(statistics: Statistics, anchors: Anchors | None, detections_per_image
             f"test.detections_per_image={-(-most // 100) * 100}"
         )
     return said
+
+
+def describe(file: CocoFile) -> list[str]:
+    """Images, boxes and a row a class as lines of text; lengths in pixels of the images."""
+    empty = len(file.image_ids) - len(np.unique(file.image_rows[file.image_rows >= 0]))
+    heights, widths = file.image_sizes.T
+    corners = check_boxes(file)[0].boxes.astype(np.float64)
+    sides = np.sqrt((corners[:, 2:] - corners[:, :2]).prod(axis=1))
+    bounds = ("small (< 32 px)", sides < 32), ("medium", (sides >= 32) & (sides < 96)), ("large (>= 96 px)", sides >= 96)
+    lines = [
+        f"  images without annotations: {empty:,}",
+        f"  image sizes: {widths.min()}-{widths.max()} x {heights.min()}-{heights.max()}, median {np.median(widths):.0f} x "
+        f"{np.median(heights):.0f}",
+        "  boxes by the root of their area: " + ", ".join(f"{name} {int(within.sum()):,}" for name, within in bounds),
+        f"  crowd regions: {int(file.crowd.sum()):,}, masks: {int((file.mask_kinds > 0).sum()):,}, "
+        f"with keypoints: {int((file.keypoint_rows >= 0).sum()):,}",
+        f"  {'id':>8}  {'boxes':>9}  {'images':>8}  {'smallest':>8}  {'median':>8}  {'largest':>8}  class",
+    ]
+    for category in sorted(file.categories, key=lambda row: int(row["id"])):
+        of_class = file.category_ids == category["id"]
+        images = len(np.unique(file.annotation_image_ids[of_class]))
+        quantiles = [f"{'-':>8}"] * 3
+        if of_class.any():
+            quantiles = [f"{q:8.1f}" for q in np.quantile(sides[of_class], (0, 0.5, 1))]
+        cells = "  ".join(quantiles)
+        lines.append(f"  {category['id']:>8}  {int(of_class.sum()):>9,}  {images:>8,}  {cells}  {category['name']}")
+    return lines
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
