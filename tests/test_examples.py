@@ -267,7 +267,13 @@ def test_help(example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_own_task(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     """Points with two values: trained from the command line with loader workers, saved, loaded, scored, drawn."""
     out = tmp_path / "run"
-    overrides = [*without(("model.mask_head",), tiny(shapes)), "data.workers=2", "train.steps=30", "train.eval_every=0", "optim.lr=0.01"]
+    overrides = [
+        *without(("model.mask_head",), tiny(shapes)),
+        "data.workers=2",
+        "train.steps=30",
+        "train.eval_every=0",
+        "optim.lr=0.01",
+    ]
     outcome = boxwood("train", "examples.own_task:points", *overrides, "--out", out)
     assert outcome.status == 0, outcome.err
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
