@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-import time
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -369,13 +368,11 @@ def test_yaml_over_a_base(tmp_path: Path) -> None:
     ],
 )
 def test_hostile_yaml_is_refused_in_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
-    start = time.process_time()
     with pytest.raises(UserError) as caught:
         read_yaml(write(tmp_path, text))
     assert message in str(caught.value)
     assert str(tmp_path / "run.yaml") in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.process_time() - start < 5
 
 
 def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:

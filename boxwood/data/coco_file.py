@@ -8,11 +8,9 @@ Letters: I images, A annotations, P polygon parts, K keypoints.
 
 from __future__ import annotations
 
-import gc
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
+from boxwood.columns import Columns, are_counts, are_numbers, read_json
 from boxwood.errors import UserError
 
 __all__ = [
@@ -38,13 +37,9 @@ __all__ = [
 
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
-UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-"""What no name of a file may have, and half a character, which UTF-8 does not know."""
 
 IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void")
 """What LVIS's and Cityscapes' rules of evaluation ask of images, beyond COCO's keys."""
-
-Rows = Sequence[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -191,39 +186,37 @@ def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
     Raises `UserError` as `read_coco_file` does.
     """
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
-    if not images:
+    if not images.records:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
-    if not categories:
+    if not categories.records:
         raise UserError(f"{path}: 'categories' is empty; a data set needs at least one class")
-    take_image, take = _Taker(images, "images", path), _Taker(annotations, "annotations", path)
-    take_category = _Taker(categories, "categories", path)
-    take_category.integers("id")
-    take_category.texts("name")
-    image_ids = take_image.integers("id")
-    heights, widths = take_image.integers("height"), take_image.integers("width")
-    annotation_image_ids = take.integers("image_id")
+    categories.integers("id")
+    categories.texts("name")
+    image_ids = images.integers("id")
+    heights, widths = images.integers("height"), images.integers("width")
+    annotation_image_ids = annotations.integers("image_id")
     image_rows = _lookup(image_ids, annotation_image_ids)
-    boxes = take.boxes()
+    boxes = annotations.boxes()
     by_image = np.argsort(image_rows, kind="stable")
     return CocoFile(
         path=str(path),
-        categories=list(categories),
+        categories=list(categories.records),
         image_ids=image_ids,
         image_sizes=np.stack([heights, widths], axis=1),
-        file_names=Texts.of([name.encode() for name in take_image.texts("file_name")]),
-        image_extras=take_image.extras(),
-        ids=take.integers("id"),
+        file_names=Texts.of([name.encode() for name in images.texts("file_name")]),
+        image_extras=images.extras(),
+        ids=annotations.integers("id"),
         image_rows=image_rows,
         annotation_image_ids=annotation_image_ids,
-        category_ids=take.integers("category_id"),
+        category_ids=annotations.integers("category_id"),
         boxes=boxes,
-        areas=take.areas(boxes),
-        crowd=take.integers("iscrowd", default=0) != 0,
-        ignore=np.array([bool(row.get("ignore")) for row in annotations], dtype=np.bool_),
-        **take.masks(),
-        **take.keypoints(),
+        areas=annotations.areas(boxes),
+        crowd=annotations.integers("iscrowd", default=0) != 0,
+        ignore=np.array([bool(row.get("ignore")) for row in annotations.records], dtype=np.bool_),
+        **annotations.masks(),
+        **annotations.keypoints(),
         by_image=by_image,
-        starts=np.searchsorted(image_rows[by_image], np.arange(len(images) + 1)),
+        starts=np.searchsorted(image_rows[by_image], np.arange(len(image_ids) + 1)),
     )
 
 
@@ -232,26 +225,12 @@ def read_image_ids(path: str | Path) -> set[int]:
 
     Raises `UserError` where the file is missing or has no images.
     """
-    return set(_Taker(_section(read_coco_tree(Path(path), ("images",)), "images", path), "images", path).integers("id").tolist())
+    return set(_section(read_coco_tree(Path(path), ("images",)), "images", path).integers("id").tolist())
 
 
 def read_coco_tree(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
     """A COCO file's dictionary, in which nothing but the ``keys`` is sure. Raises `UserError` where it is none."""
-    collecting = gc.isenabled()
-    gc.disable()  # Millions of new objects, none of them garbage: collecting would double the time.
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise UserError(f"{path}: the annotation file cannot be read ({reason}); name an existing COCO file") from None
-    except json.JSONDecodeError as error:
-        where, what = f"{path}:{error.lineno}", f"{error.msg}, column {error.colno}"
-        raise UserError(f"{where}: is not JSON ({what}); name a COCO annotation file") from None
-    except (UnicodeDecodeError, RecursionError):
-        raise UserError(f"{path}: is not JSON text; name a COCO annotation file") from None
-    finally:
-        if collecting:
-            gc.enable()
+    tree = read_json(path, "name a COCO annotation file")
     if not isinstance(tree, dict):
         got = type(tree).__name__
         raise UserError(f"{path}: is not COCO: expected a mapping with 'images', 'annotations' and 'categories', got a {got}")
@@ -261,56 +240,36 @@ def read_coco_tree(path: Path, keys: Sequence[str] = ("images", "annotations", "
     return tree
 
 
-def _section(tree: dict[str, Any], key: str, path: str | Path) -> Rows:
+def _section(tree: dict[str, Any], key: str, path: str | Path) -> _CocoColumns:
     rows = tree[key]
     if not isinstance(rows, list):
         raise UserError(f"{path}: is not COCO: '{key}' must be a list, got a {type(rows).__name__}")
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: {key} row {index}: must be a mapping, got {_short(row)}")
-    return rows
+    return _CocoColumns(rows, path, key)
 
 
-class _Taker:
-    """Takes columns out of the rows of one section, and names the row where one is missing or of the wrong type."""
-
-    def __init__(self, rows: Rows, section: str, path: str | Path) -> None:
-        self.rows, self.section, self.path = rows, section, path
-
-    def integers(self, key: str, default: int | None = None) -> NDArray[np.int64]:
-        values = [row.get(key, default) for row in self.rows]
-        self._refuse(key, values, _is_whole, "a whole number")
-        return np.array(values, dtype=np.int64)
-
-    def texts(self, key: str) -> list[str]:
-        values: list[Any] = [row.get(key) for row in self.rows]
-        self._refuse(key, values, lambda v: isinstance(v, str) and bool(v) and not UNWRITABLE.search(v), "text")
-        return values
+class _CocoColumns(Columns):
+    """The columns that only COCO files have."""
 
     def extras(self) -> Texts:
-        own = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.rows]
+        own = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]
         return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in own])
 
     def boxes(self) -> NDArray[np.float64]:
-        values = [row.get("bbox") for row in self.rows]
-        self._refuse("bbox", values, lambda v: isinstance(v, list) and len(v) == 4 and _all_numbers(v), "four numbers x, y, w, h")
-        return np.array(values, dtype=np.float64).reshape(-1, 4)
+        return self.vectors("bbox", 4, "four numbers x, y, w, h")
 
     def areas(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """As in the file; where a row has none, its box's."""
-        values = [row.get("area") for row in self.rows]
-        self._refuse("area", values, lambda v: v is None or _all_numbers([v]), "a number")
-        areas = np.array(values, dtype=np.float64)
+        areas = self.numbers("area", optional=True)
         with np.errstate(over="ignore", invalid="ignore"):  # such boxes are found by the checks
             return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
 
     def masks(self) -> dict[str, Any]:
-        kinds = np.zeros(len(self.rows), dtype=np.uint8)
-        sizes = np.zeros((len(self.rows), 2), dtype=np.int64)
+        kinds = np.zeros(len(self.records), dtype=np.uint8)
+        sizes = np.zeros((len(self.records), 2), dtype=np.int64)
         parts: list[list[float]] = []
         part_counts: list[int] = []
         codes: list[bytes] = []
-        for index, row in enumerate(self.rows):
+        for index, row in enumerate(self.records):
             mask, code, before = row.get("segmentation"), b"", len(parts)
             if isinstance(mask, list) and all(isinstance(part, list) for part in mask):
                 kinds[index] = POLYGONS
@@ -321,17 +280,15 @@ class _Taker:
                 sizes[index] = mask["size"]
                 code = counts.encode("ascii") if isinstance(counts, str) else np.array(counts, dtype=np.uint32).tobytes()
             elif mask is not None:
-                self._fail(index, "segmentation", "polygons [[x, y, ...], ...] or run lengths {'size', 'counts'}", mask)
+                self.refuse(index, "segmentation", "polygons [[x, y, ...], ...] or run lengths {'size', 'counts'}")
             codes.append(code)
             part_counts.append(len(parts) - before)
         points = _offsets([len(part) for part in parts])
         try:
             coordinates = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=int(points[-1]))
-        except (TypeError, ValueError):
-            masks = [row.get("segmentation") for row in self.rows]
-            self._refuse(
-                "segmentation", masks, lambda v: not isinstance(v, list) or all(map(_all_numbers, v)), "polygons of numbers"
-            )
+        except (OverflowError, TypeError, ValueError):
+            masks = [row.get("segmentation") for row in self.records]
+            self.check("segmentation", masks, lambda v: not isinstance(v, list) or all(map(are_numbers, v)), "polygons of numbers")
         return {
             "mask_kinds": kinds,
             "parts": _offsets(part_counts),
@@ -342,7 +299,7 @@ class _Taker:
         }
 
     def keypoints(self) -> dict[str, Any]:
-        values = [row.get("keypoints") or None for row in self.rows]
+        values = [row.get("keypoints") or None for row in self.records]
         present = [value for value in values if value is not None]
         lengths = Counter(len(value) for value in present if isinstance(value, list) and len(value) % 3 == 0)
         width, like_it = lengths.most_common(1)[0] if lengths else (0, 0)
@@ -351,23 +308,12 @@ class _Taker:
             expected = f"{width} numbers, x, y, visibility for each of {width // 3} keypoints, as in {like_it} annotations"
 
         def right(value: Any) -> bool:
-            return value is None or (isinstance(value, list) and len(value) == width and _all_numbers(value))
+            return value is None or (isinstance(value, list) and len(value) == width and are_numbers(value))
 
-        self._refuse("keypoints", values, right, expected)
+        self.check("keypoints", values, right, expected)
         rows = np.cumsum([value is not None for value in values], dtype=np.int64) - 1
         rows[[value is None for value in values]] = -1
         return {"keypoint_rows": rows, "keypoints": np.array(present, dtype=np.float64).reshape(len(present), width)}
-
-    def _refuse(self, key: str, values: Sequence[Any], right: Callable[[Any], bool], expected: str) -> None:
-        for index, value in enumerate(values):
-            if not right(value):
-                self._fail(index, key, expected, value)
-
-    def _fail(self, index: int, key: str, expected: str, value: Any) -> None:
-        row = self.rows[index]
-        name = f" (id {row['id']})" if "id" in row and key != "id" else ""
-        got = _short(value) if key in row else "nothing"
-        raise UserError(f"{self.path}: {self.section} row {index}{name}: '{key}' must be {expected}, got {got}; correct the file")
 
 
 def _is_rle(mask: dict[str, Any]) -> bool:
@@ -376,16 +322,7 @@ def _is_rle(mask: dict[str, Any]) -> bool:
         return False
     if isinstance(counts, str):
         return counts.isascii()
-    return isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**32 for count in counts)
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether a value is an integer that fits int64; 640.0 and true count, as some tools write them."""
-    return (isinstance(value, int) or (isinstance(value, float) and value.is_integer())) and abs(value) < 2**63
-
-
-def _all_numbers(values: Sequence[Any]) -> bool:
-    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values)
+    return are_counts(counts)
 
 
 def _lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -398,10 +335,3 @@ def _lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.i
 
 def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    if len(text) <= 60:
-        return text
-    return f"{text[:57]}... ({len(value)} values)" if isinstance(value, list) else f"{text[:57]}..."

@@ -7,7 +7,6 @@ Boxes are xyxy in pixels of the original image, with continuous coordinates, bes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from boxwood import safe_pickle
+from boxwood.columns import Columns, are_numbers, is_whole, read_json
 from boxwood.errors import UserError
 from boxwood.files import write_whole
 
@@ -164,11 +164,11 @@ def read_proposals(path: str | Path) -> ProposalFile:
     return _checked(path, *readers[path.suffix](path))
 
 
-Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 """Image ids (I,), counts (I,), boxes (P, 4), scores (P,)."""
 
 
-def _from_safetensors(path: Path) -> Columns:
+def _from_safetensors(path: Path) -> Arrays:
     try:
         with safe_open(path, "np") as archive:
             if (archive.metadata() or {}).get("format") != FORMAT:
@@ -181,7 +181,7 @@ def _from_safetensors(path: Path) -> Columns:
     return ids, counts, boxes, scores
 
 
-def _from_pickle(path: Path) -> Columns:
+def _from_pickle(path: Path) -> Arrays:
     """Detectron's dictionary of lists. Its boxes name the last pixel that is inside, so continuous ones end one later."""
     content = safe_pickle.read(path)
     if not isinstance(content, dict) or "boxes" not in content or "scores" not in content or not {"ids", "indexes"} & set(content):
@@ -193,7 +193,7 @@ def _from_pickle(path: Path) -> Columns:
         ):
             raise UserError(f"{path}: expected {name!r} to be a list, one item an image, got a {type(content[name]).__name__}")
     ids = [image_id.item() if isinstance(image_id, np.generic) else image_id for image_id in content[key]]
-    if wrong := [image_id for image_id in ids if not _is_id(image_id)]:
+    if wrong := [image_id for image_id in ids if not is_whole(image_id)]:
         raise UserError(f"{path}: expected {key!r} to be whole numbers, got {wrong[0]!r:.60}; correct the file")
     boxes = [_numbers(own, (-1, 4)) for own in content["boxes"]]
     scores = [_numbers(own, (-1,)) for own in content["scores"]]
@@ -220,7 +220,7 @@ def _numbers(value: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
     if isinstance(value, list | tuple):
         # One list may stand in a pickle many times, so what it makes is limited before it is made.
         rows = [row if isinstance(row, list | tuple) else [row] for row in value]
-        if any(len(row) not in (1, 4) or not all(map(_is_number, row)) for row in rows):
+        if any(len(row) not in (1, 4) or not are_numbers(row) for row in rows):
             return None
         try:
             value = np.array(value, dtype=np.float64)
@@ -234,43 +234,21 @@ def _numbers(value: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
     return value.reshape(shape)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and abs(value) < 2**63
-
-
-def _from_json(path: Path) -> Columns:
-    try:
-        records = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not valid JSON ({' '.join(str(error).split())}); make the proposals again") from None
+def _from_json(path: Path) -> Arrays:
+    records = read_json(path, "make the proposals again")
     if not isinstance(records, list):
         raise UserError(f"{path}: proposals in JSON are a list of records with image_id, bbox and score")
-    by_image: dict[Any, list[tuple[Any, list[float]]]] = {}
-    for row, record in enumerate(records):
-        image_id, box, score = (
-            (record.get(key) for key in ("image_id", "bbox", "score")) if isinstance(record, dict) else (None,) * 3
-        )
-        if (
-            not _is_id(image_id)
-            or not _is_number(score)
-            or not isinstance(box, list)
-            or len(box) != 4
-            or not all(map(_is_number, box))
-        ):
-            raise UserError(f"{path}: row {row}: expected image_id, bbox (x, y, width, height) and score, got {record!r:.120}")
-        x, y, width, height = box
-        by_image.setdefault(image_id, []).append((score, [x, y, x + width, y + height]))
-    pairs = [pair for own in by_image.values() for pair in own]
-    return (
-        np.array(list(by_image), dtype=np.int64),
-        np.array([len(own) for own in by_image.values()], dtype=np.int64),
-        np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4),
-        np.array([score for score, _ in pairs], dtype=np.float64),
+    columns = Columns(records, path, id_key="image_id")
+    of_record, boxes, scores = (
+        columns.integers("image_id"),
+        columns.vectors("bbox", 4, "four numbers x, y, width, height"),
+        columns.numbers("score"),
     )
+    with np.errstate(over="ignore", invalid="ignore"):  # such boxes are refused later
+        boxes[:, 2:] += boxes[:, :2]
+    order = np.argsort(of_record, kind="stable")
+    image_ids, counts = np.unique(of_record, return_counts=True)
+    return image_ids, counts.astype(np.int64), boxes[order], scores[order]
 
 
 def _checked(path: Path, ids: NDArray[Any], counts: NDArray[Any], boxes: NDArray[Any], scores: NDArray[Any]) -> ProposalFile:

@@ -6,11 +6,9 @@ width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of
 
 from __future__ import annotations
 
-import gc
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood import safe_pickle
+from boxwood.columns import Columns, are_counts, read_json, short
 from boxwood.errors import UserError
 from boxwood.evaluation.truth import ImageResults, Results
 from boxwood.structures import Categories
@@ -48,13 +47,13 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
         image_ids, labels, scores, boxes = table
     else:
         records = _from_pickle(path, categories, sizes) if path.suffix == ".pkl" else _from_json(path)
-        columns = _Columns(records, path)
-        image_ids, scores = columns.image_ids(), columns.scores()
+        columns = _Columns(records, path, id_key="image_id")
+        image_ids, scores = columns.integers("image_id"), columns.numbers("score", finite=True)
         labels = columns.labels(categories)
         tasks = columns.tasks()
         rles = columns.masks(sizes) if "segm" in tasks else None
         keypoints = columns.keypoints() if "keypoints" in tasks else None
-        boxes = columns.boxes() if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
+        boxes = columns.vectors("bbox", 4, finite=True) if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
     # Stable: of equal scores the first of the file stays first, as in the COCO API.
     order = np.lexsort((-scores, image_ids))
     found, starts = np.unique(image_ids[order], return_index=True)
@@ -78,7 +77,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Raises `UserError` where it is no list of records, or one has no image id.
     """
     records = _from_json(path)
-    _Columns(records, path).image_ids()
+    Columns(records, path, id_key="image_id").integers("image_id")
     return records
 
 
@@ -148,27 +147,15 @@ def _boxes_alone(
     return table["image_id"].copy(), labels, table["score"].copy(), table["bbox"].copy()
 
 
-class _Columns:
-    """Takes columns out of records, and names the row where one is missing or wrong."""
-
-    def __init__(self, records: Sequence[Any], path: Path) -> None:
-        self.records, self.path = records, path
-        for row, record in enumerate(records):
-            if type(record) is not dict:
-                self._fail(row, "must be a record with image_id, category_id and score", record)
-
-    def image_ids(self) -> NDArray[np.int64]:
-        return np.array(self._whole("image_id"), dtype=np.int64)
+class _Columns(Columns):
+    """The columns that only files of detections have."""
 
     def labels(self, categories: Categories) -> NDArray[np.int64]:
-        ids = self._whole("category_id")
+        ids = self.integers("category_id").tolist()
         if strangers := set(ids) - categories.index.keys():
             row = next(row for row, category in enumerate(ids) if category in strangers)
-            self._fail(row, f"'category_id' must be one of the data set's classes ({_ids(categories)})", ids[row])
+            self.refuse(row, "category_id", f"one of the data set's classes ({_ids(categories)})")
         return np.array([categories.index[category] for category in ids], dtype=np.int64)
-
-    def scores(self) -> NDArray[np.float64]:
-        return self._numbers("score", 1)[:, 0]
 
     def tasks(self) -> tuple[str, ...]:
         """What the first record has; the others must have it too."""
@@ -176,18 +163,15 @@ class _Columns:
             return tuple(SHAPES)
         tasks = tuple(task for task, key in SHAPES.items() if self.records[0].get(key) is not None)
         if not tasks:
-            self._fail(0, "must have 'bbox', 'segmentation' or 'keypoints'", sorted(self.records[0]))
+            self.fail(0, f"must have 'bbox', 'segmentation' or 'keypoints', got {short(sorted(self.records[0]))}")
         return tasks
-
-    def boxes(self) -> NDArray[np.float64]:
-        return self._numbers("bbox", 4)
 
     def keypoints(self) -> NDArray[np.float64]:
         first = self.records[0]["keypoints"] if self.records else []
         count = len(first) if isinstance(first, list) else 0
         if self.records and (count == 0 or count % 3):
-            self._fail(0, "'keypoints' must be x, y and a score of each", first)
-        return self._numbers("keypoints", count)
+            self.refuse(0, "keypoints", "x, y and a score of each")
+        return self.vectors("keypoints", count, finite=True)
 
     def masks(self, sizes: Sizes) -> list[dict[str, Any]]:
         masks: list[dict[str, Any]] = []
@@ -195,18 +179,18 @@ class _Columns:
             mask = record.get("segmentation")
             size = mask.get("size") if isinstance(mask, dict) else None
             if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-                self._fail(row, "'segmentation' must be run lengths {'size': [height, width], 'counts'}", mask)
+                self.refuse(row, "segmentation", "run lengths {'size': [height, width], 'counts'}")
             height, width = size
             # Not only for their sense: the size of a mask decides how much memory it takes.
             if (expected := sizes.get(record["image_id"])) is not None and (height, width) != expected:
-                self._fail(row, f"'segmentation' must have the size of its image, {list(expected)}", [height, width])
+                self.fail(row, f"'segmentation' must have the size of its image, {list(expected)}, got {size}")
             counts = mask.get("counts")
-            if isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**32 for count in counts):
+            if are_counts(counts):
                 if sum(counts) != height * width:
-                    self._fail(row, "'segmentation' must have counts whose sum is its pixels", sum(counts))
+                    self.fail(row, f"'segmentation' must have counts whose sum is its pixels, got {sum(counts)}")
                 mask = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
             elif not isinstance(counts, str):
-                self._fail(row, "'segmentation' must have counts, as text or a list", counts)
+                self.fail(row, f"'segmentation' must have counts, as text or a list, got {short(counts)}")
             masks.append({"size": [height, width], "counts": _text(mask["counts"])})
         try:
             coco_mask.area(masks)
@@ -214,50 +198,9 @@ class _Columns:
             raise UserError(f"{self.path}: a mask's run lengths are damaged ({error}); write the file again") from None
         return masks
 
-    def _whole(self, key: str) -> list[int]:
-        values = [record.get(key) for record in self.records]
-        if not set(map(type, values)) <= {int}:
-            row = next(row for row, value in enumerate(values) if type(value) is not int)
-            self._fail(row, f"'{key}' must be a whole number", values[row])
-        return values
-
-    def _numbers(self, key: str, count: int) -> NDArray[np.float64]:
-        values = [record.get(key) for record in self.records]
-        shape = (len(values),) if count == 1 else (len(values), count)
-        try:
-            # Without a type asked for, text and None stay what they are.
-            numbers = np.array(values or np.zeros(shape))
-        except ValueError:
-            numbers = np.zeros(0, dtype=np.object_)
-        if numbers.dtype.kind in "iuf" and numbers.shape == shape:
-            numbers = numbers.reshape(len(values), count)
-            wrong = ~np.isfinite(numbers).all(axis=1)
-        else:
-            wrong = np.array([not _are_numbers([own] if count == 1 else own, count) for own in values])
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            self._fail(row, f"'{key}' must be {'a number' if count == 1 else f'{count} numbers'}", values[row])
-        return numbers.astype(np.float64)
-
-    def _fail(self, row: int, expected: str, got: Any) -> NoReturn:
-        image = self.records[row].get("image_id") if type(self.records[row]) is dict else None
-        of = "" if image is None else f" (image id {image})"
-        raise UserError(f"{self.path}: row {row}{of}: {expected}, got {got!r:.80}; correct the file, or name another")
-
 
 def _from_json(path: Path) -> list[Any]:
-    collecting = gc.isenabled()
-    gc.disable()  # Millions of new objects, none of them garbage.
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            records = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name a file of detections") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]}); name a file of COCO results") from None
-    finally:
-        if collecting:
-            gc.enable()
+    records = read_json(path, "name a file of COCO results")
     if not isinstance(records, list):
         raise UserError(f"{path}: is no file of COCO results, which is a list of records, but a {type(records).__name__}")
     return records
@@ -325,10 +268,6 @@ def _boxes_of(rles: list[dict[str, Any]] | None, keypoints: NDArray[np.float64] 
     assert keypoints is not None
     points = keypoints.reshape(count, -1, 3)[..., :2]
     return np.concatenate([points.min(axis=1), np.ptp(points, axis=1)], axis=1)
-
-
-def _are_numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(type(number) in (int, float) for number in value)
 
 
 def _text(counts: Any) -> Any:

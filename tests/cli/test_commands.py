@@ -43,7 +43,7 @@ def test_config_diff(boxwood: Boxwood, tmp_path: Path) -> None:
 
 def test_config_schema_is_json_and_knows_the_kinds(boxwood: Boxwood) -> None:
     schema = json.loads(boxwood("config", "schema").out)
-    assert set(schema["properties"]) == {"base", "model", "data", "optim", "train", "test"}
+    assert set(schema["properties"]) == {"base", "model", "data", "optim", "train", "test", "evaluator"}
     bodies = schema["$defs"]["BackboneConfig"]["anyOf"]
     assert {"resnet", "mobilenet_v2"} <= {body["properties"]["kind"]["const"] for body in bodies}
     assert "short" in json.dumps(schema["$defs"]["Transform"])
@@ -201,8 +201,8 @@ def test_weights_inspect(boxwood: Boxwood, trained: Path) -> None:
 
 @pytest.mark.slow
 def test_demo_twice(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boxwood.cli.demo.TRAIN_PICTURES", 4)
-    monkeypatch.setattr("boxwood.cli.demo.VAL_PICTURES", 2)
+    monkeypatch.setattr("boxwood.library.demo.TRAIN_PICTURES", 4)
+    monkeypatch.setattr("boxwood.library.demo.VAL_PICTURES", 2)
     small = [override for override in tiny(tmp_path) if "annotations=" not in override and "images=" not in override]
     first = boxwood("demo", *small, "--out", tmp_path / "demo")
     assert first.status == 0, first.err

@@ -1,9 +1,8 @@
-"""The front of the command line: quick, without torch, and plain about mistakes in the command itself."""
+"""The front of the command line: without torch, and plain about mistakes in the command itself."""
 
 from __future__ import annotations
 
 import logging
-import resource
 import subprocess
 import sys
 
@@ -16,8 +15,8 @@ from tests.conftest import Boxwood
 HEAVY = {"torch", "torchvision", "numpy", "pydantic", "rich"}
 
 
-def test_help_is_quick_and_imports_no_torch() -> None:
-    """Under 0.3 s of CPU time, the least of three as other work disturbs it upwards only."""
+def test_help_imports_no_torch() -> None:
+    """Importing torch takes seconds; without it and the other large packages the help is there at once."""
     code = f"""
 import sys
 sys.argv = ["boxwood", "--help"]
@@ -27,14 +26,8 @@ try:
 finally:
     assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)
 """
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert done.returncode == 0, done.stderr
-    assert min(seconds) < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert all(f"\n  {name}" in done.stdout for name in COMMANDS)
 
 

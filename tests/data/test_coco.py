@@ -26,18 +26,17 @@ from boxwood.data.quality.checks import check_same_categories
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, Polygons
 from tests.data.cases import sound, write
+from tests.facts import FACTS
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under numpy 2
 REAL = [
-    ("coco_ccby/instances.json", "coco_ccby/images"),
-    ("coco_ccby/person_keypoints.json", "coco_ccby/images"),
-    ("nuts/train.json", "nuts/images"),
-    ("bccd/test.json", "bccd/images"),
-    ("gluetubes/val.json", "gluetubes/images"),
+    ("coco/instances.json", "coco/images"),
+    ("coco/person_keypoints.json", "coco/images"),
+    ("nuts/instances.json", "nuts/images"),
+    ("bccd/instances.json", "bccd/images"),
+    ("gluetubes/instances.json", "gluetubes/images"),
 ]
 real = pytest.mark.parametrize(("annotations", "images"), REAL)
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data sets are not at {SHARED}")
 
 
 def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -92,11 +91,10 @@ def test_the_truth_is_the_files(tmp_path: Path) -> None:
     assert truth["images"] == tree["images"] and truth["categories"] == tree["categories"]
 
 
-@needs_data
 @real
 def test_pycocotools_sees_the_same_truth(annotations: str, images: str) -> None:
-    tree = json.loads((SHARED / annotations).read_text())
-    data = CocoDataset(SHARED / annotations, SHARED / images)
+    tree = json.loads((FACTS / annotations).read_text())
+    data = CocoDataset(FACTS / annotations, FACTS / images)
     truth = data.to_coco()
     assert numbers(truth["annotations"]) == numbers(tree["annotations"])
     has_masks = any(row.get("segmentation") for row in tree["annotations"])
@@ -121,10 +119,9 @@ def test_pycocotools_sees_the_same_truth(annotations: str, images: str) -> None:
     assert stats[0] == stats[1]
 
 
-@needs_data
 @real
 def test_bitmaps_are_pycocotools_masks(annotations: str, images: str) -> None:
-    data = CocoDataset(SHARED / annotations, SHARED / images)
+    data = CocoDataset(FACTS / annotations, FACTS / images)
     coco = coco_of(data.to_coco())
     checked = 0
     for row in np.flatnonzero(data.file.mask_kinds > 1).tolist():
@@ -135,7 +132,7 @@ def test_bitmaps_are_pycocotools_masks(annotations: str, images: str) -> None:
         np.testing.assert_array_equal(bitmap.values, whole[top:bottom, left:right])
         assert whole.sum() == bitmap.values.sum()
         checked += 1
-    assert checked or annotations != "coco_ccby/instances.json"
+    assert checked or annotations != "coco/instances.json"
 
 
 def test_keypoints_get_the_half_pixel_that_cocos_indices_lack(tmp_path: Path) -> None:

@@ -176,14 +176,15 @@ def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     row = '{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}'
     for text, message in (
-        ("{", "not valid JSON"),
+        ("{", "p.json:1: is not JSON"),
         ("{}", "a list of records"),
-        ('[{"image_id": 1}]', "row 0: expected image_id"),
-        (f"[{row}, 3]", "row 1: expected image_id"),
-        (f"[{row.replace('1,', '1.5,', 1)}]", "row 0: expected image_id"),
-        (f"[{row.replace('1,', '1' + '0' * 30 + ',', 1)}]", "row 0: expected image_id"),
-        (f"[{row.replace('3', '1' + '0' * 400)}]", "row 0: expected image_id"),
-        (f"[{row.replace('3', 'null')}]", "row 0: expected image_id"),
+        ('[{"image_id": 1}]', r"row 0 \(image id 1\): 'bbox' must be four numbers x, y, width, height, got nothing"),
+        (f"[{row}, 3]", "row 1: must be a mapping, got 3"),
+        (f"[{row.replace('1,', '1.5,', 1)}]", "row 0: 'image_id' must be a whole number, got 1.5"),
+        (f"[{row.replace('1,', '1' + '0' * 30 + ',', 1)}]", "row 0: 'image_id' must be a whole number"),
+        (f"[{row.replace('3', '1' + '0' * 400)}]", "'bbox' must be four numbers"),
+        (f"[{row.replace('3', 'null')}]", "'bbox' must be four numbers"),
+        (f"[{row[:-2]}true}}]", r"row 0 \(image id 1\): 'score' must be a number, got True"),
         (f"[{row.replace('3', '1e300')}]", "1 proposals are not finite"),
         (f"[{row.replace('3', 'NaN')}]", "1 proposals are not finite"),
         (f"[{row.replace('3', '-3')}]", "1 boxes are inverted"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from boxwood.evaluation import CollectingEvaluator, ProposalEvaluator, make_evaluator
-from boxwood.evaluation.measures import Measure
 from boxwood.structures import Detections
 from tests.evaluation import keypoint_cases, test_cityscapes, test_lvis
 from tests.evaluation.cases import categories, random_case
@@ -52,8 +52,7 @@ def evaluator_of(name: str) -> tuple[CollectingEvaluator | ProposalEvaluator, di
         found = {image_id: test_cityscapes.detected(own) for image_id, (_, own) in enumerate(streets, start=1)}
     else:
         truth, found = random_case(5, images=9)
-    measure: Measure = name if name in ("voc2007", "voc2010", "lvis", "cityscapes") else "coco"  # type: ignore[assignment]
-    evaluator = make_evaluator(truth, categories(truth), measure=measure, class_agnostic=name == "proposals")
+    evaluator = make_evaluator(truth, categories(truth), measure=name)
     return evaluator, dict(reversed(found.items()))
 
 
@@ -68,7 +67,18 @@ def torchrun(*arguments: str | Path) -> None:
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     (folder / "script.py").write_text(SCRIPT)
-    torchrun(folder / "script.py", folder)
+    # Without torchrun, which would be a third process that imports torch.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environment["MASTER_PORT"] = str(probe.getsockname()[1])
+    command = [sys.executable, str(folder / "script.py"), str(folder)]
+    processes = [subprocess.Popen(command, cwd=ROOT, env={**environment, "RANK": str(rank)}) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     return folder
 
 
@@ -83,6 +93,7 @@ def test_two_processes_measure_as_one(name: str, of_two: Path) -> None:
     assert tables and all(any(0 < number < 1 for number in table.values()) for table in tables)
 
 
+@pytest.mark.slow
 def test_the_command(trained: Path, tmp_path: Path) -> None:
     """With the network, the selection and the report."""
     subprocess.run([sys.executable, "-m", "boxwood", "eval", str(trained), "--out", str(tmp_path / "one")], check=True, cwd=ROOT)

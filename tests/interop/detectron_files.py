@@ -1,7 +1,4 @@
-"""Detectron's 87 files, written anew from the tables of what was in them: the tests' own reading, apart from Boxwood's.
-
-The tables are not part of the project. Where they are not there, three files written out by hand stand for all.
-"""
+"""Detectron's 87 files, made from the table of their settings (tests/facts): the tests' own reading, apart from Boxwood's."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-TABLES = Path(__file__).parents[3] / "shared" / "reference"
+from tests.facts import FACTS
+
 HOST = "https://dl.fbaipublicfiles.com/detectron"
 
 
@@ -57,30 +54,27 @@ def thousands(text: str) -> int:
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """All 87, or none where the tables are not there."""
-    path = TABLES / "detectron-v1.md"
-    if not path.is_file():
-        return ()
+    """All 87."""
+    _, *lines = (FACTS / "detectron" / "configs.tsv").read_text(encoding="utf-8").splitlines()
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if re.match(r"\| \w+/\S+ \| ResNet", line):
-            gpus, per_gpu = cells[5].split("x")
-            steps = tuple(map(thousands, cells[7].split("/")))
-            numbers = (int(cells[4]), int(gpus), int(per_gpu), float(cells[6]))
-            found.append(Row(cells[0], cells[1], cells[2], cells[3], *numbers, steps, cells[8], cells[9], cells[10]))
-    assert len(found) == 87
+    for line in lines:
+        config, body, stride, kind, classes, gpus, per_gpu, lr, steps, *rest = line.split("\t")
+        numbers = (int(classes), int(gpus), int(per_gpu), float(lr))
+        found.append(Row(config, body, stride, kind, *numbers, tuple(map(thousands, steps.split("/"))), *rest))
     return tuple(found)
+
+
+@cache
+def published() -> tuple[dict[str, Any], ...]:
+    """The rows of Detectron's tables of models."""
+    return tuple(json.loads((FACTS / "detectron" / "zoo.json").read_text(encoding="utf-8"))["baselines"])
 
 
 @cache
 def proposal_addresses() -> dict[tuple[str, str], str]:
     """By the model's number and the data set."""
-    zoo = json.loads((TABLES / "detectron-v1-model-zoo.json").read_text(encoding="utf-8"))
     return {
-        (str(row["model_id"]), name): address
-        for row in zoo["baselines"]
-        for name, address in ((row["download_urls"] or {}).get("proposals") or {}).items()
+        (str(row["model_id"]), name): address for row in published() for name, address in row["urls"].get("proposals", {}).items()
     }
 
 

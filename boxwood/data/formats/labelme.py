@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from boxwood.columns import is_point, read_json
 from boxwood.data.formats.collect import Collected
-from boxwood.data.formats.reading import read_json
 from boxwood.errors import UserError
 
 __all__ = ["read_labelme"]
@@ -38,7 +38,7 @@ def read_labelme(folder: Path) -> tuple[dict[str, Any], list[str]]:
 def _take(collected: Collected, image_id: int, shape: Any, groups: dict[tuple[str, Any], int], where: str) -> None:
     label = shape.get("label") if isinstance(shape, dict) else None
     points = shape.get("points") if isinstance(shape, dict) else None
-    if not isinstance(label, str) or not label or not isinstance(points, list) or not all(map(_is_point, points)):
+    if not isinstance(label, str) or not label or not isinstance(points, list) or not all(map(is_point, points)):
         raise UserError(f"{where}: must have a label, and points [x, y]; correct the file")
     kind, group = shape.get("shape_type") or "polygon", shape.get("group_id")
     if kind == "rectangle" and len(points) == 2:
@@ -70,7 +70,7 @@ def _join(collected: Collected, place: int) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    tree = read_json(path)
+    tree = read_json(path, "copy it again")
     wanted = {"imagePath": str, "imageHeight": int, "imageWidth": int, "shapes": list}
     for key, kind in wanted.items():
         value = tree.get(key) if isinstance(tree, dict) else None
@@ -78,7 +78,3 @@ def _read(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: '{key}' must be {'text' if kind is str else f'a {kind.__name__}'}; is it LabelMe's?")
     found: dict[str, Any] = tree
     return found
-
-
-def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) and abs(n) < 1e6 for n in point)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from boxwood.data.formats.reading import read_json
+from boxwood.columns import read_json
 from boxwood.errors import UserError
 
 __all__ = ["has_addresses_alone", "named_by_address", "read_lvis"]
@@ -13,7 +13,7 @@ __all__ = ["has_addresses_alone", "named_by_address", "read_lvis"]
 
 def read_lvis(path: Path) -> dict[str, Any]:
     """The COCO dictionary of an LVIS file. Raises `UserError` as `named_by_address` does."""
-    return named_by_address(read_json(path), path)
+    return named_by_address(read_json(path, "copy it again"), path)
 
 
 def has_addresses_alone(tree: Any) -> bool:

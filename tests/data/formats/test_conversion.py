@@ -235,7 +235,7 @@ def facts(coco: dict[str, Any], difficult: bool) -> list[Any]:
     return [(row["file_name"], row["height"], row["width"], sorted(of_image[row["id"]])) for row in images]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(coco=data_sets())
 def test_there_and_back(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("set")

@@ -25,9 +25,9 @@ from boxwood.data.formats.yolo import read_yolo, write_yolo
 from tests.conftest import Boxwood
 from tests.data.formats.test_conversion import VOC_XML, data_sets, voc_folder, yolo_folder
 from tests.data.formats.test_readers import CVAT, LABELME, open_images
+from tests.facts import FACTS
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-REAL = ("bccd/trainval.json", "nuts/train.json", "gluetubes/train.json", "coco_ccby/instances.json")
+REAL = ("bccd", "nuts", "gluetubes", "coco")
 
 Facts = dict[str, Any]
 
@@ -58,11 +58,9 @@ def assert_same(found: Facts, expected: Facts, pixels: float = 1e-6) -> None:
 
 @pytest.fixture(params=REAL)
 def real(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Path]:
-    """A file of the shared data, and the folder of its images."""
-    path = SHARED / request.param
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    return json.loads(path.read_text()), path.parent / "images"
+    """The content of a real annotation file, and the folder of its images."""
+    folder = FACTS / request.param
+    return json.loads((folder / "instances.json").read_text()), folder / "images"
 
 
 def test_coco_there_and_back(real: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
@@ -226,7 +224,9 @@ def fresh(factory: pytest.TempPathFactory) -> Path:
     return factory.mktemp("set")
 
 
-SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @SETTINGS
