@@ -124,7 +124,7 @@ def train_torchvision(config: RunConfig, task: str) -> Metrics:
     settings = config.train
     torch.manual_seed(settings.seed)
     model = torchvision_model(config, task, dataset.categories).train()
-    optimizer = build_optimizer(model, config, torch.device("cpu"))
+    optimizer = build_optimizer(model, config)
     wide = np.array([width >= height for height, width in map(dataset.size, range(len(dataset)))])
     order = train_order(wide, settings.batch_size, settings.seed, config.data.aspect_grouping)
     for step, places in enumerate(itertools.islice(order, settings.steps)):

@@ -108,10 +108,10 @@ def enliven(body: nn.Module) -> None:
 
 
 @torch.no_grad()
-def scatter_rows(layers: Sequence[tuple[Any, float]], run: Callable[[], Any]) -> None:
+def spread(layers: Sequence[tuple[Any, float]], run: Callable[[], Any]) -> None:
     """Random weights for predictors, one after the other, whose outputs then deviate by so much where ``run`` looks."""
     for layer, deviation in layers:
-        layer.weight.normal_(0, 0.01)
+        layer.weight.copy_(torch.empty(layer.weight.shape).normal_(0, 0.01))  # the same on every device
         seen: list[Tensor] = []
         hook = layer.register_forward_hook(lambda _module, _input, output, seen=seen: seen.append(output.flatten()))
         run()
@@ -134,12 +134,13 @@ def unscaled_network(name: str) -> Any:
 
 
 @torch.no_grad()
-def torchvision_network(name: str) -> Any:
-    """torchvision's detector with random weights, scaled so that it is alive and finds 50 to 94 things in `picture`."""
+def torchvision_network(name: str, device: torch.device | str = "cpu", size: tuple[int, int] = (HEIGHT, WIDTH)) -> Any:
+    """torchvision's detector with random weights, scaled so that it is alive and finds 50 to 94 things in a `picture`."""
     torch.manual_seed(0)
     network = unscaled_network(name)
+    network.transform.min_size = (size[0],)
     enliven(network.backbone.body)
-    image, small = picture().float() / 255, picture(320, 480).float() / 255
+    image, small = (picture(*each).to(device).float() / 255 for each in (size, (320, 480)))
 
     def set_bias(value: float) -> None:
         """The larger, the less is found."""
@@ -166,7 +167,8 @@ def torchvision_network(name: str) -> Any:
         layers += [(heads.mask_predictor.mask_fcn_logits, 2.0)] if name == "Mask R-CNN" else []
         layers += [(heads.keypoint_predictor.kps_score_lowres, 3.0)] if name == "Keypoint R-CNN" else []
         low, high = (0.0, 30.0) if name == "Keypoint R-CNN" else (-10.0, 10.0)  # one class against the background needs more
-    scatter_rows(layers, lambda: network([small]))
+    network.to(device)
+    spread(layers, lambda: network([small]))
     for _ in range(12):
         middle = (low + high) / 2
         set_bias(middle)
@@ -198,7 +200,7 @@ def detector(who: str, network: Any, image: Tensor) -> Callable[[], Any]:
     size = (image.shape[-2], image.shape[-1])
 
     def detect() -> Detections:
-        batch = Batch(image[None], torch.tensor([size]), (size,))
+        batch = Batch(image[None], torch.tensor([size]), (size,)).to(image.device)
         found: Detections = network.detections(network(batch), batch)[0]
         _ = found.masks
         return found
@@ -258,25 +260,29 @@ STAGES = {
 """Where time may go: a function, with all that it calls."""
 
 
+@torch.no_grad()
+def recipe_network(recipe: str, device: torch.device | str = "cpu") -> Any:
+    """The detector of a recipe without a peer in torchvision (C4, R-FCN, RPN alone), with random weights that find something."""
+    torch.manual_seed(0)
+    names = tuple(f"class {index}" for index in range(CLASSES))
+    config = without_pretrained(resolve(recipe).model)
+    network: Any = config.build(Categories(tuple(range(CLASSES)), names), TestConfig()).eval()
+    enliven(network.backbone)
+    network.to(device)
+    layers = [(network.rpn.objectness, 2.0), (network.rpn.deltas, 0.3)]
+    if hasattr(network, "class_maps"):  # R-FCN: the mean over 49 cells of a map deviates less than the map
+        layers += [(network.class_maps, 17.5), (network.box_maps, 3.5)]
+    elif hasattr(network, "class_logits"):
+        layers += [(network.class_logits, 2.5), (network.box_deltas, 0.5)]
+    spread(layers, detector("boxwood", network, picture(320, 480).to(device)))
+    return network
+
+
 def bench_alone(repeats: int) -> Iterator[Row]:
     """Detectors that torchvision has not, at their recipes' settings: their own time, and the share of each stage."""
     for recipe in ("faster_rcnn_r50_c4_1x", "rfcn_r50"):
-        torch.manual_seed(0)
-        config = without_pretrained(resolve(recipe).model)
-        names = tuple(f"class {index}" for index in range(CLASSES))
-        network: Any = config.build(Categories(tuple(range(CLASSES)), names), TestConfig()).eval()
-        enliven(network.backbone)
-        small = detector("boxwood", network, picture(320, 480))
-        r_fcn = recipe.startswith("rfcn")
-        layers = [(network.rpn.objectness, 2.0), (network.rpn.deltas, 0.3)]
-        # The mean over 49 cells of a map deviates less than the map.
-        layers += (
-            [(network.class_maps, 17.5), (network.box_maps, 3.5)]
-            if r_fcn
-            else [(network.class_logits, 2.5), (network.box_deltas, 0.5)]
-        )
+        network = recipe_network(recipe)
         with torch.no_grad():
-            scatter_rows(layers, small)
             detect = detector("boxwood", prepare(network), picture())
             seconds, _ = take_turns(detect, lambda: None, repeats)
             profile = cProfile.Profile()
@@ -300,25 +306,52 @@ def time_of(profile: cProfile.Profile, function: str) -> float:
     return sum(entry.totaltime for entry in profile.getstats() if getattr(entry.code, "co_qualname", None) == function)
 
 
+def freeze_as_ours(peer: Any) -> None:
+    """No learning in torchvision's stem, first stage and norms: as in ours, and in torchvision's own with published weights."""
+    for parameter in [*peer.backbone.body.conv1.parameters(), *peer.backbone.body.layer1.parameters()]:
+        parameter.requires_grad_(False)
+    for module in peer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().requires_grad_(False)
+
+
+def training_case(
+    name: str, count: int, instances: int, size: tuple[int, int]
+) -> tuple[Batch, list[Tensor], list[dict[str, Tensor]]]:
+    """``count`` images of one size with random instances: as our batch, and as torchvision's images and targets."""
+    height, width = size
+    random = torch.Generator().manual_seed(1)
+    corners = torch.rand(count, instances, 2, generator=random) * torch.tensor([0.625 * width, 0.5625 * height])
+    boxes = torch.cat([corners, corners + torch.tensor([0.3125 * width, 0.375 * height])], dim=-1)
+    labels = torch.zeros(instances, dtype=torch.int64) if name == "Keypoint R-CNN" else torch.arange(instances)
+    grid = torch.ones(instances, 112, 112, dtype=torch.uint8)
+    inside = torch.rand(count, instances, 17, 2, generator=random)
+    points = boxes[:, :, None, :2] + inside * (boxes[:, :, None, 2:] - boxes[:, :, None, :2])
+    keypoints = torch.cat([points, torch.full_like(points[..., :1], 2.0)], dim=-1)  # all visible
+    targets, truths = [], []
+    for of_image, points_of_image in zip(boxes, keypoints, strict=True):
+        target = Target(of_image, labels, torch.zeros(0, 4))
+        truth = {"boxes": of_image, "labels": labels + 1}
+        if name == "Mask R-CNN":
+            target.masks = InstanceMasks(grid, of_image)
+            truth["masks"] = paste_masks(grid.float(), of_image, size).to(torch.uint8)
+        elif name == "Keypoint R-CNN":
+            target.keypoints = truth["keypoints"] = points_of_image
+        targets.append(target)
+        truths.append(truth)
+    images = [picture(height, width)] * count
+    sizes = torch.tensor([[height, width]] * count)
+    batch = Batch(torch.stack(images), sizes, (size,) * count, seeds=tuple(range(1, count + 1)), targets=tuple(targets))
+    return batch, images, truths
+
+
 def bench_training(repeats: int) -> Iterator[Row]:
     """Two images of 320 x 480 with eight instances each: forward, losses, backward, an update of the weights."""
     peer = torchvision_network("Mask R-CNN").train()
     network = our_network("Mask R-CNN", peer).train()
-    for parameter in [*peer.backbone.body.conv1.parameters(), *peer.backbone.body.layer1.parameters()]:
-        parameter.requires_grad_(False)
-    for module in peer.modules():  # Without published weights torchvision builds norms that learn; its published ones are frozen.
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval().requires_grad_(False)
+    freeze_as_ours(peer)
+    batch, images, truths = training_case("Mask R-CNN", 2, 8, (320, 480))
     peer.transform.min_size, peer.transform.max_size = (320,), 480
-    image = picture(320, 480)
-    corners = torch.rand(2, 8, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([300.0, 180.0])
-    boxes = torch.cat([corners, corners + torch.tensor([150.0, 120.0])], dim=-1)
-    labels = torch.arange(8)
-    grid = torch.ones(8, 112, 112, dtype=torch.uint8)
-    targets = tuple(Target(each, labels, torch.zeros(0, 4), InstanceMasks(grid, each)) for each in boxes)
-    batch = Batch(torch.stack([image, image]), torch.tensor([[320, 480]] * 2), ((320, 480),) * 2, seeds=(1, 2), targets=targets)
-    whole = [paste_masks(grid.float(), each, (320, 480)).to(torch.uint8) for each in boxes]
-    inputs = [{"boxes": each, "labels": labels + 1, "masks": masks} for each, masks in zip(boxes, whole, strict=True)]
 
     def step(network: Any, losses: Callable[[], dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -327,8 +360,10 @@ def bench_training(repeats: int) -> Iterator[Row]:
 
     optimizers = [torch.optim.SGD([p for p in n.parameters() if p.requires_grad], lr=1e-5, momentum=0.9) for n in (network, peer)]
     seconds = take_turns(
-        lambda: step(network, lambda: network.losses(network(batch), targets), optimizers[0]),
-        lambda: step(peer, lambda: peer([image.float() / 255] * 2, [dict(target) for target in inputs]), optimizers[1]),
+        lambda: step(network, lambda: network.losses(network(batch), batch.targets), optimizers[0]),
+        lambda: step(
+            peer, lambda: peer([image.float() / 255 for image in images], [dict(truth) for truth in truths]), optimizers[1]
+        ),
         repeats,
     )
     yield row("training step, Mask R-CNN R50-FPN, 2 x 320x480", "torchvision", *seconds, "")

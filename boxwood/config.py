@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -41,6 +42,8 @@ __all__ = [
     "to_tree",
     "to_yaml",
 ]
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound="Config")
 
@@ -93,13 +96,17 @@ class Config(BaseModel):
         def __setattr__(self, name: str, value: Any) -> None:
             fields = type(self).model_fields
             if not name.startswith("_") and name not in fields:
-                raise UnknownAttributeError([f"{type(self).__name__} has no key {name!r}{did_you_mean(name, fields)}"])
+                return self._set_unknown(name, value)
             value = _tuples(value)
             try:
                 super().__setattr__(name, value)
             except ValidationError as error:
                 problems = _problems(type(self), {name: value}, error)
                 raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems]) from None
+
+    def _set_unknown(self, name: str, value: Any) -> None:
+        """Called in the place of an assignment to a key that there is not; a class whose keys have moved may set the new one."""
+        raise UnknownAttributeError([f"{type(self).__name__} has no key {name!r}{did_you_mean(name, type(self).model_fields)}"])
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +124,8 @@ class Component(Config):
 
     short_kind: ClassVar[str] = ""
     """Built-in components set this; a user's class leaves it empty and is known as ``module:Class``."""
+    kind_alone: ClassVar[bool] = False
+    """Whether text is read as the kind: older files have ``schedule: cosine``, which is ``schedule: {kind: cosine}`` now."""
 
     @classmethod
     def kind(cls) -> str:
@@ -131,9 +140,22 @@ class Component(Config):
             below.extend(candidate.__subclasses__())
         return {candidate.kind(): candidate for candidate in below if not inspect.isabstract(candidate)}
 
+    @classmethod
+    def keys_of_all_kinds(cls) -> Iterable[str]:
+        """The keys whose values stay when an override exchanges ``kind``; by default none."""
+        return ()
+
+    @classmethod
+    def of_kind_alone(cls, kind: str, key: str = "") -> dict[str, Any]:
+        """What the text ``kind`` stands for where `kind_alone` allows it, with a line in the log."""
+        logger.info("%s: %r is now {kind: %s}", key or cls.__name__, kind, kind)
+        return {"kind": kind}
+
     @model_validator(mode="wrap")
     @classmethod
     def _choose_class(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if cls.kind_alone and isinstance(value, str):
+            value = cls.of_kind_alone(value)
         if not isinstance(value, dict):
             return handler(value)
         value = dict(value)
@@ -181,7 +203,8 @@ def from_tree(cls: type[C], tree: dict[str, Any], where: str = "", lines: dict[s
 def overlay(config: C, tree: dict[str, Any], where: str = "", lines: dict[str, int] | None = None) -> C:
     """A copy of ``config`` in which the keys of ``tree`` replace its own, mapping by mapping.
 
-    A component whose ``kind`` changes starts from the defaults of its new class. Raises `ConfigError`.
+    A component whose ``kind`` changes starts from the defaults of its new class, but for its `keys_of_all_kinds`.
+    Raises `ConfigError`.
     """
     try:
         merged = _merge(to_tree(config), tree, config)
@@ -205,7 +228,8 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
     """A copy of ``config`` with each ``dotted.key=value`` applied; the value is read as YAML.
 
     An index selects an element of a tuple (``data.train.transforms.0.p=0``). A mapping is laid over what is there; setting
-    ``….kind`` starts that component from its defaults, whatever the order. Raises `ConfigError` with all mistakes at once.
+    ``….kind`` starts that component from its defaults (but for `Component.keys_of_all_kinds`), whatever the order. Raises
+    `ConfigError` with all mistakes at once.
 
     >>> class Optim(Config):
     ...     lr: float = 0.02
@@ -310,6 +334,8 @@ def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[tuple[str, A
 
 def _merge(old: Any, new: Any, config: Any, path: tuple[str, ...] = ()) -> Any:
     """``new`` laid over ``old``, mapping by mapping; ``config`` is what ``old`` was made from, as far as it is known."""
+    if isinstance(config, Component) and config.kind_alone and isinstance(new, str):
+        new = config.of_kind_alone(new, ".".join(path))
     if not isinstance(new, dict):
         return new
     if isinstance(old, list):
@@ -321,7 +347,9 @@ def _merge(old: Any, new: Any, config: Any, path: tuple[str, ...] = ()) -> Any:
         known = config if isinstance(config, tuple) else (None,) * len(old)
         return [_merge(item, parts[i], known[i], (*path, str(i))) if i in parts else item for i, item in enumerate(old)]
     exchanged = isinstance(config, Component) and isinstance(old, dict) and new.get("kind", old.get("kind")) != old.get("kind")
-    if not isinstance(old, dict) or exchanged:
+    if exchanged:
+        old = {key: old[key] for key in config.keys_of_all_kinds() if key in old}
+    if not isinstance(old, dict) or not old:
         return new
     return {
         **old,

@@ -23,6 +23,8 @@ __all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "one_by_one
 
 Color: TypeAlias = tuple[int, int, int]
 Crop: TypeAlias = Callable[[int], tuple[int, int, NDArray[np.bool_]]]
+Overlay: TypeAlias = Callable[[Image.Image, int, Sequence[float], Color, int], None]
+"""Draws something of an instance: onto a picture, its row, its box xyxy, its colour, the width of a line."""
 """Gives of instance i the part of its mask that lies in the picture: its first row and column, and (h, w) pixels. Made when it is
 drawn, it takes no memory before."""
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -70,14 +72,15 @@ def draw_instances(
     masks: NDArray[Any] | Crop | None = None,
     keypoints: NDArray[Any] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
+    overlays: Sequence[Overlay] = (),
 ) -> Image.Image:
     """A copy of a picture with N instances drawn on it; N = 0 is ordinary.
 
     ``image`` is a path, a PIL image (EXIF orientation is applied to both), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor,
     RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the
     name, ``masks`` (N, H, W) bool, or what gives instance i's part of the picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a
-    third number above 0 where the point is to be seen, ``skeleton`` the pairs of keypoints to link. A name that finds no room
-    beside those before it is left out: give the best first.
+    third number above 0 where the point is to be seen, ``skeleton`` the pairs of keypoints to link, ``overlays`` what else is drawn
+    of each instance. A name that finds no room beside those before it is left out: give the best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -110,6 +113,9 @@ def draw_instances(
     if keypoints is not None:
         for i in largest_first:
             _draw_pose(picture, np.asarray(keypoints[i], dtype=np.float64), colors[i], skeleton, line)
+    for overlay in overlays:
+        for i in largest_first:
+            overlay(picture, i, boxes[i].tolist(), colors[i], line)
     texts = [name if scores is None else f"{name} {scores[i]:.2f}" for i, name in enumerate(names)]
     _draw_names(picture, boxes, texts, colors, [i for i in range(count) if finite[i]], line)
     return picture

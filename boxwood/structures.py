@@ -1,4 +1,4 @@
-"""What flows between the stages: one small dataclass a stage, tensors inside.
+"""The data that flows between the stages: one dataclass for each stage.
 
     reader -> Sample -> transforms -> Sample -> loader -> Batch(Target, ...) -> model -> Detections
 
@@ -13,20 +13,49 @@ sees it; detections are in the pixels of the original image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood.ops.masks import Crops, mask_crops, masks_to_rle, paste_masks
+from boxwood.fields import (
+    Affine,
+    Bitmap,
+    Boxes,
+    DetectedKeypoints,
+    Field,
+    ImageField,
+    InstanceField,
+    InstanceMasks,
+    Keypoints,
+    MaskProbabilities,
+    Polygons,
+    Segmentations,
+    field_of,
+)
+from boxwood.ops.boxes import area, clip
+from boxwood.ops.masks import Crops, mask_crops, paste_masks
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Batch", "Bitmap", "Categories", "Detections", "InstanceMasks", "KeypointFacts", "Polygons", "Sample", "Target"]
+__all__ = [
+    "Batch",
+    "Bitmap",
+    "Categories",
+    "Detections",
+    "FirstSample",
+    "InstanceMasks",
+    "KeypointFacts",
+    "Polygons",
+    "Sample",
+    "Target",
+]
+
+AnyField = TypeVar("AnyField", bound=Field)
 
 
 # ------------------------------------------------------------------------------------------- facts of a data set
@@ -88,29 +117,13 @@ class Categories:
 # ------------------------------------------------------------------------------------------------ one image's truth
 
 
-@dataclass(slots=True)
-class Polygons:
-    """An instance's outline: parts of (n, 2) float32 points x, y, n >= 3, in the frame of the image."""
-
-    parts: list[np.ndarray[Any, np.dtype[np.float32]]]
-
-
-@dataclass(slots=True)
-class Bitmap:
-    """An instance's mask as pixels: ``values`` (h, w) uint8 of 0 and 1 covers the rectangle ``box`` (xyxy) of the image.
-
-    Scaling the image scales only ``box``: the pixels stay as they were annotated.
-    """
-
-    values: np.ndarray[Any, np.dtype[np.uint8]]
-    box: tuple[float, float, float, float]
-
-
-@dataclass(slots=True)
+@dataclass(init=False, slots=True)
 class Sample:
     """One image with its truth, as a reader gives it and as transforms change it.
 
-    All instances are here, crowd regions too (``crowd`` True: a region of many instances, to be ignored).
+    Crowd regions are among the instances (``crowd`` True: a region of many instances, to be ignored). ``fields`` has all other data
+    of the instances by name, ``image_fields`` that of the image. Masks, keypoints and proposals are such fields and have
+    properties.
     """
 
     image: Tensor
@@ -125,39 +138,160 @@ class Sample:
     """(N,) int64."""
     crowd: Tensor
     """(N,) bool."""
-    segmentations: list[Polygons | Bitmap] | None = None
-    """One an instance, or None where the data set has no masks."""
-    keypoints: Tensor | None = None
-    """(N, K, 3) float32: x, y in pixels of ``image``, visibility 0 (not labelled), 1 (hidden), 2 (visible)."""
-    keypoint_flip: tuple[int, ...] = ()
-    """`KeypointFacts.flip` of the data set, for transforms that mirror; empty where there are no keypoints."""
-    proposals: Tensor | None = None
-    """(P, 4) float32 xyxy, pixels of ``image``, best first; None where the data set has none."""
+    fields: dict[str, InstanceField]
+    """By name, N rows each. To change one, assign a new dictionary: copies of a sample share theirs."""
+    image_fields: dict[str, ImageField]
+    """By name; also to be replaced as a whole."""
+
+    def __init__(
+        self,
+        image: Tensor,
+        image_id: int,
+        file_name: str,
+        original_size: tuple[int, int],
+        boxes: Tensor,
+        labels: Tensor,
+        crowd: Tensor,
+        segmentations: list[Polygons | Bitmap] | None = None,
+        keypoints: Tensor | None = None,
+        keypoint_flip: tuple[int, ...] = (),
+        proposals: Tensor | None = None,
+        *,
+        fields: Mapping[str, InstanceField] | None = None,
+        image_fields: Mapping[str, ImageField] | None = None,
+    ) -> None:
+        self.image, self.image_id, self.file_name, self.original_size = image, image_id, file_name, original_size
+        self.boxes, self.labels, self.crowd = boxes, labels, crowd
+        self.fields, self.image_fields = dict(fields or {}), dict(image_fields or {})
+        if segmentations is not None:
+            self.segmentations = segmentations
+        if keypoints is not None:
+            self.fields["keypoints"] = Keypoints(keypoints, keypoint_flip)
+        if proposals is not None:
+            self.proposals = proposals
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of ``image`` now."""
         return self.image.shape[-2], self.image.shape[-1]
 
+    @property
+    def segmentations(self) -> list[Polygons | Bitmap] | None:
+        """The items of the field "masks": one for each instance; None where the data set has no masks."""
+        field = field_of(self.fields, "masks", Segmentations)
+        return None if field is None else field.items
 
-@dataclass(slots=True)
-class InstanceMasks:
-    """Masks of N instances, each stored over its own rectangle, so that resizing and moving cost nothing.
+    @segmentations.setter
+    def segmentations(self, items: list[Polygons | Bitmap] | None) -> None:
+        self.fields = _with(self.fields, "masks", None if items is None else Segmentations(items))
 
-    ``bitmaps`` (N, S, S') uint8 of 0 and 1; bitmap i covers the rectangle ``boxes[i]`` (xyxy, float32, pixels of the image).
-    """
+    @property
+    def keypoints(self) -> Tensor | None:
+        """The values of the field "keypoints" (`Keypoints`): (N, K, 3) float32; None where the data set has none."""
+        field = field_of(self.fields, "keypoints", Keypoints)
+        return None if field is None else field.values
 
-    bitmaps: Tensor
-    boxes: Tensor
+    @keypoints.setter
+    def keypoints(self, values: Tensor | None) -> None:
+        self.fields = _with(self.fields, "keypoints", None if values is None else Keypoints(values, self.keypoint_flip))
 
-    def to(self, device: torch.device | str) -> InstanceMasks:
-        return InstanceMasks(self.bitmaps.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
+    @property
+    def keypoint_flip(self) -> tuple[int, ...]:
+        """`KeypointFacts.flip` of the data set; empty where there are no keypoints."""
+        field = field_of(self.fields, "keypoints", Keypoints)
+        return () if field is None else field.flip
 
-    def __getitem__(self, index: Tensor) -> InstanceMasks:
-        return InstanceMasks(self.bitmaps[index], self.boxes[index])
+    @property
+    def proposals(self) -> Tensor | None:
+        """The values of the image field "proposals": (P, 4) float32 xyxy, best first; None where the data set has none."""
+        field = field_of(self.image_fields, "proposals", Boxes)
+        return None if field is None else field.values
+
+    @proposals.setter
+    def proposals(self, values: Tensor | None) -> None:
+        self.image_fields = _with(self.image_fields, "proposals", None if values is None else Boxes(values))
+
+    def select(self, index: Tensor) -> Sample:
+        """The sample with the selected instances only; ``index`` is int64 or bool."""
+        fields = {name: field[index] for name, field in self.fields.items()}
+        return replace(self, boxes=self.boxes[index], labels=self.labels[index], crowd=self.crowd[index], fields=fields)
+
+    def transformed(self, affine: Affine, image: Tensor) -> Sample:
+        """The sample with another image, of size ``affine.size``; boxes and fields are mapped by ``affine``.
+
+        Nothing is clipped to the new image: see `clipped`.
+        """
+        if tuple(image.shape[-2:]) != affine.size:
+            raise ValueError(f"the image is {tuple(image.shape[-2:])}, the transform makes {affine.size}")
+        return replace(
+            self,
+            image=image,
+            boxes=affine.boxes(self.boxes),
+            fields={name: field.transformed(affine) for name, field in self.fields.items()},
+            image_fields={name: field.transformed(affine) for name, field in self.image_fields.items()},
+        )
+
+    def clipped(self, min_area: float = 0.0) -> Sample:
+        """The sample clipped to its image: boxes, masks, keypoints and proposals.
+
+        The box of a clipped instance becomes the bounding box of the rest of its mask, where it has one. Instances that keep at
+        most the fraction ``min_area`` of the area of their box are dropped; crowd regions only where no area is left.
+        """
+        boxes = clip(self.boxes, torch.tensor(self.size))
+        cut = replace(
+            self,
+            boxes=boxes,
+            fields={name: field.clipped(self.size) for name, field in self.fields.items()},
+            image_fields={name: field.clipped(self.size) for name, field in self.image_fields.items()},
+        )
+        return cut._without_lost(self.boxes, (boxes != self.boxes).any(dim=1), min_area)
+
+    def covered(self, pixels: Tensor, image: Tensor, min_area: float = 0.0) -> Sample:
+        """The sample with another image of the same size, in which something was painted over ``pixels`` (H, W) bool.
+
+        Masks lose these pixels; boxes are updated and instances dropped as in `clipped`.
+        """
+        corners = torch.cat([self.boxes[:, :2].floor(), self.boxes[:, 2:].ceil()], dim=1)
+        windows = clip(corners, torch.tensor(self.size)).long().tolist()
+        hidden = torch.tensor([int(pixels[y1:y2, x1:x2].count_nonzero()) for x1, y1, x2, y2 in windows], dtype=torch.int64)
+        whole = torch.tensor([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in windows], dtype=torch.int64)
+        boxes = torch.where((hidden < whole)[:, None], self.boxes, 0.0)
+        painted = replace(self, image=image, boxes=boxes, fields={name: f.covered(pixels) for name, f in self.fields.items()})
+        return painted._without_lost(self.boxes, hidden > 0, min_area)
+
+    def joined(self, other: Sample) -> Sample:
+        """The sample with the instances of ``other`` appended; both are in the same frame and must have the same instance fields.
+
+        Raises ValueError where the fields differ.
+        """
+        if self.fields.keys() != other.fields.keys():
+            names = " and ".join(str(sorted(sample.fields)) for sample in (self, other))
+            raise ValueError(f"{self.file_name} and {other.file_name} cannot be joined: their instances have the fields {names}")
+        return replace(
+            self,
+            boxes=torch.cat([self.boxes, other.boxes]),
+            labels=torch.cat([self.labels, other.labels]),
+            crowd=torch.cat([self.crowd, other.crowd]),
+            fields={name: type(field).cat([field, other.fields[name]]) for name, field in self.fields.items()},
+        )
+
+    def _without_lost(self, before: Tensor, changed: Tensor, min_area: float) -> Sample:
+        """Fit the boxes of the instances ``changed`` to their masks, and drop instances with too little area left of ``before``."""
+        extents = self.boxes
+        for values in self.fields.values():
+            extents = values.extents(extents)
+        tight = torch.cat([extents[:, :2].maximum(self.boxes[:, :2]), extents[:, 2:].minimum(self.boxes[:, 2:])], dim=1)
+        boxes = torch.where(changed[:, None], tight, self.boxes)
+        remains = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        enough = self.crowd | (area(boxes) > min_area * area(before))
+        return replace(self, boxes=boxes).select(remains & enough)
 
 
-@dataclass(slots=True)
+FirstSample: TypeAlias = Callable[[], Sample | None]
+"""Reads the first sample of a data set; None where it is empty."""
+
+
+@dataclass(init=False, slots=True)
 class Target:
     """What a network is trained on for one image: its instances without the crowd regions, which are ``ignore``."""
 
@@ -167,29 +301,47 @@ class Target:
     """(N,) int64."""
     ignore: Tensor
     """(M, 4) float32 xyxy: regions where a detection is neither right nor wrong."""
-    masks: InstanceMasks | None = None
-    keypoints: Tensor | None = None
-    """(N, K, 3) float32."""
+    fields: dict[str, InstanceField]
+    """By name, N rows each, as `InstanceField.for_training` made them."""
+
+    def __init__(
+        self,
+        boxes: Tensor,
+        labels: Tensor,
+        ignore: Tensor,
+        masks: InstanceMasks | None = None,
+        keypoints: Tensor | None = None,
+        *,
+        fields: Mapping[str, InstanceField] | None = None,
+    ) -> None:
+        self.boxes, self.labels, self.ignore, self.fields = boxes, labels, ignore, dict(fields or {})
+        if masks is not None:
+            self.fields["masks"] = masks
+        if keypoints is not None:
+            self.fields["keypoints"] = Keypoints(keypoints)
+
+    @property
+    def masks(self) -> InstanceMasks | None:
+        """The field "masks"."""
+        return field_of(self.fields, "masks", InstanceMasks)
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """The values of the field "keypoints": (N, K, 3) float32."""
+        field = field_of(self.fields, "keypoints", Keypoints)
+        return None if field is None else field.values
 
     def to(self, device: torch.device | str) -> Target:
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return Target(
-            move(self.boxes),
-            move(self.labels),
-            move(self.ignore),
-            None if self.masks is None else self.masks.to(device),
-            None if self.keypoints is None else move(self.keypoints),
-        )
+        boxes, labels, ignore = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.labels, self.ignore))
+        return Target(boxes, labels, ignore, fields={name: field.to(device) for name, field in self.fields.items()})
 
 
-@dataclass(slots=True)
+@dataclass(init=False, slots=True)
 class Batch:
     """Images of one step, padded with zeros at the right and the bottom to one size.
 
-    Every random choice that a model makes about image i (which anchors, which RoIs) is drawn from a generator seeded by
-    ``seeds[i]``: the choice depends on neither the other images nor the number of processes.
+    Every random choice that a model makes for image i (which anchors, which RoIs) comes from a generator seeded with ``seeds[i]``,
+    so it depends on neither the other images nor the number of processes.
     """
 
     images: Tensor
@@ -197,38 +349,70 @@ class Batch:
     sizes: Tensor
     """(B, 2) int64: (height, width) of each image without its padding."""
     original_sizes: tuple[tuple[int, int], ...]
-    image_ids: tuple[int, ...] = ()
-    file_names: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    targets: tuple[Target, ...] | None = None
-    proposals: tuple[Tensor, ...] | None = None
-    """(P, 4) float32 xyxy an image, pixels of the network's input, best first."""
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    targets: tuple[Target, ...] | None
+    image_fields: dict[str, tuple[ImageField, ...]]
+    """By name, one for each image: those fields that all images of the batch have."""
+    extent: tuple[int, int] | None
+    """The largest height and width of ``sizes``, known on the host; None: to be read from ``sizes``."""
+    originals: Tensor
+    """(B, 2) int64: ``original_sizes`` on the device of the images; None where a copy gets other ``original_sizes`` makes it
+    anew."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        original_sizes: tuple[tuple[int, int], ...],
+        image_ids: tuple[int, ...] = (),
+        file_names: tuple[str, ...] = (),
+        seeds: tuple[int, ...] = (),
+        targets: tuple[Target, ...] | None = None,
+        proposals: tuple[Tensor, ...] | None = None,
+        *,
+        image_fields: Mapping[str, tuple[ImageField, ...]] | None = None,
+        extent: tuple[int, int] | None = None,
+        originals: Tensor | None = None,
+    ) -> None:
+        self.images, self.sizes, self.original_sizes, self.extent = images, sizes, original_sizes, extent
+        self.originals = torch.tensor(original_sizes).view(-1, 2).to(images.device) if originals is None else originals
+        self.image_ids, self.file_names, self.seeds = image_ids, file_names, seeds
+        self.targets, self.image_fields = targets, dict(image_fields or {})
+        if proposals is not None:
+            self.image_fields["proposals"] = tuple(map(Boxes, proposals))
 
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    @property
+    def proposals(self) -> tuple[Tensor, ...] | None:
+        """The values of the image field "proposals": (P, 4) float32 xyxy an image, pixels of the network's input, best first."""
+        fields = self.image_fields.get("proposals")
+        return None if fields is None else tuple(boxes.values for boxes in fields if isinstance(boxes, Boxes))
+
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.sizes.to(device, non_blocking=True),
-            self.original_sizes,
-            self.image_ids,
-            self.file_names,
-            self.seeds,
-            None if self.targets is None else tuple(target.to(device) for target in self.targets),
-            None if self.proposals is None else tuple(boxes.to(device, non_blocking=True) for boxes in self.proposals),
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            sizes=self.sizes.to(device, non_blocking=True),
+            originals=self.originals.to(device, non_blocking=True),
+            targets=None if self.targets is None else tuple(target.to(device) for target in self.targets),
+            image_fields={name: tuple(field.to(device) for field in fields) for name, fields in self.image_fields.items()},
         )
 
-    def pin_memory(self) -> Batch:
-        """Called by the loader where the device is a GPU."""
-        self.images = self.images.pin_memory()
-        return self
+
+def _with(fields: Mapping[str, AnyField], name: str, field: AnyField | None) -> dict[str, AnyField]:
+    """A copy of the dictionary in which ``name`` is ``field``, or is absent."""
+    others = {key: value for key, value in fields.items() if key != name}
+    return others if field is None else {**others, name: field}
 
 
 # ------------------------------------------------------------------------------------------------------- results
 
 
-@dataclass
+@dataclass(init=False)
 class Detections:
     """The instances found in one image, best first, in pixels of the original image.
 
@@ -245,67 +429,82 @@ class Detections:
     """(N,) int64, 0..C-1."""
     size: tuple[int, int]
     """(height, width) of the original image."""
-    class_names: tuple[str, ...] = ()
-    mask_probabilities: Tensor | None = None
-    """(N, M, M) float32, 0..1: the mask over the detection's box."""
-    keypoints: Tensor | None = None
-    """(N, K, 3) float32: x, y, score."""
-    mask_threshold: float = 0.5
-    mask_crops: Crops = mask_crops
-    """How masks are scaled to their boxes."""
-    skeleton: tuple[tuple[int, int], ...] = field(default=())
+    class_names: tuple[str, ...]
+    fields: dict[str, InstanceField]
+    """More of the instances, N rows each, by name: ``masks`` (`MaskProbabilities`), ``keypoints`` (`DetectedKeypoints`), and those
+    of a task of your own."""
+
+    def __init__(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        size: tuple[int, int],
+        class_names: tuple[str, ...] = (),
+        mask_probabilities: Tensor | None = None,
+        keypoints: Tensor | None = None,
+        mask_threshold: float = 0.5,
+        mask_crops: Crops = mask_crops,
+        skeleton: tuple[tuple[int, int], ...] = (),
+        *,
+        fields: Mapping[str, InstanceField] | None = None,
+    ) -> None:
+        self.boxes, self.scores, self.labels, self.size, self.class_names = boxes, scores, labels, size, class_names
+        self.fields = dict(fields or {})
+        if mask_probabilities is not None:
+            self.fields["masks"] = MaskProbabilities(mask_probabilities, mask_threshold, mask_crops)
+        if keypoints is not None:
+            self.fields["keypoints"] = DetectedKeypoints(keypoints, skeleton=skeleton)
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> Detections:
         """The detections chosen by a slice, a boolean mask or indices."""
-        return Detections(
-            self.boxes[index],
-            self.scores[index],
-            self.labels[index],
-            self.size,
-            self.class_names,
-            None if self.mask_probabilities is None else self.mask_probabilities[index],
-            None if self.keypoints is None else self.keypoints[index],
-            self.mask_threshold,
-            self.mask_crops,
-            self.skeleton,
-        )
+        rows = torch.arange(len(self), device=self.boxes.device)[index] if isinstance(index, slice) else index
+        fields = {name: field[rows] for name, field in self.fields.items()}
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], fields=fields)
 
     @property
     def names(self) -> list[str]:
         """The class name of each detection."""
         return [self.class_names[label] if label < len(self.class_names) else str(label) for label in self.labels.tolist()]
 
+    @property
+    def mask_probabilities(self) -> Tensor | None:
+        """(N, M, M) float32, 0..1: the mask over the detection's box; None where the model has no masks."""
+        field = field_of(self.fields, "masks", MaskProbabilities)
+        return None if field is None else field.probabilities
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """(N, K, 3) float32: x, y, score; None where the model has no keypoints."""
+        field = field_of(self.fields, "keypoints", DetectedKeypoints)
+        return None if field is None else field.values
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of keypoints that are linked where they are drawn."""
+        field = field_of(self.fields, "keypoints", DetectedKeypoints)
+        return () if field is None else field.skeleton
+
     @cached_property
     def masks(self) -> Tensor | None:
         """(N, H, W) bool in the original image, pasted when first asked for; None where the model has no masks."""
-        if self.mask_probabilities is None:
+        field = field_of(self.fields, "masks", MaskProbabilities)
+        if field is None:
             return None
-        return paste_masks(self.mask_probabilities, self.boxes, self.size, self.mask_threshold, self.mask_crops)
+        return paste_masks(field.probabilities, self.boxes, self.size, field.threshold, field.crops)
 
     def rles(self) -> list[dict[str, Any]] | None:
         """The masks as COCO run-length codes (``size``, ``counts`` as text), made inside the boxes without whole-image masks."""
-        if self.mask_probabilities is None:
-            return None
-        return masks_to_rle(self.mask_probabilities, self.boxes, self.size, self.mask_threshold, self.mask_crops)
+        field = field_of(self.fields, "masks", MaskProbabilities)
+        return None if field is None else [record["segmentation"] for record in field.records(self.boxes, self.size)]
 
     def to(self, device: torch.device | str) -> Detections:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return Detections(
-            self.boxes.to(device),
-            self.scores.to(device),
-            self.labels.to(device),
-            self.size,
-            self.class_names,
-            move(self.mask_probabilities),
-            move(self.keypoints),
-            self.mask_threshold,
-            self.mask_crops,
-            self.skeleton,
+        fields = {name: field.to(device, non_blocking=False) for name, field in self.fields.items()}
+        return replace(
+            self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device), fields=fields
         )
 
     def draw(self, image: Any, score: float = 0.5) -> Image.Image:
@@ -315,14 +514,16 @@ class Detections:
         """
         from boxwood.drawing import draw_instances, one_by_one
 
-        chosen = self[self.scores >= score].to("cpu")
+        shown = self[self.scores >= score].to("cpu")
+        masks = field_of(shown.fields, "masks", MaskProbabilities)
         return draw_instances(
             image,
-            boxes=chosen.boxes.numpy(),
-            labels=chosen.labels.tolist(),
-            names=chosen.names,
-            scores=chosen.scores.tolist(),
-            masks=one_by_one(self.mask_crops, chosen.mask_probabilities, chosen.boxes, self.size, self.mask_threshold),
-            keypoints=None if chosen.keypoints is None else chosen.keypoints.numpy(),
-            skeleton=self.skeleton,
+            boxes=shown.boxes.numpy(),
+            labels=shown.labels.tolist(),
+            names=shown.names,
+            scores=shown.scores.tolist(),
+            masks=None if masks is None else one_by_one(masks.crops, masks.probabilities, shown.boxes, self.size, masks.threshold),
+            keypoints=None if shown.keypoints is None else shown.keypoints.numpy(),
+            skeleton=shown.skeleton,
+            overlays=[field.draw for field in shown.fields.values()],
         )

@@ -17,6 +17,17 @@ hypothesis.settings.register_profile("boxwood", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("boxwood")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a GPU, the tests that need one are a single skip."""
+    import torch
+
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not torch.cuda.is_available():
+        on_gpu[0].add_marker(pytest.mark.skip(reason=f"no CUDA GPU, for {len(on_gpu)} tests"))
+        config.hook.pytest_deselected(items=on_gpu[1:])
+        items[:] = [item for item in items if item not in on_gpu[1:]]
+
+
 @dataclass
 class Outcome:
     status: int

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,8 @@ LEVELS: tuple[set[str], ...] = (
     {"safe_yaml", "safe_pickle", "files", "columns"},
     {"zoo"},
     {"config", "ops", "drawing", "distributed"},
-    {"structures"},
+    {"fields"},
+    {"structures", "optimizer_config", "loggers"},
     {"models", "data", "evaluation"},
     {"run_config"},
     {"weights"},
@@ -36,16 +38,16 @@ LEVELS: tuple[set[str], ...] = (
 )
 """Each part may import from those above it. Parts of one level do not import each other."""
 
-BUDGETS = {  # lines of the functions that run, from the recipe to the gradients of one step
-    "faster_rcnn_r50_fpn_1x": 1000,
-    "mask_rcnn_r50_fpn_1x": 1150,
-    "keypoint_rcnn_r50_fpn_1x": 1150,
-    "fast_rcnn_r50_fpn_1x": 850,
-    "rpn_r50_fpn_1x": 600,
-    "faster_rcnn_r50_c4_1x": 1000,
-    "mask_rcnn_r50_c4_1x": 1150,
-    "rfcn_r50": 900,
-    "retinanet_r50_fpn_1x": 600,
+BUDGETS = {  # lines of the functions that run: in a step, and with the building of the network
+    "faster_rcnn_r50_fpn_1x": (1000, 1150),
+    "mask_rcnn_r50_fpn_1x": (1150, 1290),
+    "keypoint_rcnn_r50_fpn_1x": (1150, 1290),
+    "fast_rcnn_r50_fpn_1x": (850, 1000),
+    "rpn_r50_fpn_1x": (600, 750),
+    "faster_rcnn_r50_c4_1x": (1000, 1150),
+    "mask_rcnn_r50_c4_1x": (1150, 1290),
+    "rfcn_r50": (850, 1000),
+    "retinanet_r50_fpn_1x": (600, 750),
 }
 
 
@@ -140,7 +142,7 @@ def reading_script() -> ModuleType:
 def test_reading_budget(recipe: str) -> None:
     """From the recipe to the losses and their gradients: the functions of the project that run are what a reader has to read."""
     step, whole = reading_script().our_counts(recipe)
-    assert whole.lines <= BUDGETS[recipe]
+    assert (step.lines, whole.lines) <= BUDGETS[recipe] and whole.lines <= BUDGETS[recipe][1]
 
     # The numbers in the documentation. Functions and lines come and go, so 3 % of them are allowed for.
     page = (PACKAGE.parent / "docs" / "reading.md").read_text(encoding="utf-8")
@@ -150,16 +152,29 @@ def test_reading_budget(recipe: str) -> None:
     assert written == pytest.approx([*step, *whole], rel=0.03, abs=1), "docs/reading.md: run python benchmarks/reading.py"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.stem)
-def test_no_function_asks_twice_which_geometry_it_has(path: Path) -> None:
-    """A geometry answers for itself; where it only says yes or no, a function may decide by that once."""
-    switches = {name for name, value in vars(Geometry).items() if type(value) is bool}
-    assert "binary_masks" in switches
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef):
-            asked = [node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr in switches]
-            named = [
-                node.id for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in ("DETECTRON1", "Detectron1")
-            ]
-            assert len(asked) <= 1 and not named, f"{path.name}: {function.name} asks {asked} {named}"
+def test_nothing_asks_which_geometry_it_has() -> None:
+    """A box convention is a set of functions and numbers; rules of training are fields of configurations."""
+    assert not [name for name, value in vars(Geometry).items() if type(value) is bool]
+    for path in sorted((PACKAGE / "models").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef):
+                named = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and n.id in ("DETECTRON1", "Detectron1")]
+                assert not named, f"{path.name}: {function.name}"
+
+
+def test_files_import_in_no_circle() -> None:
+    """Also inside functions and under TYPE_CHECKING; of a package's ``__init__`` only what it imports itself counts."""
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        if path in (PACKAGE / "__init__.py", PACKAGE / "recipes" / "__init__.py"):
+            continue  # the front doors, which name everything
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                graph[name] |= {found if found in modules else node.module for found in names} & modules.keys()
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & modules.keys()
+    list(TopologicalSorter({name: found & graph.keys() - {name} for name, found in graph.items()}).static_order())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from boxwood.data import Dataset
-    from boxwood.evaluation import CollectingEvaluator, Measure, Metrics, ProposalEvaluator
+    from boxwood.evaluation import CollectingEvaluator, Metrics, ProposalEvaluator
     from boxwood.run_config import RunConfig
     from boxwood.structures import Categories
 
@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["eval", "write_results"]
 
-MEASURES = ("coco", "voc2007", "voc2010", "lvis", "cityscapes")
-
 
 @click.command(short_help="Measure a detector on the val set.")
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
 @click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
-@click.option("--measure", type=click.Choice(MEASURES), default="coco", show_default=True, help="By whose rules.")
+@click.option("--measure", metavar="KIND", help="By which rules; by default those of the configuration's evaluator, or COCO's.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(
@@ -38,7 +36,7 @@ def eval(
     overrides: tuple[str, ...],
     weights: str | None,
     detections: Path | None,
-    measure: Measure,
+    measure: str | None,
     out: Path | None,
 ) -> None:
     """Measure a detector on the val set: a table, metrics.json, detections.json (of an RPN alone proposals.safetensors), and
@@ -48,8 +46,8 @@ def eval(
     by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
     with the settings of test.* applied to it once more; then the results go to RUN/eval-again by default.
 
-    --measure voc2007 and voc2010 give PASCAL VOC's AP, and the result files of its development kit; lvis gives LVIS's, of rare,
-    common and frequent classes, and cityscapes that of Cityscapes' instances.
+    --measure is coco, voc2007 or voc2010 (PASCAL VOC's AP, and the result files of its development kit), lvis (AP of rare, common
+    and frequent classes), cityscapes, proposals (average recall, without classes), or a class of your own, my_work:MyMeasure.
 
     \b
       boxwood eval runs/nuts
@@ -57,21 +55,25 @@ def eval(
       boxwood eval runs/nuts --detections runs/nuts/eval/detections.json test.nms_threshold=0.3
       torchrun --nproc-per-node 8 -m boxwood eval runs/coco
     """
-    from boxwood.recipes import resolve
+    from boxwood.evaluation import choose_measure
+    from boxwood.recipes import import_module, resolve
 
+    if measure is not None and ":" in measure:
+        import_module(measure.partition(":")[0])
     config = resolve(source, overrides)
+    config.evaluator = config.evaluator if measure is None else choose_measure(measure)
     if detections is None:
-        _run(config, weights or str(_weights_of_run(Path(source))), measure, out or default_out(source) / "eval")
+        _run(config, weights or str(_weights_of_run(Path(source))), out or default_out(source) / "eval")
     elif weights is not None:
         raise UserError("--detections scores a file and runs no network, so --weights has nothing to do; leave one of them out")
     elif any(override.startswith("test.tta") for override in overrides):
         raise UserError("--detections scores a file and runs no network, so test.tta has nothing to do; leave one of them out")
     else:
         again = any(override.startswith("test.") for override in overrides)
-        _score_again(config, detections, again, measure, out or default_out(source) / "eval-again")
+        _score_again(config, detections, again, out or default_out(source) / "eval-again")
 
 
-def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
+def _run(config: RunConfig, path: str, out: Path) -> None:
     """Run the network over the val set."""
     from boxwood.data.loader import eval_batches
     from boxwood.distributed import choose_device, process_group, rank, world_size
@@ -104,14 +106,14 @@ def _run(config: RunConfig, path: str, measure: Measure, out: Path) -> None:
             world_size=world_size(),
         )
         truth = val_set.to_coco()
-        evaluator = _evaluator(truth, saved.categories, config, measure)
+        evaluator = _evaluator(truth, saved.categories, config)
         metrics = evaluate(model.to(device), batches, evaluator, device)
         if rank() == 0:
             about = f"{path} on {len(val_set)} images"
             write_results(evaluator, metrics, config, saved.categories, val_set, truth, about, out)
 
 
-def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, out: Path) -> None:
+def _score_again(config: RunConfig, path: Path, again: bool, out: Path) -> None:
     """Score a file of detections on the val set, ``again`` after another selection."""
     from boxwood.data.proposals import read_proposals
     from boxwood.evaluation import CocoEvaluator, ProposalEvaluator
@@ -122,7 +124,7 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, o
 
     val_set = config.data.val.open()
     truth = val_set.to_coco()
-    evaluator = _evaluator(truth, val_set.categories, config, measure)
+    evaluator = _evaluator(truth, val_set.categories, config)
     if isinstance(evaluator, ProposalEvaluator):
         evaluator.results = {i: ImageResults.of_proposals(*columns) for i, *columns in read_proposals(path).columns()}
     else:
@@ -148,13 +150,13 @@ def _score_again(config: RunConfig, path: Path, again: bool, measure: Measure, o
     write_results(evaluator, metrics, config, val_set.categories, val_set, truth, about, out, keep=again)
 
 
-def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig, measure: Measure) -> AnyEvaluator:
+def _evaluator(truth: dict[str, Any], categories: Categories, config: RunConfig) -> AnyEvaluator:
     from boxwood.evaluation import make_evaluator
 
     return make_evaluator(
         truth,
         categories,
-        measure=measure,
+        measure=config.evaluator,
         class_agnostic=config.model.class_agnostic,
         detections_per_image=config.test.detections_per_image,
         maxdets=config.test.maxdets,

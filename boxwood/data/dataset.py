@@ -1,25 +1,27 @@
-"""What a data set is to Boxwood: a sequence of samples that knows its classes and its truth.
+"""The interface of data sets: a sequence of samples with its categories and its ground truth.
 
-A data set of your own is one class with these five members and one small `DatasetConfig` that opens it; see
+A new kind of data set is one class with these five members and one small `DatasetConfig` that opens it: see
 ``examples/own_dataset.py``.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+from pydantic import model_validator
 
 from boxwood.config import Component, Config
-from boxwood.data.transforms import Transform
+from boxwood.data.transforms import DrawingTransform, Transform
 from boxwood.structures import Categories, Sample
 
 __all__ = ["DataConfig", "Dataset", "DatasetConfig"]
 
 
 class Dataset(Protocol):
-    """A sequence of untransformed samples. It is sent to worker processes, so keep what it holds small and flat.
+    """A sequence of untransformed samples. It is sent to worker processes, so keep its attributes small and flat.
 
-    One that also has ``repeats``, an array (I,) float64 or None, says how often each image comes in an epoch of training
+    The optional attribute ``repeats``, an array (I,) float64 or None, is how often each image occurs in an epoch of training
     (`boxwood.data.sampler.repeat_factors`).
     """
 
@@ -34,18 +36,18 @@ class Dataset(Protocol):
         """(height, width) of image ``index`` without reading its pixels."""
 
     def to_coco(self) -> dict[str, Any]:
-        """The truth as a COCO dictionary (``images``, ``annotations``, ``categories``), with the file's own ids and numbers."""
+        """The ground truth as a COCO dictionary (``images``, ``annotations``, ``categories``), with the ids of the file."""
 
 
 class DatasetConfig(Component):
-    """Base of every data set's configuration: how to open it, and what happens to each sample."""
+    """Base of every data set's configuration: how to open it, and the transforms of its samples."""
 
     transforms: tuple[Transform, ...] = ()
-    """Applied in order to each sample before it is batched; a val set's are applied by the predictor too."""
+    """Applied in order to each sample before it is batched; those of the val set are also applied by the predictor."""
 
     @abstractmethod
     def open(self) -> Dataset:
-        """The data set, checked. Raises `boxwood.errors.UserError` where a person must mend the data."""
+        """The data set, checked. Raises `boxwood.errors.UserError` where the data must be corrected."""
 
 
 class DataConfig(Config):
@@ -54,6 +56,15 @@ class DataConfig(Config):
     train: DatasetConfig
     val: DatasetConfig
     workers: int = 2
-    """Processes that decode and transform images; 0 does it in the training process."""
+    """Processes that decode and transform images; 0: the training process does it."""
     aspect_grouping: bool = True
-    """Batches hold either landscape or portrait images, so that little of a batch is padding."""
+    """Batches have either landscape or portrait images, which saves padding."""
+
+    @model_validator(mode="after")
+    def _check_val(self) -> Self:
+        for number, transform in enumerate(self.val.transforms):
+            if isinstance(transform, DrawingTransform):
+                raise ValueError(
+                    f"has {transform.kind()} as val.transforms.{number}: only training can draw other samples; remove it"
+                )
+        return self

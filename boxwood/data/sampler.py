@@ -1,39 +1,45 @@
-"""Which images make which batch: a pure function of the seed and of the images' sizes.
+"""Which images are in which batch: a pure function of the seed and of the images' sizes.
 
-An endless stream of epochs, each a random permutation of all images. Nothing here depends on processes or workers, so a run
-is resumed from the number of batches it has seen, and is the same on any number of processes.
+An endless sequence of epochs, each a random permutation of all images. Nothing here depends on processes or workers, so a run
+can be resumed from the number of batches it has processed, and is the same with any number of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Place", "batch_seed", "repeat_factors", "rng_at", "train_order"]
+from boxwood.errors import UserError
+
+__all__ = ["PATIENCE", "Place", "batch_seed", "mixed_order", "repeat_factors", "rng_at", "train_order"]
+
+PATIENCE = 8
+"""A part's group of images is passed over at most so many times for one with the orientation of the batch."""
 
 
 class Place(NamedTuple):
-    """One image's turn: with the run's seed it decides every random choice that is made about it."""
+    """One occurrence of an image in the order: with the run's seed it determines every random choice for this occurrence."""
 
     epoch: int
     image: int
     turn: int = 0
-    """How often it came before in this epoch."""
+    """How often the image occurred before in this epoch."""
 
     def seeds(self) -> list[int]:
         return [self.epoch, self.image, self.turn] if self.turn else [self.epoch, self.image]
 
 
 def rng_at(seed: int, place: Place) -> np.random.Generator:
-    """The generator from which the transforms of this image draw."""
+    """The random generator for the transforms of this image."""
     return np.random.default_rng([seed, *place.seeds()])
 
 
 def batch_seed(seed: int, place: Place) -> int:
-    """63 bits for the model's own random choices about this image, independent of its transforms'.
+    """63 random bits for the choices of the model (`boxwood.structures.Batch.seeds`), independent of those of the transforms.
 
     >>> batch_seed(0, Place(0, 0)) == batch_seed(0, Place(0, 0)), batch_seed(0, Place(0, 0)) == batch_seed(0, Place(1, 0))
     (True, False)
@@ -43,10 +49,10 @@ def batch_seed(seed: int, place: Place) -> int:
 
 
 def repeat_factors(has: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
-    """How often each image comes in an epoch, (I,), so that rare classes are seen more (Gupta et al., arXiv 1908.03195, B.2).
+    """How often each image occurs in an epoch, (I,): repeat factor sampling (Gupta et al., arXiv 1908.03195, B.2).
 
-    ``has`` (I, K) says which classes an image shows. A class in a share f of the images asks for max(1, sqrt(threshold / f)), and
-    an image comes as often as the rarest of its classes asks.
+    ``has`` (I, K): which classes an image shows. A class in a fraction f of the images has the factor max(1, sqrt(threshold / f)),
+    an image the largest factor of its classes.
 
     >>> has = np.array([[True, False]] * 15 + [[True, True]])
     >>> repeat_factors(has, 0.25)[-2:]
@@ -67,17 +73,28 @@ def train_order(
 ) -> Iterator[list[Place]]:
     """Endless batches of ``batch_size`` places; image i is landscape where ``wide[i]``.
 
-    Image i comes ``repeats[i]`` times an epoch, on average where that is no whole number; None: once.
+    Image i occurs ``repeats[i]`` times in an epoch, on average where that is no whole number; None: once.
 
-    With ``aspect_grouping`` a batch holds only landscape or only portrait images. What an epoch leaves over in the two groups
-    (under two batches) is put together, and what then still fills no batch is filled up by the first images of the next epoch: two
-    mixed batches an epoch at most. No image is dropped or waits: an epoch's images are used up by the first batch of the next.
+    With ``aspect_grouping`` a batch has only landscape or only portrait images. The images that remain in the two groups at the
+    end of an epoch (less than two batches) are combined; if they do not fill a batch, the first images of the next epoch complete
+    it. So at most two batches of an epoch are mixed, no image is dropped, and all images of an epoch are used before the second
+    batch of the next one.
 
     >>> order = train_order(np.array([True, True, False]), batch_size=2, seed=0)
     >>> batches = [next(order) for _ in range(3)]
     >>> sorted(place.image for batch in batches for place in batch)
     [0, 0, 1, 1, 2, 2]
+
+    Raises `UserError` where there is no image.
     """
+    if not len(wide):
+        raise UserError("data.train: the data set has no images; choose annotations that have some")
+    return _endless(wide, batch_size, seed, aspect_grouping, repeats)
+
+
+def _endless(
+    wide: NDArray[np.bool_], batch_size: int, seed: int, aspect_grouping: bool, repeats: NDArray[np.float64] | None
+) -> Iterator[list[Place]]:
     carried: list[Place] = []
     epoch = 0
     while True:
@@ -88,6 +105,88 @@ def train_order(
         batches, carried = _grouped(stream, wide, batch_size) if aspect_grouping else _cut(stream, batch_size)
         yield from batches
         epoch += 1
+
+
+def mixed_order(
+    wide: NDArray[np.bool_],
+    batch_size: int,
+    seed: int,
+    aspect_grouping: bool = True,
+    repeats: NDArray[np.float64] | None = None,
+    *,
+    starts: Sequence[int],
+    ratio: Sequence[int],
+) -> Iterator[list[Place]]:
+    """Endless batches, each with images of several data sets in the same ratio.
+
+    Part p is the images from ``starts[p]`` up to, not including, ``starts[p + 1]``. Of every ``sum(ratio)`` images of a batch,
+    ``ratio[p]`` are of part p; they alternate (2, 1: A A B A A B), so that each process's portion of the batch has nearly the same
+    ratio. Each part has its own epochs (`train_order`).
+
+    With ``aspect_grouping`` the part with the largest number decides whether a batch is landscape or portrait. Each other part
+    contributes, of its next `PATIENCE` groups of images, the first with this orientation; if there is none, or if its first group
+    has been passed over `PATIENCE` times, the first group.
+
+    >>> order = mixed_order(np.ones(5, dtype=bool), 3, seed=0, starts=[0, 2, 5], ratio=[2, 1])
+    >>> [[int(place.image >= 2) for place in next(order)] for _ in range(3)]
+    [[0, 0, 1], [0, 0, 1], [0, 0, 1]]
+
+    Raises `UserError` where a batch cannot be divided by the ratio, or where a part has no image.
+    """
+    turns, rest = divmod(batch_size, sum(ratio))
+    if rest:
+        raise UserError(
+            f"train.batch_size: {batch_size} images cannot be divided as {', '.join(map(str, ratio))} (data.train.ratio); choose a "
+            f"multiple of {sum(ratio)}"
+        )
+    streams = []
+    for part, (start, end, count) in enumerate(zip(starts[:-1], starts[1:], ratio, strict=True)):
+        if start == end:
+            raise UserError(
+                f"data.train.parts.{part}: the data set has no images; choose annotations that have some, or remove the part"
+            )
+        part_seed = int(np.random.SeedSequence(seed, spawn_key=(part,)).generate_state(1, np.uint64)[0])
+        part_repeats = None if repeats is None else repeats[start:end]
+        order = train_order(wide[start:end], turns * count, part_seed, aspect_grouping, part_repeats)
+        streams.append(_shifted(order, start))
+    leader = max(range(len(ratio)), key=lambda part: ratio[part])
+    return _mixed(streams, wide, leader, turns, PATIENCE if aspect_grouping else 1)
+
+
+def _mixed(
+    streams: list[Iterator[list[Place]]], wide: NDArray[np.bool_], leader: int, turns: int, patience: int
+) -> Iterator[list[Place]]:
+    waiting: list[list[list[Place]]] = [[] for _ in streams]
+    ages = [0] * len(streams)
+    while True:
+        lead = next(streams[leader])
+        shape = _mostly_wide(lead, wide)
+        shares = []
+        for part, stream in enumerate(streams):
+            if part == leader:
+                shares.append(lead)
+                continue
+            queue = waiting[part]
+            queue.extend(itertools.islice(stream, patience - len(queue)))
+            matching = (number for number, share in enumerate(queue) if _mostly_wide(share, wide) == shape)
+            number = 0 if ages[part] >= patience else next(matching, 0)
+            ages[part] = 0 if number == 0 else ages[part] + 1  # of the first in the queue
+            shares.append(queue.pop(number))
+        yield [
+            place
+            for turn in range(turns)
+            for share in shares
+            for place in share[turn * len(share) // turns : (turn + 1) * len(share) // turns]
+        ]
+
+
+def _mostly_wide(places: list[Place], wide: NDArray[np.bool_]) -> bool:
+    return 2 * sum(bool(wide[place.image]) for place in places) >= len(places)
+
+
+def _shifted(order: Iterator[list[Place]], start: int) -> Iterator[list[Place]]:
+    for batch in order:
+        yield [place._replace(image=place.image + start) for place in batch]
 
 
 def _epoch(epoch: int, num_images: int, repeats: NDArray[np.float64] | None, rng: np.random.Generator) -> list[Place]:

@@ -1,23 +1,40 @@
-"""Transforms of samples: each is one class, and so is a user's own.
+"""Transforms of samples; each is one class, and users write theirs in the same way.
 
-A transform is its own configuration: its fields are what a recipe sets, its call is what happens. It changes image, boxes,
-masks, keypoints and proposals together, draws every random choice from the generator it is handed, and returns the sample.
+A transform is at the same time its configuration: a recipe sets its attributes, and calling it applies it. It changes the image and
+all boxes and fields together (`Sample.transformed`), makes every random choice with the generator it is given, and returns the
+sample.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from functools import reduce
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn.functional import interpolate
 
 from boxwood.config import Component
-from boxwood.structures import Bitmap, Polygons, Sample
+from boxwood.errors import UserError
+from boxwood.fields import Affine, Segmentations
+from boxwood.structures import Sample
 
-__all__ = ["HorizontalFlip", "ResizeShortestEdge", "Transform", "resized", "resized_size"]
+__all__ = [
+    "CopyPaste",
+    "DrawingTransform",
+    "HorizontalFlip",
+    "Mosaic",
+    "RandomCrop",
+    "ResizeShortestEdge",
+    "ScaleJitter",
+    "Transform",
+    "cropped",
+    "resized",
+    "resized_size",
+]
 
 
 class Transform(Component):
@@ -26,6 +43,20 @@ class Transform(Component):
     @abstractmethod
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The changed sample; the one that came in may be changed in place."""
+
+
+class DrawingTransform(Transform):
+    """Base of transforms that combine a sample with other samples of the training set."""
+
+    @abstractmethod
+    def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        """The changed sample. Each ``draw()`` returns a random sample of the data set, after the transforms before this one in the
+        list; it may be changed in place."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        raise UserError(
+            f"the transform {self.kind()} needs other samples, which only training has: remove it from data.val.transforms"
+        )
 
 
 class ResizeShortestEdge(Transform):
@@ -38,7 +69,7 @@ class ResizeShortestEdge(Transform):
     long: int = Field(1333, ge=1)
     """Pixels."""
     antialias: bool = True
-    """Average over what lies between when shrinking; False reads the four nearest pixels alone, as OpenCV and so Detectron did."""
+    """Average over all covered pixels when shrinking; False reads only the four nearest ones, as OpenCV and so Detectron did."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         short = self.short[int(rng.integers(len(self.short)))] if len(self.short) > 1 else self.short[0]
@@ -55,19 +86,156 @@ class HorizontalFlip(Transform):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
             return sample
-        width = sample.size[1]
-        sample.image = sample.image.flip(-1)
-        sample.boxes = _mirror_boxes(sample.boxes, width)
-        if sample.proposals is not None:
-            sample.proposals = _mirror_boxes(sample.proposals, width)
-        if sample.keypoints is not None:
-            flipped = sample.keypoints[:, list(sample.keypoint_flip)] if sample.keypoint_flip else sample.keypoints.clone()
-            labelled = flipped[..., 2] > 0  # Those that are not labelled stay at (0, 0).
-            flipped[..., 0] = torch.where(labelled, width - flipped[..., 0], flipped[..., 0])
-            sample.keypoints = flipped
-        if sample.segmentations is not None:
-            sample.segmentations = [_mirror(segmentation, width) for segmentation in sample.segmentations]
-        return sample
+        return sample.transformed(Affine.flip(sample.size), sample.image.flip(-1))
+
+
+class RandomCrop(Transform):
+    """Crop a random window; a side of the image that is shorter than the window stays as it is."""
+
+    short_kind: ClassVar[str] = "random_crop"
+
+    sides: tuple[float, float] = (0.5, 1.0)
+    """The range of the window's height and width, which are drawn independently and uniformly."""
+    unit: Literal["fraction", "pixels"] = "fraction"
+    """The unit of ``sides``: fractions of the image's height and width, or pixels."""
+    min_area: float = Field(0.1, ge=0, lt=1)
+    """Instances that keep at most this fraction of the area of their box are dropped."""
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> RandomCrop:
+        if not 0 < self.sides[0] <= self.sides[1] or (self.unit == "fraction" and self.sides[1] > 1):
+            raise ValueError("sides should be two positive numbers, the smaller first; fractions are at most 1")
+        return self
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        lengths = [
+            side * (length if self.unit == "fraction" else 1) for side, length in zip(rng.uniform(*self.sides, 2), sample.size)
+        ]
+        height, width = (min(max(1, round(side)), length) for side, length in zip(lengths, sample.size, strict=True))
+        top, left = (int(rng.integers(length - side + 1)) for length, side in zip(sample.size, (height, width), strict=True))
+        return cropped(sample, top, left, (height, width), self.min_area)
+
+
+class ScaleJitter(Transform):
+    """Scale the image by a random factor, then crop or pad it to a fixed size: large-scale jitter (Ghiasi et al., arXiv 2012.07177,
+    where 0.1 to 2.0 is the large and 0.8 to 1.25 the standard range)."""
+
+    short_kind: ClassVar[str] = "scale_jitter"
+
+    size: tuple[int, int] = (1024, 1024)
+    """Height and width of the result."""
+    scale: tuple[float, float] = (0.1, 2.0)
+    """The range of the factor; with 1.0 the image just fits into ``size``."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """The colour of the padding, which is at the bottom and the right; the default is ImageNet's mean."""
+    min_area: float = Field(0.0, ge=0, lt=1)
+    """Instances that keep at most this fraction of the area of their box are dropped."""
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> ScaleJitter:
+        if not 0 < self.scale[0] <= self.scale[1] or min(self.size) < 1:
+            raise ValueError("scale should be two positive numbers, the smaller first, and size be positive")
+        return self
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        fit = min(side / length for side, length in zip(self.size, sample.size, strict=True))
+        factor = fit * rng.uniform(*self.scale)
+        height, width = (max(1, round(length * factor)) for length in sample.size)
+        sample = resized(sample, (height, width))
+        spare = (max(0, height - self.size[0]), max(0, width - self.size[1]))
+        top, left = (int(rng.integers(pixels + 1)) for pixels in spare)
+        return cropped(sample, top, left, self.size, self.min_area, self.fill)
+
+
+class CopyPaste(DrawingTransform):
+    """Paste a random subset of another sample's instances onto the image (Ghiasi et al., arXiv 2012.07177).
+
+    Both samples have gone through the transforms before this one, usually `ScaleJitter` and `HorizontalFlip`. The data set needs
+    masks: covered pixels are removed from the masks of the image's instances, boxes are updated, and instances that are covered
+    completely are dropped. Crowd regions are not pasted.
+    """
+
+    short_kind: ClassVar[str] = "copy_paste"
+
+    p: float = Field(1.0, ge=0, le=1)
+    """The probability of applying it."""
+    min_area: float = Field(0.0, ge=0, lt=1)
+    """Instances that keep at most this fraction of the area of their box are dropped."""
+
+    def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        other = draw()
+        if other.size != sample.size:
+            other = cropped(other, 0, 0, sample.size)
+        pasted = other.select(~other.crowd & torch.from_numpy(rng.random(len(other.boxes)) < 0.5))
+        masks = pasted.fields.get("masks")
+        if not isinstance(masks, Segmentations):
+            raise UserError(f"data.train.transforms: {self.kind()} needs masks, and {other.file_name} has none; remove it")
+        paint = masks.pixels(sample.size)
+        image = torch.where(paint, other.image, sample.image)
+        return sample.covered(paint, image, self.min_area).joined(pasted)
+
+
+class Mosaic(DrawingTransform):
+    """Four samples in one picture, around a random centre (Bochkovskiy et al., arXiv 2004.10934): the sample and three others.
+
+    Each image is placed in its quarter with one corner at the centre, cropped or padded to the quarter, and not scaled:
+    `ResizeShortestEdge` usually comes before this. Proposals are those of the first sample alone.
+    """
+
+    short_kind: ClassVar[str] = "mosaic"
+
+    size: tuple[int, int] = (640, 640)
+    """Height and width of the mosaic, 4 pixels at least."""
+    p: float = Field(1.0, ge=0, le=1)
+    """The probability of applying it."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """The colour where there is no image."""
+    min_area: float = Field(0.1, ge=0, lt=1)
+    """Instances that keep at most this fraction of the area of their box are dropped."""
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Mosaic:
+        if min(self.size) < 4:
+            raise ValueError("size should be at least 4, 4")
+        return self
+
+    def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        y, x = (int(side * rng.uniform(0.25, 0.75)) for side in self.size)
+        canvas = torch.empty(3, *self.size, dtype=torch.uint8)
+        tiles: list[Sample] = []
+        for top, bottom in ((0, y), (y, self.size[0])):
+            for left, right in ((0, x), (x, self.size[1])):
+                tile = draw() if tiles else sample
+                size = (bottom - top, right - left)
+                # The corner at the centre: the lower right one of the upper left image, and so on.
+                corner = (0 if top else tile.size[0] - size[0], 0 if left else tile.size[1] - size[1])
+                tile = cropped(tile, *corner, size, self.min_area, self.fill)
+                canvas[:, top:bottom, left:right] = tile.image
+                tiles.append(tile.transformed(Affine.crop(-top, -left, self.size), canvas))
+        return reduce(Sample.joined, tiles)
+
+
+def cropped(
+    sample: Sample,
+    top: int,
+    left: int,
+    size: tuple[int, int],
+    min_area: float = 0.0,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> Sample:
+    """The window of ``size`` (height, width) with its corner at (``left``, ``top``), padded with ``fill`` beyond the image.
+
+    Instances that keep at most the fraction ``min_area`` of the area of their box are dropped (`Sample.clipped`).
+    """
+    inside = sample.image[:, max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
+    image = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    y, x = max(-top, 0), max(-left, 0)
+    image[:, y : y + inside.shape[1], x : x + inside.shape[2]] = inside
+    return sample.transformed(Affine.crop(top, left, size), image).clipped(min_area)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
@@ -83,43 +251,11 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
 
 
 def resized(sample: Sample, size: tuple[int, int], *, antialias: bool = True) -> Sample:
-    """The sample with an image of ``size`` (height, width), and all else as large; the sample itself is changed."""
-    height, width = sample.size
-    if size == (height, width):
+    """The sample with an image of ``size`` (height, width), and everything else scaled with it."""
+    if size == sample.size:
         return sample
     # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
     image = sample.image[None].contiguous(memory_format=torch.channels_last)
-    sample.image = interpolate(image, size, mode="bilinear", antialias=antialias)[0]
-    # The rounded size decides, so that what touches the border still does.
-    y, x = size[0] / height, size[1] / width
-    sample.boxes = sample.boxes * torch.tensor([x, y, x, y])
-    if sample.proposals is not None:
-        sample.proposals = sample.proposals * torch.tensor([x, y, x, y])
-    if sample.keypoints is not None:
-        sample.keypoints = sample.keypoints * torch.tensor([x, y, 1.0])
-    if sample.segmentations is not None:
-        sample.segmentations = [_scale(segmentation, x, y) for segmentation in sample.segmentations]
-    return sample
-
-
-def _scale(segmentation: Polygons | Bitmap, x: float, y: float) -> Polygons | Bitmap:
-    if isinstance(segmentation, Polygons):
-        factors = np.array([x, y], dtype=np.float32)
-        return Polygons([part * factors for part in segmentation.parts])
-    x1, y1, x2, y2 = segmentation.box
-    return Bitmap(segmentation.values, (x1 * x, y1 * y, x2 * x, y2 * y))
-
-
-def _mirror_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
-
-
-def _mirror(segmentation: Polygons | Bitmap, width: int) -> Polygons | Bitmap:
-    if isinstance(segmentation, Polygons):
-        parts = [part.copy() for part in segmentation.parts]
-        for part in parts:
-            part[:, 0] = width - part[:, 0]
-        return Polygons(parts)
-    x1, y1, x2, y2 = segmentation.box
-    return Bitmap(np.ascontiguousarray(segmentation.values[:, ::-1]), (width - x2, y1, width - x1, y2))
+    image = interpolate(image, size, mode="bilinear", antialias=antialias)[0]
+    # The scale follows from the rounded size, so that a box at the border stays at the border.
+    return sample.transformed(Affine.resize(sample.size, size), image)

@@ -1,4 +1,4 @@
-"""What an evaluation is to Boxwood: images' detections go in one by one, numbers come out."""
+"""Evaluation: the detections of images are added one by one, numbers are computed from all of them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from boxwood.structures import Batch, Categories, Detections
 __all__ = ["CollectingEvaluator", "Evaluator", "Metrics", "evaluate"]
 
 Metrics: TypeAlias = dict[str, Any]
-"""Results as JSON holds them: a table of numbers a task (``bbox``, ``segm``, ``proposals`` ...), ``per_class``, ``notes``."""
+"""Results as JSON values: a table of numbers for each task (``bbox``, ``segm``, ``proposals`` ...), ``per_class``, ``notes``."""
 
 
 class Evaluator(Protocol):
-    """Compares detections with the truth of a data set. One of your own needs these three methods."""
+    """Compares detections with the ground truth of a data set; what `evaluate` calls."""
 
     def add(self, image_id: int, detections: Detections) -> None:
-        """Take an image's detections, on the CPU. An image that was added before is not counted twice."""
+        """Add the detections of an image, on the CPU. A second call for the same image changes nothing."""
 
     def gather(self) -> None:
-        """Bring together what all processes have added; every process then holds everything. Does nothing for one process."""
+        """Exchange the detections between processes, so that each has those of all images. Does nothing for one process."""
 
     def compute(self) -> Metrics:
-        """The numbers of all that was added."""
+        """The metrics of all detections."""
 
 
 class CollectingEvaluator(ABC):
-    """Collects ``results``; what it makes of them is its subclass's `compute`.
+    """Collects the detections of all images in ``results``, by image id; a subclass computes metrics from them in `compute`.
 
-    ``truth`` is a COCO dictionary, ``categories`` the model's classes; ``with_masks`` keeps masks too, as run lengths. Raises
-    `UserError` where an annotation has no box, or some have other keypoints than others.
+    ``truth`` is a COCO dictionary, ``categories`` the model's classes; ``with_masks`` collects masks too, as run lengths. Raises
+    `UserError` where an annotation has no box, or annotations have different numbers of keypoints.
     """
 
     def __init__(self, truth: Mapping[str, Any], categories: Categories, with_masks: bool) -> None:
@@ -46,40 +46,39 @@ class CollectingEvaluator(ABC):
         self.results: Results = {}
 
     def add(self, image_id: int, detections: Detections) -> None:
-        """Take an image's detections; of an image that was added before, the first stay."""
+        """Add the detections of an image; a second call for the same image changes nothing."""
         if image_id not in self.results:
             self.results[image_id] = ImageResults.of(detections, self.with_masks and detections.mask_probabilities is not None)
 
     def gather(self) -> None:
-        """Merge the detections of all processes of `torch.distributed`; the numbers are those of one process to the last digit."""
+        """Merge the detections of all processes; the metrics are then those of one process, to the last digit."""
         self.results = gather_results(self.results)
 
     @abstractmethod
     def compute(self) -> Metrics:
-        """The numbers of all that was added."""
+        """The metrics of all detections; an image of the truth that was not added has none."""
 
     @property
     def positions(self) -> list[int]:
-        """Of each label the place of its category in the truth, from 1; 0 where the truth does not know it."""
+        """For each label the position of its category in ``truth.categories``, from 1; 0 where the truth lacks the category."""
         return [self.truth.category_position.get(category, 0) for category in self.categories.ids]
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The detections as COCO results, in the order of image ids and ranks; ``segmentation`` where there are masks.
+        """The detections as COCO results, ordered by image id and rank; ``segmentation`` where there are masks.
 
-        Who gives them to the COCO API for masks must take ``bbox`` out, or it measures the boxes' areas.
+        Remove ``bbox`` before passing them to the COCO API for masks: it would use the areas of the boxes.
         """
         ids = self.categories.ids
         return [record for image_id in sorted(self.results) for record in self.results[image_id].records(image_id, ids)]
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], evaluator: Evaluator, device: torch.device | str) -> Metrics:
-    """Run a detector over ``batches`` and return the evaluator's numbers, merged over all processes.
+    """Run a detector over ``batches`` and return the evaluator's metrics of the images of all processes.
 
-    ``model`` is a `boxwood.models.Detector`, already on ``device``, not wrapped for distributed training. It runs in eval mode
-    without gradients; afterwards each of its modules is in the mode it was in. The evaluator's numbers are joined by
-    ``images_per_second``: this process's speed in the network and its post-processing, with neither the loading of images nor
-    the comparison with the truth.
+    ``model`` is a `boxwood.models.Detector` on ``device``, not wrapped for distributed training. It runs in eval mode without
+    gradients; afterwards each of its modules has the mode that it had before. ``images_per_second`` is added to the metrics: the
+    speed of this process in the network and the post-processing, without loading images and without the comparison.
     """
     detections_of = cast(Callable[[Any, Batch], list[Detections]], model.detections)
     modes = [(module, module.training) for module in model.modules()]
@@ -90,12 +89,12 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], evaluator: Evaluator, d
             for batch in batches:
                 start = time.perf_counter()
                 batch = batch.to(device)
-                # The copy to the CPU waits for the device, so the time is that of the work and not of queueing it.
-                found = [detections.to("cpu") for detections in detections_of(model(batch), batch)]
+                # The copy to the CPU waits for the device, so the time includes all of its work.
+                batch_detections = [detections.to("cpu") for detections in detections_of(model(batch), batch)]
                 seconds += time.perf_counter() - start
-                count += len(found)
-                assert len(found) == len(batch.image_ids)
-                for image_id, detections in zip(batch.image_ids, found, strict=True):
+                count += len(batch_detections)
+                assert len(batch_detections) == len(batch.image_ids)
+                for image_id, detections in zip(batch.image_ids, batch_detections, strict=True):
                     evaluator.add(image_id, detections)
     finally:
         for module, mode in modes:

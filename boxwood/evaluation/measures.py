@@ -1,46 +1,203 @@
-"""Which evaluator measures a detector, by whose rules."""
+"""Measures: by which rules detections are scored. Each is a component that builds an evaluator.
+
+    coco (proposals where boxes have no classes), voc2007, voc2010, lvis, cityscapes
+
+``evaluator`` of a configuration chooses one for training and `boxwood eval`; ``boxwood eval --measure`` chooses another. A user can
+add one by a class in any module (``examples/own_measure.py``). Evaluators are imported when they are built, so that a configuration
+can be read without torch and hotcoco.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from pydantic import Field
+
+from boxwood.config import Component, did_you_mean
 from boxwood.errors import UserError
-from boxwood.evaluation.cityscapes import CityscapesEvaluator
-from boxwood.evaluation.coco import CocoEvaluator
-from boxwood.evaluation.evaluator import CollectingEvaluator
-from boxwood.evaluation.lvis import LvisEvaluator
-from boxwood.evaluation.proposals import ProposalEvaluator
-from boxwood.evaluation.voc import VocEvaluator
-from boxwood.structures import Categories
 
-__all__ = ["Measure", "make_evaluator"]
+if TYPE_CHECKING:
+    from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
+    from boxwood.evaluation.proposals import ProposalEvaluator
+    from boxwood.structures import Categories
 
-Measure: TypeAlias = Literal["coco", "voc2007", "voc2010", "lvis", "cityscapes"]
+__all__ = [
+    "CityscapesEvaluatorConfig",
+    "CocoEvaluatorConfig",
+    "EvaluatorConfig",
+    "LvisEvaluatorConfig",
+    "Measure",
+    "ProposalEvaluatorConfig",
+    "Voc2007EvaluatorConfig",
+    "Voc2010EvaluatorConfig",
+    "choose_measure",
+    "make_evaluator",
+]
+
+
+class EvaluatorConfig(Component):
+    """Base of every measure: the evaluator of a data set, and which of its numbers decides which weights are the best."""
+
+    compares_classes: ClassVar[bool] = True
+    """False for a measure of boxes alone, which also scores a detector whose boxes have no classes (RPN alone)."""
+
+    @abstractmethod
+    def build(
+        self,
+        truth: Mapping[str, Any],
+        categories: Categories,
+        *,
+        detections_per_image: int = 100,
+        maxdets: int | None = None,
+    ) -> CollectingEvaluator | ProposalEvaluator:
+        """The evaluator of detections against ``truth``, a COCO dictionary; ``categories`` are the detector's classes.
+
+        The other two are those of ``test.*``: how many detections of an image there can be, and how many shall count, for measures
+        with such a limit. Raises `UserError` where the truth lacks something that the measure needs.
+        """
+
+    def primary(self, metrics: Metrics) -> float:
+        """The number that decides which weights are the best, the higher the better; by default the first of the first table."""
+        from boxwood.evaluation.table import tables_of
+
+        return next((float(number) for table in tables_of(metrics).values() for number in table.values()), -1.0)
+
+
+class CocoEvaluatorConfig(EvaluatorConfig):
+    """COCO's AP of boxes, masks and keypoints."""
+
+    short_kind: ClassVar[str] = "coco"
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        """``maxdets`` of an image's best detections of a class count; None: all, and at least COCO's 100."""
+        from boxwood.evaluation.coco import CocoEvaluator
+
+        return CocoEvaluator(truth, categories, max_detections=maxdets or max(100, detections_per_image))
+
+    def primary(self, metrics: Metrics) -> float:
+        """AP of keypoints where they have one, else of masks, else of boxes."""
+        return _first_known(metrics, ("keypoints", "AP"), ("segm", "AP"), ("bbox", "AP"))
+
+
+class ProposalEvaluatorConfig(EvaluatorConfig):
+    """Average recall of boxes without classes."""
+
+    short_kind: ClassVar[str] = "proposals"
+    compares_classes: ClassVar[bool] = False
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> ProposalEvaluator:
+        from boxwood.evaluation.proposals import ProposalEvaluator
+
+        return ProposalEvaluator(truth)
+
+    def primary(self, metrics: Metrics) -> float:
+        return _first_known(metrics, ("proposals", "AR1000"))
+
+
+class Voc2010EvaluatorConfig(EvaluatorConfig):
+    """PASCAL VOC's AP since 2010: the area under the curve of precision and recall."""
+
+    short_kind: ClassVar[str] = "voc2010"
+    rule: ClassVar[Literal["voc2007", "voc2010"]] = "voc2010"
+
+    min_overlap: float = Field(0.5, gt=0, le=1)
+    """The IoU from which a detection is right."""
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        from boxwood.evaluation.voc import VocEvaluator
+
+        return VocEvaluator(truth, categories, self.rule, self.min_overlap)
+
+
+class Voc2007EvaluatorConfig(Voc2010EvaluatorConfig):
+    """PASCAL VOC's AP until 2009: the mean of the precision at eleven recalls."""
+
+    short_kind: ClassVar[str] = "voc2007"
+    rule: ClassVar[Literal["voc2007", "voc2010"]] = "voc2007"
+
+
+class LvisEvaluatorConfig(EvaluatorConfig):
+    """LVIS's AP, of rare, common and frequent classes too."""
+
+    short_kind: ClassVar[str] = "lvis"
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        """``maxdets`` of an image's best detections of all classes count; None: all, and at least LVIS's 300."""
+        from boxwood.evaluation.lvis import LvisEvaluator
+
+        return LvisEvaluator(truth, categories, maxdets or max(300, detections_per_image))
+
+    def primary(self, metrics: Metrics) -> float:
+        """AP of masks where there are masks, else of boxes."""
+        return _first_known(metrics, ("lvis_segm", "AP"), ("lvis_bbox", "AP"))
+
+
+class CityscapesEvaluatorConfig(EvaluatorConfig):
+    """Cityscapes' AP of instance masks."""
+
+    short_kind: ClassVar[str] = "cityscapes"
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        from boxwood.evaluation.cityscapes import CityscapesEvaluator
+
+        return CityscapesEvaluator(truth, categories)
+
+
+Measure: TypeAlias = str | EvaluatorConfig
+"""A measure by its kind, ``coco`` or ``module:Class``, or as a configuration."""
+
+
+def choose_measure(measure: Measure | None = None, class_agnostic: bool = False) -> EvaluatorConfig:
+    """The configuration of a measure; None is COCO's. Of a detector whose boxes have no classes, COCO's is average recall.
+
+    Raises `UserError` where the kind is unknown, or the measure compares classes and the detector has none.
+
+    >>> choose_measure("voc2007"), choose_measure(class_agnostic=True)
+    (Voc2007EvaluatorConfig(min_overlap=0.5), ProposalEvaluatorConfig())
+    """
+    if isinstance(measure, str):
+        kinds = EvaluatorConfig.kinds()
+        if measure not in kinds:
+            hint = (
+                f"; import its module first (--import {measure.split(':')[0]})" if ":" in measure else did_you_mean(measure, kinds)
+            )
+            raise UserError(f"unknown measure {measure!r}{hint}")
+        measure = kinds[measure]()
+    measure = measure or CocoEvaluatorConfig()
+    if class_agnostic and isinstance(measure, CocoEvaluatorConfig):
+        return ProposalEvaluatorConfig()
+    if class_agnostic and measure.compares_classes:
+        raise UserError(f"the measure {measure.kind()} compares classes, and this detector's boxes have none; choose proposals")
+    return measure
 
 
 def make_evaluator(
     truth: Mapping[str, Any],
     categories: Categories,
     *,
-    measure: Measure = "coco",
+    measure: Measure | None = None,
     class_agnostic: bool = False,
     detections_per_image: int = 100,
     maxdets: int | None = None,
 ) -> CollectingEvaluator | ProposalEvaluator:
-    """The evaluator of a measure; of COCO's, average recall where boxes have no classes (`ModelConfig.class_agnostic`).
+    """The evaluator of `choose_measure`. Raises `UserError` where the truth lacks something that the measure needs."""
+    chosen = choose_measure(measure, class_agnostic)
+    return chosen.build(truth, categories, detections_per_image=detections_per_image, maxdets=maxdets)
 
-    ``maxdets`` of an image's best detections count by COCO's and LVIS's rules; None: all ``detections_per_image``, and at least
-    COCO's 100 or LVIS's 300. Raises `UserError` where the truth lacks what the rule needs, or the boxes have no classes.
-    """
-    if class_agnostic:
-        if measure != "coco":
-            raise UserError(f"--measure {measure} is of classes, and this detector finds none; leave it out")
-        return ProposalEvaluator(truth)
-    if measure == "coco":
-        return CocoEvaluator(truth, categories, max_detections=maxdets or max(100, detections_per_image))
-    if measure == "lvis":
-        return LvisEvaluator(truth, categories, maxdets or max(300, detections_per_image))
-    if measure == "cityscapes":
-        return CityscapesEvaluator(truth, categories)
-    return VocEvaluator(truth, categories, measure)
+
+def _first_known(metrics: Metrics, *numbers: tuple[str, str]) -> float:
+    """The first of ``numbers``, by table and name, that is known: -1 stands for a number without truth."""
+    known = (metrics[table][name] for table, name in numbers if table in metrics)
+    return float(next((number for number in known if number >= 0), -1.0))

@@ -13,7 +13,7 @@ from boxwood.evaluation.coco import KEYPOINT_DETECTIONS
 from boxwood.evaluation.evaluator import Metrics
 from boxwood.files import write_text, write_whole
 
-__all__ = ["format_table", "save_detections", "save_metrics", "table_of"]
+__all__ = ["format_table", "save_detections", "save_metrics", "table_of", "tables_of", "tasks_of_classes"]
 
 WIDTH = 100
 HEADS = {
@@ -25,7 +25,7 @@ HEADS = {
     "lvis_segm": "LVIS mask AP",
     "cityscapes": "Cityscapes AP",
 }
-"""What the tasks are called above their classes."""
+"""What the tasks are called above the columns of classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -58,9 +58,8 @@ def format_table(metrics: Metrics) -> str:
                AP   AP50   AP75    APs    APm    APl  AR100
     bbox    0.500  0.750  0.500      -  0.500  0.500  0.600
     """
-    tasks = [task for task in HEADS if task in metrics]
     # Tasks with the same columns share a table.
-    shown = {name: table_of(name, metrics) for name in (*tasks, "proposals") if name in metrics}
+    shown = {name: table_of(name, metrics) for name in tables_of(metrics)}
     blocks = [
         _rows(list(columns), {name: row for name, row in shown.items() if tuple(row) == columns})
         for columns in dict.fromkeys(tuple(row) for row in shown.values())
@@ -70,7 +69,7 @@ def format_table(metrics: Metrics) -> str:
     if errors := metrics.get("errors"):
         blocks.append(_errors(errors))
     if per_class := metrics.get("per_class"):
-        blocks.append(_classes(per_class, tasks))
+        blocks.append(_classes(per_class, tasks_of_classes(metrics)))
     if notes := metrics.get("notes"):
         blocks.append(
             "\n".join(
@@ -80,10 +79,30 @@ def format_table(metrics: Metrics) -> str:
     return "\n\n".join(blocks)
 
 
+def tables_of(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """The tables of numbers that metrics hold, by task: those of `HEADS` in that order, then any others.
+
+    >>> tables_of({"segm": {"AP": 0.25}, "mine": {"score": 1}, "bbox": {"AP": 0.5}, "per_class": {"nut": {"bbox": 0.5}}})
+    {'bbox': {'AP': 0.5}, 'segm': {'AP': 0.25}, 'mine': {'score': 1}}
+    """
+    tables = {
+        name: table
+        for name, table in metrics.items()
+        if isinstance(table, dict) and table and all(isinstance(number, int | float) for number in table.values())
+    }
+    return {name: tables[name] for name in dict.fromkeys([*HEADS, *tables]) if name in tables}
+
+
+def tasks_of_classes(metrics: Metrics) -> list[str]:
+    """The tasks of `tables_of` that have a number for each class too."""
+    rows = metrics.get("per_class", {}).values()
+    return [task for task in tables_of(metrics) if rows and all(task in row for row in rows)]
+
+
 def table_of(name: str, metrics: Metrics) -> dict[str, float]:
     """The numbers of a task that are shown, by the names of their columns; metrics.json has more.
 
-    AR stands under the limit of detections that it looks at: of boxes and masks 100 by COCO's rule, of keypoints 20.
+    The column of AR names the limit of detections: 100 for boxes and masks by COCO's rule, 20 for keypoints.
     """
     if name not in ("bbox", "segm", "keypoints"):
         return dict(metrics[name])
@@ -115,7 +134,7 @@ def _errors(errors: dict[str, Any]) -> str:
 def _classes(per_class: dict[str, dict[str, Any]], tasks: Sequence[str]) -> str:
     """Two or three classes beside each other where their names are short enough."""
     name_width = min(32, max(5, *(display_width(name) for name in per_class)))
-    head = fit("class", name_width) + f"{'count':>8}" + "".join(f"{HEADS[task]:>{_width(task)}}" for task in tasks)
+    head = fit("class", name_width) + f"{'count':>8}" + "".join(f"{HEADS.get(task, task):>{_width(task)}}" for task in tasks)
     cells = [
         fit(name, name_width) + f"{row['count']:>8}" + "".join(f"{_number(row[task]):>{_width(task)}}" for task in tasks)
         for name, row in per_class.items()
@@ -136,7 +155,7 @@ def _last_recall(task: str, metrics: Metrics) -> str:
 
 
 def _width(task: str) -> int:
-    return max(9, len(HEADS[task]) + 2)
+    return max(9, len(HEADS.get(task, task)) + 2)
 
 
 def display_width(text: str) -> int:

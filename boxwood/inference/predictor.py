@@ -19,6 +19,7 @@ from boxwood.errors import UserError
 from boxwood.inference.tta import augmented
 from boxwood.interop.zoo import is_published, read_published
 from boxwood.models.backbones import ConvNorm
+from boxwood.models.detector import set_fixed_shapes
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import read_weights, restore_model
 
@@ -40,7 +41,7 @@ def load(source: str | Path, device: str = "auto") -> Predictor:
     else:
         path = _weights_file(Path(source))
         saved = read_weights(path)
-    if "proposals" in saved.config.model.needs():
+    if saved.config.model.needs_proposals:
         raise UserError(
             f"{path}: has no RPN and looks at given proposals, so it cannot be called with pictures alone; "
             "boxwood eval runs it on data with proposals"
@@ -58,6 +59,7 @@ class Predictor:
     def __init__(self, model: nn.Module, transforms: Sequence[Transform], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = prepare(model).to(self.device)
+        set_fixed_shapes(self.model, self.device)
         self.transforms = tuple(transforms)
 
     @property

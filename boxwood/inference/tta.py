@@ -9,7 +9,7 @@ pixels of the original image. Letters: D instances, M the side of a mask, J keyp
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,17 +21,16 @@ from boxwood.data.loader import collate
 from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform, resized
 from boxwood.errors import UserError
 from boxwood.models import RCNN, RFCN, RetinaNet
-from boxwood.models.inference_config import KeypointViewsConfig, MaskViewsConfig, TestConfig, ViewsConfig
+from boxwood.models.inference_config import TestConfig, ViewsConfig
 from boxwood.models.postprocess import (
     Candidates,
     Instances,
-    distinct_poses,
-    find_keypoints,
     to_detections,
     to_original,
     top_instances,
 )
 from boxwood.models.second_stage import class_boxes
+from boxwood.models.tasks import InstanceTask
 from boxwood.ops.geometry import Geometry
 from boxwood.structures import Batch, Categories, Detections, Sample
 
@@ -124,18 +123,20 @@ class AugmentedDetector(nn.Module):
         return [self._detections(sample, output.images.device) for sample in _samples(output)]
 
     def _detections(self, sample: Sample, device: torch.device) -> Detections:
-        geometry: Geometry = self.model.geometry
         whole = collate([replace(sample, image=sample.image[:, :1, :1])], [0], with_targets=False).to(device)
-        whole.sizes = torch.tensor([sample.original_size], device=device)  # so that every pixel is one of the original
+        whole.sizes = whole.originals  # so that every pixel is one of the original
         instances = self._boxes(sample, device)
-        boxes, labels = instances.boxes[0], instances.labels[0]
-        if (masks := self._masks(sample, boxes, labels, geometry)) is not None:
-            instances.masks = masks[None]
-        if (heatmaps := self._heatmaps(sample, boxes, geometry)) is not None:
-            rows = torch.arange(len(boxes), device=device)
-            instances.keypoints = find_keypoints(heatmaps, rows, instances, whole, geometry)[None]
-            instances.valid = distinct_poses(instances, self.categories, self.test)
-        (found,) = to_detections(instances, whole, self.categories, self.test, geometry)
+        network = self.model
+        if isinstance(network, RCNN):
+            rows = torch.arange(instances.boxes.shape[1], device=device)
+            for task in network.tasks:
+                values = self._merged(network, task, sample, instances.boxes[0], instances.labels[0])
+                instances.fields[task.name] = task.decode(network, values, rows, instances, whole)[None]
+            for task in network.tasks:
+                instances.valid = task.survivors(network, instances)
+            (found,) = network.detections_of(instances, whole)
+        else:
+            (found,) = to_detections(instances, whole, self.categories, network.geometry)
         return found
 
     # ---------------------------------------------------------------------------------------------------------- boxes
@@ -155,13 +156,12 @@ class AugmentedDetector(nn.Module):
                 boxes = _to_original(found.boxes[0], batch, view, geometry)
                 possible = found.possible[0] & _looked_for(boxes, view, config)
                 parts.append(Candidates(boxes, found.scores[0], found.labels[0], possible))
-            columns = ("boxes", "scores", "labels", "possible")
-            union = Candidates(*(torch.cat([getattr(part, name) for part in parts])[None] for name in columns))
+            names = ("boxes", "scores", "labels", "possible")
+            union = Candidates(*(torch.cat([getattr(part, name) for part in parts])[None] for name in names))
             instances = top_instances(union, self.test, geometry)
         rows = instances.valid[0]  # what is not valid is left out here, so that no head looks at it
-        return Instances(
-            *(column[0, rows][None] for column in (instances.boxes, instances.scores, instances.labels, instances.valid))
-        )
+        boxes, scores, labels = (column[0, rows][None] for column in (instances.boxes, instances.scores, instances.labels))
+        return Instances(boxes, scores, labels, instances.valid[:, rows])
 
     def _averaged(self, sample: Sample, views: Sequence[View], device: torch.device) -> Candidates:
         """Scores and boxes of given proposals, each averaged over the views or taken from the ordinary one, which is last."""
@@ -170,11 +170,12 @@ class AugmentedDetector(nn.Module):
         for view in views:
             batch = _batch(sample, view, device)
             output, weights = self._output(batch), self.model.config.rois.box_weights
-            own_scores, own_boxes = class_boxes(
-                output.proposals, output.class_logits, output.box_deltas, batch, weights, self.model.geometry
+            scales = self.model.geometry.scales(batch.sizes, batch.originals)
+            view_scores, view_boxes = class_boxes(
+                output.proposals, output.class_logits, output.box_deltas, batch, scales, weights, self.model.geometry
             )
-            scores.append(own_scores[0])
-            boxes.append(_to_original(own_boxes[0].flatten(0, 1), batch, view, self.model.geometry))
+            scores.append(view_scores[0])
+            boxes.append(_to_original(view_boxes[0].flatten(0, 1), batch, view, self.model.geometry))
         best = torch.stack(scores).mean(dim=0) if self.tta.boxes.scores == "avg" else scores[-1]
         placed = torch.stack(boxes).mean(dim=0) if self.tta.boxes.boxes == "avg" else boxes[-1]
         labels = torch.arange(best.shape[1], device=device).expand_as(best)
@@ -182,38 +183,20 @@ class AugmentedDetector(nn.Module):
         possible = (best.flatten() > self.test.score_threshold) & large
         return Candidates(placed[None], best.flatten()[None], labels.flatten()[None], possible[None])
 
-    # ----------------------------------------------------------------------------------------------- masks and keypoints
+    # ----------------------------------------------------------------------------------------------------------- tasks
 
-    def _masks(self, sample: Sample, boxes: Tensor, labels: Tensor, geometry: Geometry) -> Tensor | None:
-        """(D, M, M) probabilities, combined over the views; None without a mask head."""
-        model, config = self.model, self.tta.masks or MaskViewsConfig()
-        if not isinstance(model, RCNN) or model.mask_head is None:
-            return None
-
-        def of(view: View) -> Tensor:
+    def _merged(self, network: RCNN, task: InstanceTask, sample: Sample, boxes: Tensor, labels: Tensor) -> Tensor:
+        """A task's values (D, ...) in boxes (D, 4) of the original with labels (D,), merged for every instance over the views that
+        are for its size."""
+        config = task.views(self.tta)
+        values, used = [], []
+        for view in views_of(config, self.transforms):
             batch = _batch(sample, view, boxes.device)
-            logits, _ = model.heads_in(batch, _to_view(boxes, batch, view, geometry), masks=True, keypoints=False)
-            assert logits is not None
-            masks = logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()
-            return masks.flip(-1) if view.flipped else masks
-
-        combine = {"soft_avg": _mean, "soft_max": _largest, "logit_avg": _mean_of_logits}[config.combine]
-        return _combined(of, views_of(config, self.transforms), boxes, config, combine)
-
-    def _heatmaps(self, sample: Sample, boxes: Tensor, geometry: Geometry) -> Tensor | None:
-        """(D, J, S, S) logits, combined over the views; None without a keypoint head."""
-        model, config, facts = self.model, self.tta.keypoints or KeypointViewsConfig(), self.categories.keypoints
-        if not isinstance(model, RCNN) or model.keypoint_head is None or facts is None:
-            return None
-
-        def of(view: View) -> Tensor:
-            batch = _batch(sample, view, boxes.device)
-            _, heatmaps = model.heads_in(batch, _to_view(boxes, batch, view, geometry), masks=False, keypoints=True)
-            assert heatmaps is not None
-            return (heatmaps[:, list(facts.flip)].flip(-1) if view.flipped else heatmaps).float()
-
-        combine = {"avg": _mean, "max": _largest}[config.combine]
-        return _combined(of, views_of(config, self.transforms), boxes, config, combine)
+            of_view = network.task_values(task, batch, _to_view(boxes, batch, view, network.geometry), labels)
+            values.append(task.mirrored(network, of_view) if view.flipped else of_view)
+            used.append(_looked_for(boxes, view, config))
+        stacked = torch.stack(values)
+        return task.merge(self.tta, stacked, torch.stack(used).view(len(used), -1, *[1] * (stacked.dim() - 2)))
 
     def _output(self, batch: Batch) -> Any:
         """What the network says of boxes, and nothing else."""
@@ -254,16 +237,16 @@ def _batch(sample: Sample, view: View, device: torch.device) -> Batch:
 
 def _to_original(boxes: Tensor, batch: Batch, view: View, geometry: Geometry) -> Tensor:
     """Boxes (N, 4) of the geometry's second stage, in pixels of the original, unmirrored."""
-    scales = geometry.scales(batch.sizes, batch.original_sizes).to(boxes)
-    seen = geometry.rescale(boxes, scales.expand(len(boxes), 2))
-    original = to_original(seen, batch.sizes[0], batch.original_sizes[0], geometry)
+    scales = geometry.scales(batch.sizes, batch.originals).to(boxes)
+    in_view = geometry.rescale(boxes, scales.expand(len(boxes), 2))
+    (original,) = to_original(in_view[None], batch.sizes, batch.originals, geometry)
     return _mirrored(original, batch.original_sizes[0][1]) if view.flipped else original
 
 
 def _to_view(boxes: Tensor, batch: Batch, view: View, geometry: Geometry) -> Tensor:
     """Boxes (N, 4) of the original, in pixels of what the network sees."""
     boxes = _mirrored(boxes, batch.original_sizes[0][1]) if view.flipped else boxes
-    scale = (batch.sizes[0] / batch.sizes.new_tensor(batch.original_sizes[0])).flip(0)
+    scale = (batch.sizes[0] / batch.originals[0]).flip(0)
     return geometry.rescale(boxes, scale.expand(len(boxes), 2))
 
 
@@ -278,29 +261,3 @@ def _looked_for(boxes: Tensor, view: View, config: ViewsConfig | None) -> Tensor
     if config is None or config.areas is None or view.larger == 0:
         return torch.ones_like(areas, dtype=torch.bool)
     return areas >= config.areas[0] if view.larger < 0 else areas < config.areas[1]
-
-
-def _combined(
-    of: Callable[[View], Tensor],
-    views: Sequence[View],
-    boxes: Tensor,
-    config: ViewsConfig,
-    combine: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """What ``of`` says of each view, (D, ...), combined for every instance over the views that are for its size."""
-    seen = torch.stack([of(view) for view in views])
-    used = torch.stack([_looked_for(boxes, view, config) for view in views])
-    return combine(seen, used.view(*used.shape, *[1] * (seen.dim() - 2)))
-
-
-def _mean(values: Tensor, used: Tensor) -> Tensor:
-    """(views, D, ...), (views, D, 1, ...) -> (D, ...)."""
-    return (values * used).sum(dim=0) / used.sum(dim=0)
-
-
-def _largest(values: Tensor, used: Tensor) -> Tensor:
-    return values.masked_fill(~used, -torch.inf).amax(dim=0)
-
-
-def _mean_of_logits(values: Tensor, used: Tensor) -> Tensor:
-    return torch.sigmoid(_mean(values.logit(1e-7), used))

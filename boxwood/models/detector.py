@@ -1,15 +1,15 @@
-"""The contract between a detector and everything else: three verbs, one type each.
+"""The contract between a detector and everything else: three methods, one type each.
 
 A training loop, an evaluation and a predictor know a model only by these. ``forward`` is the same in training and in
-evaluation: where the batch carries targets it samples the anchors and RoIs to learn from, else it runs through to the final
-instances; in both cases it is tensors only. ``losses`` and ``detections`` have no parameters of their own.
+evaluation: where the batch carries targets it samples the anchors and RoIs of the step, else it runs through to the final
+instances; in both cases it computes tensors only. ``losses`` and ``detections`` have no parameters of their own.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,26 +21,35 @@ from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import to_detections
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.ops.geometry import CONTINUOUS, Geometry
-from boxwood.structures import Batch, Categories, Detections, Target
+from boxwood.structures import Batch, Categories, Detections, FirstSample, Target
 
 __all__ = [
     "Detector",
     "ModelConfig",
-    "Need",
     "Network",
     "normalize_images",
+    "set_fixed_shapes",
+    "with_training_rules",
     "without_pretrained",
 ]
 
+M = TypeVar("M", bound="ModelConfig")
 
-class Detector(Protocol):
-    """What a detector does. Every built-in one is also an `nn.Module`."""
+
+class Detector(nn.Module, ABC):
+    """Base of every detector."""
 
     categories: Categories
+    """The classes that it detects."""
+    fixed_shapes: bool
+    """Whether all rows of padded tensors are computed, so that no value is read on the host: on a GPU, in export and compilation.
+    Else the valid rows only, which is faster on a CPU. Who uses the model sets it once, after building it; results are the same."""
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Any:
         """Everything the network computes for a batch; a dataclass of the architecture's own."""
 
+    @abstractmethod
     def losses(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Scalar losses by name (``loss_*``), each already weighted; training minimises their sum.
 
@@ -48,24 +57,30 @@ class Detector(Protocol):
         processes, so that the sum of the processes' gradients, averaged, is the gradient of one process with the whole batch.
         """
 
+    @abstractmethod
     def detections(self, output: Any, batch: Batch) -> list[Detections]:
         """The instances of each image, in its original pixels; ``output`` comes from a batch without targets."""
 
 
+def set_fixed_shapes(model: nn.Module, device: torch.device) -> None:
+    """Set `Detector.fixed_shapes` of a detector, or of one that ``model`` wraps, as is faster on ``device``: off on a CPU."""
+    for module in model.modules():
+        if isinstance(module, Detector):
+            module.fixed_shapes = device.type != "cpu"
+
+
 GEOMETRIES: dict[str, Geometry] = {"continuous": CONTINUOUS, "detectron1": DETECTRON1}
-
-
-Need = Literal["masks", "keypoints", "proposals"]
 
 
 class ModelConfig(Component):
     """Base of every architecture's configuration."""
 
     class_agnostic: ClassVar[bool] = False
-    """Its boxes have no classes (RPN alone): they are scored as proposals."""
+    """Its boxes have no classes (RPN alone): they are evaluated as proposals."""
 
     geometry: Literal["continuous", "detectron1"] = "continuous"
-    """How boxes are counted: in continuous coordinates, or in all as Detectron did (`boxwood.ops.detectron1`), for its weights."""
+    """The box convention: continuous coordinates, or inclusive pixels as Detectron has them (`boxwood.ops.detectron1`), for its
+    weights. Rules of training that are null follow it: continuous ones are Boxwood's, the others Detectron's."""
     size_divisor: int = Field(32, gt=0)
     """A batch's height and width are multiples of it; Detectron padded to 32 with a pyramid, to 128 for RetinaNet, else not at
     all (1)."""
@@ -79,34 +94,59 @@ class ModelConfig(Component):
         """What a person calls it: Faster R-CNN, ResNet-50-FPN."""
         return type(self).__name__.removesuffix("Config")
 
-    def needs(self) -> frozenset[Need]:
-        """What the data must give besides images and boxes."""
-        return frozenset()
+    @property
+    def needs_proposals(self) -> bool:
+        """Whether proposals have to come with the data."""
+        return False
+
+    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
+        """Raise `UserError` where the data set at ``key`` lacks what the model is trained on or reads; ``first`` gives its first
+        sample."""
 
     @abstractmethod
-    def build(self, categories: Categories, test: TestConfig) -> nn.Module:
-        """The network (a `Detector`) for these classes, with random weights where no pretrained body is asked for."""
+    def build(self, categories: Categories, test: TestConfig) -> Detector:
+        """The network for these classes, with randomly initialised weights where no pretrained backbone is asked for."""
 
 
-def without_pretrained(model: ModelConfig) -> ModelConfig:
-    """A copy of the configuration that starts from random weights: for a network whose weights come from a file."""
+def without_pretrained(model: M) -> M:
+    """A copy of the configuration with randomly initialised weights: for a network whose weights come from a file."""
     copy = model.model_copy(deep=True)
-    parts: list[Config] = [copy]
-    for part in parts:
+    for part in _parts(copy):
         if "weights" in type(part).model_fields:
-            part.weights = None  # type: ignore[attr-defined]  # of bodies that have such a field
-        parts += [value for _, value in part if isinstance(value, Config)]
+            part.weights = None  # type: ignore[attr-defined]  # of backbones that have such a field
     return copy
 
 
-def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor, divisor: int = 32) -> Tensor:
+def with_training_rules(model: M) -> M:
+    """A copy of the configuration in which rules of training that are None follow ``geometry``."""
+    copy = model.model_copy(deep=True)
+    for part in _parts(copy):
+        for name, rule in getattr(part, f"{model.geometry}_rules", {}).items():
+            if getattr(part, name) is None:
+                setattr(part, name, rule)
+    return copy
+
+
+def _parts(config: Config) -> list[Config]:
+    """The configuration and those in it, at any depth."""
+    parts = [config]
+    for part in parts:
+        for _, value in part:
+            parts += [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, Config)]
+    return parts
+
+
+def normalize_images(
+    images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor, divisor: int = 32, extent: tuple[int, int] | None = None
+) -> Tensor:
     """RGB images as the network wants them, with zeros (the mean colour) in the padding.
 
-    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``mean`` and ``std`` (3,) -> (B, 3, H',
-    W') of ``mean``'s dtype: as large as the largest image, and multiples of ``divisor``.
-    """
+    ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``extent`` the largest of them, read
+    from ``sizes`` where it is None; ``mean`` and ``std`` (3,) -> (B, 3, H', W') of ``mean``'s dtype: as large as the largest image,
+    and multiples of ``divisor``."""
     if divisor != 32:  # what a batch is padded to
-        height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(dim=0))
+        extent = extent or tuple(sizes.amax(dim=0).tolist())
+        height, width = (-(-side // divisor) * divisor for side in extent)
         images = F.pad(images, (0, max(width - images.shape[3], 0), 0, max(height - images.shape[2], 0)))[..., :height, :width]
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)[None, :, None] < sizes[:, 0, None, None]
@@ -115,7 +155,7 @@ def normalize_images(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor, d
     return normalized * (rows & columns)[:, None]
 
 
-class Network(nn.Module):
+class Network(Detector):
     """What the built-in architectures have in common: settings and classes, how images come in and how detections go out."""
 
     mean: Tensor
@@ -127,14 +167,15 @@ class Network(nn.Module):
         self.categories = categories
         self.geometry = GEOMETRIES[config.geometry]
         self.size_divisor = config.size_divisor
+        self.fixed_shapes = False
         self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
 
     def normalized(self, batch: Batch) -> Tensor:
-        """The batch's images as the body wants them."""
-        return normalize_images(batch.images, batch.sizes, self.mean, self.std, self.size_divisor)
+        """The batch's images as the backbone wants them."""
+        return normalize_images(batch.images, batch.sizes, self.mean, self.std, self.size_divisor, batch.extent)
 
     def detections(self, output: Any, batch: Batch) -> list[Detections]:
         """The instances of each image, scaled to the pixels of the original."""
         assert output.instances is not None, "detections need a batch without targets"
-        return to_detections(output.instances, batch, self.categories, self.test, self.geometry)
+        return to_detections(output.instances, batch, self.categories, self.geometry)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boxwood.config import Config
 from boxwood.models.backbones.backbone import BackboneConfig, ConvNorm, Norm, make_norm
 
-__all__ = ["FPN", "FPNConfig", "LastMap", "body_title", "build_fpn"]
+__all__ = ["FPN", "FPNConfig", "LastMap", "backbone_title", "build_fpn"]
 
 
 class FPNConfig(Config):
@@ -39,7 +39,7 @@ class FPN(nn.Module):
     channels: int
     strides: tuple[int, ...]
     """Pixels of the input a cell of each map that ``forward`` returns."""
-    body_strides: tuple[int, ...]
+    backbone_strides: tuple[int, ...]
     """Of these, those of the body's own maps; what is coarser stands on top of them."""
 
     def __init__(self, config: FPNConfig, channels_in: Sequence[int], strides: Sequence[int]) -> None:
@@ -52,7 +52,7 @@ class FPN(nn.Module):
         self.outer = nn.ModuleList(_convolution(width, width, 3, config.norm) for _ in channels_in)
         self.channels = width
         self.top = config.top
-        self.body_strides = tuple(strides)
+        self.backbone_strides = tuple(strides)
         if config.top == "subsampled":
             self.strides = (*strides, 2 * strides[-1])
         else:
@@ -79,7 +79,7 @@ class LastMap(nn.Module):
     def __init__(self, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         self.channels = channels_in[-1]
-        self.strides = self.body_strides = tuple(strides[-1:])
+        self.strides = self.backbone_strides = tuple(strides[-1:])
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return [maps[-1]]
@@ -90,7 +90,7 @@ def build_fpn(config: FPNConfig | None, channels_in: Sequence[int], strides: Seq
     return LastMap(channels_in, strides) if config is None else FPN(config, channels_in, strides)
 
 
-def body_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
+def backbone_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
     """What a person calls a body and what is read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
     return backbone.title_alone if fpn is None else f"{backbone.title}-FPN"
 

@@ -1,4 +1,4 @@
-"""How inference ends: the boxes that survive suppression, their keypoints, and all of it in the pixels of the original image.
+"""Post-processing: NMS, the best boxes, their keypoints, and all of it in the pixels of the original image.
 
     scores and boxes -> Candidates -> select_instances -> Instances -> to_detections -> Detections
 
@@ -7,20 +7,18 @@ Letters: B images, D instances an image, K proposals an image, C classes, R inst
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from boxwood.fields import InstanceField
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.keypoints import decode_keypoints
 from boxwood.ops.nms import nms_keypoints, soft_nms, vote
 from boxwood.structures import Batch, Categories, Detections
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Candidates",
@@ -29,6 +27,7 @@ __all__ = [
     "find_keypoints",
     "select_instances",
     "suppress",
+    "suppress_batch",
     "to_detections",
     "to_original",
     "top_instances",
@@ -47,10 +46,9 @@ class Instances:
     """(B, D) int64."""
     valid: Tensor
     """(B, D) bool."""
-    masks: Tensor | None = None
-    """(B, D, M, M) probabilities inside the box."""
-    keypoints: Tensor | None = None
-    """(B, D, K, 3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    """(B, D, ...) of each instance task, by its name: ``masks`` (B, D, M, M) probabilities inside the box; ``keypoints`` (B, D, K,
+    3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
 
 
 @dataclass(slots=True)
@@ -67,45 +65,57 @@ class Candidates:
     """(B, N) bool: those that may be kept and may suppress."""
 
 
+def suppress_batch(found: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> tuple[Tensor, Tensor, Tensor]:
+    """NMS of the candidates within each image and class -> boxes (B, N, 4) and scores (B, N), which Soft-NMS and voting change, and
+    (B, N) bool: the survivors."""
+    if test.soft_nms is None and test.vote is None:
+        number = found.labels.shape[0]
+        groups = found.labels * number + torch.arange(number, device=found.labels.device)[:, None]
+        flat = (found.boxes.flatten(0, 1), found.scores.flatten(), groups.flatten())
+        kept = geometry.nms_mask(*flat, test.nms_threshold, found.possible.flatten())
+        return found.boxes, found.scores, kept.view_as(found.possible)
+    columns = zip(found.boxes, found.scores, found.labels, found.possible, strict=True)
+    parts = zip(*(suppress(*image, test, geometry) for image in columns), strict=True)
+    boxes, scores, kept = (torch.stack(part) for part in parts)
+    return boxes, scores, kept
+
+
 def suppress(
-    boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS
+    boxes: Tensor, scores: Tensor, labels: Tensor, possible: Tensor, test: TestConfig, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What becomes of one image's boxes (N, 4) with scores and labels (N,): boxes and scores, which Soft-NMS and voting change, and
-    (N,) bool: which are kept."""
-    changed = scores
+    """NMS within each class of one image's boxes (N, 4) with scores and labels (N,); ``possible`` (N,) bool: the others are left
+    out. -> boxes and scores, which Soft-NMS and voting change, and (N,) bool: the survivors."""
+    new_scores = scores
     if test.soft_nms is None:
         kept = geometry.nms_mask(boxes, scores, labels, test.nms_threshold, possible)
     else:
         soft = test.soft_nms
         options = {"decay": soft.decay, "threshold": test.nms_threshold, "sigma": soft.sigma, "floor": soft.floor}
-        changed = soft_nms(boxes, scores, labels, possible, **options)  # type: ignore[arg-type]
-        kept = changed > 0
+        new_scores = soft_nms(boxes, scores, labels, possible, **options)  # type: ignore[arg-type]
+        kept = new_scores > 0
     if test.vote is not None:
         rows, voters = kept.nonzero()[:, 0], possible.nonzero()[:, 0]
-        moved, said = vote(
-            *(boxes[rows], changed[rows], labels[rows], boxes[voters], scores[voters], labels[voters]),
+        voted_boxes, voted_scores = vote(
+            *(boxes[rows], new_scores[rows], labels[rows], boxes[voters], scores[voters], labels[voters]),
             threshold=test.vote.threshold,
             scoring=test.vote.scoring,
             beta=test.vote.beta,
         )
-        boxes, changed = boxes.index_copy(0, rows, moved), changed.index_copy(0, rows, said)
-    return boxes, changed, kept
+        boxes, new_scores = boxes.index_copy(0, rows, voted_boxes), new_scores.index_copy(0, rows, voted_scores)
+    return boxes, new_scores, kept
 
 
 def top_instances(found: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
-    """Suppress the boxes of each image, a class at a time, and keep the best of all."""
-    columns = zip(found.boxes, found.scores, found.labels, found.possible, strict=True)
-    parts = [suppress(*own, test, geometry) for own in columns]
-    boxes, scores, kept = (torch.stack(part) for part in zip(*parts, strict=True))
-    best, order = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
-    return Instances(boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, found.labels.gather(1, order), best >= 0)
+    """NMS of the boxes of each image within each class, and the best of all classes."""
+    boxes, scores, kept = suppress_batch(found, test, geometry)
+    best, rows = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
+    return Instances(boxes.gather(1, rows[..., None].expand(-1, -1, 4)), best, found.labels.gather(1, rows), best >= 0)
 
 
-def select_instances(found: Candidates, batch: Batch, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
-    """The final boxes of candidates, in pixels of the network's input."""
+def select_instances(found: Candidates, scales: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
+    """The final boxes of candidates, in pixels of the network's input; ``scales`` (B, 2) as of `Geometry.scales`."""
     instances = top_instances(found, test, geometry)
-    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
-    instances.boxes = geometry.rescale(instances.boxes, scales.expand(*instances.boxes.shape[:2], 2))
+    instances.boxes = geometry.rescale(instances.boxes, scales[:, None].expand(*instances.boxes.shape[:2], 2))
     return instances
 
 
@@ -114,53 +124,61 @@ def distinct_poses(found: Instances, categories: Categories, test: TestConfig) -
     peaks."""
     if test.keypoint_nms is None:
         return found.valid
-    assert found.keypoints is not None and categories.keypoints is not None
-    valid, sigmas = found.valid.clone(), categories.keypoints.sigmas
-    for index, keypoints in enumerate(found.keypoints):
-        rows = valid[index].nonzero()[:, 0]
-        points, boxes = keypoints[rows], found.boxes[index, rows]
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-        kept = nms_keypoints(points[..., :2], points[..., 2].mean(dim=1), areas, points.new_tensor(sigmas), test.keypoint_nms)
-        valid[index, rows] = kept
-    return valid
+    assert categories.keypoints is not None
+    keypoints = found.fields["keypoints"]
+    areas = (found.boxes[..., 2:] - found.boxes[..., :2]).prod(dim=-1)
+    sigmas = torch.tensor(categories.keypoints.sigmas).to(found.boxes)
+    return nms_keypoints(keypoints[..., :2], keypoints[..., 2].mean(dim=-1), areas, sigmas, test.keypoint_nms, found.valid)
 
 
-def find_keypoints(heatmaps: Tensor, rows: Tensor, instances: Instances, batch: Batch, geometry: Geometry = CONTINUOUS) -> Tensor:
-    """Where the heatmaps (R, J, S, S) of ``rows`` of the flattened instances point -> (R, J, 3): x, y in pixels of the network's
-    input, and the logit of the peak."""
-    scales = geometry.scales(batch.sizes, batch.original_sizes)[rows // instances.valid.shape[1]]
-    boxes = geometry.rescale(instances.boxes.flatten(0, 1)[rows], 1 / scales)
-    points = decode_keypoints(heatmaps, boxes - boxes.new_tensor(geometry.last_pixel))
-    return torch.cat([(points[..., :2] + geometry.keypoint_shift) * scales[:, None], points[..., 2:]], dim=-1)
+def find_keypoints(
+    heatmaps: Tensor,
+    rows: Tensor,
+    instances: Instances,
+    scales: Tensor,
+    geometry: Geometry = CONTINUOUS,
+    largest: tuple[int, int] | None = None,
+) -> Tensor:
+    """The highest places of heatmaps (R, J, S, S) of ``rows`` of the flattened instances -> (R, J, 3): x, y in pixels of the
+    network's input, and the logit of the peak. ``largest`` as of `boxwood.ops.keypoints.decode_keypoints`."""
+    row_scales = scales[rows // instances.valid.shape[1]]
+    boxes = geometry.rescale(instances.boxes.flatten(0, 1)[rows], 1 / row_scales)
+    points = decode_keypoints(heatmaps, geometry.region(boxes), largest)
+    return torch.cat([(points[..., :2] + geometry.keypoint_shift) * row_scales[:, None], points[..., 2:]], dim=-1)
 
 
-def to_original(boxes: Tensor, size: Tensor, original: tuple[int, int], geometry: Geometry = CONTINUOUS) -> Tensor:
-    """Boxes (N, 4) of an image that the network saw with the ``size`` (2,), height and width, in pixels of the original."""
-    whole = size.new_tensor(original)
-    return geometry.clip(geometry.rescale(boxes, (whole / size).flip(0).expand(len(boxes), 2)), whole)
+def to_original(boxes: Tensor, sizes: Tensor, original_sizes: Tensor, geometry: Geometry = CONTINUOUS) -> Tensor:
+    """Boxes (B, N, 4) in pixels of the network's input, whose images have the ``sizes`` (B, 2) there, in pixels of the originals,
+    which have ``original_sizes`` (B, 2)."""
+    factors = (original_sizes / sizes).flip(-1)[:, None]
+    return geometry.clip(geometry.rescale(boxes, factors.expand(*boxes.shape[:2], 2)), original_sizes[:, None])
 
 
 def to_detections(
-    found: Instances, batch: Batch, categories: Categories, test: TestConfig, geometry: Geometry = CONTINUOUS
+    found: Instances,
+    batch: Batch,
+    categories: Categories,
+    geometry: Geometry = CONTINUOUS,
+    fields: Mapping[str, tuple[Tensor, Callable[[Tensor], InstanceField]]] | None = None,
 ) -> list[Detections]:
-    """The instances of each image, scaled to the pixels of the original."""
+    """The instances of each image, scaled to the pixels of the original.
+
+    ``fields`` gives for each field of the detections its values (B, D, ...), already in these pixels, and what makes the field
+    of an image. The host waits for the device once, for the number of instances of every image.
+    """
+    boxes = to_original(found.boxes, batch.sizes, batch.originals, geometry)
+    order = (~found.valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid ones first, in their order
     results = []
-    for index, (height, width) in enumerate(batch.original_sizes):
-        rows = found.valid[index].nonzero()[:, 0]
-        scale = (batch.sizes.new_tensor([height, width]) / batch.sizes[index]).flip(0)
-        keypoints = None if found.keypoints is None else found.keypoints[index, rows]
+    for index, count in enumerate(found.valid.sum(dim=1).tolist()):
+        rows = order[index, :count]
         results.append(
             Detections(
-                to_original(found.boxes[index, rows], batch.sizes[index], (height, width), geometry),
+                boxes[index, rows],
                 found.scores[index, rows],
                 found.labels[index, rows],
-                (height, width),
+                batch.original_sizes[index],
                 categories.names,
-                None if found.masks is None else found.masks[index, rows],
-                None if keypoints is None else torch.cat([keypoints[..., :2] * scale, keypoints[..., 2:]], dim=-1),
-                mask_threshold=test.mask_threshold,
-                mask_crops=geometry.mask_crops,
-                skeleton=() if keypoints is None or categories.keypoints is None else categories.keypoints.skeleton,
+                fields={name: make(values[index, rows]) for name, (values, make) in (fields or {}).items()},
             )
         )
     return results

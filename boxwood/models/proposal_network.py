@@ -20,8 +20,9 @@ from torch import Tensor
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import ModelConfig, Network
-from boxwood.models.fpn import FPNConfig, body_title, build_fpn
+from boxwood.models.detector import ModelConfig, Network, with_training_rules
+from boxwood.models.fpn import FPNConfig, backbone_title, build_fpn
+from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Instances, to_detections
 from boxwood.models.rpn import RPN, AnchorSample, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
@@ -46,7 +47,7 @@ class ProposerConfig(ModelConfig):
 
     @property
     def title(self) -> str:
-        return f"RPN, {body_title(self.backbone, self.fpn)}"
+        return f"RPN, {backbone_title(self.backbone, self.fpn)}"
 
     def build(self, categories: Categories, test: TestConfig) -> Proposer:
         return Proposer(self, categories, test)
@@ -67,7 +68,7 @@ class Proposer(Network):
 
     def __init__(self, config: ProposerConfig, categories: Categories, test: TestConfig) -> None:
         super().__init__(config, categories, test)
-        self.config = config
+        self.config = config = with_training_rules(config)
         self.backbone = config.backbone.build()
         freeze_tail(self.backbone)
         self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
@@ -78,18 +79,20 @@ class Proposer(Network):
         images = self.normalized(batch)
         rpn = self.rpn(self.fpn(self.backbone(images)))
         if batch.targets is not None:
-            return ProposerOutput(rpn, sample_anchors(rpn, batch, self.config.rpn, self.geometry))
+            scales = self.geometry.scales(batch.sizes, batch.originals)
+            truth = ground_truth_of(batch.targets)
+            return ProposerOutput(rpn, sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry))
         best = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         return ProposerOutput(
-            rpn, instances=Instances(best.boxes, best.logits.sigmoid(), torch.zeros_like(best.places), best.valid)
+            rpn, instances=Instances(best.boxes, best.logits.sigmoid(), torch.zeros_like(best.source_index), best.valid)
         )
 
     def losses(self, output: ProposerOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Objectness and boxes of the sampled anchors (Faster R-CNN, equation 1)."""
         assert output.anchor_sample is not None, "losses need a batch with targets"
-        return rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
+        return rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
 
     def detections(self, output: ProposerOutput, batch: Batch) -> list[Detections]:
         """The proposals of each image, best first, scaled to the pixels of the original."""
         assert output.instances is not None, "detections need a batch without targets"
-        return to_detections(output.instances, batch, OBJECT, self.test, self.geometry)
+        return to_detections(output.instances, batch, OBJECT, self.geometry)

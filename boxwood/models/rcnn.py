@@ -2,19 +2,20 @@
 
     images -> backbone -> maps: a feature pyramid (Lin et al., 2017), or the backbone's last map alone
            -> RPN -> proposals; without an RPN they come with the batch
-        training:   proposals + truth -> sampled RoIs -> box head; mask and keypoint heads on the positives -> losses
-        inference:  proposals -> box head -> instances (suppressed, the best 100) -> mask and keypoint heads -> detections
+        training:   proposals + ground truth -> sampled RoIs -> box head; the tasks' heads on the positives -> losses
+        inference:  proposals -> box head -> instances (NMS, the best 100) -> the tasks' heads -> detections
 
 Which parts there are makes the algorithm: without ``rpn`` it is Fast R-CNN, with it Faster R-CNN; ``mask_head`` and
-``keypoint_head`` make Mask and Keypoint R-CNN of either. Letters: B images, K proposals or sampled RoIs an image, D instances an
-image, C classes, R RoIs of the batch in one row, M the side of a mask, J keypoints of an instance, S the side of a heatmap.
+``keypoint_head`` make Mask and Keypoint R-CNN of either, and ``tasks`` takes more instance tasks (`boxwood.models.tasks`).
+Letters: B images, K proposals or sampled RoIs an image, D instances an image, C classes, R RoIs of the batch in one row.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -24,26 +25,27 @@ from torch import Tensor, nn
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import ModelConfig, Need, Network
-from boxwood.models.fpn import FPNConfig, body_title, build_fpn
+from boxwood.models.detector import ModelConfig, Network, with_training_rules
+from boxwood.models.fpn import FPNConfig, backbone_title, build_fpn
+from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.postprocess import Candidates, Instances, distinct_poses, find_keypoints, select_instances
+from boxwood.models.postprocess import Candidates, Instances, select_instances, to_detections
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
 from boxwood.models.second_stage import (
     RoIConfig,
     RoISample,
     box_losses,
     candidates_of,
+    check_proposals,
     given_proposals,
-    keypoint_loss,
-    mask_loss,
     pool_regions,
     sample_rois,
     scatter_rows,
     valid_rows,
 )
-from boxwood.structures import Batch, Categories, Target
+from boxwood.models.tasks import InstanceTask, KeypointTask, MaskTask
+from boxwood.structures import Batch, Categories, Detections, FirstSample, Target
 
 __all__ = ["RCNN", "RCNNConfig", "RCNNOutput"]
 
@@ -62,21 +64,31 @@ class RCNNConfig(ModelConfig):
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
+    tasks: tuple[InstanceTask, ...] = ()
+    """More of what is predicted for each instance."""
+
+    def all_tasks(self) -> tuple[InstanceTask, ...]:
+        """Masks and keypoints where there are heads for them, then ``tasks``."""
+        masks = () if self.mask_head is None else (MaskTask(head=self.mask_head),)
+        keypoints = () if self.keypoint_head is None else (KeypointTask(head=self.keypoint_head),)
+        return (*masks, *keypoints, *self.tasks)
 
     @property
     def title(self) -> str:
-        heads = [name for name, head in (("Mask", self.mask_head), ("Keypoint", self.keypoint_head)) if head is not None]
-        algorithm = " and ".join(heads) if heads else "Fast" if self.rpn is None else "Faster"
-        given = " on given proposals" if heads and self.rpn is None else ""
-        return f"{algorithm} R-CNN{given}, {body_title(self.backbone, self.fpn)}"
+        names = [task.title for task in self.all_tasks() if task.title]
+        algorithm = " and ".join(names) if names else "Fast" if self.rpn is None else "Faster"
+        given = " on given proposals" if names and self.rpn is None else ""
+        return f"{algorithm} R-CNN{given}, {backbone_title(self.backbone, self.fpn)}"
 
-    def needs(self) -> frozenset[Need]:
-        parts: dict[Need, bool] = {
-            "masks": self.mask_head is not None,
-            "keypoints": self.keypoint_head is not None,
-            "proposals": self.rpn is None,
-        }
-        return frozenset(part for part, needed in parts.items() if needed)
+    @property
+    def needs_proposals(self) -> bool:
+        return self.rpn is None
+
+    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
+        for task in reversed(self.all_tasks()):
+            task.check_data(categories, first, key)
+        if self.rpn is None:
+            check_proposals(first, key)
 
     def build(self, categories: Categories, test: TestConfig) -> RCNN:
         return RCNN(self, categories, test)
@@ -95,11 +107,9 @@ class RCNNOutput:
     anchor_sample: AnchorSample | None = None
     roi_sample: RoISample | None = None
     positive_rows: Tensor | None = None
-    """(R,) int64 into the flattened (B, K) sample: whose masks and keypoints are learnt."""
-    mask_logits: Tensor | None = None
-    """(R, C, M, M) in training."""
-    keypoint_logits: Tensor | None = None
-    """(R, J, S, S) in training."""
+    """(R,) int64 into the flattened (B, K) sample: the RoIs that the tasks are trained on."""
+    task_logits: dict[str, Tensor] = field(default_factory=dict)
+    """(R, ...) of each task, by its name, in training: ``masks`` (R, C, M, M), ``keypoints`` (R, J, S, S)."""
     candidates: Candidates | None = None
     instances: Instances | None = None
 
@@ -109,7 +119,7 @@ class RCNN(Network):
 
     def __init__(self, config: RCNNConfig, categories: Categories, test: TestConfig) -> None:
         super().__init__(config, categories, test)
-        self.config = config
+        self.config = config = with_training_rules(config)
         num_classes = len(categories)
         self.backbone = config.backbone.build()
         self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
@@ -119,36 +129,29 @@ class RCNN(Network):
         self.box_deltas = nn.Linear(self.box_head.channels, 4 * (1 if config.rois.class_agnostic else num_classes))
         _initialize(self.class_logits, 0.01)
         _initialize(self.box_deltas, 0.001)
-        self.mask_head = self.mask_tail = None
-        if config.mask_head is not None:
-            self.mask_head, self.mask_tail = self._build_head("mask_head", config.mask_head)
-            self.mask_logits = nn.Conv2d(self.mask_head.channels, num_classes, 1)
-            # Detectron's variance of 2 / C suits COCO's 80 classes; with a few, the first masks would be certain. Divided by the
-            # channels coming in, the logits begin near 1 whatever C.
-            _initialize(self.mask_logits, self.mask_head.channels**-0.5)
-        self.keypoint_head = self.keypoint_tail = None
-        if config.keypoint_head is not None:
-            if categories.keypoints is None:
-                raise UserError(
-                    "a keypoint head learns keypoints, and this data set has none: "
-                    "set model.keypoint_head=null or use another data set"
-                )
-            self.keypoint_head, self.keypoint_tail = self._build_head("keypoint_head", config.keypoint_head)
-            self.keypoint_logits = nn.ConvTranspose2d(self.keypoint_head.channels, len(categories.keypoints.names), 4, 2, padding=1)
-            nn.init.kaiming_normal_(self.keypoint_logits.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(self.keypoint_logits.bias)  # type: ignore[arg-type]
+        self.tasks = config.all_tasks()
+        for task in self.tasks:
+            head, tail = self._build_head(f"{task.prefix}_head", task.head)
+            # In this order: an optimizer's state in a checkpoint is by the place of each parameter.
+            modules: dict[str, nn.Module] = {f"{task.prefix}_head": head}
+            modules |= {} if tail is None else {f"{task.prefix}_tail": tail}
+            modules |= task.predictors(head.channels, categories)
+            for name, module in modules.items():
+                if hasattr(self, name):
+                    raise UserError(f"model.tasks: the network has two modules '{name}'; give each task a prefix of its own")
+                self.add_module(name, module)
         if self.backbone.tail_channels is not None:
-            heads = (config.box_head, config.mask_head, config.keypoint_head)
-            if all(head is None or head.source != "tail" for head in heads):
+            heads = (config.box_head, *(task.head for task in self.tasks))
+            if all(head.source != "tail" for head in heads):
                 freeze_tail(self.backbone)
 
     def _build_head(self, name: str, config: RoIHeadConfig) -> tuple[RoIHead, nn.Module | None]:
-        """A head for what it reads, and the tail that it has for itself."""
+        """A head, and the copy of the tail that it alone trains."""
         if config.source == "maps":
             return config.build(self.fpn.channels), None
         if self.backbone.tail is None or self.backbone.tail_channels is None or self.config.fpn is not None:
             raise UserError(
-                f"model.{name}.source={config.source}: the body has no tail behind the last map; take one that has, such as a "
+                f"model.{name}.source={config.source}: the backbone has no tail behind the last map; take one that has, such as a "
                 "ResNet with last_stage=tail, and model.fpn=null"
             )
         if config.source == self.config.box_head.source == "tail" and config.resolution != self.config.box_head.resolution:
@@ -162,65 +165,72 @@ class RCNN(Network):
     # -------------------------------------------------------------------------------------------------- the network
 
     def forward(self, batch: Batch, *, boxes_only: bool = False) -> RCNNOutput:
-        """The whole network. A batch with targets samples what to learn from; one without runs through to the instances, with
-        ``boxes_only`` without their masks and keypoints."""
+        """The whole network. A batch with targets samples the RoIs of the step; one without runs through to the instances, with
+        ``boxes_only`` without the tasks."""
         images = self.normalized(batch)
+        scales = self.geometry.scales(batch.sizes, batch.originals)
         maps = self.fpn(self.backbone(images))
         rpn = None
         if self.rpn is not None and self.config.rpn is not None:
             rpn = self.rpn(maps)
             proposals = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         else:
-            proposals = given_proposals(batch, self.geometry)
-        maps = maps[: len(self.fpn.body_strides)]  # the coarsest of a pyramid serves the RPN alone
+            proposals = given_proposals(batch, scales, self.geometry)
+        maps = maps[: len(self.fpn.backbone_strides)]  # the coarsest of a pyramid serves the RPN alone
         if batch.targets is not None:
-            return self._learn(maps, rpn, proposals, batch)
-        return self._infer(maps, rpn, proposals, batch, boxes_only)
+            return self._train(maps, rpn, proposals, batch, scales)
+        return self._infer(maps, rpn, proposals, batch, scales, boxes_only)
 
-    def _learn(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch) -> RCNNOutput:
-        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
-        rows = valid_rows(sample.valid, sample.valid.shape[1])
+    def _train(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch, scales: Tensor) -> RCNNOutput:
+        assert batch.targets is not None
+        truth = ground_truth_of(batch.targets)
+        sample = sample_rois(proposals, truth, batch, scales, self.config.rois, len(self.categories), self.geometry)
+        rows = valid_rows(sample.valid, sample.valid.shape[1], fixed_shapes=self.fixed_shapes)
         features = self._features(maps, sample.boxes, rows, self.config.box_head, self.box_tail)
         output = RCNNOutput(proposals, *self._boxes(features, rows, sample.valid), rpn, roi_sample=sample)
         if rpn is not None and self.config.rpn is not None:
-            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn, self.geometry)
-        if self.mask_head is not None or self.keypoint_head is not None:
+            output.anchor_sample = sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry)
+        if self.tasks:
             # Positives stand first, and no image has more than its share of them.
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
-            positive = sample.valid & (sample.labels < len(self.categories))
-            positive[:, most:] = False
-            # Convolutions are prepared anew for every number of rows; so there are few.
-            output.positive_rows = valid_rows(positive, most, multiple=16)
+            first = torch.arange(sample.valid.shape[1], device=rows.device) < most
+            positive = sample.valid & (sample.labels < len(self.categories)) & first
+            # Convolutions are prepared anew for every number of rows, so there are few such numbers.
+            output.positive_rows = valid_rows(positive, most, multiple=16, fixed_shapes=self.fixed_shapes)
             shared = None
-            if self.config.box_head.source == "tail":  # what it made of a region for the box head is not computed again
-                places = torch.zeros_like(positive.flatten(), dtype=torch.int64)
-                places[rows] = torch.arange(len(rows), device=rows.device)
-                shared = features[places[output.positive_rows]]
-            output.mask_logits = self._mask_logits(maps, sample.boxes, output.positive_rows, shared)
-            output.keypoint_logits = self._keypoint_logits(maps, sample.boxes, output.positive_rows, shared)
+            if self.config.box_head.source == "tail":  # the tail's features of these rows are not computed again
+                feature_of = torch.zeros_like(positive.flatten(), dtype=torch.int64)
+                feature_of[rows] = torch.arange(rows.shape[0], device=rows.device)
+                shared = features[feature_of[output.positive_rows]]
+            for task in self.tasks:
+                output.task_logits[task.name] = self.task_logits(task, maps, sample.boxes, output.positive_rows, shared)
         return output
 
-    def _infer(self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch, boxes_only: bool) -> RCNNOutput:
-        rows = valid_rows(proposals.valid, proposals.valid.shape[1])
+    def _infer(
+        self,
+        maps: list[Tensor],
+        rpn: RPNOutput | None,
+        proposals: Proposals,
+        batch: Batch,
+        scales: Tensor,
+        boxes_only: bool,
+    ) -> RCNNOutput:
+        rows = valid_rows(proposals.valid, proposals.valid.shape[1], fixed_shapes=self.fixed_shapes)
         features = self._features(maps, proposals.boxes, rows, self.config.box_head, self.box_tail)
         class_logits, box_deltas = self._boxes(features, rows, proposals.valid)
         weights = self.config.rois.box_weights
-        candidates = candidates_of(proposals, class_logits, box_deltas, batch, weights, self.test, self.geometry)
-        instances = select_instances(candidates, batch, self.test, self.geometry)
+        candidates = candidates_of(proposals, class_logits, box_deltas, batch, scales, weights, self.test, self.geometry)
+        instances = select_instances(candidates, scales, self.test, self.geometry)
         output = RCNNOutput(proposals, class_logits, box_deltas, rpn, candidates=candidates, instances=instances)
-        if boxes_only:
+        if boxes_only or not self.tasks:
             return output
-        rows = valid_rows(instances.valid, instances.valid.shape[1])
-        masks = self._mask_logits(maps, instances.boxes, rows)
-        if masks is not None:
-            own_class = instances.labels.flatten()[rows]
-            probabilities = masks[torch.arange(len(rows), device=rows.device), own_class].float().sigmoid()
-            instances.masks = scatter_rows(probabilities, rows, instances.valid.shape)
-        heatmaps = self._keypoint_logits(maps, instances.boxes, rows)
-        if heatmaps is not None:
-            keypoints = find_keypoints(heatmaps.float(), rows, instances, batch, self.geometry)
-            instances.keypoints = scatter_rows(keypoints, rows, instances.valid.shape)
-            instances.valid = distinct_poses(instances, self.categories, self.test)
+        rows = valid_rows(instances.valid, instances.valid.shape[1], fixed_shapes=self.fixed_shapes)
+        for task in self.tasks:
+            logits = self.task_logits(task, maps, instances.boxes, rows)
+            values = task.decode(self, task.values(self, logits, instances.labels.flatten()[rows]), rows, instances, batch)
+            instances.fields[task.name] = scatter_rows(values, rows, instances.valid.shape)
+        for task in self.tasks:
+            instances.valid = task.survivors(self, instances)
         return output
 
     def _features(
@@ -232,13 +242,14 @@ class RCNN(Network):
         own_tail: nn.Module | None,
         shared: Tensor | None = None,
     ) -> Tensor:
-        """What a head reads of ``rows`` of the flattened (B, K, 4) boxes -> (R, channels, P, P).
+        """The features that a head reads of ``rows`` of the flattened (B, K, 4) boxes -> (R, channels, P, P).
 
-        ``shared`` is what the body's tail has already made of these rows.
+        ``shared`` are the backbone's tail's features of these rows, where they are computed already.
         """
         if head.source == "tail" and shared is not None:
             return shared
-        pooled = pool_regions(maps, self.fpn.body_strides, boxes, rows, head.resolution, self.config.rois, self.geometry)
+        strides, fixed = self.fpn.backbone_strides, self.fixed_shapes
+        pooled = pool_regions(maps, strides, boxes, rows, head.resolution, self.config.rois, self.geometry, fixed_shapes=fixed)
         if head.source == "maps":
             return pooled
         tail = self.backbone.tail if own_tail is None else own_tail
@@ -253,31 +264,34 @@ class RCNN(Network):
         box_deltas = scatter_rows(self.box_deltas(hidden).float(), rows, valid.shape)
         return class_logits, box_deltas.view(*valid.shape, -1, 4)
 
-    def _mask_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor, shared: Tensor | None = None) -> Tensor | None:
-        """The masks of all classes for ``rows`` of the flattened (B, K, 4) boxes -> (R, C, M, M); None without a mask head."""
-        head = self.config.mask_head
-        if self.mask_head is None or head is None:
-            return None
-        features = self._features(maps, boxes, rows, head, self.mask_tail, shared)
-        logits: Tensor = self.mask_logits(self.mask_head(features))
-        return logits
+    def task_logits(
+        self, task: InstanceTask, maps: list[Tensor], boxes: Tensor, rows: Tensor, shared: Tensor | None = None
+    ) -> Tensor:
+        """A task's logits for ``rows`` of the flattened (B, K, 4) boxes -> (R, ...)."""
+        tail = self._modules.get(f"{task.prefix}_tail")
+        return task.logits(self, self._features(maps, boxes, rows, task.head, tail, shared))
 
-    def _keypoint_logits(self, maps: list[Tensor], boxes: Tensor, rows: Tensor, shared: Tensor | None = None) -> Tensor | None:
-        """The heatmaps of all keypoints -> (R, J, S, S); None without a keypoint head. The deconvolution's output is enlarged
-        twice more (Mask R-CNN, section 5)."""
-        head = self.config.keypoint_head
-        if self.keypoint_head is None or head is None:
-            return None
-        features = self._features(maps, boxes, rows, head, self.keypoint_tail, shared)
-        coarse = self.keypoint_logits(self.keypoint_head(features))
-        return self.geometry.enlarge(coarse)
-
-    def heads_in(self, batch: Batch, boxes: Tensor, *, masks: bool, keypoints: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Mask (D, C, M, M) and keypoint logits (D, J, S, S), where asked for, in ``boxes`` (D, 4) of ``batch``'s one image."""
-        maps = self.fpn(self.backbone(self.normalized(batch)))[: len(self.fpn.body_strides)]
+    def task_values(self, task: InstanceTask, batch: Batch, boxes: Tensor, labels: Tensor) -> Tensor:
+        """A task's values (D, ...) in ``boxes`` (D, 4) with ``labels`` (D,) of ``batch``'s one image."""
+        maps = self.fpn(self.backbone(self.normalized(batch)))[: len(self.fpn.backbone_strides)]
         rows = torch.arange(len(boxes), device=boxes.device)
-        mask_logits = self._mask_logits(maps, boxes[None], rows) if masks else None
-        return mask_logits, self._keypoint_logits(maps, boxes[None], rows) if keypoints else None
+        return task.values(self, self.task_logits(task, maps, boxes[None], rows), labels)
+
+    def detections(self, output: RCNNOutput, batch: Batch) -> list[Detections]:
+        """The instances of each image with the tasks' fields, scaled to the pixels of the original."""
+        found = output.instances
+        assert found is not None, "detections need a batch without targets"
+        return self.detections_of(found, batch)
+
+    def detections_of(self, found: Instances, batch: Batch) -> list[Detections]:
+        """`detections` of instances that are at hand."""
+        factors = (batch.originals / batch.sizes).flip(-1)[:, None]
+        fields = {
+            task.name: (task.to_original(found.fields[task.name], factors), partial(task.field, self))
+            for task in self.tasks
+            if task.name in found.fields
+        }
+        return to_detections(found, batch, self.categories, self.geometry, fields)
 
     # ------------------------------------------------------------------------------------------------- the objective
 
@@ -287,20 +301,17 @@ class RCNN(Network):
         assert sample is not None, "losses need a batch with targets"
         losses: dict[str, Tensor] = {}
         if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:
-            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
+            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
         losses |= box_losses(output.class_logits, output.box_deltas, sample, self.config.rois)
-        if rows is not None and output.mask_logits is not None:
-            losses["loss_mask"] = mask_loss(output.mask_logits, rows, sample, targets, self.geometry)
-        if rows is not None and output.keypoint_logits is not None:
-            losses["loss_keypoint"] = keypoint_loss(
-                output.keypoint_logits, rows, sample, targets, len(self.categories), self.geometry
-            )
+        if rows is not None:
+            for task in self.tasks:
+                losses[f"loss_{task.prefix}"] = task.loss(self, output.task_logits[task.name], rows, sample, targets)
         return losses
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _initialize(layer: nn.Linear | nn.Conv2d, std: float) -> None:
+def _initialize(layer: nn.Linear, std: float) -> None:
     nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has a bias
+    nn.init.zeros_(layer.bias)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from boxwood.models.anchors import AnchorsConfig, anchor_cells
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
-from boxwood.models.detector import ModelConfig, Network
-from boxwood.models.fpn import FPN, FPNConfig, body_title
+from boxwood.models.detector import ModelConfig, Network, with_training_rules
+from boxwood.models.fpn import FPN, FPNConfig, backbone_title
+from boxwood.models.ground_truth import GroundTruth, ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances
 from boxwood.ops.anchors import anchor_grid, centred_inside
-from boxwood.ops.boxes import decode, encode, giou, ioa, iou
+from boxwood.ops.boxes import decode, encode, giou, ioa
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.losses import focal, global_mean, smooth_l1
-from boxwood.ops.matching import BACKGROUND, IGNORED, match
+from boxwood.ops.matching import BACKGROUND, IGNORED, match_boxes
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutput"]
@@ -58,7 +59,32 @@ class RetinaNetHeadConfig(AnchorsConfig):
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     smooth_l1_beta: float = 0.11
     test_candidates: int = 1000
-    """The best (anchor, class) pairs of each level that go into suppression."""
+    """The best (anchor, class) pairs of each level that go into NMS."""
+    low_quality_matches: bool | None = None
+    """Each instance's best anchors are positive whatever their IoU; False: from ``background_iou`` on (Detectron). None: as
+    ``geometry`` implies."""
+    ignore_crowd_and_padding: bool | None = None
+    """Background anchors that are centred in the padding, or of which half lies in a crowd region, are not used; False: they are
+    background (Detectron). None: as ``geometry`` implies."""
+    loss_normalizer: Literal["positives", "positives_plus_one"] | None = None
+    """What the losses are divided by: the number of positives, or of positives (before ``low_quality_matches`` drops any) and one
+    more an image (Detectron). None: as ``geometry`` implies."""
+    threshold_coarsest_level: bool | None = None
+    """``test.score_threshold`` holds for the coarsest level too; False: it may give detections of any score (Detectron). None: as
+    ``geometry`` implies."""
+
+    continuous_rules: ClassVar[dict[str, Any]] = {
+        "low_quality_matches": True,
+        "ignore_crowd_and_padding": True,
+        "loss_normalizer": "positives",
+        "threshold_coarsest_level": True,
+    }
+    detectron1_rules: ClassVar[dict[str, Any]] = {
+        "low_quality_matches": False,
+        "ignore_crowd_and_padding": False,
+        "loss_normalizer": "positives_plus_one",
+        "threshold_coarsest_level": False,
+    }
 
 
 class RetinaNetConfig(ModelConfig):
@@ -73,7 +99,7 @@ class RetinaNetConfig(ModelConfig):
 
     @property
     def title(self) -> str:
-        return f"RetinaNet, {body_title(self.backbone, self.fpn)}"
+        return f"RetinaNet, {backbone_title(self.backbone, self.fpn)}"
 
     def build(self, categories: Categories, test: TestConfig) -> RetinaNet:
         return RetinaNet(self, categories, test)
@@ -105,7 +131,7 @@ class RetinaNet(Network):
 
     def __init__(self, config: RetinaNetConfig, categories: Categories, test: TestConfig) -> None:
         super().__init__(config, categories, test)
-        self.config = config
+        self.config = config = with_training_rules(config)
         head, width = config.head, config.fpn.channels
         self.backbone = config.backbone.build()
         freeze_tail(self.backbone)
@@ -123,7 +149,7 @@ class RetinaNet(Network):
         """The whole network. A batch without targets runs through to the instances."""
         images = self.normalized(batch)
         maps = self.fpn(self.backbone(images)[self.skipped :])
-        num_images, num_classes = len(batch), len(self.categories)
+        num_images, num_classes = images.shape[0], len(self.categories)
         logits, deltas, anchors = [], [], []
         for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True):
             seen = self.class_tower(features)
@@ -132,11 +158,11 @@ class RetinaNet(Network):
             seen = seen if self.config.head.shared_tower else self.box_tower(features)
             deltas.append(self.box_deltas(seen).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
             anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.config.head.anchor_offset))
-        scales = self.geometry.scales(batch.sizes, batch.original_sizes)
+        scales = self.geometry.scales(batch.sizes, batch.originals)
         output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.sizes, scales)
         if batch.targets is None:
             output.candidates = candidates_of(output, self.config.head, self.test, self.geometry)
-            output.instances = select_instances(output.candidates, batch, self.test, self.geometry)
+            output.instances = select_instances(output.candidates, scales, self.test, self.geometry)
         return output
 
     def losses(self, output: RetinaNetOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -144,11 +170,8 @@ class RetinaNet(Network):
         4.1)."""
         head, num_classes, anchors = self.config.head, len(self.categories), torch.cat(output.anchors)
         class_logits, box_deltas = torch.cat(output.class_logits, dim=1), torch.cat(output.box_deltas, dim=1)
-        parts = [
-            assign(anchors, target, output.sizes[index], output.scales[index], head, num_classes, self.geometry)
-            for index, target in enumerate(targets)
-        ]
-        labels, boxes, counts = (torch.stack(column) for column in zip(*parts, strict=True))
+        truth = ground_truth_of(targets)
+        labels, boxes, count = assign(anchors, truth, output.sizes, output.scales, head, num_classes, self.geometry)
         positive = (labels >= 0) & (labels < num_classes)
         is_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
         classes = focal(class_logits, is_class, head.focal_alpha, head.focal_gamma) * (labels >= 0)[..., None]
@@ -156,7 +179,6 @@ class RetinaNet(Network):
             box = 1 - giou(decode(box_deltas, anchors), boxes)
         else:
             box = smooth_l1(box_deltas, encode(boxes, anchors), head.smooth_l1_beta).sum(dim=-1)
-        count = counts.sum()
         return {"loss_class": global_mean(classes.sum(), count), "loss_box": global_mean((box * positive).sum(), count)}
 
 
@@ -166,39 +188,35 @@ class RetinaNet(Network):
 @torch.no_grad()
 def assign(
     anchors: Tensor,
-    target: Target,
-    size: Tensor,
-    scale: Tensor,
+    truth: GroundTruth,
+    sizes: Tensor,
+    scales: Tensor,
     config: RetinaNetHeadConfig,
     num_classes: int,
     geometry: Geometry = CONTINUOUS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What each anchor is to say (section 4, anchors).
+    """The target of each anchor (section 4, anchors).
 
-    ``anchors`` (A, 4), ``size`` (2,) height and width of the image, ``scale`` its row of ``RetinaNetOutput.scales`` -> labels (A,)
-    int64: the class, ``num_classes`` for background, -1 where it is not used (overlaps between the thresholds, the padding, regions
-    to be ignored); the box that it is to regress (A, 4), the anchor itself where there is none; and by how many the image's losses
-    are divided: its positives.
-    """
-    truth = geometry.from_data(target.boxes, scale)
-    overlaps = iou(truth, anchors)
-    matched = match(overlaps, config.foreground_iou, config.background_iou, allow_low_quality=True)
-    inside = centred_inside(anchors, size)
-    if geometry.judges_leniently:
-        matched = torch.where(inside, matched, IGNORED)
-        if len(target.ignore):
-            in_crowd = ioa(anchors, target.ignore).amax(dim=1) >= 0.5
+    ``anchors`` (A, 4), ``sizes`` (B, 2) height and width of the images, ``scales`` (B, 2) of ``RetinaNetOutput.scales`` -> labels
+    (B, A) int64: the class, ``num_classes`` for background, -1 where the anchor is not used (IoU between the thresholds, the
+    padding, crowd regions); the box that it regresses (B, A, 4), the anchor itself where there is none; and the number by which the
+    losses are divided."""
+    instance_boxes = geometry.from_data(truth.boxes, scales[:, None]) * truth.exists[..., None]
+    matched, best = match_boxes(instance_boxes, anchors, config.foreground_iou, config.background_iou, allow_low_quality=True)
+    if config.ignore_crowd_and_padding is not False:
+        matched = torch.where(centred_inside(anchors, sizes), matched, IGNORED)
+        if truth.ignore.shape[1]:
+            in_crowd = ioa(anchors, truth.ignore).amax(dim=2) >= 0.5
             matched = torch.where(in_crowd & (matched == BACKGROUND), IGNORED, matched)
-        count = (matched >= 0).sum()
-    else:
-        count = (matched >= 0).sum() + 1
-        if len(truth):
-            matched = torch.where(overlaps.amax(dim=0) < config.background_iou, BACKGROUND, matched)
-    labels, boxes = torch.full_like(matched, -1).masked_fill(matched == BACKGROUND, num_classes), anchors
-    if len(truth):
-        instances, positive = matched.clamp(min=0), matched >= 0
-        labels = target.labels[instances].where(positive, labels)
-        boxes = truth[instances].where(positive[:, None], boxes)
+    count = (matched >= 0).sum()
+    if config.loss_normalizer == "positives_plus_one":
+        count = count + len(matched)
+    if config.low_quality_matches is False:
+        matched = torch.where(best < config.background_iou, BACKGROUND, matched)
+    positive, instances = matched >= 0, matched.clamp(min=0)
+    others = torch.full_like(matched, -1).masked_fill(matched == BACKGROUND, num_classes)
+    labels = torch.where(positive, truth.labels.gather(1, instances), others)
+    boxes = torch.where(positive[..., None], instance_boxes.gather(1, instances[..., None].expand(-1, -1, 4)), anchors)
     return labels, boxes, count
 
 
@@ -206,25 +224,23 @@ def assign(
 def candidates_of(
     output: RetinaNetOutput, config: RetinaNetHeadConfig, test: TestConfig, geometry: Geometry = CONTINUOUS
 ) -> Candidates:
-    """Of each level the best (anchor, class) pairs.
-
-    Detectron asks for no least score on the coarsest level.
-    """
+    """Of each level the best (anchor, class) pairs."""
     num_classes = output.class_logits[0].shape[2]
     scales = output.scales[:, None]
     sizes = (output.sizes[:, None] / scales.flip(-1)).round()
     levels: list[tuple[Tensor, ...]] = []
     for logits, deltas, anchors in zip(output.class_logits, output.box_deltas, output.anchors, strict=True):
         # The best k pairs belong to the k anchors whose best class is best: most anchors are left aside at a glance.
-        best = logits.amax(dim=2).topk(min(config.test_candidates, len(anchors)), dim=1).indices
+        best = logits.amax(dim=2).topk(min(config.test_candidates, anchors.shape[0]), dim=1).indices
         pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)
-        scores, chosen = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)
-        rows = best.gather(1, chosen // num_classes)
+        scores, pair = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)
+        rows = best.gather(1, pair // num_classes)
         boxes = decode(deltas.gather(1, rows[..., None].expand(-1, -1, 4)), anchors[rows])
         boxes = geometry.clip(geometry.rescale(boxes, (1 / scales).expand(*boxes.shape[:2], 2)), sizes)
-        least = 0.0 if len(levels) == len(output.anchors) - 1 and geometry.keeps_coarsest else test.score_threshold
+        coarsest = len(levels) == len(output.anchors) - 1
+        least = 0.0 if coarsest and config.threshold_coarsest_level is False else test.score_threshold
         scores = scores.sigmoid()
-        levels.append((boxes, scores, chosen % num_classes, scores > least))
+        levels.append((boxes, scores, pair % num_classes, scores > least))
     boxes, scores, labels, possible = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
     possible &= (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0
     return Candidates(boxes, scores, labels, possible)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import ModelConfig, Need, Network
+from boxwood.models.detector import ModelConfig, Network, with_training_rules
+from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
@@ -31,13 +32,14 @@ from boxwood.models.second_stage import (
     RoISample,
     box_losses,
     candidates_of,
+    check_proposals,
     given_proposals,
     sample_rois,
     scatter_rows,
     valid_rows,
 )
 from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
-from boxwood.structures import Batch, Categories, Target
+from boxwood.structures import Batch, Categories, FirstSample, Target
 
 __all__ = ["RFCN", "RFCNConfig", "RFCNOutput"]
 
@@ -76,8 +78,13 @@ class RFCNConfig(ModelConfig):
     def title(self) -> str:
         return f"R-FCN, {self.backbone.title}"
 
-    def needs(self) -> frozenset[Need]:
-        return frozenset(["proposals"]) if self.rpn is None else frozenset()
+    @property
+    def needs_proposals(self) -> bool:
+        return self.rpn is None
+
+    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
+        if self.rpn is None:
+            check_proposals(first, key)
 
     def build(self, categories: Categories, test: TestConfig) -> RFCN:
         return RFCN(self, categories, test)
@@ -104,7 +111,7 @@ class RFCN(Network):
 
     def __init__(self, config: RFCNConfig, categories: Categories, test: TestConfig) -> None:
         super().__init__(config, categories, test)
-        self.config = config
+        self.config = config = with_training_rules(config)
         self.backbone = config.backbone.build()
         freeze_tail(self.backbone)
         channels, self.stride = self.backbone.channels[-1], self.backbone.strides[-1]
@@ -125,33 +132,34 @@ class RFCN(Network):
 
     def forward(self, batch: Batch) -> RFCNOutput:
         """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
-        learning = batch.targets is not None
         images = self.normalized(batch)
+        scales = self.geometry.scales(batch.sizes, batch.originals)
         maps = self.backbone(images)
         rpn = None
         if self.rpn is not None and self.config.rpn is not None:
             rpn = self.rpn(maps[-2:-1])
             proposals = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         else:
-            proposals = given_proposals(batch, self.geometry)
+            proposals = given_proposals(batch, scales, self.geometry)
         last = maps[-1] if self.reduce is None else F.relu(self.reduce(maps[-1]), inplace=True)
-        if not learning:
+        if batch.targets is None:
             class_logits, box_deltas = self._vote(last, proposals.boxes, proposals.valid)
             weights = self.config.rois.box_weights
-            candidates = candidates_of(proposals, class_logits, box_deltas, batch, weights, self.test, self.geometry)
-            instances = select_instances(candidates, batch, self.test, self.geometry)
+            candidates = candidates_of(proposals, class_logits, box_deltas, batch, scales, weights, self.test, self.geometry)
+            instances = select_instances(candidates, scales, self.test, self.geometry)
             return RFCNOutput(proposals, class_logits, box_deltas, rpn, candidates=candidates, instances=instances)
-        sample = sample_rois(proposals, batch, self.config.rois, len(self.categories), self.geometry)
+        truth = ground_truth_of(batch.targets)
+        sample = sample_rois(proposals, truth, batch, scales, self.config.rois, len(self.categories), self.geometry)
         output = RFCNOutput(proposals, *self._vote(last, sample.boxes, sample.valid), rpn, roi_sample=sample)
         if rpn is not None and self.config.rpn is not None:
-            output.anchor_sample = sample_anchors(rpn, batch, self.config.rpn, self.geometry)
+            output.anchor_sample = sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry)
         return output
 
     def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
         2, below equation 1); zeros where not valid."""
-        rows = valid_rows(valid, valid.shape[1])
-        rois = boxes.flatten(0, 1)[rows] - boxes.new_tensor(self.geometry.last_pixel)
+        rows = valid_rows(valid, valid.shape[1], fixed_shapes=self.fixed_shapes)
+        rois = self.geometry.region(boxes.flatten(0, 1)[rows])
         images = rows // boxes.shape[1]
         pool = ps_roi_align if self.config.interpolate else partial(ps_roi_pool, rounding=self.geometry.map_rounding)
         class_logits, box_deltas = (
@@ -167,5 +175,5 @@ class RFCN(Network):
         assert output.roi_sample is not None, "losses need a batch with targets"
         losses: dict[str, Tensor] = {}
         if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:
-            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn, self.geometry)
+            losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
         return losses | box_losses(output.class_logits, output.box_deltas, output.roi_sample, self.config.rois)

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.models.anchors import AnchorsConfig, anchor_cells
+from boxwood.models.ground_truth import GroundTruth
 from boxwood.ops.anchors import anchor_grid, centred_inside
-from boxwood.ops.boxes import decode, encode, ioa, iou
+from boxwood.ops.boxes import decode, encode, ioa
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.losses import global_mean, smooth_l1
-from boxwood.ops.matching import BACKGROUND, match
-from boxwood.ops.sampling import sample_balanced
+from boxwood.ops.matching import BACKGROUND, match_boxes
+from boxwood.ops.sampling import sample_balanced, uniform
 from boxwood.structures import Batch
 
 __all__ = [
@@ -54,10 +56,21 @@ class RPNConfig(AnchorsConfig):
     train_candidates: int = 2000
     """The best anchors of each level that go into suppression."""
     train_proposals: int = 1000
-    """The best proposals of each image that are kept after it; of all images of a process's batch together, where the geometry is
-    Detectron's and there is a pyramid."""
+    """The best proposals of each image that are kept after it."""
     test_candidates: int = 1000
     test_proposals: int = 1000
+    topk_per_batch: bool | None = None
+    """In training on a pyramid, ``train_proposals`` is the number for all images of a process's batch together (Detectron); None:
+    as ``geometry`` implies."""
+    loss_normalizer: Literal["sampled", "configured"] | None = None
+    """What the losses are divided by: the number of sampled anchors, or Detectron's rule: the box loss by the number in the
+    anchor's image, objectness on a pyramid by ``samples_per_image`` an image. None: as ``geometry`` implies."""
+    ignore_crowd: bool | None = None
+    """Negative anchors of which at least half lies in a crowd region are not used; False: they are negatives (Detectron). None:
+    as ``geometry`` implies."""
+
+    detectron1_rules: ClassVar[dict[str, Any]] = {"topk_per_batch": True, "loss_normalizer": "configured", "ignore_crowd": False}
+    continuous_rules: ClassVar[dict[str, Any]] = {"topk_per_batch": False, "loss_normalizer": "sampled", "ignore_crowd": True}
 
 
 @dataclass(slots=True)
@@ -76,7 +89,7 @@ class RPNOutput:
 
 @dataclass(slots=True)
 class Proposals:
-    """Class-agnostic boxes, best first; of fixed length, with the places that are not used marked."""
+    """Class-agnostic boxes, best first; of fixed length, with the rows that are not used marked."""
 
     boxes: Tensor
     """(B, K, 4) xyxy, pixels of the network's input, inside the image."""
@@ -84,9 +97,9 @@ class Proposals:
     """(B, K) objectness."""
     valid: Tensor
     """(B, K) bool."""
-    places: Tensor
+    source_index: Tensor
     """(B, K) int64, where each came from: its anchor, counted among those in the image, or its row in a file."""
-    num_places: int
+    num_sources: int
 
 
 @dataclass(slots=True)
@@ -129,7 +142,7 @@ class RPN(nn.Module):
                 hidden = F.relu(conv(hidden), inplace=True)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell).
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4))
+            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(features.shape[0], -1, 4))
             anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.offset))
         lengths = tuple(part.shape[0] for part in anchors)
         return RPNOutput(torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), lengths)
@@ -137,86 +150,92 @@ class RPN(nn.Module):
 
 @torch.no_grad()
 def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConfig, geometry: Geometry = CONTINUOUS) -> Proposals:
-    """The best boxes of each image after suppression within each level: as many as are to be learnt from where the batch has
-    targets, else as are to be tested.
+    """The best boxes of each image after NMS within each level: ``train_proposals`` where the batch has targets, else
+    ``test_proposals``.
 
-    Boxes are cut at the image, without its padding; what is left of no area is dropped. ``padded`` is the height and width of the
+    Boxes are clipped to the image, without its padding; a box without area is dropped. ``padded`` is the height and width of the
     network's input.
     """
-    learning = batch.targets is not None
-    sizes = batch.sizes if learning else geometry.test_bounds(batch.sizes, padded)
-    candidates = config.train_candidates if learning else config.test_candidates
-    proposals = config.train_proposals if learning else config.test_proposals
-    level_boxes, level_logits, level_indices, level_kept = [], [], [], []
+    training = batch.targets is not None
+    sizes = batch.sizes if training else geometry.test_bounds(batch.sizes, padded)
+    candidates = config.train_candidates if training else config.test_candidates
+    proposals = config.train_proposals if training else config.test_proposals
+    level_logits, level_anchors = [], []
     start = 0
     for length in rpn.level_lengths:
         logits, indices = rpn.logits[:, start : start + length].topk(min(candidates, length), dim=1)
-        indices = indices + start
-        deltas = rpn.deltas.gather(1, indices[..., None].expand(-1, -1, 4))
-        boxes = geometry.clip(decode(deltas, rpn.anchors[indices]), sizes[:, None])
-        large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_proposal
-        kept = [geometry.nms_mask(boxes[i], logits[i], None, config.nms_threshold, large[i]) for i in range(len(boxes))]
-        level_boxes.append(boxes)
         level_logits.append(logits)
-        level_indices.append(indices)
-        level_kept.append(torch.stack(kept))
-        start += length
-    all_logits = torch.cat(level_logits, dim=1).masked_fill(~torch.cat(level_kept, dim=1), -torch.inf)
-    if geometry.shares_proposals and learning and len(rpn.level_lengths) > 1:
-        least = all_logits.flatten().topk(min(proposals, all_logits.numel())).values[-1]
-        all_logits = all_logits.masked_fill(all_logits < least, -torch.inf)
-    best, chosen = all_logits.topk(min(proposals, all_logits.shape[1]), dim=1)
-    best_boxes = torch.cat(level_boxes, dim=1).gather(1, chosen[..., None].expand(-1, -1, 4))
-    anchors = torch.cat(level_indices, dim=1).gather(1, chosen)
-    inside = torch.stack([centred_inside(rpn.anchors, size) for size in sizes])
-    places = (inside.cumsum(dim=1) - 1).clamp(min=0).gather(1, anchors)
-    return Proposals(best_boxes, best, best > -torch.inf, places, len(rpn.anchors))
+        level_anchors.append(indices + start)
+        start = start + length
+    logits, anchors = torch.cat(level_logits, dim=1), torch.cat(level_anchors, dim=1)
+    deltas = rpn.deltas.gather(1, anchors[..., None].expand(-1, -1, 4))
+    boxes = geometry.clip(decode(deltas, rpn.anchors[anchors]), sizes[:, None])
+    large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_proposal
+    # One NMS for all images and levels, of which each pair is a group.
+    levels = torch.cat([torch.full_like(part, level) for level, part in enumerate(level_anchors)], dim=1)
+    groups = levels * boxes.shape[0] + torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    flat = (boxes.flatten(0, 1), logits.flatten(), groups.flatten())
+    kept = geometry.nms_mask(*flat, config.nms_threshold, large.flatten()).view_as(large)
+    logits = logits.masked_fill(~kept, -torch.inf)
+    if config.topk_per_batch and training and len(rpn.level_lengths) > 1:
+        least = logits.flatten().topk(min(proposals, logits.numel())).values[-1]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    best, rows = logits.topk(min(proposals, logits.shape[1]), dim=1)
+    inside = centred_inside(rpn.anchors, sizes)
+    source_index = (inside.cumsum(dim=1) - 1).clamp(min=0).gather(1, anchors.gather(1, rows))
+    best_boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
+    return Proposals(best_boxes, best, best > -torch.inf, source_index, rpn.anchors.shape[0])
 
 
 @torch.no_grad()
-def sample_anchors(rpn: RPNOutput, batch: Batch, config: RPNConfig, geometry: Geometry = CONTINUOUS) -> AnchorSample:
-    """Choose the anchors to learn from and what each is to say (Faster R-CNN, section 3.1.2).
+def sample_anchors(
+    rpn: RPNOutput, truth: GroundTruth, batch: Batch, scales: Tensor, config: RPNConfig, geometry: Geometry = CONTINUOUS
+) -> AnchorSample:
+    """Sample the anchors of a training step and their targets (Faster R-CNN, section 3.1.2).
 
-    Anchors centred in the padding are not used, nor are negatives that lie mostly in a region to be ignored.
+    Anchors centred in the padding are not used, nor are negatives that lie mostly in a crowd region. ``scales`` (B, 2) as of
+    `Geometry.scales`.
     """
-    assert batch.targets is not None
-    scales, parts = geometry.scales(batch.sizes, batch.original_sizes), []
-    for index, target in enumerate(batch.targets):
-        truth, inside = geometry.from_data(target.boxes, scales[index]), centred_inside(rpn.anchors, batch.sizes[index])
-        overlaps = iou(truth, rpn.anchors)
-        if config.straddle is not None:
-            cut = torch.cat([rpn.anchors[:, :2], batch.sizes[index].flip(0) - rpn.anchors[:, 2:]], dim=1)
-            inside = cut.amin(dim=1) >= -config.straddle
-            overlaps = overlaps * inside
-        matched = match(overlaps, config.foreground_iou, config.background_iou, allow_low_quality=True)
-        positive, negative = (matched >= 0) & inside, (matched == BACKGROUND) & inside
-        if len(target.ignore) and geometry.judges_leniently:
-            negative &= ioa(rpn.anchors, target.ignore).amax(dim=1) < 0.5
-        generator = torch.Generator(rpn.anchors.device).manual_seed(batch.seeds[index])
-        # One number after another for those inside, so that they are the same however much padding there is.
-        chance = torch.rand(len(rpn.anchors), device=rpn.anchors.device, generator=generator)[inside.cumsum(0) - 1]
-        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
-        learns = positive[chosen] & valid
-        deltas = rpn.anchors.new_zeros(len(chosen), 4)
-        if len(target.boxes):
-            deltas = encode(truth[matched[chosen].clamp(min=0)], rpn.anchors[chosen]).where(learns[:, None], deltas)
-        parts.append((chosen, valid, learns, deltas))
-    return AnchorSample(*(torch.stack(column) for column in zip(*parts, strict=True)))
+    inside = centred_inside(rpn.anchors, batch.sizes)
+    # One random number after another for the anchors inside, so that the padding changes none of them.
+    chance = uniform(torch.as_tensor(batch.seeds), rpn.anchors.shape[0], rpn.anchors.device)
+    usable = inside if config.straddle is None else _within(rpn.anchors, batch.sizes, config.straddle)
+    chance = chance.gather(1, (usable.cumsum(dim=1) - 1).clamp(min=0))
+    boxes = geometry.from_data(truth.boxes, scales[:, None]) * truth.exists[..., None]
+    thresholds = config.foreground_iou, config.background_iou
+    matched, _ = match_boxes(
+        boxes, rpn.anchors, *thresholds, allow_low_quality=True, usable=None if config.straddle is None else usable
+    )
+    positive, negative = (matched >= 0) & usable, (matched == BACKGROUND) & usable
+    if truth.ignore.shape[1] and config.ignore_crowd is not False:
+        negative &= ioa(rpn.anchors, truth.ignore).amax(dim=2) < 0.5
+    indices, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
+    is_positive = positive.gather(1, indices) & valid
+    instances = matched.gather(1, indices).clamp(min=0)
+    deltas = encode(boxes.gather(1, instances[..., None].expand(-1, -1, 4)), rpn.anchors[indices])
+    return AnchorSample(indices, valid, is_positive, torch.where(is_positive[..., None], deltas, 0.0))
 
 
-def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig, geometry: Geometry = CONTINUOUS) -> dict[str, Tensor]:
+def _within(anchors: Tensor, sizes: Tensor, straddle: float) -> Tensor:
+    """Which anchors leave the image by at most ``straddle`` pixels: (A, 4), (B, 2) -> (B, A) bool."""
+    after = sizes.flip(1)[:, None] - anchors[:, 2:]
+    return torch.minimum(anchors[:, :2], after).amin(dim=2) >= -straddle
+
+
+def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig) -> dict[str, Tensor]:
     """Log loss of objectness and smooth L1 of the positives' deltas (Faster R-CNN, equation 1), both over the number of sampled
-    anchors. Detectron's box loss is over the number in the anchor's image, its objectness on a pyramid over that to be sampled."""
+    anchors; ``config.loss_normalizer`` has Detectron's rule."""
     logits = rpn.logits.gather(1, sample.indices)
     deltas = rpn.deltas.gather(1, sample.indices[..., None].expand(-1, -1, 4))
     objectness = F.binary_cross_entropy_with_logits(logits, sample.positive.float(), reduction="none")
     box = smooth_l1(deltas, sample.deltas, config.smooth_l1_beta).sum(dim=-1)
-    count = count_of_boxes = sample.valid.sum()
-    if geometry.fixed_counts:
+    count: Tensor | float = sample.valid.sum()
+    box_count = count
+    if config.loss_normalizer == "configured":
         box = box / sample.valid.sum(dim=1, keepdim=True).clamp(min=1)
-        count_of_boxes = torch.tensor(len(box))
-        count = count if len(rpn.level_lengths) == 1 else config.samples_per_image * count_of_boxes
+        box_count = float(len(box))
+        count = count if len(rpn.level_lengths) == 1 else config.samples_per_image * box_count
     return {
         "loss_rpn_objectness": global_mean((objectness * sample.valid).sum(), count),
-        "loss_rpn_box": global_mean((box * sample.positive).sum(), count_of_boxes),
+        "loss_rpn_box": global_mean((box * sample.positive).sum(), box_count),
     }

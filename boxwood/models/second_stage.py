@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,28 +19,27 @@ from torch import Tensor
 
 from boxwood.config import Config
 from boxwood.errors import UserError
+from boxwood.models.ground_truth import GroundTruth, padded
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates
 from boxwood.models.rpn import Proposals
-from boxwood.ops.boxes import decode, encode, ioa, iou
+from boxwood.ops.boxes import decode, encode, ioa
 from boxwood.ops.geometry import CONTINUOUS, Geometry
-from boxwood.ops.keypoints import keypoint_targets
 from boxwood.ops.losses import global_mean, smooth_l1
-from boxwood.ops.masks import mask_targets
-from boxwood.ops.matching import BACKGROUND, match
-from boxwood.ops.roi_align import assign_levels, pool_levels, roi_align, roi_pool
-from boxwood.ops.sampling import sample_balanced
-from boxwood.structures import Batch, InstanceMasks, Target
+from boxwood.ops.matching import BACKGROUND, match_boxes
+from boxwood.ops.roi_align import assign_levels, pool_levels
+from boxwood.ops.sampling import sample_balanced, uniform
+from boxwood.structures import Batch, FirstSample
 
 __all__ = [
     "RoIConfig",
     "RoISample",
     "box_losses",
     "candidates_of",
+    "check_proposals",
     "class_boxes",
     "given_proposals",
-    "keypoint_loss",
-    "mask_loss",
+    "instance_rows",
     "pool_regions",
     "sample_rois",
     "scatter_rows",
@@ -73,6 +71,12 @@ class RoIConfig(Config):
     """Points a cell and side that RoIAlign averages; 0 takes as many as the cell has map pixels."""
     aligned: bool = True
     """RoIAlign with pixel centres at i + 0.5; torchvision's weights were trained without."""
+    ignore_crowd: bool | None = None
+    """Background regions of which at least half lies in a crowd region are not used; False: they are background. None: as
+    ``geometry`` implies."""
+
+    detectron1_rules: ClassVar[dict[str, Any]] = {"ignore_crowd": False}
+    continuous_rules: ClassVar[dict[str, Any]] = {"ignore_crowd": True}
 
 
 @dataclass(slots=True)
@@ -96,67 +100,78 @@ class RoISample:
 # ------------------------------------------------------------------------------------------------------ before the network
 
 
-def given_proposals(batch: Batch, geometry: Geometry = CONTINUOUS) -> Proposals:
+def check_proposals(first: FirstSample, key: str) -> None:
+    """Raise `UserError` where the data set at ``key`` has no proposals; ``first`` gives its first sample."""
+    sample = first()
+    if sample is not None and sample.proposals is None:
+        raise UserError(
+            f"{key}: has no proposals, and this detector has no RPN to make them; set {key}.proposals to a file of them (boxwood "
+            "eval of an RPN writes one), or take a recipe with an RPN, such as faster_rcnn_mobilenetv2_fpn"
+        )
+
+
+def given_proposals(batch: Batch, scales: Tensor, geometry: Geometry = CONTINUOUS) -> Proposals:
     """The proposals that came with the batch, for a detector without an RPN. Raises `UserError` where none came."""
     if batch.proposals is None:
         raise UserError(
             "a detector without an RPN needs proposals, and this data has none: set data.train.proposals and data.val.proposals to "
             "files of them, or use a recipe with an RPN"
         )
-    longest = max(1, *(len(boxes) for boxes in batch.proposals))
-    device = batch.images.device
-    counts = torch.tensor([len(boxes) for boxes in batch.proposals], device=device)
-    places = torch.arange(longest, device=device).expand(len(counts), -1)
-    boxes = torch.stack([F.pad(boxes, (0, 0, 0, longest - len(boxes))) for boxes in batch.proposals])
-    boxes = geometry.from_data(boxes, geometry.scales(batch.sizes, batch.original_sizes)[:, None])
-    return Proposals(boxes, torch.zeros_like(boxes[..., 0]), places < counts[:, None], places, longest)
+    given = padded(batch.proposals)
+    valid = (given[..., 2:] > given[..., :2]).all(dim=-1)  # rows of zeros are no proposals
+    boxes = geometry.from_data(given, scales[:, None])
+    rows = torch.arange(valid.shape[1], device=boxes.device).expand_as(valid)
+    return Proposals(boxes, torch.zeros_like(boxes[..., 0]), valid, rows, valid.shape[1])
 
 
 @torch.no_grad()
 def sample_rois(
-    proposals: Proposals, batch: Batch, config: RoIConfig, num_classes: int, geometry: Geometry = CONTINUOUS
+    proposals: Proposals,
+    truth: GroundTruth,
+    batch: Batch,
+    scales: Tensor,
+    config: RoIConfig,
+    num_classes: int,
+    geometry: Geometry = CONTINUOUS,
 ) -> RoISample:
-    """Choose the regions to learn from among proposals and true boxes (Fast R-CNN, section 2.3).
+    """Sample the regions of a training step among proposals and ground-truth boxes (Fast R-CNN, section 2.3).
 
-    A proposal's chance hangs on where it came from, not on its rank: rounding that swaps two ranks changes nothing, and neither
-    does padding. Negatives that lie mostly in a region to be ignored are not used.
+    A proposal's random number depends on its source, not on its rank, so rounding that swaps two ranks changes nothing, and neither
+    does padding. Background that lies mostly in a crowd region is not used. ``scales`` (B, 2) as of `Geometry.scales`.
     """
-    assert batch.targets is not None
-    scales, parts = geometry.scales(batch.sizes, batch.original_sizes), []
-    for index, target in enumerate(batch.targets):
-        regions = torch.cat([proposals.boxes[index], geometry.from_data(target.boxes, scales[index])])
-        boxes = geometry.rescale(regions, 1 / scales[index].expand(len(regions), 2))
-        truth = boxes[len(proposals.boxes[index]) :]
-        exists = torch.cat([proposals.valid[index], torch.ones(len(target.boxes), dtype=torch.bool, device=boxes.device)])
-        matched = match(iou(truth, boxes), config.foreground_iou, config.foreground_iou)
-        positive, negative = (matched >= 0) & exists, (matched == BACKGROUND) & exists
-        if len(target.ignore) and geometry.judges_leniently:
-            negative &= ioa(boxes, target.ignore).amax(dim=1) < 0.5
-        generator = torch.Generator(boxes.device).manual_seed(batch.seeds[index] + 1)
-        of_truth = torch.rand(len(target.boxes), device=boxes.device, generator=generator)
-        of_places = torch.rand(proposals.num_places, device=boxes.device, generator=generator)
-        chance = torch.cat([of_places[proposals.places[index]], of_truth])
-        chosen, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
-        learns = positive[chosen] & valid
-        instances = matched[chosen].clamp(min=0)
-        labels = torch.full_like(chosen, num_classes)
-        deltas = boxes.new_zeros(len(chosen), 4)
-        if len(target.boxes):
-            labels = target.labels[instances].where(learns, labels)
-            deltas = encode(truth[instances], boxes[chosen], config.box_weights).where(learns[:, None], deltas)
-        labels = labels.masked_fill(~valid, -1)
-        missing = config.samples_per_image - len(chosen)
-        parts.append(
-            (
-                F.pad(regions[chosen], (0, 0, 0, missing)),
-                F.pad(valid, (0, missing)),
-                F.pad(labels, (0, missing), value=-1),
-                F.pad(instances, (0, missing)),
-                F.pad(deltas, (0, 0, 0, missing)),
-            )
-        )
-    chosen_boxes, valid, labels, instances, deltas = (torch.stack(column) for column in zip(*parts, strict=True))
-    return RoISample(chosen_boxes, valid, labels, instances, deltas, scales)
+    regions = torch.cat([proposals.boxes, geometry.from_data(truth.boxes, scales[:, None])], dim=1)
+    boxes = geometry.rescale(regions, (1 / scales)[:, None].expand(-1, regions.shape[1], 2))
+    instance_boxes = boxes[:, proposals.boxes.shape[1] :] * truth.exists[..., None]
+    exists = torch.cat([proposals.valid, truth.exists], dim=1)
+    matched, _ = match_boxes(instance_boxes, boxes, config.foreground_iou, config.foreground_iou)
+    positive, negative = (matched >= 0) & exists, (matched == BACKGROUND) & exists
+    if truth.ignore.shape[1] and config.ignore_crowd is not False:
+        negative &= ioa(boxes, truth.ignore).amax(dim=2) < 0.5
+    # An image's first random numbers are its instances', the next its proposals'.
+    counts, most = truth.exists.sum(dim=1, keepdim=True), truth.exists.shape[1]
+    numbers = uniform(torch.as_tensor(batch.seeds) + 1, most + proposals.num_sources, boxes.device)
+    chance = torch.cat([numbers.gather(1, counts + proposals.source_index), numbers[:, :most]], dim=1)
+    drawn = []
+    for image, count in enumerate(truth.counts):
+        # Without the padding: proposals of anchors in the padding share a number, and topk's choice among equals depends on length.
+        candidates = slice(0, proposals.boxes.shape[1] + count)
+        drawn.append(_drawn(positive[image, candidates], negative[image, candidates], chance[image, candidates], config))
+    indices, valid = (torch.stack(column) for column in zip(*drawn, strict=True))
+    is_positive = positive.gather(1, indices) & valid
+    instances = matched.gather(1, indices).clamp(min=0)
+    labels = torch.where(is_positive, truth.labels.gather(1, instances), num_classes).masked_fill(~valid, -1)
+    corners = indices[..., None].expand(-1, -1, 4)
+    deltas = encode(instance_boxes.gather(1, instances[..., None].expand(-1, -1, 4)), boxes.gather(1, corners), config.box_weights)
+    deltas = torch.where(is_positive[..., None], deltas, 0.0)
+    return RoISample(regions.gather(1, corners), valid, labels, instances, deltas, scales)
+
+
+def _drawn(positive: Tensor, negative: Tensor, chance: Tensor, config: RoIConfig) -> tuple[Tensor, Tensor]:
+    """`sample_balanced` for one image's candidates (N,), padded to ``config.samples_per_image``."""
+    num = config.samples_per_image
+    indices, valid = sample_balanced(positive, negative, num, config.positive_fraction, chance)
+    missing = num - indices.shape[0]
+    return F.pad(indices, (0, missing)), F.pad(valid, (0, missing))
 
 
 def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, config: RoIConfig) -> dict[str, Tensor]:
@@ -180,58 +195,6 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, conf
     return {"loss_class": global_mean((classes * learns).sum(), count), "loss_box": global_mean((box * learns).sum(), count)}
 
 
-def mask_loss(
-    mask_logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target], geometry: Geometry = CONTINUOUS
-) -> Tensor:
-    """Binary cross-entropy of the mask of each positive's own class, averaged over cells and positives (Mask R-CNN, section 3).
-
-    ``mask_logits`` (R, C, M, M) belong to ``rows`` of the flattened sample.
-    """
-    num_classes, size = mask_logits.shape[1], mask_logits.shape[-1]
-    labels = sample.labels.flatten()[rows]
-    positive = (labels >= 0) & (labels < num_classes)
-    truth = mask_logits.new_zeros(len(rows), size, size, dtype=torch.float32)
-    if any(len(target.labels) for target in targets):
-        masks, instances = _all_masks(targets), _instances_of(rows, sample, targets)
-        rois = sample.boxes.flatten(0, 1)[rows] - sample.boxes.new_tensor(geometry.last_pixel)
-        truth = mask_targets(masks.bitmaps, masks.boxes, rois, instances, size)
-        truth = (truth >= 0.5).float() if geometry.binary_masks else truth
-        positive &= (masks.bitmaps.flatten(1).amax(dim=1) > 0)[instances]  # an instance that came without a mask teaches none
-    own_class = labels.clamp(0, num_classes - 1)
-    logits = mask_logits[torch.arange(len(rows), device=rows.device), own_class].float()
-    cells = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
-    return global_mean((cells * positive).sum(), positive.sum())
-
-
-def keypoint_loss(
-    keypoint_logits: Tensor,
-    rows: Tensor,
-    sample: RoISample,
-    targets: Sequence[Target],
-    num_classes: int,
-    geometry: Geometry = CONTINUOUS,
-) -> Tensor:
-    """Cross-entropy over the cells of each heatmap, averaged over the labelled keypoints inside their RoI (Mask R-CNN, section 5).
-
-    ``keypoint_logits`` (R, J, S, S) belong to ``rows`` of the flattened sample.
-    """
-    size = keypoint_logits.shape[-1]
-    labels = sample.labels.flatten()[rows]
-    positive = (labels >= 0) & (labels < num_classes)
-    cells = torch.zeros(keypoint_logits.shape[:2], dtype=torch.int64, device=rows.device)
-    learns = torch.zeros_like(cells, dtype=torch.bool)
-    if any(len(target.labels) for target in targets):
-        keypoints = torch.cat([target.keypoints for target in targets if target.keypoints is not None])
-        points = keypoints[_instances_of(rows, sample, targets)]
-        shift = geometry.keypoint_shift * sample.scales[rows // sample.boxes.shape[1]]
-        points = torch.cat([points[..., :2] - shift[:, None], points[..., 2:]], dim=-1)
-        rois = sample.boxes.flatten(0, 1)[rows] - sample.boxes.new_tensor(geometry.last_pixel)
-        cells, learns = keypoint_targets(points, rois, size)
-        learns &= positive[:, None]
-    losses = F.cross_entropy(keypoint_logits.float().flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
-    return global_mean((losses * learns.flatten()).sum(), learns.sum())
-
-
 # ------------------------------------------------------------------------------------------------------- after the network
 
 
@@ -241,6 +204,7 @@ def candidates_of(
     class_logits: Tensor,
     box_deltas: Tensor,
     batch: Batch,
+    scales: Tensor,
     box_weights: Sequence[float],
     test: TestConfig,
     geometry: Geometry = CONTINUOUS,
@@ -249,7 +213,7 @@ def candidates_of(
 
     ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4).
     """
-    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
+    scales = scales[:, None]
     sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
     num_classes, boxes_each = class_logits.shape[2] - 1, box_deltas.shape[2]
     scores = (class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]).flatten(1)
@@ -270,11 +234,12 @@ def class_boxes(
     class_logits: Tensor,
     box_deltas: Tensor,
     batch: Batch,
+    scales: Tensor,
     box_weights: Sequence[float],
     geometry: Geometry = CONTINUOUS,
 ) -> tuple[Tensor, Tensor]:
     """What `candidates_of` chooses from: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
-    scales = geometry.scales(batch.sizes, batch.original_sizes)[:, None]
+    scales = scales[:, None]
     sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
     num_classes = class_logits.shape[2] - 1
     scores = class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]
@@ -294,29 +259,31 @@ def pool_regions(
     size: int,
     config: RoIConfig,
     geometry: Geometry = CONTINUOUS,
+    *,
+    fixed_shapes: bool = False,
 ) -> Tensor:
-    """What a head reads of ``rows`` of the flattened (B, K, 4) boxes, each from the map of its size -> (R, channels, P, P)."""
-    chosen = boxes.flatten(0, 1)[rows]
-    pool = roi_pool if config.pooling == "max" else partial(roi_align, sampling_ratio=config.sampling_ratio, aligned=config.aligned)
+    """The features of ``rows`` of the flattened (B, K, 4) boxes, each from the map of its size -> (R, channels, P, P)."""
+    rois = boxes.flatten(0, 1)[rows]
     return pool_levels(
-        pool,
-        maps,
-        strides,
-        assign_levels(chosen, len(maps)),
-        chosen - chosen.new_tensor(geometry.last_pixel),
-        rows // boxes.shape[1],
-        size,
+        *(maps, strides, assign_levels(rois, len(maps)), geometry.region(rois), rows // boxes.shape[1], size),
+        pooling=config.pooling,
+        sampling_ratio=config.sampling_ratio,
+        aligned=config.aligned,
+        fixed_shapes=fixed_shapes,
     )
 
 
-def valid_rows(valid: Tensor, columns: int, multiple: int = 1) -> Tensor:
-    """Which entries of a flattened (B, K) to compute: on a CPU, where looking costs nothing, the valid ones, and so many others
-    that their number is a multiple; elsewhere the first ``columns`` of each image, so that the host need not wait for it."""
-    if valid.device.type == "cpu":
-        flat = valid.flatten()
-        number = -(-int(flat.sum()) // multiple) * multiple
-        return (~flat).to(torch.uint8).argsort(stable=True)[:number]
-    return torch.arange(valid.numel(), device=valid.device).view(valid.shape)[:, :columns].flatten()
+def valid_rows(valid: Tensor, columns: int, multiple: int = 1, *, fixed_shapes: bool = False) -> Tensor:
+    """The entries of a flattened (B, K) to compute -> (R,) int64.
+
+    With ``fixed_shapes`` the first ``columns`` of each image, valid or not, so that no value is read on the host; else the valid
+    ones, and so many others that their number is a multiple.
+    """
+    if fixed_shapes:
+        return torch.arange(valid.numel(), device=valid.device).view(valid.shape)[:, :columns].flatten()
+    flat = valid.flatten()
+    number = -(-int(flat.sum()) // multiple) * multiple
+    return (~flat).to(torch.uint8).argsort(stable=True)[:number]
 
 
 def scatter_rows(values: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
@@ -326,18 +293,7 @@ def scatter_rows(values: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
     return flat.view(num_images, num_columns, *values.shape[1:])
 
 
-def _instances_of(rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
-    """The instance of each of ``rows``, counted over the images of the batch -> (R,) int64; any instance where it has none."""
-    counts = [len(target.labels) for target in targets]
-    first = torch.tensor([sum(counts[:index]) for index in range(len(counts))], device=rows.device)
-    return (sample.instances + first[:, None]).clamp(max=sum(counts) - 1).flatten()[rows]
-
-
-def _all_masks(targets: Sequence[Target]) -> InstanceMasks:
-    """The masks of all images in one row."""
-    masks = [target.masks for target in targets if target.masks is not None]
-    if any(target.masks is None and len(target.labels) for target in targets):
-        raise UserError(
-            "a mask head learns from masks, and this data set has none: set model.mask_head=null or use another data set"
-        )
-    return InstanceMasks(torch.cat([mask.bitmaps for mask in masks]), torch.cat([mask.boxes for mask in masks]))
+def instance_rows(rows: Tensor, sample: RoISample, most: int) -> Tensor:
+    """The instance of each of ``rows`` in (B, ``most``) flattened -> (R,) int64; any instance where it has none."""
+    first = torch.arange(sample.instances.shape[0], device=rows.device)[:, None] * most
+    return (sample.instances + first).flatten()[rows]

@@ -49,7 +49,10 @@ def anchor_grid(cell: Tensor, height: int, width: int, stride: int, offset: floa
     return (shifts + cell).reshape(-1, 4)
 
 
-def centred_inside(boxes: Tensor, size: Tensor) -> Tensor:
-    """Which boxes have their centre in the image, not in the padding to the right and below: (A, 4), (2,) height and width -> (A,)
-    bool."""
-    return ((boxes[:, :2] + boxes[:, 2:]) / 2 < size.flip(0)).all(dim=1)
+def centred_inside(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Which boxes have their centre in the image, not in the padding to the right and below it.
+
+    ``boxes`` (A, 4), ``sizes`` (..., 2) height and width of each image -> (..., A) bool.
+    """
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return (centres < sizes.flip(-1)[..., None, :]).all(dim=-1)

@@ -1,8 +1,7 @@
-"""Boxes: areas, overlaps, clipping, the coding of one box relative to another, suppression, and the grids of anchors.
+"""Boxes: areas, IoU, clipping, and the deltas of one box relative to another.
 
-Boxes are (..., 4) xyxy in absolute pixels with continuous coordinates: the width is x2 - x1. What hangs on that choice stands
-together in `Geometry`; `boxwood.ops.detectron1` is the other one.
-Letters: N, M boxes; R boxes that are coded, each against its own reference box; B images of a batch.
+Boxes are (..., 4) xyxy in absolute pixels with continuous coordinates: the width is x2 - x1. The other convention, inclusive
+pixels, is in `boxwood.ops.detectron1`. Letters: N, M boxes; R boxes, each with its own reference box; B images of a batch.
 """
 
 from __future__ import annotations
@@ -39,20 +38,22 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Areas that every pair shares. ``a`` (N, 4), ``b`` (M, 4) -> (N, M)."""
-    top_left = torch.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    return (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    """Areas that every pair shares. ``a`` (..., N, 4), ``b`` (..., M, 4), leading dimensions broadcast -> (..., N, M)."""
+    x1, y1, x2, y2 = a[..., :, None, :].unbind(-1)
+    other_x1, other_y1, other_x2, other_y2 = b[..., None, :, :].unbind(-1)
+    width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).clamp_(min=0)
+    height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).clamp_(min=0)
+    return width.mul_(height)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of every pair; 0 where both are empty. ``a`` (N, 4), ``b`` (M, 4) -> (N, M).
+    """Intersection over union of every pair; 0 where both are empty. ``a`` (..., N, 4), ``b`` (..., M, 4) -> (..., N, M).
 
     >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]]))
     tensor([[0.3333]])
     """
     shared = intersection(a, b)
-    union = area(a)[:, None] + area(b)[None, :] - shared
+    union = area(a)[..., :, None] + area(b)[..., None, :] - shared
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
@@ -72,8 +73,9 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ioa(a: Tensor, b: Tensor) -> Tensor:
-    """The share of each box of ``a`` that lies in each of ``b``: intersection over the area of ``a``; (N, 4), (M, 4) -> (N, M)."""
-    return intersection(a, b) / area(a)[:, None].clamp(min=torch.finfo(a.dtype).tiny)
+    """The share of each box of ``a`` that lies in each of ``b``: intersection over the area of ``a``; (..., N, 4), (..., M, 4) ->
+    (..., N, M)."""
+    return intersection(a, b) / area(a)[..., :, None].clamp(min=torch.finfo(a.dtype).tiny)
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1
     size, reference_size = boxes[..., 2:] - boxes[..., :2], references[..., 2:] - references[..., :2]
     centre, reference_centre = boxes[..., :2] + 0.5 * size, references[..., :2] + 0.5 * reference_size
     deltas = torch.cat([(centre - reference_centre) / reference_size, torch.log(size / reference_size)], dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return torch.stack([column * weight for column, weight in zip(deltas.unbind(-1), weights, strict=True)], dim=-1)
 
 
 def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -113,7 +115,7 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 
     >>> decode(encode(torch.tensor([[12.0, 8, 30, 20]]), anchor), anchor)
     tensor([[12.,  8., 30., 20.]])
     """
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = torch.stack([column / weight for column, weight in zip(deltas.unbind(-1), weights, strict=True)], dim=-1)
     reference_size = references[..., 2:] - references[..., :2]
     centre = references[..., :2] + 0.5 * reference_size + deltas[..., :2] * reference_size
     half = 0.5 * reference_size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()

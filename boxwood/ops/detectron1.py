@@ -63,7 +63,7 @@ def mask_crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], thre
     is scaled to those whole pixels. ``probabilities`` (N, M, M), ``boxes`` (N, 4) xyxy in an image of ``size`` (H, W).
     """
     cells = probabilities.shape[-1]
-    corners = boxes.double() - boxes.new_tensor(Detectron1.last_pixel)
+    corners = DETECTRON1.region(boxes.double())
     middle, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
     enlarged = half * ((cells + 2) / cells)
     whole = torch.cat([middle - enlarged, middle + enlarged], dim=1).trunc().to(torch.int64).tolist()
@@ -89,24 +89,27 @@ class Detectron1(Geometry):
     clip = staticmethod(clip)
     nms_mask = staticmethod(nms_mask)
     mask_crops = staticmethod(mask_crops)
-    last_pixel = (0.0, 0.0, 1.0, 1.0)
     smallest_proposal = 1.0
     smallest_detection = -math.inf
     map_rounding = "pixels"
     keypoint_shift = 0.5
-    binary_masks = True
-    shares_proposals = True
-    fixed_counts = True
-    keeps_coarsest = True
-    judges_leniently = False
 
-    def scales(self, sizes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def scales(self, sizes: Tensor, original_sizes: Tensor) -> Tensor:
         """(B, 2) for x and y: the second stage works in the pixels of the original image."""
-        return (sizes / torch.tensor(original_sizes, device=sizes.device)).flip(-1)
+        return (sizes / original_sizes).flip(-1)
+
+    def region(self, boxes: Tensor) -> Tensor:
+        """Up to the beginning of the last pixel: features, masks and keypoints are read without the +1."""
+        return torch.cat([boxes[..., :2], boxes[..., 2:] - 1], dim=-1)
 
     def test_bounds(self, sizes: Tensor, padded: Sequence[int]) -> Tensor:
         """The padded size, for all."""
-        return sizes.new_tensor(padded).expand_as(sizes)
+        return torch.stack([torch.full_like(sizes[:, 0], side) for side in padded], dim=1)
+
+    def largest(self, padded: Sequence[int], original_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The size of the originals."""
+        heights, widths = zip(*original_sizes, strict=True)
+        return max(heights), max(widths)
 
     def rescale(self, boxes: Tensor, factor: Tensor) -> Tensor:
         """The last pixel is multiplied, and its width added again: (..., 4), ``factor`` (..., 2) -> (..., 4).

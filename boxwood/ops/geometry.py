@@ -21,49 +21,44 @@ __all__ = ["CONTINUOUS", "Geometry"]
 
 
 class Geometry:
-    """What hangs on how boxes are counted: continuous coordinates, in which nothing is rounded and every scale is like any other.
+    """The box convention: continuous coordinates, without rounding.
 
-    A model has one (`CONTINUOUS`, or `boxwood.ops.detectron1.DETECTRON1`) and asks it; it does not ask which it is.
+    A model has one (`CONTINUOUS`, or `boxwood.ops.detectron1.DETECTRON1`) and calls its methods; nothing asks which one it is.
     """
 
     cell_anchors = staticmethod(cell_anchors)
     clip = staticmethod(clip)
     nms_mask = staticmethod(nms_mask)
     mask_crops = staticmethod(mask_crops)
-    last_pixel = (0.0, 0.0, 0.0, 0.0)
-    """What is taken from a box for the region whose features are read and in which masks and keypoints lie."""
     smallest_proposal = 1e-3
-    """Pixels a side; what is smaller is no proposal."""
+    """Pixels a side; smaller boxes are no proposals."""
     smallest_detection = 1e-2
     map_rounding: Literal["none", "cells", "pixels"] = "none"
     """Of `boxwood.ops.ps_roi_pool.ps_roi_pool`."""
     keypoint_shift = 0.0
     """Where in its pixel a keypoint lies, less than its middle, in pixels of the original image."""
-    binary_masks = False
-    """Mask targets are 0 or 1, not the covered share of a cell."""
-    shares_proposals = False
-    """On a pyramid the best proposals of all images of a batch together are learnt from, not the best of each."""
-    fixed_counts = False
-    """Losses are divided by how many anchors should have been sampled, or by positives and one more an image, not by what there
-    is."""
-    keeps_coarsest = False
-    """RetinaNet's coarsest level may give detections of any score."""
-    judges_leniently = True
-    """RetinaNet's anchors that are the best of an instance learn it however little they overlap it; regions to be ignored are, and
-    so is the padding."""
 
-    def scales(self, sizes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """What boxes as the second stage works on them are multiplied with to be the network's: (B, 2), for x and y.
+    def scales(self, sizes: Tensor, original_sizes: Tensor) -> Tensor:
+        """The factors from the pixels in which the second stage works to those of the network's input: (B, 2), for x and y; here
+        it works in the network's pixels.
 
-        ``sizes`` (B, 2) height and width of the images as the network sees them, ``original_sizes`` of those in the files. It works
-        in the network's pixels.
+        ``sizes`` (B, 2) height and width of the images as the network sees them, ``original_sizes`` (B, 2) of those in the files.
         """
         return torch.ones_like(sizes, dtype=torch.float32)
 
+    def region(self, boxes: Tensor) -> Tensor:
+        """The regions whose features are read and in which masks and keypoints lie: boxes (..., 4) -> (..., 4)."""
+        return boxes
+
     def test_bounds(self, sizes: Tensor, padded: Sequence[int]) -> Tensor:
-        """The (height, width) at which proposals for testing are cut, (B, 2): of ``sizes`` of the images (B, 2), and the ``padded``
-        one of the batch, those of the images."""
+        """The (height, width) to which proposals are clipped in inference, (B, 2): ``sizes`` (B, 2) are those of the images,
+        ``padded`` is the batch's."""
         return sizes
+
+    def largest(self, padded: Sequence[int], original_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """A height and a width that no box of the second stage exceeds; ``padded`` is the size of the batch, ``original_sizes``
+        those of the images in their files."""
+        return padded[0], padded[1]
 
     def rescale(self, boxes: Tensor, factor: Tensor) -> Tensor:
         """Boxes of the same image at another scale: (..., 4), ``factor`` (..., 2) for x and y."""
@@ -74,7 +69,8 @@ class Geometry:
         return F.interpolate(heatmaps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """True boxes and given proposals, which were scaled in continuous coordinates, as this geometry has them."""
+        """Ground-truth boxes and given proposals (..., 4), which were scaled in continuous coordinates, in this convention;
+        ``scales`` (..., 2) as of `scales`."""
         return boxes
 
 

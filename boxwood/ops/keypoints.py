@@ -1,4 +1,4 @@
-"""Keypoints inside boxes: the cell of a heatmap that each is to light up, and the place that a heatmap points at.
+"""Keypoints inside boxes: the heatmap cell that is each one's target, and the highest place of a heatmap.
 
 Letters: R boxes, K keypoints of each, S cells a side of a heatmap.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+DECODED_AT_ONCE = 8
+"""Boxes whose heatmaps are enlarged at once where shapes are fixed: 17 of 1344 x 1344 cells for each take 1 GB."""
 
 __all__ = ["bicubic_weights", "decode_keypoints", "keypoint_similarity", "keypoint_targets"]
 
@@ -36,51 +39,79 @@ def keypoint_targets(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tenso
     return (cell[..., 1] * size + cell[..., 0]) * valid, valid
 
 
-def decode_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
-    """Where each heatmap, enlarged to its box's whole pixels by bicubic interpolation, is highest.
+def decode_keypoints(logits: Tensor, boxes: Tensor, largest: tuple[int, int] | None = None) -> Tensor:
+    """The highest place of each heatmap, enlarged to its box's whole pixels by bicubic interpolation.
 
     ``logits`` (R, K, S, S), ``boxes`` (R, 4) xyxy -> (R, K, 3): x, y in the frame of the boxes, and the height of the peak, a
-    logit. The enlarged map of one box at a time is in memory.
+    logit. ``largest`` is a height and a width that no box exceeds: with it every heatmap is enlarged to that size and cut to its
+    box's, so that shapes are fixed and no value is read on the host; without it each is enlarged to its box's size in turn.
     """
-    points = logits.new_zeros(*logits.shape[:2], 3)
     extents = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    sides = extents.ceil().to(torch.int64).tolist()
-    for row, (width, height) in enumerate(sides):
+    sides = extents.ceil()
+    if largest is not None:
+        return _decode_all(logits, boxes, extents, sides, largest)
+    points = logits.new_zeros(*logits.shape[:2], 3)
+    for row, (width, height) in enumerate(sides.to(torch.int64).tolist()):
         columns = bicubic_weights(logits.shape[3], width).to(logits)
         rows = bicubic_weights(logits.shape[2], height).to(logits)
-        peaks, places = (rows @ logits[row] @ columns.mT).flatten(1).max(dim=1)
-        cells = torch.stack([places % width, places // width], dim=1) + 0.5
-        points[row, :, :2] = boxes[row, :2] + cells * extents[row] / torch.tensor([width, height], device=boxes.device)
+        peaks, indices = (rows @ logits[row] @ columns.mT).flatten(1).max(dim=1)
+        cells = torch.stack([indices % width, indices // width], dim=1) + 0.5
+        points[row, :, :2] = boxes[row, :2] + cells * extents[row] / sides[row]
         points[row, :, 2] = peaks
     return points
+
+
+def _decode_all(logits: Tensor, boxes: Tensor, extents: Tensor, sides: Tensor, largest: tuple[int, int]) -> Tensor:
+    """`decode_keypoints` with heatmaps enlarged to ``largest``, a few boxes at a time."""
+    height, width = largest
+    rows, columns = _bicubic(logits.shape[2], sides[:, 1], height), _bicubic(logits.shape[3], sides[:, 0], width)
+    below = torch.arange(height, device=boxes.device) >= sides[:, 1, None]
+    beside = torch.arange(width, device=boxes.device) >= sides[:, 0, None]
+    parts = []
+    for start in range(0, logits.shape[0], DECODED_AT_ONCE):
+        part = slice(start, start + DECODED_AT_ONCE)
+        enlarged = rows[part, None] @ logits[part] @ columns[part, None].mT
+        hidden = below[part, None, :, None] | beside[part, None, None, :]
+        peaks, indices = enlarged.masked_fill(hidden, -torch.inf).flatten(2).max(dim=2)
+        cells = torch.stack([indices % width, indices // width], dim=2) + 0.5
+        places = boxes[part, None, :2] + cells * (extents[part] / sides[part])[:, None]
+        parts.append(torch.cat([places, peaks[..., None]], dim=2))
+    return torch.cat(parts)
 
 
 def keypoint_similarity(points: Tensor, others: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
     """Object keypoint similarity of every pair, 0..1, all keypoints counted: the mean of exp(-d^2 / (2 area (2 sigma)^2)), as COCO
     defines it.
 
-    ``points`` (N, K, 2) x, y, ``others`` (M, K, 2), ``areas`` (N,) square pixels of the boxes of ``points``, ``sigmas`` (K,) -> (N,
-    M).
+    ``points`` (..., N, K, 2) x, y, ``others`` (..., M, K, 2), ``areas`` (..., N) square pixels of the boxes of ``points``,
+    ``sigmas`` (K,) -> (..., N, M).
 
     >>> points, others = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0], [3, 4]]])
     >>> keypoint_similarity(points, others, torch.tensor([50.0]), torch.tensor([0.25, 0.5]))  # (1 + 1/e^0.25) / 2
     tensor([[0.8894]])
     """
-    squared = ((points[:, None] - others[None]) ** 2).sum(dim=-1)
-    return torch.exp(-squared / (2 * areas[:, None, None] * (2 * sigmas) ** 2)).mean(dim=-1)
+    squared = ((points[..., :, None, :, :] - others[..., None, :, :, :]) ** 2).sum(dim=-1)
+    return torch.exp(-squared / (2 * areas[..., :, None, None] * (2 * sigmas) ** 2)).mean(dim=-1)
 
 
 def bicubic_weights(size: int, enlarged: int) -> Tensor:
     """The (enlarged, size) matrix that interpolates a row of values: cubic convolution with a = -0.75 (Keys, 1981, equation 4), the
     outermost values repeated beyond the border, pixel centres at i + 0.5."""
+    return _bicubic(size, torch.full((1,), float(enlarged)), enlarged)[0]
+
+
+def _bicubic(size: int, enlarged: Tensor, largest: int) -> Tensor:
+    """`bicubic_weights` for each of ``enlarged`` (R,), with as many rows as the largest needs -> (R, largest, size)."""
     a = -0.75
-    position = (torch.arange(enlarged, dtype=torch.float32) + 0.5) * (size / enlarged) - 0.5
+    position = (torch.arange(largest, dtype=torch.float32, device=enlarged.device) + 0.5) * (size / enlarged.double()).float()[
+        :, None
+    ] - 0.5
     first = position.floor()
-    matrix = torch.zeros(enlarged, size)
+    matrix = torch.zeros(*position.shape, size, device=enlarged.device)
     for step in range(-1, 3):
         distance = (position - first - step).abs()
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = a * (((distance - 5) * distance + 8) * distance - 4)
         index = (first.to(torch.int64) + step).clamp(0, size - 1)
-        matrix.scatter_add_(1, index[:, None], torch.where(distance <= 1, near, far)[:, None])
+        matrix = matrix.scatter_add(2, index[..., None], torch.where(distance <= 1, near, far)[..., None])
     return matrix

@@ -1,6 +1,7 @@
-"""What training computes: which instance each anchor or proposal learns, which of them a step learns from, what a mistake costs.
+"""Losses: focal, smooth L1, and the mean over all training processes.
 
-Losses are sums over explicit counts, so that a batch spread over processes learns exactly as it would on one.
+Losses are sums divided by explicit counts, so that a batch spread over processes gives the gradient of one process with the whole
+batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ def global_mean(total: Tensor, count: Tensor | float) -> Tensor:
     >>> global_mean(torch.tensor(6.0), torch.tensor(4)).item(), global_mean(torch.tensor(0.0), 0).item()
     (1.5, 0.0)
     """
-    count = torch.as_tensor(count, dtype=torch.float32, device=total.device).detach()
+    if isinstance(count, Tensor):
+        count = count.detach().to(total.device, torch.float32)
+    else:
+        count = torch.full((), float(count), device=total.device)  # filled on the device: nothing is copied to it
     processes = 1
     if dist.is_available() and dist.is_initialized() and torch.is_grad_enabled():
         processes = dist.get_world_size()

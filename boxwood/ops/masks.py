@@ -16,7 +16,19 @@ from torch import Tensor
 
 from boxwood.ops.roi_align import roi_align_planes
 
-__all__ = ["Crops", "mask_crops", "mask_targets", "masks_to_rle", "paste_masks", "rasterize_polygons", "resize_bitmap"]
+__all__ = [
+    "Crops",
+    "mask_crops",
+    "mask_targets",
+    "masks_to_rle",
+    "paste_masks",
+    "paste_masks_at_once",
+    "rasterize_polygons",
+    "resize_bitmap",
+]
+
+PASTED_AT_ONCE = 2**25
+"""Pixels of pasted masks that are computed at once on a GPU, of 4 bytes each."""
 
 MAX_POINTS = 64
 """Each way in a cell of a RoI at which its mask is read, at most: bitmaps whose pixels are finer are taken as if they were not."""
@@ -24,21 +36,25 @@ MAX_POINTS = 64
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def rasterize_polygons(parts: Sequence[np.ndarray[Any, Any]], box: tuple[float, float, float, float], size: int) -> Pixels:
-    """The union of polygons over a rectangle, on a square grid, by COCO's own rasteriser.
+def rasterize_polygons(
+    parts: Sequence[np.ndarray[Any, Any]], box: tuple[float, float, float, float], size: int | tuple[int, int]
+) -> Pixels:
+    """The union of polygons over a rectangle, on a grid, by COCO's own rasteriser.
 
-    ``parts`` are (n, 2) points x, y; ``box`` xyxy is the rectangle in the same coordinates -> (size, size) uint8 of 0 and 1.
+    ``parts`` are (n, 2) points x, y; ``box`` xyxy is the rectangle in the same coordinates; ``size`` is (height, width), or one
+    number for both -> (height, width) uint8 of 0 and 1.
 
     >>> triangle = np.array([[0, 0], [4, 0], [0, 4]], dtype=np.float32)
     >>> rasterize_polygons([triangle], (0, 0, 4, 4), 4).tolist()
     [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     """
     x1, y1, x2, y2 = box
-    scale = size / np.maximum(np.array([x2 - x1, y2 - y1], dtype=np.float64), 1e-6)
+    height, width = (size, size) if isinstance(size, int) else size
+    scale = np.array([width, height]) / np.maximum(np.array([x2 - x1, y2 - y1], dtype=np.float64), 1e-6)
     outlines = [((part - (x1, y1)) * scale).ravel().tolist() for part in parts if len(part) >= 3]
     if not outlines:
-        return np.zeros((size, size), dtype=np.uint8)
-    pixels: Pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, size, size)))
+        return np.zeros((height, width), dtype=np.uint8)
+    pixels: Pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, height, width)))
     return pixels
 
 
@@ -70,7 +86,8 @@ def mask_targets(bitmaps: Tensor, mask_boxes: Tensor, rois: Tensor, instances: T
     height, width = bitmaps.shape[-2:]
     covered = mask_boxes[instances]
     origin = covered[:, :2].repeat(1, 2)
-    cell = (covered[:, 2:] - covered[:, :2]) / rois.new_tensor([width, height])
+    extent = covered[:, 2:] - covered[:, :2]
+    cell = torch.stack([extent[:, 0] / width, extent[:, 1] / height], dim=1)
     # Each cell of a RoI reads as many points as it has pixels of the bitmap: in a RoI far larger than its mask, without end.
     cell = cell.maximum((rois[:, 2:] - rois[:, :2]) / (size * MAX_POINTS)).clamp(min=1e-6).repeat(1, 2)
     in_bitmap = (rois - origin) / cell
@@ -112,10 +129,34 @@ def paste_masks(
     Returns:
         (N, H, W) bool on the device of ``probabilities``.
     """
+    if probabilities.device.type != "cpu" and crops is mask_crops:
+        return paste_masks_at_once(probabilities, boxes, size, threshold)
     pasted = torch.zeros(len(boxes), *size, dtype=torch.bool, device=probabilities.device)
     for index, (top, left, crop) in enumerate(crops(probabilities, boxes, size, threshold)):
         pasted[index, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return pasted
+
+
+def paste_masks_at_once(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """`paste_masks` for a GPU: every pixel of the image for a few masks at a time, without a loop over boxes and without a value
+    that is read on the host."""
+    cells = probabilities.shape[-1]
+
+    def weights(start: Tensor, end: Tensor, limit: int) -> Tensor:
+        cell = (end - start).clamp(min=1e-6) / cells
+        pixels = torch.arange(limit, dtype=torch.float32, device=boxes.device)
+        position = (pixels + (0.5 - start[:, None])) / cell[:, None] - 0.5
+        return (1 - (position[..., None] - torch.arange(cells, device=boxes.device)).abs()).clamp(min=0)
+
+    x1, y1, x2, y2 = boxes.float().unbind(1)
+    rows, columns = weights(y1, y2, size[0]), weights(x1, x2, size[1])
+    count = max(1, PASTED_AT_ONCE // (size[0] * size[1]))
+    parts = []
+    for start in range(0, len(boxes), count):
+        part = slice(start, start + count)
+        inside = (rows[part].amax(dim=2) > 0)[:, :, None] & (columns[part].amax(dim=2) > 0)[:, None]
+        parts.append((rows[part] @ probabilities[part].float() @ columns[part].mT >= threshold) & inside)
+    return torch.cat(parts) if parts else torch.zeros(0, *size, dtype=torch.bool, device=boxes.device)
 
 
 def masks_to_rle(

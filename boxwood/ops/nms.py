@@ -1,5 +1,4 @@
-"""What else than dropping can be done with boxes that overlap a better one: lower their scores, or let them vote; and the same
-question asked of keypoints.
+"""Non-maximum suppression (NMS) of boxes, Soft-NMS, box voting, and NMS of keypoints (OKS-NMS).
 
 Letters: N boxes, G groups of them (labels), M boxes of the largest group, V voters, K keypoints.
 """
@@ -39,23 +38,43 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: fl
     >>> nms_mask(boxes, torch.tensor([0.8, 0.9, 0.1]), None, 0.5).tolist()
     [False, True, True]
     """
-    import torchvision.ops  # only where it is needed: importing it takes most of a second and 160 MB
+    groups = torch.zeros_like(scores, dtype=torch.int64) if groups is None else groups
+    valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
+    kept: Tensor = _grouped_nms(boxes.float(), scores.float(), groups, valid, threshold)
+    return kept
 
-    kept = torch.zeros(boxes.shape[0], dtype=torch.bool, device=boxes.device)
-    if valid is None:
-        valid = torch.ones_like(kept)
-    boxes, scores = boxes.float(), scores.float()
-    if groups is None:
-        members = valid.nonzero()[:, 0]
-        return kept.index_fill(0, members[torchvision.ops.nms(boxes[members], scores[members], threshold)], True)
-    if boxes.device.type == "cpu":
-        # One group after another: the work grows with the square of the boxes that are compared.
-        for group in set(groups[valid].tolist()):
-            kept |= nms_mask(boxes, scores, None, threshold, valid & (groups == group))
+
+@torch.library.custom_op("boxwood::grouped_nms", mutates_args=())
+def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """`nms_mask` as one operator, whose result has a fixed shape: graphs that contain it can be exported and compiled.
+
+    On a GPU the host waits for it once, since torchvision's operator returns as many indices as there are survivors.
+    """
+    import torchvision.ops  # imported when first used: the import takes most of a second and 160 MB
+
+    kept = torch.zeros_like(valid)
+    if boxes.numel() == 0:
         return kept
-    members = valid.nonzero()[:, 0]
-    chosen = torchvision.ops.batched_nms(boxes[members], scores[members], groups[members], threshold)
-    return kept.index_fill(0, members[chosen], True)
+    if boxes.device.type == "cpu":
+        # One group after another: the work grows with the square of the number of boxes that are compared.
+        rows = valid.nonzero()[:, 0]
+        rows = rows[groups[rows].argsort(stable=True)]
+        lengths = torch.unique_consecutive(groups[rows], return_counts=True)[1].tolist()
+        for members in torch.split(rows, lengths):
+            kept[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
+        return kept
+    # All groups at once, each shifted to a place of its own; in float64, so that the shift costs no precision. Invalid boxes are
+    # moved away from the others and have no area.
+    extent = boxes.max() - boxes.min().clamp(max=0) + 1
+    shifted = boxes.double() + (groups * extent.double())[:, None]
+    shifted = torch.where(valid[:, None], shifted, -extent.double())
+    survivors = torchvision.ops.nms(shifted, scores.double().masked_fill(~valid, -torch.inf), threshold)
+    return kept.index_fill(0, survivors, True) & valid
+
+
+@_grouped_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(valid)
 
 
 def soft_nms(
@@ -103,7 +122,7 @@ def soft_nms(
             break
         taken[each, place] = torch.maximum(taken[each, place], best)
         left[each, place] = 0
-        overlaps = torch.stack([iou(box[None], others)[0] for box, others in zip(placed[each, place], placed, strict=True)])
+        overlaps = iou(placed[each, place][:, None], placed)[:, 0]
         if decay == "gaussian":
             factor = torch.exp(-(overlaps**2) / sigma)
         else:
@@ -165,17 +184,21 @@ def vote(
     return moved, torch.where(heard, said, scores)
 
 
-def nms_keypoints(points: Tensor, scores: Tensor, areas: Tensor, sigmas: Tensor, threshold: float) -> Tensor:
+def nms_keypoints(
+    points: Tensor, scores: Tensor, areas: Tensor, sigmas: Tensor, threshold: float, valid: Tensor | None = None
+) -> Tensor:
     """Which poses survive greedy suppression by object keypoint similarity: in order of score, a pose is kept unless a kept one is
     similar to it by more than ``threshold``.
 
-    ``points`` (N, K, 2) x, y, ``scores`` (N,), ``areas`` (N,) square pixels of their boxes: that of the better pose is the scale,
-    ``sigmas`` (K,) -> (N,) bool.
+    ``points`` (..., N, K, 2) x, y, ``scores`` (..., N), ``areas`` (..., N) square pixels of their boxes: that of the better pose is
+    the scale, ``sigmas`` (K,), ``valid`` (..., N) bool: the others are neither kept nor do they suppress -> (..., N) bool.
     """
-    order = scores.argsort(descending=True, stable=True)
-    similar = (keypoint_similarity(points[order], points[order], areas[order], sigmas) > threshold).tolist()
-    kept: list[int] = []
-    for place in range(len(order)):
-        if not any(similar[better][place] for better in kept):
-            kept.append(place)
-    return torch.zeros(len(points), dtype=torch.bool, device=points.device).index_fill(0, order[kept], True)
+    valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    sorted_points = points.gather(-3, order[..., None, None].expand_as(points))
+    similar = keypoint_similarity(sorted_points, sorted_points, areas.gather(-1, order), sigmas) > threshold
+    kept = valid.gather(-1, order)
+    for rank in range(kept.shape[-1] - 1):  # the rank's pose is decided when it is reached; no value is read on the host
+        suppressed = similar[..., rank, rank + 1 :] & kept[..., rank, None]
+        kept = torch.cat([kept[..., : rank + 1], kept[..., rank + 1 :] & ~suppressed], dim=-1)
+    return torch.zeros_like(valid).scatter(-1, order, kept)

@@ -58,7 +58,9 @@ def ps_roi_pool(
     top, bottom = _borders(rois[:, 1], extent[:, 1], size, height)
 
     # float64, since a small rectangle is a difference of large sums; channels last, so that a read is one piece of memory.
-    planes = features.double().view(len(features), -1, size, size, height, width).permute(0, 2, 3, 4, 5, 1)  # (B, P, P, H, W, C)
+    planes = (
+        features.double().view(features.shape[0], -1, size, size, height, width).permute(0, 2, 3, 4, 5, 1)
+    )  # (B, P, P, H, W, C)
     sums = F.pad(planes.cumsum(dim=3).cumsum(dim=4), (0, 0, 1, 0, 1, 0))
     image = images[:, None, None]
     row = torch.arange(size, device=rois.device)[None, :, None]

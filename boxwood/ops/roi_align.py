@@ -10,18 +10,30 @@ Letters: B images, C channels, H x W the map, R RoIs, P cells a side, G sampling
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Pool", "assign_levels", "pool_levels", "roi_align", "roi_align_planes", "roi_pool"]
+OUTSIDE = -1e6
+"""Pixels: a RoI there touches no map."""
+
+__all__ = ["assign_levels", "pool_levels", "roi_align", "roi_align_planes", "roi_pool"]
 
 
 def roi_align(
-    features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale: float, sampling_ratio: int = 2, aligned: bool = True
+    features: Tensor,
+    rois: Tensor,
+    images: Tensor,
+    size: int,
+    *,
+    scale: float,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    fixed_shapes: bool = False,
 ) -> Tensor:
     """Features of each RoI on a ``size`` x ``size`` grid.
 
@@ -34,11 +46,12 @@ def roi_align(
         sampling_ratio: G, or 0 for as many points as the cell has map pixels, rounded up (R-CNN on C4).
         aligned: pixel i of the map has its centre at i + 0.5 (correct). False is Detectron's and torchvision's first
             version, shifted by half a map pixel and with RoIs at least one map pixel wide.
+        fixed_shapes: read no value on the host, so that the function can be exported.
 
     Returns:
         (R, C, P, P) in the type of ``features``.
     """
-    if features.device.type != "cpu" or len(rois) == 0:
+    if features.device.type != "cpu" or rois.shape[0] == 0 or (fixed_shapes and sampling_ratio == 0):
         import torchvision.ops
 
         indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
@@ -46,7 +59,7 @@ def roi_align(
     rois = rois.detach().float() * scale - (0.5 if aligned else 0.0)
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0 if aligned else 1.0)
     if sampling_ratio > 0:
-        return _pool(features, rois, extent, images, size, torch.full((len(rois),), sampling_ratio), sampling_ratio)
+        return _pool(features, rois, extent, images, size, torch.full((rois.shape[0],), sampling_ratio), sampling_ratio)
     # RoIs are done in groups whose grids have the same longer side, so that few weights are zero.
     points = torch.ceil(extent / size).clamp(min=1).long()
     longest = points.amax(dim=1)
@@ -69,28 +82,43 @@ def roi_pool(features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale
     return torchvision.ops.roi_pool(features, indexed, size, scale)  # type: ignore[no-any-return]
 
 
-class Pool(Protocol):
-    """`roi_pool`, or `roi_align` with its options set."""
-
-    def __call__(self, features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale: float) -> Tensor: ...
-
-
 def pool_levels(
-    pool: Pool, features: Sequence[Tensor], strides: Sequence[int], levels: Tensor, rois: Tensor, images: Tensor, size: int
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    levels: Tensor,
+    rois: Tensor,
+    images: Tensor,
+    size: int,
+    *,
+    pooling: Literal["align", "max"] = "align",
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    fixed_shapes: bool = False,
 ) -> Tensor:
-    """Each RoI pooled from the pyramid level that it is assigned to.
+    """Each RoI pooled from the pyramid level that it is assigned to, by `roi_align` or `roi_pool`.
 
     ``features`` are the levels' (B, C, H_l, W_l), ``strides`` theirs in pixels, ``levels`` (R,) the index of each RoI's -> (R, C,
-    P, P).
+    P, P). With ``fixed_shapes`` no value is read on the host.
     """
-    pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
-    for level, (level_features, stride) in enumerate(zip(features, strides, strict=True)):
-        chosen = (levels == level).nonzero()[:, 0]
-        if (
-            len(chosen) or level_features.requires_grad
-        ):  # without any RoI a map's gradient is zero, not missing (processes wait for it)
-            pooled = pooled.index_copy(0, chosen, pool(level_features, rois[chosen], images[chosen], size, scale=1 / stride))
-    return pooled
+    pool: Callable[..., Tensor] = roi_pool
+    if pooling == "align":
+        pool = partial(roi_align, sampling_ratio=sampling_ratio, aligned=aligned, fixed_shapes=fixed_shapes)
+    maps = list(zip(features, [1 / stride for stride in strides], strict=True))
+    if len(maps) == 1:
+        return pool(maps[0][0], rois, images, size, scale=maps[0][1]).contiguous()
+    if fixed_shapes:
+        # Every RoI from every level; from another level than its own it is read far outside the map, where all is zero, and the
+        # operators stop at once.
+        of_level = [torch.where((levels == level)[:, None], rois, OUTSIDE) for level in range(len(maps))]
+        parts = [pool(level, part, images, size, scale=scale) for (level, scale), part in zip(maps, of_level, strict=True)]
+        return torch.stack(parts).sum(dim=0).contiguous()
+    order = levels.argsort(stable=True)
+    counts = levels.bincount(minlength=len(maps)).tolist()
+    parts = [
+        pool(level, rois[rows], images[rows], size, scale=scale)
+        for (level, scale), rows in zip(maps, torch.split(order, counts), strict=True)
+    ]
+    return torch.cat(parts)[order.argsort()].contiguous()
 
 
 def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -> Tensor:
@@ -99,7 +127,7 @@ def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -
     A point's bilinear weight is a product of one of x and one of y, so on a CPU it is two small matrix products a RoI.
     ``planes`` (N, H, W) of any type, ``rois`` (R, 4) xyxy in pixels of the plane, ``indices`` (R,) int64 -> (R, P, P) float32.
     """
-    if planes.device.type != "cpu" or len(rois) == 0:
+    if planes.device.type != "cpu" or rois.shape[0] == 0:
         return roi_align(planes[:, None].to(rois.dtype), rois, indices, size, scale=1.0, sampling_ratio=0)[:, 0]
     rois = rois.detach().float() - 0.5
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0)
@@ -136,9 +164,9 @@ def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: 
     pixel = row[:, :, None, :, None] + x[:, None, :, None, :]
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
     table = features.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, channels)
-    entries = (len(rois) * size * size, 4 * most * most)
+    entries = (rois.shape[0] * size * size, 4 * most * most)
     pooled = F.embedding_bag(pixel.reshape(entries), table, per_sample_weights=weight.reshape(entries).to(table.dtype), mode="sum")
-    return pooled.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
+    return pooled.view(rois.shape[0], size, size, channels).permute(0, 3, 1, 2)
 
 
 def _axis(start: Tensor, extent: Tensor, limit: int, size: int, points: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from boxwood.recipes.coco import (
     retinanet_r50_fpn_1x,
     rpn_r50_fpn_1x,
 )
-from boxwood.run_config import RunConfig
+from boxwood.run_config import RunConfig, StepScheduleConfig
 
 __all__ = [
     "fast_rcnn_r101_fpn_1x",
@@ -206,7 +206,7 @@ def mask_rcnn_x152_32x8d_fpn_1_44x() -> RunConfig:
     config = _on(mask_rcnn_r50_fpn_1x(), ResNetConfig(depth=152, groups=32, width_per_group=8, weights=None))
     config.optim.lr, config.optim.reference_batch_size = 0.01, 8
     config.train.batch_size, config.train.steps = 8, 260_000
-    config.optim.drops = (200_000 / 260_000, 240_000 / 260_000)
+    config.optim.schedule = StepScheduleConfig(drops=(200_000 / 260_000, 240_000 / 260_000))
     assert isinstance(config.data.train, CocoConfig)
     jitter = ResizeShortestEdge(short=(640, 672, 704, 736, 768, 800), long=1333)
     config.data.train.transforms = (jitter, HorizontalFlip(p=0.5))

@@ -15,7 +15,7 @@ from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.models.second_stage import RoIConfig
 from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x, on_proposals
-from boxwood.run_config import RunConfig
+from boxwood.run_config import RunConfig, StepScheduleConfig
 
 __all__ = [
     "fast_rcnn_r50_c4_1x",
@@ -113,7 +113,7 @@ def _before_detectron(*, lr: float, batch_size: int, steps: int, drops: tuple[in
     config.data.train.transforms, config.data.val.transforms = (resize, HorizontalFlip(p=0.5)), (resize,)
     config.optim.lr, config.optim.reference_batch_size = lr, batch_size
     config.optim.weight_decay, config.optim.warmup_steps = 5e-4, 0
-    config.optim.drops = tuple(drop / steps for drop in drops)
+    config.optim.schedule = StepScheduleConfig(drops=tuple(drop / steps for drop in drops))
     config.train.batch_size, config.train.steps = batch_size, steps
     config.test.nms_threshold = 0.3
     return config

@@ -14,7 +14,7 @@ from __future__ import annotations
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.models import ProposerConfig, RCNNConfig, RetinaNetConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 
 __all__ = [
     "fast_rcnn_r50_fpn_1x",
@@ -48,8 +48,7 @@ def faster_rcnn_r50_fpn_1x() -> RunConfig:
                 annotations="data/coco/annotations/instances_val2017.json", images="data/coco/val2017", transforms=(resize,)
             ),
         ),
-        optim=OptimConfig(
-            kind="sgd",
+        optim=SGDConfig(
             lr=0.02,
             reference_batch_size=16,
             momentum=0.9,
@@ -57,9 +56,7 @@ def faster_rcnn_r50_fpn_1x() -> RunConfig:
             norm_weight_decay=0.0,
             bias_lr_factor=2.0,
             bias_weight_decay=0.0,
-            schedule="step",
-            drops=(60_000 / 90_000, 80_000 / 90_000),
-            gamma=0.1,
+            schedule=StepScheduleConfig(drops=(60_000 / 90_000, 80_000 / 90_000), gamma=0.1),
             warmup_steps=500,
             warmup_factor=1 / 3,
         ),

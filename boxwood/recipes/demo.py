@@ -9,7 +9,7 @@ from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.models.second_stage import RoIConfig
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import AdamWConfig, CosineScheduleConfig, RunConfig, TrainConfig
 
 __all__ = ["demo_shapes"]
 
@@ -46,6 +46,6 @@ def demo_shapes() -> RunConfig:
             ),
             val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
-        optim=OptimConfig(kind="adamw", lr=4e-3, schedule="cosine", warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
+        optim=AdamWConfig(lr=4e-3, schedule=CosineScheduleConfig(), warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
         train=TrainConfig(steps=950, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )

@@ -28,7 +28,7 @@ from boxwood.models.inference_config import BoxViewsConfig, KeypointViewsConfig,
 from boxwood.models.retinanet import RetinaNetHeadConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.models.second_stage import RoIConfig
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 
 __all__ = ["BASELINES", "Baseline", "build", "describe", "sorts"]
 
@@ -209,11 +209,11 @@ def build(name: str) -> RunConfig:
     return RunConfig(
         model=_model(baseline),
         data=_data(baseline),
-        optim=OptimConfig(
+        optim=SGDConfig(
             lr=baseline.lr,
             reference_batch_size=baseline.batch_size,
             bias_lr_factor=2.0,
-            drops=tuple(drop / baseline.steps for drop in baseline.drops),
+            schedule=StepScheduleConfig(drops=tuple(drop / baseline.steps for drop in baseline.drops)),
         ),
         train=TrainConfig(
             steps=baseline.steps,

@@ -14,7 +14,7 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
 from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x
-from boxwood.run_config import RunConfig
+from boxwood.run_config import RunConfig, StepScheduleConfig
 
 __all__ = [
     "mask_rcnn_r50_fpn_2x_gn",
@@ -32,7 +32,8 @@ def _group_norm(depth: int, steps: int, drops: tuple[int, int], *, frozen_stages
         box_head=ConvFCHeadConfig(norm="gn"),
         mask_head=ConvMaskHeadConfig(norm="gn"),
     )
-    config.train.steps, config.optim.drops = steps, (drops[0] / steps, drops[1] / steps)
+    config.train.steps = steps
+    config.optim.schedule = StepScheduleConfig(drops=(drops[0] / steps, drops[1] / steps))
     return config
 
 

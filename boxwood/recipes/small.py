@@ -16,7 +16,7 @@ from boxwood.models.retinanet import RetinaNetHeadConfig
 from boxwood.models.rpn import RPNConfig
 from boxwood.models.second_stage import RoIConfig
 from boxwood.recipes.coco import on_proposals
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import AdamWConfig, RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 
 __all__ = [
     "fast_rcnn_mobilenetv2_fpn",
@@ -50,7 +50,13 @@ def faster_rcnn_mobilenetv2_fpn() -> RunConfig:
             train=CocoConfig(annotations="data/train.json", images="data/images", transforms=(resize, HorizontalFlip(p=0.5))),
             val=CocoConfig(annotations="data/val.json", images="data/images", transforms=(resize,)),
         ),
-        optim=OptimConfig(lr=0.01, reference_batch_size=4, drops=(0.66, 0.9), warmup_steps=50, warmup_factor=0.1),
+        optim=SGDConfig(
+            lr=0.01,
+            reference_batch_size=4,
+            schedule=StepScheduleConfig(drops=(0.66, 0.9)),
+            warmup_steps=50,
+            warmup_factor=0.1,
+        ),
         train=TrainConfig(steps=400, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )
 
@@ -174,7 +180,14 @@ def rfcn_mobilenetv2() -> RunConfig:
         grid=3,
         interpolate=True,
     )
-    config.optim.kind, config.optim.lr, config.optim.weight_decay = "adamw", 3e-4, 0.01
+    config.optim = AdamWConfig(
+        lr=3e-4,
+        weight_decay=0.01,
+        reference_batch_size=config.optim.reference_batch_size,
+        schedule=config.optim.schedule,
+        warmup_steps=config.optim.warmup_steps,
+        warmup_factor=config.optim.warmup_factor,
+    )
     return config
 
 

@@ -12,7 +12,7 @@ from boxwood.data import Dataset
 from boxwood.drawing import class_color
 from boxwood.evaluation import Metrics
 from boxwood.evaluation.analysis import Analysis
-from boxwood.evaluation.table import HEADS, table_of
+from boxwood.evaluation.table import HEADS, table_of, tables_of, tasks_of_classes
 from boxwood.evaluation.truth import Results, Truth
 from boxwood.report.charts import calibration, curves, path
 from boxwood.report.gallery import gallery, worst_and_best
@@ -56,7 +56,7 @@ def write_report(
     ``coco`` is ``dataset.to_coco()``, ``categories`` are the model's classes, ``truth`` and ``results`` what ``analysis`` was made
     of. Every number is that of ``metrics``. The file needs no network.
     """
-    rows = {HEADS.get(name, name): table_of(name, metrics) for name in (*HEADS, "proposals") if name in metrics}
+    rows = {HEADS.get(name, name): table_of(name, metrics) for name in tables_of(metrics)}
     tables = [
         (columns, {head: row for head, row in rows.items() if tuple(row) == columns})
         for columns in dict.fromkeys(tuple(row) for row in rows.values())
@@ -74,7 +74,7 @@ def write_report(
         metrics=metrics,
         rows=rows,
         tables=tables,
-        heads={task: head for task, head in HEADS.items() if task in metrics},
+        heads={task: HEADS.get(task, task) for task in tasks_of_classes(metrics)},
         instances=sum(truth.counts()),
         colors=[_hex(class_color(label)) for label in range(len(truth.categories))],
         names=truth.names(),

@@ -1,16 +1,16 @@
-"""What a run tells: ``metrics.jsonl`` for programs, lines or a progress bar for people, TensorBoard where asked for.
+"""The log of a run: ``metrics.jsonl`` for programs, lines or a progress bar on the terminal, and the loggers of `boxwood.loggers`.
 
 A line of ``metrics.jsonl`` is one JSON object:
 
     step               updates done
-    split              "train": means since the last such line; "val": an evaluation after this step
-    loss, loss_*       the sum, and each loss
+    split              "train": means over the updates since the last such line; "val": an evaluation after this step
+    loss, loss_*       the sum of the losses, and each of them
     gradient_norm      before clipping (train)
     lr                 of the last update (train)
-    images_per_second  over all processes, evaluation and saving left out (train)
+    images_per_second  over all processes, without the time of evaluation and saving (train)
     data_wait          the fraction of that time in which the loop waited for data, 0..1 (train)
     memory_mb          the peak so far: allocated on the GPU, else resident (train)
-    bbox_AP, segm_AP   and the other numbers of COCO (val)
+    bbox_AP, segm_AP   and the other numbers of the evaluator (val)
 
 A number that is not finite is null. Only rank 0 has a `RunLog`.
 """
@@ -20,10 +20,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -32,33 +31,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood.distributed import gather_objects
-from boxwood.errors import UserError
+from boxwood.distributed import gather_objects, on_rank_zero
 from boxwood.files import write_text
+from boxwood.loggers import Logger, TensorBoardConfig
+from boxwood.run_config import RunConfig
 
-__all__ = ["Meter", "RunLog"]
+__all__ = ["Meter", "RunLog", "open_log"]
 
 logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes a run's numbers; a context manager.
+    """Writes a run's numbers to ``metrics.jsonl`` in ``out``, to the terminal, and to ``loggers``; a context manager, which closes
+    the loggers.
 
-    ``steps`` is the length of the run, ``start`` the step at which it begins: lines of later steps, and a torn last one, are
-    what a run left that was killed after its last checkpoint, and are cut off, so that each step stands once. ``evaluated`` is
-    the last step whose evaluation stays.
+    ``steps`` is the length of the run, ``start`` the number of updates after which it starts or resumes. A run that was killed
+    after its last checkpoint leaves lines of later steps, and maybe an incomplete last line; they are removed, so that each step
+    occurs once. ``evaluated`` is the last step whose evaluation is kept.
     """
 
-    def __init__(self, out: Path, steps: int, start: int, evaluated: int, tensorboard: bool) -> None:
-        self.path = out / "metrics.jsonl"
+    def __init__(self, out: Path, steps: int, start: int, evaluated: int, loggers: Sequence[Logger] = ()) -> None:
         self.steps = steps
-        self._first = self._done = start
-        self._begun = time.monotonic()
-        self._writer = _tensorboard_writer(out / "tensorboard", start) if tensorboard else None
+        self._start = start
+        self._start_time = time.monotonic()
+        self._loggers = (_MetricsFile(out / "metrics.jsonl", start, evaluated), *loggers)
+        self._failed: set[int] = set()
         self._bar = _ProgressBar(steps, start) if sys.stderr.isatty() else None
-        self._failed = False
-        if self.path.exists():
-            _cut_off(self.path, start, evaluated)
 
     def __enter__(self) -> RunLog:
         return self
@@ -66,13 +64,13 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
+        for target in self._loggers:
+            with self._disk_errors_logged(target):
+                target.close()
 
     def train(self, step: int, values: Mapping[str, float]) -> None:
         """The means since the last call, after ``step`` updates."""
         self._write(step, "train", values)
-        self._done = step
         if self._bar is None:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name.startswith("loss"))
             speed = f"lr {values['lr']:.3g}  {values['images_per_second']:.3g} images/s  waiting {values['data_wait']:.0%}"
@@ -86,32 +84,80 @@ class RunLog:
             self._bar.show(step)
 
     def val(self, step: int, values: Mapping[str, float]) -> None:
-        """An evaluation of the weights after ``step`` updates."""
+        """An evaluation of the weights after ``step`` updates: the losses, then the numbers of the evaluator."""
         self._write(step, "val", values)
-        names = [name for name in values if name == "loss" or name.endswith(("_AP", "_AP50"))]
-        logger.info("step %d/%d  val  %s", step, self.steps, "  ".join(f"{name} {values[name]:.4g}" for name in names))
+        numbers = [name for name in values if name != "loss" and not name.startswith("loss_")]
+        shown = [name for name in numbers if name.endswith(("_AP", "_AP50"))] or numbers
+        logger.info("step %d/%d  val  %s", step, self.steps, "  ".join(f"{name} {values[name]:.4g}" for name in ["loss", *shown]))
 
     def eta(self, step: int) -> str:
         """Hours, minutes and seconds to the end, at the mean speed since the start, evaluations included."""
-        seconds = (time.monotonic() - self._begun) / max(step - self._first, 1) * (self.steps - step)
+        seconds = (time.monotonic() - self._start_time) / max(step - self._start, 1) * (self.steps - step)
         return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for target in self._loggers:
+            with self._disk_errors_logged(target):
+                target.write(step, split, values)
+
+    @contextmanager
+    def _disk_errors_logged(self, target: Logger) -> Iterator[None]:
+        """A full disk or a lost connection must not end a training; it is logged once for each logger."""
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
-        except OSError as error:  # a full disk must not end a training
-            if not self._failed:
-                logger.error("%s: cannot be written (%s); training goes on without it", self.path, error.strerror)
-            self._failed = True
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{split}/{name}", value, step)
+            yield
+        except OSError as error:
+            if id(target) not in self._failed:
+                name = target.path if isinstance(target, _MetricsFile) else type(target).__name__
+                logger.error("%s: cannot be written (%s); training continues without it", name, error.strerror or error)
+            self._failed.add(id(target))
+
+
+def open_log(config: RunConfig, out: Path, start: int, evaluated: int) -> RunLog | None:
+    """The log of a run with the loggers of its configuration, on rank 0; None on the other processes.
+
+    All processes must call it. Raises `UserError` on all of them where a logger cannot be built.
+    """
+    logs: list[RunLog] = []
+
+    def open_on_rank_zero() -> None:
+        configs = list(config.train.loggers)
+        if config.train.tensorboard and not any(isinstance(one, TensorBoardConfig) for one in configs):
+            configs.append(TensorBoardConfig())
+        logs.append(RunLog(out, config.train.steps, start, evaluated, [one.build(out, start) for one in configs]))
+
+    on_rank_zero(open_on_rank_zero)
+    return logs[0] if logs else None
+
+
+class _MetricsFile:
+    """``metrics.jsonl``; removes the lines of steps after ``start``, and of evaluations after ``evaluated``, when it is opened."""
+
+    def __init__(self, path: Path, start: int, evaluated: int) -> None:
+        self.path = path
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(path, "".join(f"{line}\n" for line in lines if _is_before(line, start, evaluated)))
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+
+    def close(self) -> None:
+        """Every line is written at once, so nothing is left to do."""
+
+
+def _is_before(line: str, start: int, evaluated: int) -> bool:
+    """Whether a line is complete, and of a step up to ``start``, or of an evaluation up to ``evaluated``."""
+    try:
+        entry = json.loads(line)
+        return bool(entry["step"] <= (start if entry["split"] == "train" else evaluated))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class Meter:
-    """Sums losses on their device and measures time between two readings."""
+    """Sums losses on their device, and measures the time between two readings."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -123,7 +169,7 @@ class Meter:
         self._start, self._waited, self._paused, self._timed = time.perf_counter(), 0.0, 0.0, 0
 
     def add(self, values: Mapping[str, Tensor], weight: float) -> None:
-        """Add values of the current update; nothing is brought to the host."""
+        """Add values of the current update; they stay on their device."""
         for name, value in values.items():
             term = value.detach().float() * weight
             self._sums[name] = self._sums[name] + term if name in self._sums else term
@@ -135,24 +181,25 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in here is spent waiting for data."""
+        """Time inside is counted as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time in here does not count."""
+        """Time inside is not counted."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def read(self, images: int, lr: float) -> dict[str, float]:
-        """The means over all updates and processes since the last reading. ``images`` an update, ``lr`` of the last."""
-        mine = {name: value.item() / max(self._updates, 1) for name, value in self._sums.items()}
-        # After .item() the device has done its work, so the time is that of the work.
+        """The means over all updates and processes since the last reading; ``images`` is the number of an update, ``lr`` the
+        learning rate of the last one."""
+        means = {name: value.item() / max(self._updates, 1) for name, value in self._sums.items()}
+        # .item() waits for the device, so the measured time includes all of its work.
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
-        parts = gather_objects((mine, self._waited / seconds))
+        parts = gather_objects((means, self._waited / seconds))
         names = list(dict.fromkeys(name for values, _ in parts for name in values))
         result = {name: sum(values.get(name, 0.0) for values, _ in parts) / len(parts) for name in names}
         result["lr"] = lr
@@ -164,7 +211,7 @@ class Meter:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, for a run that goes on; the time is not kept."""
+        """The sums, for a resumed run; times are not saved."""
         return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -173,7 +220,7 @@ class Meter:
 
 
 class _ProgressBar:
-    """A line at the bottom of a terminal: how far, how long still."""
+    """A line at the bottom of a terminal: steps done and time left."""
 
     def __init__(self, steps: int, start: int) -> None:
         from rich.console import Console
@@ -189,7 +236,7 @@ class _ProgressBar:
             console=Console(stderr=True),
         )
         self._task = self._progress.add_task("", total=steps, completed=start)
-        # Lines of the log are to appear above the bar, so they go through what rich puts in the place of stderr.
+        # rich replaces sys.stderr by a stream that prints above the bar; the handlers of the log must write to that stream.
         root = logging.getLogger()
         self._handlers = [h for h in root.handlers if isinstance(h, logging.StreamHandler) and h.stream is sys.stderr]
         self._progress.start()
@@ -206,31 +253,10 @@ class _ProgressBar:
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """The peak of this process: allocated on the GPU, else resident in memory; megabytes of 10^6 bytes."""
+    """The peak of this process in megabytes of 10^6 bytes: allocated on the GPU, else resident in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-def _cut_off(path: Path, start: int, evaluated: int) -> None:
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            keep = entry["step"] <= (start if entry["split"] == "train" else evaluated)
-        except (ValueError, KeyError, TypeError):
-            continue  # torn by a kill
-        if keep:
-            lines.append(line + "\n")
-    write_text(path, "".join(lines))
-
-
-def _tensorboard_writer(directory: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("train.tensorboard=true: TensorBoard is not installed; run: pip install 'boxwood[tensorboard]'") from None
-    return SummaryWriter(os.fspath(directory), purge_step=start + 1)

@@ -1,4 +1,4 @@
-"""Checks before training: a precision that the device has, and data that the model can learn from."""
+"""Checks before training: settings that the device supports, and data that the model can be trained on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ import logging
 import torch
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.mixture import MixtureDataset
 from boxwood.errors import UserError
+from boxwood.evaluation import choose_measure
 from boxwood.models.detector import ModelConfig
+from boxwood.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_data", "check_precision"]
+__all__ = ["check_data", "check_settings"]
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise `UserError` where ``device`` cannot train in ``precision``; warn where it can but slowly."""
+def check_settings(config: RunConfig, device: torch.device) -> None:
+    """Raise `UserError` where settings contradict each other, or ``device`` does not support them."""
+    settings = config.train
+    _check_precision(settings.precision, device)
+    if settings.batch_size % settings.accumulate:
+        raise UserError(f"train.batch_size={settings.batch_size} is no multiple of train.accumulate={settings.accumulate}")
+    choose_measure(config.evaluator, config.model.class_agnostic)
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    """Warns where ``device`` trains in ``precision`` but slowly."""
     if precision == "fp32":
         return
     if precision == "fp16" and device.type != "cuda":
@@ -30,21 +42,11 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
-    """Raise `UserError` where the data set under ``key`` lacks what the model learns from or looks at."""
-    needs = model.needs()
-    if "keypoints" in needs and dataset.categories.keypoints is None:
-        raise UserError(
-            f"{key}: has no keypoints, and a keypoint head learns nothing else; take a recipe without one, such as "
-            "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.keypoint_head=null"
-        )
-    sample = dataset[0] if needs and len(dataset) else None
-    if "masks" in needs and sample is not None and sample.segmentations is None:
-        raise UserError(
-            f"{key}: has no masks, and a mask head learns nothing else; take a recipe without one, such as "
-            "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.mask_head=null"
-        )
-    if "proposals" in needs and sample is not None and sample.proposals is None:
-        raise UserError(
-            f"{key}: has no proposals, and this detector has no RPN to make them; set {key}.proposals to a file of them (boxwood "
-            "eval of an RPN writes one), or take a recipe with an RPN, such as faster_rcnn_mobilenetv2_fpn"
-        )
+    """Raise `UserError` where the data set at ``key`` is empty, or lacks data that the model needs."""
+    if isinstance(dataset, MixtureDataset):
+        for number, part in enumerate(dataset.parts):
+            check_data(model, part, f"{key}.parts.{number}")
+        return
+    if not len(dataset):
+        raise UserError(f"{key}: has no images; choose annotations that have some (keep_empty=false leaves out those without)")
+    model.check_data(dataset.categories, lambda: dataset[0], key)

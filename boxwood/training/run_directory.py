@@ -1,6 +1,6 @@
-"""A run's directory: refused where it would be overwritten, checked where a run goes on in it.
+"""A run's directory: never overwritten, and checked before a run resumes in it.
 
-config.yaml        complete; trains again as it is
+config.yaml        the complete configuration; it can be trained again
 environment.json   versions, device, revision, command
 metrics.jsonl      see `boxwood.training.log`
 checkpoints/       see `boxwood.training.checkpoint`
@@ -34,82 +34,91 @@ __all__ = ["begin", "check_new", "check_resumed", "check_same_run", "environment
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydantic", "hotcoco", "safetensors")
 
-FREE = {
+FREE = (
     "data.workers",
     "train.device",
     "train.compile",
+    "train.loggers",
     "train.tensorboard",
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.log_every",
-}
-"""Keys that may differ when a run goes on: how it is run and watched, not what it learns."""
-
-SCHEDULE = {"train.steps", "optim.drops"}
-"""Keys that may differ as long as every update already made had the same learning rate."""
+)
+"""Keys, and those below, that may differ when a run resumes: they do not change how the weights are trained."""
+SCHEDULE = ("train.steps", "optim.schedule")
+"""Keys, and those below, that may differ as long as every update already made had the same learning rate."""
 
 
 def check_new(out: Path) -> None:
-    """Raise `UserError` where ``out`` holds what would be lost: a run that has got as far as a line of its log, or a
-    configuration that a person wrote; or where it is no directory.
+    """Raise `UserError` where ``out`` is not a directory, or holds something that a new run would overwrite: a run with at least
+    one line in its log, or a configuration file that no run wrote.
 
-    A run that ended before its first update, such as for a broken image, has left nothing that counts.
+    A run that ended before its first update, for example at a broken image, may be overwritten.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a directory with --out")
     for path in [*(out / "checkpoints").glob("*.pt"), out / "metrics.jsonl", out / "best.safetensors", out / "last.safetensors"]:
         if path.exists() and path.stat().st_size:
-            raise UserError(f"{out}: holds a run already ({path.name}); go on with --resume, or name another directory with --out")
+            raise UserError(
+                f"{out}: holds a run already ({path.name}); continue it with --resume, or name another directory with --out"
+            )
     if (out / "config.yaml").exists() and not (out / "environment.json").exists():
-        raise UserError(f"{out}: holds a config.yaml that no run wrote, and that would be lost; name another directory with --out")
+        raise UserError(
+            f"{out}: holds a config.yaml that no run wrote, which would be overwritten; name another directory with --out"
+        )
 
 
 def check_resumed(out: Path, config: RunConfig) -> Checkpoint:
-    """The newest good checkpoint of the run in ``out``. Raises `UserError` where there is none, or ``config`` is another run's."""
+    """The newest undamaged checkpoint of the run in ``out``. Raises `UserError` where there is none, or ``config`` differs from the
+    run's."""
     checkpoint = newest_checkpoint(out / "checkpoints")
     if checkpoint is None:
-        raise UserError(f"{out}: holds no checkpoint to go on from; train without --resume, into a directory without a run")
+        raise UserError(f"{out}: holds no checkpoint to resume from; train without --resume, into a directory without a run")
     check_same_run(out, config, checkpoint.step)
     return checkpoint
 
 
 def check_same_run(out: Path, config: RunConfig, steps_done: int) -> None:
-    """Raise `UserError` where ``config`` differs from the run's own in what decides its result; it names the keys.
+    """Raise `UserError` where ``config`` differs from the run's saved one in a key that changes its result; it names the keys.
 
-    A run may be made longer: ``train.steps`` and ``optim.drops`` may differ if the updates already made keep their learning rates.
+    A run may be made longer: ``train.steps`` and the schedule may differ if the updates already made keep their learning rates.
     """
     path = out / "config.yaml"
     tree, lines = safe_yaml.read(path)
-    old = from_tree(RunConfig, tree, where=str(path), lines=lines)
-    found = {key: (before, now) for key, before, now in differences(old, config) if key not in FREE}
-    if found and set(found) <= SCHEDULE and config.train.steps >= steps_done:
-        if all(learning_rate(step, old) == learning_rate(step, config) for step in range(steps_done)):
+    saved = from_tree(RunConfig, tree, where=str(path), lines=lines)
+    changed = {key: (old, new) for key, old, new in differences(saved, config) if not _is_below(key, FREE)}
+    if changed and all(_is_below(key, SCHEDULE) for key in changed) and config.train.steps >= steps_done:
+        if all(learning_rate(step, saved) == learning_rate(step, config) for step in range(steps_done)):
             return
         raise UserError(
-            f"{out}: with another {' and '.join(found)} the {steps_done} updates already made would have had other learning rates; "
-            "give optim.drops as fractions that leave them where they were, or start anew with train.weights"
+            f"{out}: with another {' and '.join(changed)} the {steps_done} updates made would have had other learning rates; "
+            "choose optim.schedule.drops (fractions of train.steps) that leave them, or start a new run with train.weights"
         )
-    if found:
-        told = "; ".join(f"{key} was {before!r}, is {now!r}" for key, (before, now) in found.items())
+    if changed:
+        changes = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
         raise UserError(
-            f"{out}: cannot go on with another configuration ({told}); resume with its own config.yaml, or name another --out"
+            f"{out}: cannot resume with another configuration ({changes}); resume with the run's config.yaml, or name another --out"
         )
+
+
+def _is_below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
 def begin(out: Path, config: RunConfig, device: torch.device, processes: int) -> None:
-    """Make the directory, remove what a kill left half-written, write the configuration and the environment."""
+    """Make the directory, remove partly written files of a killed process, write the configuration and the environment."""
     make_folder(out)
     make_folder(out / "checkpoints")
-    for left in [*out.glob(".*.tmp"), *(out / "checkpoints").glob(".*.tmp")]:
-        left.unlink(missing_ok=True)
-    # In this order, so that a config.yaml alone is never a run's.
+    for partial in [*out.glob(".*.tmp"), *(out / "checkpoints").glob(".*.tmp")]:
+        partial.unlink(missing_ok=True)
+    # In this order, so that a directory with a config.yaml alone is never a run.
     write_text(out / "environment.json", json.dumps(environment(device, processes), indent=2, ensure_ascii=False) + "\n")
     write_text(out / "config.yaml", to_yaml(config))
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """What a result depends on beside the configuration."""
+    """What a result depends on besides the configuration: versions, hardware, number of processes."""
     return {
         "boxwood": boxwood.__version__,
         "revision": _revision(),
@@ -134,7 +143,7 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """The commit of the checkout that Boxwood runs from, with ``+`` where files differ from it; None outside of one."""
+    """The commit of the checkout that Boxwood runs from, with ``+`` where files differ from it; None outside a checkout."""
     root = Path(boxwood.__file__).parent.parent
     if not (root / ".git").exists():
         return None

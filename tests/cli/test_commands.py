@@ -43,7 +43,7 @@ def test_config_diff(boxwood: Boxwood, tmp_path: Path) -> None:
 
 def test_config_schema_is_json_and_knows_the_kinds(boxwood: Boxwood) -> None:
     schema = json.loads(boxwood("config", "schema").out)
-    assert set(schema["properties"]) == {"base", "model", "data", "optim", "train", "test"}
+    assert set(schema["properties"]) == {"base", "model", "data", "optim", "train", "test", "evaluator"}
     bodies = schema["$defs"]["BackboneConfig"]["anyOf"]
     assert {"resnet", "mobilenet_v2"} <= {body["properties"]["kind"]["const"] for body in bodies}
     assert "short" in json.dumps(schema["$defs"]["Transform"])

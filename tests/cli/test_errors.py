@@ -84,7 +84,7 @@ def test_a_misspelt_attribute_in_a_recipe_of_ones_own(boxwood: Boxwood, tmp_path
     )
     outcome = boxwood("train", "my_misspelt:mine")
     assert outcome.status == 2
-    assert outcome.err == f"boxwood: {tmp_path / 'my_misspelt.py'}:4: OptimConfig has no key 'rl' (did you mean 'lr'?)\n"
+    assert outcome.err == f"boxwood: {tmp_path / 'my_misspelt.py'}:4: AdamWConfig has no key 'rl' (did you mean 'lr'?)\n"
 
 
 def test_a_wrong_type(train_refused: Refused) -> None:

@@ -58,6 +58,8 @@ def flat(item: Any) -> Iterator[Any]:
     if is_dataclass(item):
         for entry in fields(item):
             yield from flat(getattr(item, entry.name))
+    elif isinstance(item, dict):
+        yield from flat(tuple(item.items()))
     elif isinstance(item, tuple):
         yield len(item)
         for part in item:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood.data.sampler import Place, batch_seed, repeat_factors, rng_at, train_order
+from boxwood.data.sampler import PATIENCE, Place, batch_seed, mixed_order, repeat_factors, rng_at, train_order
+from boxwood.errors import UserError
 
 shapes = st.lists(st.booleans(), min_size=1, max_size=30)
 
@@ -72,3 +73,59 @@ def test_repeated_images() -> None:
     assert len(set(places)) == len(places)
     turns = [rng_at(0, Place(7, 0, turn)).random() for turn in range(3)]
     assert len(set(turns)) == 3 and turns[0] == np.random.default_rng([0, 7, 0]).random()
+
+
+def test_no_images_are_an_error_and_no_endless_loop() -> None:
+    with pytest.raises(UserError, match=r"data.train: the data set has no images"):
+        train_order(np.zeros(0, dtype=bool), 2, 0)
+    with pytest.raises(UserError, match=r"data.train.parts.1: the data set has no images"):
+        mixed_order(np.zeros(3, dtype=bool), 2, 0, starts=[0, 3, 3], ratio=[1, 1])
+    with pytest.raises(
+        UserError, match=r"train.batch_size: 4 images cannot be divided as 2, 1 \(data.train.ratio\); .* multiple of 3"
+    ):
+        mixed_order(np.zeros(6, dtype=bool), 4, 0, starts=[0, 3, 6], ratio=[2, 1])
+
+
+parts = st.lists(st.tuples(shapes, st.integers(1, 3)), min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts, st.integers(1, 3), st.integers(0, 5), st.booleans(), st.booleans())
+def test_the_ratio_holds_in_every_batch(
+    mixed: list[tuple[list[bool], int]], turns: int, seed: int, grouping: bool, repeated: bool
+) -> None:
+    wide, ratio = np.array([value for part, _ in mixed for value in part]), [count for _, count in mixed]
+    starts = np.cumsum([0, *(len(part) for part, _ in mixed)]).tolist()
+    size, count = turns * sum(ratio), 60
+    repeats = np.random.default_rng(seed).uniform(1, 3, len(wide)) if repeated else None
+    order = mixed_order(wide, size, seed, grouping, repeats, starts=starts, ratio=ratio)
+    batches = list(itertools.islice(order, count))
+    period = sum(ratio)
+    for batch in batches:
+        of = [int(np.searchsorted(starts, place.image, side="right")) - 1 for place in batch]
+        for turn in range(turns):  # in each turn of the batch: so shares of processes have the ratio, too
+            assert Counter(of[turn * period : (turn + 1) * period]) == Counter(dict(enumerate(ratio)))
+    seen = Counter(place for batch in batches for place in batch)
+    assert set(seen.values()) == {1}
+    # Nothing is left behind: of each part, all turns but those of the last shares have come.
+    for part, (start, end) in enumerate(itertools.pairwise(starts)):
+        epochs = [place.epoch for place in seen if start <= place.image < end]
+        waiting = PATIENCE * (PATIENCE + 1) * turns * ratio[part]
+        for epoch in range(max(epochs) - 1 - waiting // (end - start)):
+            assert {place.image for place in seen if place.epoch == epoch and start <= place.image < end} == set(range(start, end))
+
+
+def test_parts_give_images_of_one_shape() -> None:
+    wide = np.random.default_rng(0).random(400) < 0.7
+    for grouping in (True, False):
+        order = mixed_order(wide, 8, 0, grouping, starts=[0, 200, 300, 400], ratio=[2, 1, 1])
+        batches = list(itertools.islice(order, 200))
+        mixed = sum(len({bool(wide[place.image]) for place in batch}) == 2 for batch in batches)
+        assert mixed < 40 if grouping else mixed > 150
+    assert batches == list(itertools.islice(mixed_order(wide, 8, 0, False, starts=[0, 200, 300, 400], ratio=[2, 1, 1]), 200))
+
+
+def test_parts_of_one_size_are_shuffled_differently() -> None:
+    order = mixed_order(np.ones(40, dtype=bool), 2, 0, starts=[0, 20, 40], ratio=[1, 1])
+    firsts, seconds = zip(*((a.image, b.image - 20) for a, b in itertools.islice(order, 20)), strict=True)
+    assert sorted(firsts) == sorted(seconds) == list(range(20)) and firsts != seconds

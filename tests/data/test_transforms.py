@@ -14,7 +14,20 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, resized_size
+from boxwood.config import ConfigError, from_tree
+from boxwood.data import DataConfig
+from boxwood.data.transforms import (
+    CopyPaste,
+    HorizontalFlip,
+    Mosaic,
+    RandomCrop,
+    ResizeShortestEdge,
+    ScaleJitter,
+    Transform,
+    cropped,
+    resized_size,
+)
+from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Polygons, Sample
 
 FLIP = HorizontalFlip(p=1.0)
@@ -154,3 +167,151 @@ def test_chance_is_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     flips = [not torch.equal(flip(make_sample(), rng).image, make_sample().image) for _ in range(200)]
     assert 70 < sum(flips) < 130
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), sizes, sizes, st.integers(0, 4), st.booleans())
+def test_a_crop_shows_its_window(seed: int, height: int, width: int, instances: int, pixels: bool) -> None:
+    sample = make_sample(seed, height, width, instances)
+    before = sample.image.clone()
+    crop = RandomCrop(sides=(20, 40) if pixels else (0.3, 0.6), unit="pixels" if pixels else "fraction", min_area=0.0)
+    after = crop(sample, np.random.default_rng(seed))
+    for side, length in zip(after.size, (height, width), strict=True):
+        least, most = (min(20, length), min(40, length)) if pixels else (0.3 * length - 0.5, 0.6 * length + 0.5)
+        assert least <= side <= max(most, 1)
+    windows = before.unfold(1, after.size[0], 1).unfold(2, after.size[1], 1)
+    assert (windows == after.image[:, None, None]).all(dim=-1).all(dim=-1).all(dim=0).any()
+    assert len(after.boxes) <= instances and (after.boxes[:, 2:] > after.boxes[:, :2]).all()
+    assert all(len(field) == len(after.boxes) for field in after.fields.values())
+
+
+def test_a_crop_may_reach_beyond_the_image() -> None:
+    sample = make_sample(height=4, width=6, instances=0)
+    before = sample.image.clone()
+    after = cropped(sample, -1, 2, (9, 5), fill=(1, 2, 3))
+    assert torch.equal(after.image[:, 1:5, :4], before[:, :, 2:])
+    assert after.image[:, 0].tolist() == [[value] * 5 for value in (1, 2, 3)] and (after.image[0, :, 4] == 1).all()
+    assert (cropped(sample, 50, 50, (3, 3)).image == 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), sizes, sizes, st.integers(0, 4))
+def test_scale_jitter_gives_one_size(seed: int, height: int, width: int, instances: int) -> None:
+    jitter = ScaleJitter(size=(48, 64), scale=(0.1, 2.0))
+    after = jitter(make_sample(seed, height, width, instances), np.random.default_rng(seed))
+    assert after.size == (48, 64) and after.image.dtype == torch.uint8
+    assert all(len(field) == len(after.boxes) for field in after.fields.values())
+
+
+def test_scale_jitter_shrinks_and_enlarges_as_far_as_it_should() -> None:
+    white = make_sample(height=30, width=60, instances=1)
+    white.image.fill_(255)
+    white.boxes, white.fields = torch.tensor([[0.0, 0, 60, 30]]), {}
+    seen = []
+    for seed in range(60):
+        after = ScaleJitter(size=(40, 40), scale=(0.5, 2.0))(copy.deepcopy(white), np.random.default_rng(seed))
+        (x1, y1, x2, y2) = after.boxes[0].tolist()
+        assert (after.image[:, int(y1) : int(y2), int(x1) : int(x2)] == 255).all() and (x1, y1) == (0, 0)
+        assert (after.image[0, int(y2) :] == 124).all()  # below is the filling
+        seen.append(y2 / 20)  # with a factor of 1 the image is 40 x 20
+    assert 0.5 <= min(seen) < 0.6 and 1.9 < max(seen) <= 2
+
+
+@pytest.mark.parametrize(
+    ("transform", "settings", "message"),
+    [
+        (RandomCrop, {"sides": (0.5, 1.5)}, "fractions are at most 1"),
+        (RandomCrop, {"sides": (9, 4), "unit": "pixels"}, "the smaller first"),
+        (ScaleJitter, {"scale": (0, 1)}, "positive"),
+        (ScaleJitter, {"size": (0, 10)}, "positive"),
+        (Mosaic, {"size": (3, 10)}, "at least 4"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(transform: type[Transform], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        transform(**settings)
+
+
+# -------------------------------------------------------------------------------------------------------------- drawing
+
+
+def rectangle(image_id: int, box: tuple[int, int, int, int], value: int, crowd: bool = False, mask: bool = True) -> Sample:
+    """A picture of one rectangle of ``value`` on black."""
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    x1, y1, x2, y2 = box
+    image[:, y1:y2, x1:x2] = value
+    masks: list[Polygons | Bitmap] = [Bitmap(np.ones((y2 - y1, x2 - x1), dtype=np.uint8), (x1, y1, x2, y2))]
+    return Sample(
+        image, image_id, f"{image_id}.jpg", (20, 30), torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), torch.tensor([value]),
+        torch.tensor([crowd]), masks if mask else None, torch.tensor([[[(x1 + x2) / 2, (y1 + y2) / 2, 2]]], dtype=torch.float32),
+    )  # fmt: skip
+
+
+def test_copy_paste() -> None:
+    """Whatever is drawn: pixels, masks, boxes and keypoints tell the same story."""
+    pasted, hidden = 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        corners = rng.integers(0, 12, (2, 2))
+        (x, y), (u, v) = corners.tolist()
+        below, above = (x, y, x + 8, y + 6), (u, v, u + 8, v + 6)
+        after = CopyPaste().mix(rectangle(1, below, 100), rng, lambda above=above: rectangle(2, above, 200))
+        assert after.image_id == 1 and after.segmentations is not None and after.keypoints is not None
+        pasted += 200 in after.labels.tolist()
+        hidden += 100 not in after.labels.tolist()
+        for label, box, mask in zip(after.labels.tolist(), after.boxes.tolist(), after.segmentations, strict=True):
+            pixels = mask.pixels((0, 0, 30, 20))
+            np.testing.assert_array_equal(pixels, after.image[0].numpy() == label)
+            rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+            assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        if after.labels.tolist() == [100, 200]:
+            x, y = after.keypoints[0, 0, :2].long().tolist()
+            assert after.keypoints[0, 0, 2] == (1 if after.image[0, y, x] == 200 else 2)
+    assert 10 < pasted < 30 and hidden <= 2
+
+
+def test_copy_paste_leaves_crowds_and_cuts_other_sizes() -> None:
+    base = rectangle(1, (0, 0, 5, 5), 100)
+    for seed in range(10):
+        after = CopyPaste().mix(base, np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200, crowd=True))
+        assert after.labels.tolist() == [100]
+        small = cropped(rectangle(1, (0, 0, 5, 5), 100), 0, 0, (8, 7))
+        after = CopyPaste().mix(small, np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200))
+        assert after.size == (8, 7) and all(box in ([0, 0, 5, 5], [5, 5, 7, 8]) for box in after.boxes.tolist())
+        everything = CopyPaste().mix(
+            rectangle(1, (5, 5, 9, 9), 100), np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200)
+        )
+        assert everything.labels.tolist() in ([100], [200])
+    with pytest.raises(UserError, match=r"copy_paste needs masks, and 2.jpg has none"):
+        CopyPaste().mix(base, np.random.default_rng(0), lambda: rectangle(2, (5, 5, 9, 9), 200, mask=False))
+    assert CopyPaste(p=0.0).mix(base, np.random.default_rng(0), lambda: pytest.fail("drawn")) is base
+
+
+def test_mosaic() -> None:
+    counts = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        boxes = rng.integers(0, 14, (4, 2)).tolist()
+        samples = iter([rectangle(value, (x, y, x + 8, y + 6), value) for (x, y), value in zip(boxes, (100, 150, 200, 250))])
+        after = Mosaic(size=(32, 44), min_area=0.0).mix(next(samples), rng, lambda samples=samples: next(samples))
+        assert after.size == (32, 44) and after.image_id == 100 and after.segmentations is not None
+        counts.add(len(after.labels))
+        for label, box, mask in zip(after.labels.tolist(), after.boxes.tolist(), after.segmentations, strict=True):
+            pixels = mask.pixels((0, 0, 44, 32))
+            np.testing.assert_array_equal(pixels, after.image[0].numpy() == label)
+            rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+            assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert {value for value in (100, 150, 200, 250) if (after.image[0] == value).any()} == set(after.labels.tolist())
+    assert {3, 4} <= counts
+    alone = rectangle(1, (0, 0, 5, 5), 100)
+    assert Mosaic(p=0.0).mix(alone, np.random.default_rng(0), lambda: pytest.fail("drawn")) is alone
+
+
+def test_drawing_is_for_training() -> None:
+    with pytest.raises(UserError, match=r"the transform copy_paste needs other samples, which only training has"):
+        CopyPaste()(rectangle(1, (0, 0, 5, 5), 100), RNG)
+    coco = {"kind": "coco", "annotations": "a.json", "images": "a"}
+    tree = {"train": {**coco, "transforms": [{"kind": "copy_paste"}]}, "val": coco}
+    assert isinstance(from_tree(DataConfig, tree).train.transforms[0], CopyPaste)
+    with pytest.raises(ConfigError, match=r"has copy_paste as val.transforms.0: only training can draw other samples"):
+        from_tree(DataConfig, {**tree, "val": tree["train"]})

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from boxwood.evaluation import CollectingEvaluator, ProposalEvaluator, make_evaluator
-from boxwood.evaluation.measures import Measure
 from boxwood.structures import Detections
 from tests.evaluation import keypoint_cases, test_cityscapes, test_lvis
 from tests.evaluation.cases import categories, random_case
@@ -53,8 +52,7 @@ def evaluator_of(name: str) -> tuple[CollectingEvaluator | ProposalEvaluator, di
         found = {image_id: test_cityscapes.detected(own) for image_id, (_, own) in enumerate(streets, start=1)}
     else:
         truth, found = random_case(5, images=9)
-    measure: Measure = name if name in ("voc2007", "voc2010", "lvis", "cityscapes") else "coco"  # type: ignore[assignment]
-    evaluator = make_evaluator(truth, categories(truth), measure=measure, class_agnostic=name == "proposals")
+    evaluator = make_evaluator(truth, categories(truth), measure=name)
     return evaluator, dict(reversed(found.items()))
 
 

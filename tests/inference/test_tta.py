@@ -207,17 +207,15 @@ def of_views(model: RCNN, image: Tensor, found: Detections, config: dict[str, An
             boxes = torch.stack([WIDTH - boxes[:, 2], boxes[:, 1], WIDTH - boxes[:, 0], boxes[:, 3]], dim=1)
         boxes = boxes * torch.tensor([width / WIDTH, height / HEIGHT] * 2)
         with torch.no_grad():
-            masks, heatmaps = model.heads_in(batch, boxes, masks=what == "mask", keypoints=what == "keypoints")
+            (task,) = model.tasks
+            shown = model.task_values(task, batch, boxes, found.labels)
         for index, box in enumerate(found.boxes.tolist()):
             area, (low, high) = (box[2] - box[0]) * (box[3] - box[1]), config["areas"]
             if (view[0] < 96 and area < low) or (view[0] > 96 and area >= high):
                 continue
-            if masks is not None:
-                values = masks[index, found.labels[index]].sigmoid().double().numpy()
-            else:
-                assert heatmaps is not None
-                values = heatmaps[index].double().numpy()
-                values = values[[1, 0, 2]] if view[1] else values
+            values = shown[index].double().numpy()
+            if what == "keypoints" and view[1]:
+                values = values[[1, 0, 2]]
             result[index].append(values[..., ::-1] if view[1] else values)
     return result
 

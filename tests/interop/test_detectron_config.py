@@ -250,7 +250,7 @@ def test_no_key_is_dropped_without_a_word(name: str, group: str) -> None:
         (MASK, "RNG_SEED", "7", ("train.seed", 3, 7)),
         (MASK, "SOLVER.BASE_LR", "1", ("optim.lr", 0.02, 1.0)),  # a whole number, which Detectron refused
         (MASK, "SOLVER.MAX_ITER", "90000.0", None),
-        (MASK, "SOLVER.LR_POLICY", "cosine_decay", ("optim.schedule", "step", "cosine")),
+        (MASK, "SOLVER.LR_POLICY", "cosine_decay", ("optim.schedule.kind", "step", "cosine")),
         (MASK, "TEST.DATASETS", "('coco_2014_val',)", ("data.val.images", "data/coco/val2017", "data/coco/val2014")),
         (MASK, "PIXEL_MEANS", "(1.0, 2.0, 3.0)", ("model.pixel_mean", [122.7717, 115.9465, 102.9801], [3.0, 2.0, 1.0])),
         (MASK, "TRAIN.WEIGHTS", "mine.pkl", ("train.weights", "detectron/imagenet/R-50", "mine.pkl")),
@@ -312,9 +312,9 @@ def test_schedules() -> None:
         return convert(MASK, *pairs).config.optim
 
     stepped = optim("SOLVER.LR_POLICY", "step", "SOLVER.STEP_SIZE", "30000", "SOLVER.STEPS", "[]")
-    assert [round(drop * 90_000) for drop in stepped.drops] == [30_000, 60_000]
+    assert [round(drop * 90_000) for drop in stepped.schedule.drops] == [30_000, 60_000]
     rates = optim("SOLVER.LR_POLICY", "steps_with_lrs", "SOLVER.LRS", "[0.04, 0.02, 0.01]")
-    assert (rates.lr, rates.gamma, len(rates.drops)) == (0.04, 0.5, 2)
+    assert (rates.lr, rates.schedule.gamma, len(rates.schedule.drops)) == (0.04, 0.5, 2)
     assert optim("SOLVER.WARM_UP_ITERS", "0", "SOLVER.WARM_UP_METHOD", "constant").warmup_steps == 0
     for pairs, key in (
         (("SOLVER.LR_POLICY", "exp_decay"), "SOLVER.LR_POLICY"),

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from boxwood.fields import DetectedKeypoints
 from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPNConfig
+from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Instances, find_keypoints, select_instances, to_detections
 from boxwood.models.retinanet import RetinaNetHeadConfig, RetinaNetOutput, assign
 from boxwood.models.retinanet import candidates_of as candidates_of_levels
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.second_stage import RoIConfig, candidates_of, given_proposals, keypoint_loss, pool_regions, sample_rois
+from boxwood.models.second_stage import RoIConfig, candidates_of, given_proposals, pool_regions, sample_rois
+from boxwood.models.tasks.keypoint import keypoint_loss
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, KeypointFacts, Target
 
@@ -114,7 +118,7 @@ def test_proposals(seed: int, learning: bool) -> None:
     batch = batch_of(sizes, [(45, 55), (60, 70)], targets=() if learning else None)
     counts = {f"{part}_candidates": candidates for part in ("train", "test")} | {f"{p}_proposals": most for p in ("train", "test")}
     output = RPNOutput(tensor(logits), tensor(deltas), tensor(anchors + LAST), lengths)
-    ours = propose(output, batch, (96, 128), RPNConfig(**counts), DETECTRON1)
+    ours = propose(output, batch, (96, 128), RPNConfig(**counts, **RPNConfig.detectron1_rules), DETECTRON1)
 
     found: list[list[tuple[float, Array]]] = []
     for image, (height, width) in enumerate(sizes):
@@ -136,13 +140,23 @@ def test_proposals(seed: int, learning: bool) -> None:
         np.testing.assert_allclose(theirs(ours.boxes[image][valid]), np.stack([box for _, box in here]), atol=1e-3)
 
 
+def scales_of(batch: Batch) -> Tensor:
+    return DETECTRON1.scales(batch.sizes, batch.originals)
+
+
+def sampled(output: RPNOutput, batch: Batch) -> AnchorSample:
+    assert batch.targets is not None
+    config = RPNConfig(straddle=0.0, ignore_crowd=False)
+    return sample_anchors(output, ground_truth_of(batch.targets), batch, scales_of(batch), config, DETECTRON1)
+
+
 def test_anchors_that_are_learnt() -> None:
     """Section b.3: only anchors inside the image; the best of each instance among those."""
     anchors = np.array([[0, 0, 39, 39], [-1, 0, 38, 39], [60, 60, 99, 99], [61, 60, 100, 99], [0, 50, 19, 69], [8, 8, 31, 31]])
     truth = np.array([[0, 0, 39, 39], [70, 70, 99, 99]])  # instance 1 overlaps anchor 2 by 900 / 1600
     target = Target(tensor(truth + LAST), torch.tensor([0, 1]), torch.tensor([[0.0, 45, 30, 75]]))
     output = RPNOutput(torch.zeros(1, 6), torch.zeros(1, 6, 4), tensor(anchors + LAST), (6,))
-    sample = sample_anchors(output, batch_of([(100, 100)], [(100, 100)], (target,)), RPNConfig(straddle=0.0), DETECTRON1)
+    sample = sampled(output, batch_of([(100, 100)], [(100, 100)], (target,)))
     chosen = {int(i): bool(p) for i, p, v in zip(sample.indices[0], sample.positive[0], sample.valid[0], strict=True) if v}
     assert chosen == {0: True, 2: True, 4: False}  # 1 and 3 leave the image, 5 lies between; a crowd region changes nothing
     row = sample.indices[0].tolist().index(2)
@@ -153,7 +167,7 @@ def test_true_boxes_are_scaled_by_their_last_pixel() -> None:
     """Section b.3: GT x im_scale. Pixels 10..29 at twice the size are 20..58, and a box of just that has no deltas."""
     target = Target(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.zeros(0, 4))  # 10..30, doubled by the reader
     output = RPNOutput(torch.zeros(1, 1), torch.zeros(1, 1, 4), tensor(np.array([[20, 20, 58, 58]]) + LAST), (1,))
-    sample = sample_anchors(output, batch_of([(200, 200)], [(100, 100)], (target,)), RPNConfig(straddle=0.0), DETECTRON1)
+    sample = sampled(output, batch_of([(200, 200)], [(100, 100)], (target,)))
     assert sample.positive.all() and sample.deltas.abs().max() < 1e-6
 
 
@@ -165,7 +179,7 @@ def test_losses_of_the_rpn(levels: int) -> None:
     sample = AnchorSample(torch.arange(4).expand(2, 4), valid, positive, torch.zeros(2, 4, 4))
     lengths = (4,) if levels == 1 else (3, 1)
     output = RPNOutput(torch.zeros(2, 4), torch.full((2, 4, 4), 2.0), torch.zeros(4, 4), lengths)
-    losses = rpn_losses(output, sample, RPNConfig(), DETECTRON1)
+    losses = rpn_losses(output, sample, RPNConfig(**RPNConfig.detectron1_rules))
     assert losses["loss_rpn_objectness"].item() == pytest.approx(6 * np.log(2) / (6 if levels == 1 else 512), rel=1e-6)
     each = 4 * (2 - 0.5 / 9)
     assert losses["loss_rpn_box"].item() == pytest.approx((each / 4 + each / 2) / 2, rel=1e-6)
@@ -184,9 +198,11 @@ def test_boxes(seed: int) -> None:
     logits, deltas = rng.normal(size=(count, 4)) * 2, rng.normal(size=(count, 3, 4))
     proposals = proposals_of(rois)
     batch, test = batch_of([size], [original]), TestConfig(detections_per_image=30)
-    candidates = candidates_of(proposals, tensor(logits)[None], tensor(deltas)[None], batch, weights, test, DETECTRON1)
-    found = select_instances(candidates, batch, test, DETECTRON1)
-    (ours,) = to_detections(found, batch, CATEGORIES, test, DETECTRON1)
+    candidates = candidates_of(
+        proposals, tensor(logits)[None], tensor(deltas)[None], batch, scales_of(batch), weights, test, DETECTRON1
+    )
+    found = select_instances(candidates, scales_of(batch), test, DETECTRON1)
+    (ours,) = to_detections(found, batch, CATEGORIES, DETECTRON1)
 
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected: list[tuple[float, int, Array]] = []
@@ -249,9 +265,10 @@ def test_rois_that_are_learnt() -> None:
     factor = 1.6
     target = Target(tensor((truth + LAST) * factor), torch.tensor([2, 0]), torch.zeros(0, 4))
     batch = batch_of([(112, 160)], [(70, 100)], (target,), (tensor((rois + LAST) * factor),))
-    proposals = given_proposals(batch, DETECTRON1)
+    proposals = given_proposals(batch, scales_of(batch), DETECTRON1)
     np.testing.assert_allclose(theirs(proposals.boxes[0]), rois * factor, atol=1e-4)
-    sample = sample_rois(proposals, batch, RoIConfig(samples_per_image=64, positive_fraction=1.0), 3, DETECTRON1)
+    config = RoIConfig(samples_per_image=64, positive_fraction=1.0, ignore_crowd=False)
+    sample = sample_rois(proposals, ground_truth_of((target,)), batch, scales_of(batch), config, 3, DETECTRON1)
     candidates = np.concatenate([rois, truth])
     overlaps = np.array([[iou(box, instance) for instance in truth] for box in candidates])
     positive = overlaps.max(axis=1) >= 0.5
@@ -302,8 +319,11 @@ def test_keypoints_are_found() -> None:
         torch.zeros(1, 3, dtype=torch.int64),
         torch.ones(1, 3, dtype=torch.bool),
     )
-    found.keypoints = find_keypoints(tensor(heatmaps), torch.arange(3), found, batch, DETECTRON1)[None]
-    (ours,) = to_detections(found, batch, CATEGORIES, TestConfig(), DETECTRON1)
+    points = find_keypoints(tensor(heatmaps), torch.arange(3), found, scales_of(batch), DETECTRON1)
+    fixed = find_keypoints(tensor(heatmaps), torch.arange(3), found, scales_of(batch), DETECTRON1, largest=(80, 100))
+    torch.testing.assert_close(fixed, points, rtol=0, atol=1e-4)
+    in_original = torch.cat([points[..., :2] / factor, points[..., 2:]], dim=-1)[None]
+    (ours,) = to_detections(found, batch, CATEGORIES, DETECTRON1, {"keypoints": (in_original, DetectedKeypoints)})
     assert ours.keypoints is not None
     for box, maps, points in zip(boxes, heatmaps, ours.keypoints.numpy(), strict=True):
         width, height = np.maximum(box[2:] - box[:2], 1)
@@ -321,13 +341,13 @@ def test_keypoints_that_are_learnt() -> None:
     points = tensor(np.concatenate([(pixels + 0.5) * 2, [[2], [2]]], axis=1))[None]
     target = Target(tensor((roi + LAST) * 2)[None], torch.tensor([0]), torch.zeros(0, 4), None, points)
     batch = batch_of([(400, 400)], [(200, 200)], (target,), (torch.zeros(0, 4),))
-    sample = sample_rois(
-        given_proposals(batch, DETECTRON1), batch, RoIConfig(samples_per_image=1, positive_fraction=1.0), 3, DETECTRON1
-    )
+    config, scales = RoIConfig(samples_per_image=1, positive_fraction=1.0, ignore_crowd=False), scales_of(batch)
+    proposals = given_proposals(batch, scales, DETECTRON1)
+    sample = sample_rois(proposals, ground_truth_of((target,)), batch, scales, config, 3, DETECTRON1)
     np.testing.assert_allclose(theirs(sample.boxes[0, 0]), roi * 2, atol=1e-4)
     logits = torch.zeros(1, 2, 56, 56)
     logits[0, 0].view(-1)[3108] = 100.0  # sure of the right cell; the second keypoint is outside and teaches nothing
-    assert keypoint_loss(logits, torch.tensor([0]), sample, (target,), 3, DETECTRON1) < 1e-6
+    assert keypoint_loss(logits, torch.tensor([0]), sample, [points], 3, DETECTRON1) < 1e-6
 
 
 # --------------------------------------------------------------------------------------------------------------- RetinaNet
@@ -347,11 +367,13 @@ def test_boxes_of_retinanet() -> None:
         tuple(tensor(part)[None] for part in deltas),
         tuple(tensor(part + LAST) for part in anchors),
         batch.sizes,
-        DETECTRON1.scales(batch.sizes, batch.original_sizes),
+        scales_of(batch),
     )
-    candidates = candidates_of_levels(output, RetinaNetHeadConfig(test_candidates=100), test, DETECTRON1)
-    found = select_instances(candidates, batch, test, DETECTRON1)
-    (ours,) = to_detections(found, batch, CATEGORIES, test, DETECTRON1)
+    candidates = candidates_of_levels(
+        output, RetinaNetHeadConfig(test_candidates=100, **RetinaNetHeadConfig.detectron1_rules), test, DETECTRON1
+    )
+    found = select_instances(candidates, scales_of(batch), test, DETECTRON1)
+    (ours,) = to_detections(found, batch, CATEGORIES, DETECTRON1)
 
     rows: list[tuple[float, int, Array]] = []
     for level in range(3):
@@ -375,11 +397,12 @@ def test_anchors_of_retinanet_that_are_learnt() -> None:
     anchors = np.array([[0, 0, 39, 39], [60, 60, 79, 79], [120, 0, 150, 30], [0, 60, 39, 99]])
     truth = np.array([[0, 0, 39, 39], [70, 70, 99, 99], [0, 60, 39, 77]])  # overlaps 1, 100 / 1200, 0.45
     target = Target(tensor(truth + LAST), torch.tensor([2, 0, 1]), torch.tensor([[110.0, 0, 160, 40]]))
+    config, truths = RetinaNetHeadConfig(**RetinaNetHeadConfig.detectron1_rules), ground_truth_of((target,))
     labels, boxes, count = assign(
-        tensor(anchors + LAST), target, torch.tensor([100, 100]), torch.ones(2), RetinaNetHeadConfig(), 3, DETECTRON1
+        tensor(anchors + LAST), truths, torch.tensor([[100, 100]]), torch.ones(1, 2), config, 3, DETECTRON1
     )
-    assert labels.tolist() == [2, 3, 3, 1] and count == 3 + 1
-    np.testing.assert_allclose(theirs(boxes[3]), truth[2])
+    assert labels[0].tolist() == [2, 3, 3, 1] and count == 3 + 1
+    np.testing.assert_allclose(theirs(boxes[0, 3]), truth[2])
 
 
 # ------------------------------------------------------------------------------------------------------------ whole models
@@ -401,19 +424,18 @@ def test_a_model_asks_its_geometry() -> None:
     model: Any = config.build(CATEGORIES, TestConfig(score_threshold=0.0, detections_per_image=5))
     points = torch.tensor([[[20.0, 20, 2], [30, 30, 2]]])
     target = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1]), torch.zeros(0, 4), keypoints=points)
-    model.config.mask_head, head = None, model.mask_head
-    model.mask_head = None
+    tasks, model.tasks = model.tasks, model.tasks[1:]
     learning = batch_of([(96, 128)], [(60, 80)], (target,))
     losses = model.losses(model(learning), (target,))
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values()) and "loss_keypoint" in losses
-    model.mask_head, model.config.mask_head = head, config.mask_head or ConvMaskHeadConfig(convs=1, width=32)
+    model.tasks = tasks
     model.eval()
     batch = batch_of([(96, 128)], [(60, 80)])
     batch.images.random_(generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         (found,) = model.detections(model(batch), batch)
-    assert len(found) == 5 and found.mask_crops is DETECTRON1.mask_crops
+    assert len(found) == 5 and found.fields["masks"].crops is DETECTRON1.mask_crops
     assert (found.boxes[:, 2:] - found.boxes[:, :2] >= 1 - 1e-4).all()
     assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= 80).all() and (found.boxes[:, 3] <= 60).all()
     assert found.masks is not None and found.masks.shape == (5, 60, 80) and found.keypoints is not None

@@ -16,6 +16,7 @@ from torch import Tensor
 from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import select_instances
@@ -84,11 +85,11 @@ def all_learn(model: torch.nn.Module, losses: dict[str, Tensor]) -> None:
 
 
 def test_given_proposals_are_padded() -> None:
-    proposals = given_proposals(with_proposals(batch_of(ONE, TWO)))
+    proposals = given_proposals(with_proposals(batch_of(ONE, TWO)), torch.ones(2, 2))
     assert proposals.boxes.shape == (2, 4, 4)
     assert torch.equal(proposals.boxes[0], GIVEN[0]) and torch.equal(proposals.boxes[1, :1], GIVEN[1])
     assert proposals.valid.tolist() == [[True] * 4, [True, False, False, False]]
-    none = given_proposals(with_proposals(batch_of(ONE), (torch.zeros(0, 4),)))
+    none = given_proposals(with_proposals(batch_of(ONE), (torch.zeros(0, 4),)), torch.ones(1, 2))
     assert none.valid.tolist() == [[False]]
 
 
@@ -119,9 +120,9 @@ def test_fast_rcnn_finds_in_given_proposals_alone() -> None:
 
 def test_a_proposal_mostly_in_a_crowd_is_no_background() -> None:
     crowd = target_of([[10, 12, 60, 70]], [0], ignore=[[85, 0, 128, 40]])
-    sample = sample_rois(
-        given_proposals(with_proposals(batch_of(crowd), GIVEN[:1])), batch_of(crowd), RoIConfig(samples_per_image=8), 3
-    )
+    batch, scales = batch_of(crowd), torch.ones(1, 2)
+    proposals = given_proposals(with_proposals(batch_of(crowd), GIVEN[:1]), scales)
+    sample = sample_rois(proposals, ground_truth_of((crowd,)), batch, scales, RoIConfig(samples_per_image=8), 3)
     backgrounds = sample.boxes[0][sample.labels[0] == 3].tolist()
     assert [0, 0, 40, 40] in backgrounds and [90, 5, 120, 30] not in backgrounds
 
@@ -173,7 +174,7 @@ def test_the_shared_tail_runs_once() -> None:
     again = model.mask_logits(model.mask_head(tail(pooled)))
     positive = sample.labels.flatten()[rows] < 3
     assert positive.sum() >= 3
-    torch.testing.assert_close(output.mask_logits[positive], again[positive], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.task_logits["masks"][positive], again[positive], rtol=1e-4, atol=1e-5)
     model.losses(output, batch.targets)["loss_mask"].backward()  # type: ignore[no-untyped-call]
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in tail.parameters())
 
@@ -235,10 +236,10 @@ def some_proposals(count: int) -> Proposals:
 def test_class_agnostic_boxes_are_those_of_every_class() -> None:
     proposals, generator = some_proposals(30), torch.Generator().manual_seed(6)
     logits, deltas = torch.randn(2, 30, 4, generator=generator), torch.randn(2, 30, 1, 4, generator=generator)
-    weights = (10.0, 10.0, 5.0, 5.0)
+    weights, scales = (10.0, 10.0, 5.0, 5.0), torch.ones(2, 2)
     batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor([[90, 110], [100, 100]]), ((45, 50), (10, 10)))
     ours, same = (
-        select_instances(candidates_of(proposals, logits, own, batch, weights, EVERYTHING), batch, EVERYTHING)
+        select_instances(candidates_of(proposals, logits, own, batch, scales, weights, EVERYTHING), scales, EVERYTHING)
         for own in (deltas, deltas.expand(-1, -1, 3, -1))
     )
     for field in ("boxes", "scores", "labels", "valid"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import select_instances
 from boxwood.models.rcnn import RCNN, RCNNConfig, RCNNOutput
 from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses
-from boxwood.models.second_stage import RoIConfig, RoISample, box_losses, candidates_of, mask_loss
+from boxwood.models.second_stage import RoIConfig, RoISample, box_losses, candidates_of
+from boxwood.models.tasks.mask import mask_loss
 from boxwood.ops.boxes import ioa
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
@@ -163,9 +166,9 @@ def test_without_any_positive_roi() -> None:
     model.config.rois.positive_fraction = 0.0
     batch = batch_of(ONE)
     output = model(batch)
-    assert output.roi_sample is not None and output.mask_logits is not None
+    assert output.roi_sample is not None and "masks" in output.task_logits
     assert (output.roi_sample.labels == 3).all()
-    assert len(output.mask_logits) == 0
+    assert len(output.task_logits["masks"]) == 0
     losses = model.losses(output, (ONE,))
     assert losses["loss_box"] == losses["loss_mask"] == 0
     torch.stack(list(losses.values())).sum().backward()
@@ -375,6 +378,10 @@ def test_box_losses_by_numpy() -> None:
     assert losses["loss_box"].item() == pytest.approx(box / 5, rel=1e-5)
 
 
+def masks_of(targets: Sequence[Target]) -> list[InstanceMasks]:
+    return [target.masks for target in targets if target.masks is not None]
+
+
 def test_mask_loss_by_numpy() -> None:
     """The mask of the own class alone is asked for, of the instance that the RoI is matched with."""
     sample, generator = roi_sample(), torch.Generator().manual_seed(3)
@@ -390,22 +397,22 @@ def test_mask_loss_by_numpy() -> None:
         assert 0.3 < truth.mean() < 0.95
         p = 1 / (1 + np.exp(-maps[int(sample.labels[image, place])].double().numpy()))
         total -= (truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
-    loss = mask_loss(logits, rows, sample, targets)
+    loss = mask_loss(logits, rows, sample, masks_of(targets))
     assert loss.item() == pytest.approx(total / 3, rel=1e-5)
 
     # Rows that are no positives add nothing.
     padded = torch.cat([logits, torch.full((2, 3, 14, 14), 9.0)])
-    assert mask_loss(padded, torch.tensor([0, 1, 3, 2, 5]), sample, targets).item() == pytest.approx(total / 3, rel=1e-5)
+    assert mask_loss(padded, torch.tensor([0, 1, 3, 2, 5]), sample, masks_of(targets)).item() == pytest.approx(total / 3, rel=1e-5)
 
 
 def test_an_instance_without_a_mask_teaches_none() -> None:
     sample = roi_sample()
     with_all = (target_of([[30, 8, 62, 50], [3, 3, 22, 24]], [0, 2]), target_of([[8, 8, 42, 31]], [1]))
     rows, logits = torch.tensor([0, 1, 3]), torch.randn(3, 3, 14, 14, generator=torch.Generator().manual_seed(3))
-    parts = [float(mask_loss(logits[i : i + 1], rows[i : i + 1], sample, with_all)) for i in range(3)]
+    parts = [float(mask_loss(logits[i : i + 1], rows[i : i + 1], sample, masks_of(with_all))) for i in range(3)]
     assert with_all[0].masks is not None
     with_all[0].masks.bitmaps[1] = 0  # the instance of the first RoI
-    assert float(mask_loss(logits, rows, sample, with_all)) == pytest.approx((parts[1] + parts[2]) / 2, rel=1e-5)
+    assert float(mask_loss(logits, rows, sample, masks_of(with_all))) == pytest.approx((parts[1] + parts[2]) / 2, rel=1e-5)
 
 
 def test_a_mask_head_needs_masks() -> None:
@@ -448,9 +455,9 @@ def test_proposals_are_torchvisions(candidates: int, learning: bool) -> None:
         torch.testing.assert_close(ours.boxes[image][valid], expected[image], rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(ours.logits[image][valid].sigmoid(), scores[image], rtol=1e-5, atol=1e-6)
         inside = ((anchors[:, :2] + anchors[:, 2:]) / 2 < torch.tensor(sizes[image]).flip(0)).all(dim=1)
-        places = ours.places[image][valid]
+        places = ours.source_index[image][valid]
         own = logits[image][inside][places] == ours.logits[image][valid]  # an anchor centred in the padding has no place of its own
-        assert own.float().mean() > 0.5 and ours.num_places == 170
+        assert own.float().mean() > 0.5 and ours.num_sources == 170
         assert own.sum() == torch.isin(ours.logits[image][valid], logits[image][inside]).sum()
 
 
@@ -462,11 +469,11 @@ def test_instances_are_torchvisions(limit: int) -> None:
     valid = torch.arange(60) < torch.tensor([[60], [33]])
     logits = torch.randn(2, 60, 4, generator=generator) * 2
     deltas = torch.randn(2, 60, 3, 4, generator=generator)
-    weights, sizes = (10.0, 10.0, 5.0, 5.0), [(90, 110), (100, 100)]
+    weights, sizes, scales = (10.0, 10.0, 5.0, 5.0), [(90, 110), (100, 100)], torch.ones(2, 2)
     test = TestConfig(score_threshold=0.1, nms_threshold=0.4, detections_per_image=limit)
     proposals = Proposals(boxes, torch.zeros(2, 60), valid, torch.zeros(2, 60, dtype=torch.int64), 1)
     batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor(sizes), ((45, 50), (10, 10)))
-    ours = select_instances(candidates_of(proposals, logits, deltas, batch, weights, test), batch, test)
+    ours = select_instances(candidates_of(proposals, logits, deltas, batch, scales, weights, test), scales, test)
 
     nothing: Any = None
     heads = RoIHeads(nothing, nothing, nothing, 0.5, 0.5, 512, 0.25, weights, 0.1, 0.4, limit)
@@ -492,7 +499,7 @@ def test_detections_are_in_the_originals_pixels() -> None:
     batch = batch_of(None)
     with torch.no_grad():
         (near,) = model.detections(model(batch), batch)
-        batch.original_sizes = ((2 * HEIGHT, 3 * WIDTH),)
+        batch = replace(batch, original_sizes=((2 * HEIGHT, 3 * WIDTH),), originals=None)
         (far,) = model.detections(model(batch), batch)
     torch.testing.assert_close(far.boxes, near.boxes * torch.tensor([3, 2, 3, 2]))
     assert torch.equal(far.scores, near.scores)
@@ -503,7 +510,9 @@ def test_detections_are_in_the_originals_pixels() -> None:
 def test_detections_stay_in_their_image_and_out_of_its_padding() -> None:
     model = network().eval()
     batch = batch_of(None, None, sizes=[[50, 70], [HEIGHT, WIDTH]])
-    batch.original_sizes = ((33, 47), (HEIGHT, WIDTH))  # the ratios of height and width are not quite the same
+    batch = replace(
+        batch, original_sizes=((33, 47), (HEIGHT, WIDTH)), originals=None
+    )  # the ratios of height and width are not quite the same
     with torch.no_grad():
         small, _ = model.detections(model(batch), batch)
     assert len(small) > 5

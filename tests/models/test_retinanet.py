@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import retinanet_config, retinanet_state
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHeadConfig, assign
 from boxwood.ops.boxes import giou
@@ -159,6 +161,12 @@ def test_every_class_begins_at_the_prior() -> None:
     assert logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
 
 
+def assigned(anchors: Tensor, target: Target, size: Sequence[int], config: RetinaNetHeadConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """`assign` for one image of three classes."""
+    labels, boxes, count = assign(anchors, ground_truth_of((target,)), torch.tensor([size]), torch.ones(1, 2), config, 3)
+    return labels[0], boxes[0], count
+
+
 def test_what_an_anchor_is_to_say() -> None:
     """Anchors by hand: the same box, half of it, a box beside it, in the padding, in a region to be ignored, the best of a small
     instance."""
@@ -168,7 +176,7 @@ def test_what_an_anchor_is_to_say() -> None:
     target = Target(
         torch.tensor([[0.0, 0, 40, 40], [20, 60, 30, 90]]), torch.tensor([2, 0]), ignore=torch.tensor([[45.0, 45, 100, 99]])
     )
-    labels, boxes, count = assign(anchors, target, torch.tensor([100, 100]), torch.ones(2), RetinaNetHeadConfig(), 3)
+    labels, boxes, count = assigned(anchors, target, (100, 100), RetinaNetHeadConfig())
     assert count == 2
     # IoU 1, 0.45, 0.4025, 0, (padding), (ignored), 0.33 but the best of its instance
     assert labels.tolist() == [2, -1, -1, 3, -1, -1, 0]
@@ -252,7 +260,7 @@ def test_the_count_is_the_batchs() -> None:
     total = torch.zeros(2)
     count = 0
     for index, target in enumerate((ONE, single)):
-        labels, _, counted = assign(torch.cat(output.anchors), target, batch.sizes[index], torch.ones(2), model.config.head, 3)
+        labels, _, counted = assigned(torch.cat(output.anchors), target, batch.sizes[index].tolist(), model.config.head)
         positives = int(((labels >= 0) & (labels < 3)).sum())
         assert counted == positives
         part = type(output)(
@@ -271,7 +279,7 @@ def test_the_count_is_the_batchs() -> None:
 def test_anchors_in_the_padding_are_not_used() -> None:
     model = small().eval()
     anchors = torch.cat(model(noise_batch(96, 128)).anchors)
-    labels, _, _ = assign(anchors, ONE, torch.tensor([80, 100]), torch.ones(2), model.config.head, 3)
+    labels, _, _ = assigned(anchors, ONE, (80, 100), model.config.head)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     outside = (centres[:, 0] >= 100) | (centres[:, 1] >= 80)
     assert outside.any() and (labels[outside] == -1).all() and (labels[~outside] == 3).any()

@@ -117,9 +117,9 @@ def test_boxes_of_coco() -> None:
 
 
 def test_flip() -> None:
-    from boxwood.data.transforms import _mirror_boxes
+    from boxwood.fields import Affine
 
-    assert (_mirror_boxes((B + LAST)[None], 640)[0] - LAST).tolist() == [530, 20, 629, 169]
+    assert (Affine.flip((480, 640)).boxes((B + LAST)[None])[0] - LAST).tolist() == [530, 20, 629, 169]
 
 
 def test_enlarged_box_of_a_mask() -> None:
@@ -137,7 +137,7 @@ def test_levels() -> None:
 
 def test_keypoint_targets() -> None:
     points = torch.tensor([[[10.0, 20, 2], [60, 169, 1], [109, 100, 1], [5, 30, 2]]])
-    cells, valid = keypoint_targets(points, (B + LAST - torch.tensor(DETECTRON1.last_pixel))[None], 56)
+    cells, valid = keypoint_targets(points, DETECTRON1.region(B + LAST)[None], 56)
     assert cells.tolist() == [[0, 3108, 1735, 0]] and valid.tolist() == [[True, True, True, False]]
 
 
@@ -215,7 +215,7 @@ def test_mask_targets_are_nearly_the_polygons() -> None:
     outline = np.array([[12.0, 8], [88, 20], [70, 95], [30, 80]])
     bitmap = torch.from_numpy(rasterize_polygons([outline.astype(np.float32)], (12, 8, 88, 95), 112))[None]
     rois = torch.tensor([[5.0, 2, 95, 99], [30, 30, 80, 90], [12, 8, 50, 60]]) + LAST
-    corners = rois - torch.tensor(DETECTRON1.last_pixel)
+    corners = DETECTRON1.region(rois)
     ours = mask_targets(bitmap, torch.tensor([[12.0, 8, 88, 95]]), corners, torch.zeros(3, dtype=torch.int64), 28) >= 0.5
     for (x1, y1, x2, y2), target in zip(corners.tolist(), ours.numpy(), strict=True):
         scaled = ((outline - (x1, y1)) * 28 / np.maximum((x2 - x1, y2 - y1), 1)).ravel().tolist()

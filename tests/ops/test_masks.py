@@ -14,7 +14,8 @@ from pycocotools import mask as pycoco_mask
 from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from boxwood.ops.masks import mask_targets, masks_to_rle, paste_masks, rasterize_polygons, resize_bitmap
+from boxwood.ops import masks as masks_module
+from boxwood.ops.masks import mask_targets, masks_to_rle, paste_masks, paste_masks_at_once, rasterize_polygons, resize_bitmap
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under numpy 2
 
@@ -264,3 +265,16 @@ def test_a_mask_of_the_whole_image_and_an_empty_one() -> None:
     full, empty = masks_to_rle(masks, boxes, SIZE)
     assert pycoco_mask.area(full) == SIZE[0] * SIZE[1]
     assert pycoco_mask.area(empty) == 0
+
+
+def test_masks_are_pasted_at_once_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form for a GPU: inside the image, across each border, beyond it, thinner than a pixel, and in several parts."""
+    generator = torch.Generator().manual_seed(3)
+    boxes = torch.tensor(
+        [[3.0, 5, 41.5, 30.2], [-9, -4, 20, 18], [30, 20, 80, 60], [70, 70, 90, 90], [10, 10, 10.4, 35], [-5, -5, 60, 50]]
+    )
+    masks = torch.rand(len(boxes), 28, 28, generator=generator)
+    expected = paste_masks(masks, boxes, (40, 50))
+    monkeypatch.setattr(masks_module, "PASTED_AT_ONCE", 2 * 40 * 50)
+    assert torch.equal(paste_masks_at_once(masks, boxes, (40, 50)), expected)
+    assert paste_masks_at_once(masks[:0], boxes[:0], (40, 50)).shape == (0, 40, 50)

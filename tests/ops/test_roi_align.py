@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 
 import pytest
 import torch
@@ -129,7 +128,9 @@ def test_levels_are_torchvisions(sampling_ratio: int) -> None:
     images = torch.arange(len(rois)) % 2
     levels = assign_levels(rois, 4)
     assert set(levels.tolist()) == {0, 1, 2, 3}
-    ours = pool_levels(partial(roi_align, sampling_ratio=sampling_ratio, aligned=False), maps, strides, levels, rois, images, 7)
+    ours = pool_levels(maps, strides, levels, rois, images, 7, sampling_ratio=sampling_ratio, aligned=False)
+    fixed = pool_levels(maps, strides, levels, rois, images, 7, sampling_ratio=sampling_ratio, aligned=False, fixed_shapes=True)
+    torch.testing.assert_close(fixed, ours, rtol=0, atol=5e-5)
 
     pool = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio)
     named = OrderedDict((str(index), level) for index, level in enumerate(maps))
@@ -148,7 +149,7 @@ def test_levels_by_hand() -> None:
 def test_levels_give_gradients_to_their_own_map() -> None:
     maps = [torch.ones(1, 1, 8, 8, requires_grad=True), torch.ones(1, 1, 4, 4, requires_grad=True)]
     rois = torch.tensor([[0.0, 0, 16, 16], [8, 8, 24, 24]])
-    pool_levels(roi_align, maps, (4, 8), torch.tensor([1, 1]), rois, torch.tensor([0, 0]), 2).sum().backward()
+    pool_levels(maps, (4, 8), torch.tensor([1, 1]), rois, torch.tensor([0, 0]), 2).sum().backward()
     assert maps[0].grad is None or not maps[0].grad.any()
     assert maps[1].grad is not None and float(maps[1].grad.sum()) == pytest.approx(8.0)  # 2 RoIs of 4 cells, weights of 1
 

@@ -46,7 +46,7 @@ def test_it_has_the_settings_of_the_table(row: Row) -> None:
     model, train, test = config.model, config.data.train, config.data.val
     assert config.train.batch_size == row.gpus * row.per_gpu == config.optim.reference_batch_size
     assert (config.optim.lr, config.train.steps) == (row.lr, row.steps[-1])
-    assert tuple(round(drop * config.train.steps) for drop in config.optim.drops) == row.steps[:-1]
+    assert tuple(round(drop * config.train.steps) for drop in config.optim.schedule.drops) == row.steps[:-1]
     assert config.train.weights == (None if "scratch" in row.init else f"detectron/imagenet/{row.init.rpartition('/')[2]}")
     assert (train.transforms[0].short, train.transforms[0].long) == (row.shorts, row.long)
     assert (test.transforms[0].short, test.transforms[0].long) == (row.shorts[-1:], row.long)

@@ -104,7 +104,7 @@ def test_detectrons_schedule_and_numbers(name: str) -> None:
     config: Any = getattr(recipes, name)()
     assert (config.train.batch_size, config.optim.reference_batch_size) == (batch, batch)
     assert (config.optim.lr, config.train.steps) == (lr, steps)
-    assert tuple(round(drop * steps) for drop in config.optim.drops) == drops
+    assert tuple(round(drop * steps) for drop in config.optim.schedule.drops) == drops
     assert config.data.train.transforms[0].short == (JITTER if jitter else (800,))
     assert config.data.val.transforms[0].short == (800,)
     # Whatever is not said in the table is the same in all of Detectron's baselines.
@@ -113,9 +113,9 @@ def test_detectrons_schedule_and_numbers(name: str) -> None:
     assert changed <= {
         "optim.lr",
         "optim.reference_batch_size",
-        "optim.drops.0",
-        "optim.drops.1",
-        "optim.drops",
+        "optim.schedule.drops.0",
+        "optim.schedule.drops.1",
+        "optim.schedule.drops",
         "train.steps",
         "train.batch_size",
     }

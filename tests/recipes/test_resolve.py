@@ -77,7 +77,7 @@ def test_a_function_of_a_module_in_the_current_folder(in_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_work:misspelt", "my_work.py:11: OptimConfig has no key 'rl' (did you mean 'lr'?)"),
+        ("my_work:misspelt", "my_work.py:11: SGDConfig has no key 'rl' (did you mean 'lr'?)"),
         ("my_work:wrong_type", "my_work.py:16: TrainConfig: 'steps' should be a valid integer, got 'many'"),
         ("my_work:something_else", "something_else() should return a RunConfig, got int"),
         ("my_work:min", "has no function 'min' (did you mean 'mine'?)"),
@@ -114,9 +114,9 @@ def test_a_file_over_a_recipe(in_folder: Path) -> None:
 def test_a_chain_of_files_relative_to_each(in_folder: Path) -> None:
     (in_folder / "sub").mkdir()
     (in_folder / "sub" / "b.yaml").write_text("base: ../a.yaml\noptim: {lr: 2}\n")
-    (in_folder / "a.yaml").write_text("base: demo_shapes\noptim: {lr: 1, momentum: 0.5}\n")
+    (in_folder / "a.yaml").write_text("base: demo_shapes\noptim: {lr: 1, eps: 0.5}\n")
     config = resolve("sub/b.yaml")
-    assert (config.optim.lr, config.optim.momentum) == (2, 0.5)
+    assert (config.optim.lr, config.optim.eps) == (2, 0.5)
 
 
 def test_a_base_that_is_a_function(in_folder: Path) -> None:

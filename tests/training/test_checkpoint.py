@@ -155,10 +155,10 @@ def test_training_goes_on_past_a_full_disk(
             return save_checkpoint(directory, checkpoint, keep)
 
     with monkeypatch.context() as patch:
-        patch.setattr("boxwood.training.loop.save_checkpoint", limited)
+        patch.setattr("boxwood.training.state.save_checkpoint", limited)
         with caplog.at_level(logging.ERROR), pytest.raises(UserError, match=r"step-00000012\.pt: cannot be written"):
             train(tiny_run(checkpoint_every=5), out)
-    assert [message for message in caplog.messages if "step-00000010.pt: cannot be written" in message and "goes on" in message]
+    assert [message for message in caplog.messages if "step-00000010.pt: cannot be written" in message and "continues" in message]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000005.pt"]
     train(tiny_run(checkpoint_every=5), out, resume=True)
     assert (out / "last.safetensors").read_bytes()[-1000:] == (tmp_path / "whole" / "last.safetensors").read_bytes()[-1000:]

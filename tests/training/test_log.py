@@ -1,18 +1,25 @@
-"""The log: what a line holds, what a resumed run cuts off, what a terminal sees."""
+"""The log: what a line holds, what a resumed run removes, what a terminal shows, and loggers besides."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from boxwood.errors import UserError
+from boxwood.loggers import TensorBoardConfig
+from boxwood.training import train
 from boxwood.training.log import Meter, RunLog
+from tests.conftest import Boxwood, tiny
+from tests.training.tiny import tiny_run
 
 VALUES = {"loss": 1.5, "loss_box": 1.5, "lr": 0.1, "images_per_second": 3.0, "data_wait": 0.25, "memory_mb": 10.0}
 
@@ -22,7 +29,7 @@ def entries(out: Path) -> list[dict[str, object]]:
 
 
 def test_lines_for_programs_and_for_people(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), RunLog(tmp_path, 100, 0, 0, tensorboard=False) as log:
+    with caplog.at_level(logging.INFO), RunLog(tmp_path, 100, 0, 0) as log:
         log.train(20, VALUES)
         log.val(20, {"loss": 2.0, "bbox_AP": 0.5, "bbox_APs": float("nan")})
     assert entries(tmp_path) == [
@@ -34,13 +41,13 @@ def test_lines_for_programs_and_for_people(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 100, 0, 0, tensorboard=False) as log:
+    with RunLog(tmp_path, 100, 0, 0) as log:
         for step in (10, 20, 30):
             log.train(step, VALUES)
             log.val(step, {"loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "split": "tr')
-    with RunLog(tmp_path, 100, start=20, evaluated=10, tensorboard=False) as log:
+    with RunLog(tmp_path, 100, start=20, evaluated=10) as log:
         log.val(20, {"loss": 1.0})
         log.train(30, VALUES)
     found = [(entry["step"], entry["split"]) for entry in entries(tmp_path)]
@@ -48,7 +55,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_does_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with RunLog(tmp_path / "gone", 100, 0, 0, tensorboard=False) as log:
+    with RunLog(tmp_path / "gone", 100, 0, 0) as log:
         log.train(10, VALUES)
         log.train(20, VALUES)
     assert [message for message in caplog.messages if "cannot be written" in message] == caplog.messages
@@ -66,7 +73,7 @@ def test_a_terminal_has_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     handler = logging.StreamHandler(terminal)
     logging.getLogger().addHandler(handler)
     try:
-        with RunLog(tmp_path, 100, 0, 0, tensorboard=False) as log:
+        with RunLog(tmp_path, 100, 0, 0) as log:
             log.tick(10)
             log.train(20, VALUES)
             logging.getLogger().warning("a line above the bar")
@@ -78,11 +85,133 @@ def test_a_terminal_has_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "20/100" in terminal.getvalue() and "loss 1.5" in terminal.getvalue()
 
 
-def test_tensorboard_where_asked_for(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    with RunLog(tmp_path, 100, 0, 0, tensorboard=True) as log:
+class Memory:
+    """A logger that keeps what it is given, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.lines: list[tuple[int, str, dict[str, float]]] = []
+        self.closed, self.error = 0, error
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.lines.append((step, split, dict(values)))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_loggers_have_every_line_and_are_closed_after_an_error(tmp_path: Path) -> None:
+    memory = Memory()
+
+    def interrupted() -> None:
+        with RunLog(tmp_path, 100, 0, 0, [memory]) as log:
+            log.train(10, VALUES)
+            log.val(10, {"loss": float("nan"), "bbox_AP": 0.5})
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        interrupted()
+    assert memory.lines[0] == (10, "train", VALUES)
+    assert memory.lines[1][:2] == (10, "val") and math.isnan(memory.lines[1][2]["loss"]), "not null: the logger decides"
+    assert memory.closed == 1
+
+
+def test_a_logger_without_a_disk_or_a_network_does_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory()
+    with RunLog(tmp_path, 100, 0, 0, [Memory(ConnectionError("refused")), memory]) as log:
         log.train(10, VALUES)
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+        log.train(20, VALUES)
+    assert [message for message in caplog.messages if "Memory: cannot be written (refused)" in message] == caplog.messages
+    assert len(caplog.messages) == 1 and len(memory.lines) == len(entries(tmp_path)) == 2
+    with pytest.raises(KeyError), RunLog(tmp_path, 100, 0, 0, [Memory(KeyError("a bug"))]) as log:
+        log.train(30, VALUES)
+
+
+def test_numbers_of_a_measure_without_ap_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), RunLog(tmp_path, 100, 0, 0) as log:
+        log.val(20, {"loss": 2.0, "loss_box": 2.0, "count_F1": 0.5, "count_recall": 0.25})
+    assert caplog.messages == ["step 20/100  val  loss 2  count_F1 0.5  count_recall 0.25"]
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with RunLog(tmp_path, 100, 0, 0, [TensorBoardConfig().build(tmp_path, 0)]) as log:
+        log.train(10, VALUES)
+        log.val(10, {"loss": 2.0})
+    assert scalars(tmp_path) == {("train/loss", 10): 1.5, ("val/loss", 10): 2.0}
+
+
+def scalars(out: Path) -> dict[tuple[str, int], float]:
+    """Every ``.../loss`` of the event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    return {(tag, e.step): e.value for tag in events.Tags()["scalars"] if tag.endswith("/loss") for e in events.Scalars(tag)}
+
+
+@pytest.mark.parametrize("by_switch", [False, True])
+def test_a_run_with_tensorboard(tmp_path: Path, by_switch: bool) -> None:
+    """By the switch, by a logger, and by both, which write once."""
+    pytest.importorskip("tensorboard")
+    train(tiny_run(log_every=6, tensorboard=by_switch, loggers=(TensorBoardConfig(),)), tmp_path / "a")
+    train(tiny_run(log_every=6, tensorboard=True), tmp_path / "b")
+    assert scalars(tmp_path / "a") == scalars(tmp_path / "b")
+    assert {step for _, step in scalars(tmp_path / "a")} == {6, 12}
+    assert len(list((tmp_path / "a" / "tensorboard").iterdir())) == 1
+
+
+def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"TensorBoard is not installed; run: pip install 'boxwood\[tensorboard\]'"):
+        train(tiny_run(tensorboard=True), tmp_path / "run")
+
+
+CSV_LOGGER = """
+import csv
+from pathlib import Path
+
+from boxwood.loggers import LoggerConfig
+
+
+class CsvLoggerConfig(LoggerConfig):
+    name: str = "loss.csv"
+
+    def build(self, out: Path, start_step: int) -> "CsvLogger":
+        return CsvLogger(out / self.name, start_step)
+
+
+class CsvLogger:
+    def __init__(self, path: Path, start_step: int) -> None:
+        self.file = path.open("a")
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(["start", start_step])
+
+    def write(self, step, split, values):
+        self.writer.writerow([split, step, values["loss"]])
+
+    def close(self):
+        self.file.close()
+"""
+
+
+def test_a_logger_of_ones_own_is_one_file(boxwood: Boxwood, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "my_csv_logger.py").write_text(CSV_LOGGER)
+    logger = "train.loggers=[{kind: my_csv_logger:CsvLoggerConfig, name: curve.csv}]"
+    command = ["train", "demo_shapes", *tiny(shapes), "train.log_every=1", logger, "--import", "my_csv_logger", "--out", "run"]
+    outcome = boxwood(*command)
+    assert outcome.status == 0, outcome.err
+    rows = [line.split(",") for line in Path("run/curve.csv").read_text().splitlines()]
+    assert [row[:2] for row in rows] == [["start", "0"], ["train", "1"], ["train", "2"], ["val", "2"]]
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [float(row[2]) for row in rows[1:]] == [line["loss"] for line in lines]
+
+    # Another logger is no other run; it is told where the run resumes.
+    changed = ["train", "run", "train.loggers=[{kind: my_csv_logger:CsvLoggerConfig}]", "--import", "my_csv_logger", "--resume"]
+    assert boxwood(*changed).status == 0
+    assert Path("run/loss.csv").read_text() == "start,2\n"
 
 
 def test_the_meter_means_over_updates_and_measures_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

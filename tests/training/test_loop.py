@@ -17,11 +17,10 @@ import torch
 from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
-from boxwood.evaluation import Metrics
-from boxwood.run_config import OptimConfig, RunConfig
+from boxwood.run_config import AdamWConfig, OptimizerConfig, RunConfig, SGDConfig, StepScheduleConfig
 from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
-from boxwood.training.loop import _primary, _Run
+from boxwood.training.state import TrainingState
 from boxwood.weights import read_weights
 from tests.training import tiny
 from tests.training.tiny import TinyConfig, TinyData, TinyDataset, TinyDetector, tiny_run
@@ -114,10 +113,10 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
     def fake(*_: object) -> dict[str, Any]:
         return {"bbox": {"AP": next(scores)}}
 
-    monkeypatch.setattr("boxwood.training.loop.evaluate", fake)
+    monkeypatch.setattr("boxwood.training.validation.evaluate", fake)
     train(tiny_run(eval_every=3), tmp_path / "whole")
     stopped = tiny_run(eval_every=0, steps=6)
-    stopped.optim.drops = (8 / 6, 11 / 6)  # the same rates as in the first six of twelve
+    stopped.optim.schedule = StepScheduleConfig(drops=(8 / 6, 11 / 6))  # the same rates as in the first six of twelve
     scores = iter([0.5])
     train(stopped, tmp_path / "six")
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "six"))
@@ -144,10 +143,10 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     run = tiny_run(steps=1, log_every=1)
-    run.optim = OptimConfig(lr=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=1e-3, drops=())
+    run.optim = SGDConfig(lr=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=1e-3, schedule=StepScheduleConfig(drops=()))
     train(run, tmp_path / "clipped")
     start = tiny_run(steps=1)
-    start.optim = OptimConfig(lr=1e-30, warmup_steps=0)
+    start.optim = SGDConfig(lr=1e-30, warmup_steps=0)
     train(start, tmp_path / "start")
     moved = [weights(tmp_path / "clipped")[name] - tensor for name, tensor in weights(tmp_path / "start").items()]
     assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(1e-3, rel=1e-2)
@@ -166,11 +165,13 @@ def test_bf16_and_pictures_without_boxes(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- stop and resume
 
 
-@pytest.mark.parametrize(("kind", "call"), [("sgd", 1), ("adamw", 11), ("sgd", 13)])
-def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, call: int) -> None:
+@pytest.mark.parametrize(("optimizer", "call"), [(SGDConfig, 1), (AdamWConfig, 11), (SGDConfig, 13)])
+def test_resumed_training_is_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: type[OptimizerConfig], call: int
+) -> None:
     """Interrupted in the forward pass ``call`` (of 2 an update), between lines of the log and evaluations."""
     run = hard_run()
-    run.optim.kind = kind
+    run.optim = optimizer(lr=0.02, warmup_steps=4)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train(run, whole)
     monkeypatch.setenv("TINY_SIGNAL", f"SIGINT:{call}:0")
@@ -249,11 +250,11 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
     short = tiny_run(steps=6)
-    short.optim.drops = (4 / 6,)
+    short.optim.schedule = StepScheduleConfig(drops=(4 / 6,))
     train(short, tmp_path / "run")
     assert train(short, tmp_path / "run", resume=True)["bbox"], "nothing to do, and the metrics are still known"
     longer = tiny_run(steps=12)
-    longer.optim.drops = (4 / 12,)
+    longer.optim.schedule = StepScheduleConfig(drops=(4 / 12,))
     train(longer, tmp_path / "run", resume=True)
     train(longer, tmp_path / "whole")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
@@ -394,7 +395,7 @@ def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], words
 def test_initial_weights_and_layers_of_other_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(tiny_run(steps=2), tmp_path / "first")
     run = tiny_run(steps=1, weights=str(tmp_path / "first" / "last.safetensors"))
-    run.optim = OptimConfig(lr=1e-30, warmup_steps=0, drops=())
+    run.optim = SGDConfig(lr=1e-30, warmup_steps=0)
     run.data.train, run.data.val = TinyData(ids=(1, 2, 3, 4)), TinyData(ids=(1, 2, 3, 4), count=4)
     with caplog.at_level(logging.WARNING):
         train(run, tmp_path / "second")
@@ -423,14 +424,14 @@ def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
     """Picture 102 comes once an epoch of two updates; ``deferred`` is what a GPU does: look only when logging."""
     states: list[dict[str, torch.Tensor]] = []
-    created = _Run.__init__
+    created = TrainingState.__init__
 
-    def as_on_a_gpu(self: _Run, *arguments: Any, **named: Any) -> None:
+    def as_on_a_gpu(self: TrainingState, *arguments: Any, **named: Any) -> None:
         created(self, *arguments, **named)
         self.watch.deferred = deferred
         states.append(self.model.state_dict())
 
-    monkeypatch.setattr(_Run, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(TrainingState, "__init__", as_on_a_gpu)
     run = tiny_run(log_every=6, checkpoint_every=3)
     run.data.train = TinyData(nan_box_in=102)
     with pytest.raises(TrainingDiverged) as error:
@@ -450,9 +451,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("deferred", [False, True])
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
-    original, created = TinyDetector.losses, _Run.__init__
+    original, created = TinyDetector.losses, TrainingState.__init__
 
-    def as_on_a_gpu(self: _Run, *arguments: Any, **named: Any) -> None:
+    def as_on_a_gpu(self: TrainingState, *arguments: Any, **named: Any) -> None:
         created(self, *arguments, **named)
         self.watch.deferred = deferred
 
@@ -462,18 +463,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch
             losses["loss_root"] = (output.logits.sum() * 0).abs().sqrt()  # 0, with an infinite slope
         return losses
 
-    monkeypatch.setattr(_Run, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(TrainingState, "__init__", as_on_a_gpu)
     monkeypatch.setattr(TinyDetector, "losses", steep)
     with pytest.raises(TrainingDiverged, match=r"losses are finite but the gradient is not \(norm nan\) at step 3") as error:
         train(tiny_run(), tmp_path / "run")
     assert "loss_root 0" in str(error.value) and ".png): 1 boxes" in str(error.value)
-
-
-def test_the_most_telling_task_decides_which_weights_are_the_best() -> None:
-    """Keypoints before masks before boxes; a task whose truth has nothing (-1) does not."""
-    tables: Metrics = {"bbox": {"AP": 0.1}, "segm": {"AP": 0.2}, "keypoints": {"AP": 0.3}}
-    assert _primary(tables) == 0.3
-    assert _primary({**tables, "keypoints": {"AP": -1.0}}) == 0.2
-    assert _primary({"bbox": {"AP": 0.1}}) == 0.1
-    assert _primary({"proposals": {"AR100": 0.3, "AR1000": 0.5}}) == 0.5
-    assert _primary({}) == -1.0

@@ -10,7 +10,7 @@ import torch
 from boxwood.config import apply_overrides, to_yaml
 from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.recipes import demo_shapes
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import RunConfig, SGDConfig, TrainConfig
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.training import torchrun
@@ -37,7 +37,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     torch.set_num_threads(1)
     train(config, folder / "before")
     torch.set_num_threads(threads)
-    config.optim = OptimConfig(lr=2e-4, warmup_steps=5)
+    config.optim = SGDConfig(lr=2e-4, warmup_steps=5)
     config.train = TrainConfig(steps=20, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
     config.train.weights = str(folder / "before" / "last.safetensors")
     return config

@@ -20,7 +20,7 @@ from boxwood.data.dataset import DataConfig, Dataset, DatasetConfig
 from boxwood.models.detector import ModelConfig, normalize_images
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.losses import global_mean
-from boxwood.run_config import OptimConfig, RunConfig, TrainConfig
+from boxwood.run_config import RunConfig, SGDConfig, TrainConfig
 from boxwood.structures import Batch, Categories, Detections, Sample, Target
 
 SIDE = 32
@@ -181,6 +181,6 @@ def tiny_run(**train: Any) -> RunConfig:
     return RunConfig(
         model=TinyConfig(),
         data=DataConfig(train=TinyData(), val=TinyData(count=4, seed=1), workers=0),
-        optim=OptimConfig(lr=0.02, warmup_steps=4),
+        optim=SGDConfig(lr=0.02, warmup_steps=4),
         train=TrainConfig(**settings),
     )

@@ -21,7 +21,7 @@ from boxwood.models.inference_config import (
     TTAConfig,
     VoteConfig,
 )
-from boxwood.run_config import OptimConfig, TrainConfig
+from boxwood.run_config import CosineScheduleConfig, ScheduleConfig, SGDConfig, StepScheduleConfig, TrainConfig
 
 __all__ = ["make_data", "make_optim", "make_test", "make_train"]
 
@@ -199,7 +199,7 @@ def _match(address: re.Pattern[str], name: str) -> re.Match[str] | None:
     return address.fullmatch(name) if len(name) < 1000 else None
 
 
-def make_optim(values: Values, batch_size: int) -> OptimConfig:
+def make_optim(values: Values, batch_size: int) -> SGDConfig:
     """The schedule; of its keys, those that another policy reads are ignored."""
     policy, steps = values.get("SOLVER.LR_POLICY"), values.get("SOLVER.MAX_ITER")
     policies = {
@@ -227,15 +227,16 @@ def make_optim(values: Values, batch_size: int) -> OptimConfig:
             values.refuse("SOLVER.STEP_SIZE", "it is more than 0, and the rate falls at most a thousand times")
     if policy == "steps_with_lrs":
         lr, gamma = _rates(values, len(drops))
-    return OptimConfig(
+    schedule: ScheduleConfig = CosineScheduleConfig()
+    if policy != "cosine_decay":
+        schedule = StepScheduleConfig(drops=tuple(drop / max(steps, 1) for drop in drops), gamma=gamma)
+    return SGDConfig(
         lr=lr,
         reference_batch_size=batch_size,
         momentum=values.get("SOLVER.MOMENTUM"),
         weight_decay=values.get("SOLVER.WEIGHT_DECAY"),
         bias_lr_factor=2.0,
-        schedule="cosine" if policy == "cosine_decay" else "step",
-        drops=tuple(drop / max(steps, 1) for drop in drops),
-        gamma=gamma,
+        schedule=schedule,
         warmup_steps=values.get("SOLVER.WARM_UP_ITERS"),
         warmup_factor=values.get("SOLVER.WARM_UP_FACTOR"),
     )

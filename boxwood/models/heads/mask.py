@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +17,11 @@ class MaskHeadConfig(RoIHeadConfig):
     """Base of the heads whose output becomes a mask an RoI and class; the head decides M."""
 
     resolution: int = 14
+    binary_mask_targets: bool | None = None
+    """Mask targets are 0 or 1 (Detectron), not the covered share of a cell; None: as ``geometry`` implies."""
+
+    detectron1_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": True}
+    continuous_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": False}
 
 
 class ConvMaskHeadConfig(MaskHeadConfig):

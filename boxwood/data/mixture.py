@@ -1,0 +1,108 @@
+"""Several data sets as one training set: all images in one order, or a fixed ratio of the parts in every batch."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from boxwood.data.dataset import Dataset, DatasetConfig
+from boxwood.data.transforms import Transform
+from boxwood.errors import UserError
+from boxwood.structures import Sample
+
+__all__ = ["MixtureConfig", "MixtureDataset"]
+
+
+class MixtureConfig(DatasetConfig):
+    """Several data sets of the same classes. Each part has its own transforms; those of the mixture are applied after them."""
+
+    short_kind: ClassVar[str] = "mixture"
+
+    parts: tuple[DatasetConfig, ...] = Field(min_length=1)
+    """The data sets; a part may be a mixture without a ratio."""
+    ratio: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """How many images of each part are in every batch, as a ratio: with 3, 1 a batch of 8 has 6 images of the first part and 2 of
+    the second; each part starts over when all its images were used. None: each image of each part occurs once an epoch."""
+
+    def open(self) -> MixtureDataset:
+        return MixtureDataset([part.open() for part in self.parts], [part.transforms for part in self.parts], self.ratio)
+
+
+class MixtureDataset:
+    """The images of several data sets, one after the other.
+
+    Raises `UserError` where their classes differ, or where the ratio does not have a number for each.
+    """
+
+    ratio: tuple[int, ...] | None
+
+    def __init__(
+        self, parts: list[Dataset], transforms: list[tuple[Transform, ...]] | None = None, ratio: tuple[int, ...] | None = None
+    ) -> None:
+        if ratio is not None and len(ratio) != len(parts):
+            raise UserError(
+                f"a mixture of {len(parts)} data sets has a ratio of {len(ratio)} numbers; give ratio one for each of parts"
+            )
+        if any(isinstance(part, MixtureDataset) and part.ratio is not None for part in parts):
+            raise UserError("a mixture that is a part of another mixture cannot have a ratio; set it to null")
+        self.parts = parts
+        self.ratio = ratio
+        self.transforms = transforms or [()] * len(parts)
+        """Of each part, applied before those of the mixture."""
+        self.categories = parts[0].categories
+        for number, part in enumerate(parts):
+            if part.categories != self.categories:
+                difference = self.categories.difference(part.categories) or "other keypoints"
+                raise UserError(
+                    f"the parts 0 and {number} of a mixture have different categories: {difference}; give both the same ones in "
+                    "the same order (category ids may be any, but must agree)"
+                )
+        self.starts = [0, *accumulate(len(part) for part in parts)]
+        """The index of the first image of each part, and the number of images."""
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def part_of(self, index: int) -> tuple[int, int]:
+        """Which part image ``index`` is in, and its index there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        part = bisect_right(self.starts, index) - 1
+        return part, index - self.starts[part]
+
+    def __getitem__(self, index: int) -> Sample:
+        part, place = self.part_of(index)
+        return self.parts[part][place]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of image ``index`` without reading its pixels."""
+        part, place = self.part_of(index)
+        return self.parts[part].size(place)
+
+    @property
+    def repeats(self) -> NDArray[np.float64] | None:
+        """How often each image occurs in an epoch; None: once."""
+        repeats = [getattr(part, "repeats", None) for part in self.parts]
+        if all(factors is None for factors in repeats):
+            return None
+        return np.concatenate(
+            [np.ones(len(part)) if factors is None else factors for part, factors in zip(self.parts, repeats, strict=True)]
+        )
+
+    def to_coco(self) -> dict[str, Any]:
+        """The ground truth of all parts; annotations are numbered from 1. Raises `UserError` where two images have the same id."""
+        trees = [part.to_coco() for part in self.parts]
+        images = [image for tree in trees for image in tree["images"]]
+        if len({image["id"] for image in images}) < len(images):
+            raise UserError(
+                "the parts of a mixture have images with the same ids, so their ground truth cannot be combined; set data.val to "
+                "one data set"
+            )
+        annotations = [annotation for tree in trees for annotation in tree["annotations"]]
+        numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)]
+        return {**trees[0], "images": images, "annotations": numbered}

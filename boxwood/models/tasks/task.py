@@ -1,0 +1,101 @@
+"""The base of every instance task.
+
+    training:   features of positive RoIs -> head -> logits -> loss
+    inference:  features of the final boxes -> head -> logits -> values -> decode -> the field of `Detections`
+
+A task is its own configuration and has no weights: its modules belong to the network, under the names that the task gives them.
+Letters: B images, N instances of an image, D final instances of an image, R RoIs of the batch in one row, V views of an image.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from boxwood.config import Component
+from boxwood.fields import InstanceField, TensorField
+from boxwood.models.detector import Network
+from boxwood.models.heads import RoIHeadConfig
+from boxwood.models.inference_config import TTAConfig, ViewsConfig
+from boxwood.models.postprocess import Instances
+from boxwood.models.second_stage import RoISample
+from boxwood.structures import Batch, Categories, FirstSample, Target
+
+__all__ = ["InstanceTask"]
+
+
+class InstanceTask(Component):
+    """What a two-stage detector predicts for each region besides class and box.
+
+    Every method is given the network, so a task may read other weights than its own. The names of its modules in the state dict are
+    ``{prefix}_head``, ``{prefix}_tail`` where the head has a copy of the backbone's tail, and those of `predictors`.
+    """
+
+    name: ClassVar[str]
+    """Its key in the fields of targets, instances and detections: ``masks``."""
+    prefix: ClassVar[str]
+    """Of its modules' names: ``mask``."""
+    title: ClassVar[str] = ""
+    """In the network's title: Mask (R-CNN)."""
+    field_class: ClassVar[type[TensorField]] = TensorField
+    """The class of its field in detections."""
+
+    head: RoIHeadConfig
+    """The layers between the features of a RoI and the predictors."""
+
+    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
+        """Raise `UserError` where the data set at ``key`` lacks what the task is trained on; ``first`` gives its first sample,
+        before any transform. Here nothing is checked, since a transform may add the field."""
+
+    @abstractmethod
+    def predictors(self, channels: int, categories: Categories) -> dict[str, nn.Module]:
+        """The layers behind the head, which returns ``channels`` channels, by their names in the state dict. Raises `UserError`
+        where the data set's ``categories`` lack what they need."""
+
+    @abstractmethod
+    def logits(self, network: Network, features: Tensor) -> Tensor:
+        """The head and the predictors on features of RoIs: (R, C, P, P) -> (R, ...)."""
+
+    @abstractmethod
+    def loss(self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
+        """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample. Rows that are not positive
+        have to be left out."""
+
+    def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
+        """What inference takes of the logits (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
+        return logits.float()
+
+    def decode(self, network: Network, values: Tensor, rows: Tensor, instances: Instances, batch: Batch) -> Tensor:
+        """From `values` of ``rows`` of the flattened (B, D) instances to what they hold, in pixels of the network's input; here the
+        values themselves."""
+        return values
+
+    def survivors(self, network: Network, instances: Instances) -> Tensor:
+        """(B, D) bool: the valid instances, of which a task may drop some by what it found."""
+        return instances.valid
+
+    def to_original(self, values: Tensor, factors: Tensor) -> Tensor:
+        """`decode`'s (B, D, ...) in pixels of the original images, which are ``factors`` (B, 1, 2: x, y) times those of the
+        network's input; here unchanged, as values that do not depend on the scale are."""
+        return values
+
+    def field(self, network: Network, values: Tensor) -> InstanceField:
+        """The field of an image's `Detections`: (n, ...) in pixels of the original; here one of ``field_class``."""
+        return self.field_class(values)
+
+    # ------------------------------------------------------------------------------------------- test-time augmentation
+
+    def views(self, tta: TTAConfig) -> ViewsConfig:
+        """The views of an image from which `values` are merged; here the ordinary one."""
+        return ViewsConfig()
+
+    def mirrored(self, network: Network, values: Tensor) -> Tensor:
+        """`values` (D, ...) of a mirrored image, as they would be in the image itself."""
+        return values
+
+    def merge(self, tta: TTAConfig, values: Tensor, used: Tensor) -> Tensor:
+        """Values (V, D, ...) of the views, of which ``used`` (V, D, 1, ...) count for an instance -> (D, ...); here their mean."""
+        return (values * used).sum(dim=0) / used.sum(dim=0)

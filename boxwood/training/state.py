@@ -1,0 +1,185 @@
+"""The state of a run: what it holds in memory, how it starts or resumes, and what is saved.
+
+start    model, optimizer and counters, new or from a checkpoint
+save     checkpoint and last.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from boxwood.config import to_yaml
+from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
+from boxwood.errors import UserError
+from boxwood.evaluation import Metrics
+from boxwood.run_config import RunConfig
+from boxwood.structures import Categories
+from boxwood.training.checkpoint import Checkpoint, random_state, save_checkpoint, seed_process, set_random_state
+from boxwood.training.divergence import DivergenceWatch
+from boxwood.training.initial_weights import load_initial_weights
+from boxwood.training.log import Meter
+from boxwood.training.optimizer import build_optimizer
+from boxwood.training.parallel import parallelize
+from boxwood.weights.file import save_weights
+
+__all__ = ["TrainingState", "save", "set_generators", "start", "write_files"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingState:
+    """Everything that training changes, and the objects that change it."""
+
+    config: RunConfig
+    out: Path
+    device: torch.device
+    model: nn.Module
+    """The detector itself."""
+    network: nn.Module
+    """The module whose ``forward`` training calls: the model, or what `parallelize` wraps around it."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    meter: Meter
+    watch: DivergenceWatch
+    step: int = 0
+    """Updates done."""
+    saved: int | None = None
+    """Step of the newest checkpoint."""
+    evaluated: int = 0
+    """Step of the last evaluation."""
+    best: float | None = None
+    """The highest primary metric so far."""
+    metrics: Metrics = field(default_factory=dict)
+    """Of the last evaluation."""
+
+    @property
+    def categories(self) -> Categories:
+        return cast(Categories, self.model.categories)
+
+
+def start(
+    config: RunConfig, out: Path, device: torch.device, categories: Categories, checkpoint: Checkpoint | None
+) -> TrainingState:
+    """The state at the start of a run, or that of ``checkpoint``.
+
+    Raises `UserError` where the weights to start from do not fit the model, or the classes are not those of the checkpoint.
+    """
+    torch.manual_seed(config.train.seed)
+    model = config.model.build(categories, config.test)
+    logger.info("classes:\n%s", categories.table())
+    if checkpoint is not None:
+        if checkpoint.classes != _classes(categories):
+            raise UserError(f"{out}: the run's categories {checkpoint.classes} are not those of data.train; name another --out")
+        model.load_state_dict(checkpoint.model)
+    elif config.train.weights is not None:
+        load_initial_weights(model, config, categories)
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    if config.train.compile:
+        model.compile()
+    model.train()
+    state = TrainingState(
+        config=config,
+        out=out,
+        device=device,
+        model=model,
+        network=parallelize(model, device),
+        optimizer=build_optimizer(model, config),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+        meter=Meter(device),
+        watch=DivergenceWatch(device, deferred=device.type != "cpu"),
+    )
+    if config.optim.scale_lr:
+        logger.info(
+            "optim.scale_lr: learning rate %g for batches of %d, so %g for batches of %d",
+            config.optim.lr,
+            config.optim.reference_batch_size,
+            config.optim.lr * config.train.batch_size / config.optim.reference_batch_size,
+            config.train.batch_size,
+        )
+    if checkpoint is not None:
+        _restore(state, checkpoint)
+    return state
+
+
+def _restore(state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Optimizer and counters; the model's weights are loaded already."""
+    state.optimizer.load_state_dict(checkpoint.optimizer)
+    state.scaler.load_state_dict(checkpoint.scaler)
+    state.step = state.saved = checkpoint.step
+    state.evaluated, state.best = checkpoint.evaluated, checkpoint.best
+    state.metrics = json.loads(checkpoint.metrics)
+    if len(checkpoint.processes) == world_size():
+        state.meter.load_state_dict(checkpoint.processes[rank()]["meter"])
+    else:
+        logger.warning(
+            "the run had %d processes and has %d now: the data are the same, but dropout and the like draw other numbers",
+            len(checkpoint.processes),
+            world_size(),
+        )
+    logger.info("resumed after step %d of %d", state.step, state.config.train.steps)
+
+
+def set_generators(seed: int, checkpoint: Checkpoint | None) -> None:
+    """Set this process's random number generators: to their state in the checkpoint, or to one that ``seed`` determines."""
+    if checkpoint is not None and rank() < len(checkpoint.processes):
+        set_random_state(checkpoint.processes[rank()]["random"])
+    else:
+        seed_process(seed, rank())
+
+
+def save(state: TrainingState, *, required: bool) -> bool:
+    """Write the checkpoint and last.safetensors; all processes must call it. Returns whether they were written (`write_files`)."""
+    state.watch.check()
+    processes = gather_objects({"random": random_state(), "meter": state.meter.state_dict()})
+
+    def write() -> None:
+        weights = state.model.state_dict()
+        checkpoint = Checkpoint(
+            step=state.step,
+            model=weights,
+            optimizer=state.optimizer.state_dict(),
+            scaler=state.scaler.state_dict(),
+            evaluated=state.evaluated,
+            best=state.best,
+            metrics=json.dumps(state.metrics),
+            config=to_yaml(state.config),
+            classes=_classes(state.categories),
+            processes=processes,
+        )
+        save_checkpoint(state.out / "checkpoints", checkpoint, state.config.train.keep_checkpoints)
+        save_weights(state.out / "last.safetensors", weights, state.config, state.categories)
+
+    written = write_files(write, required=required)
+    if written:
+        state.saved = state.step
+    return written
+
+
+def write_files(write: Callable[[], None], *, required: bool) -> bool:
+    """Run ``write`` on rank 0 and return whether it succeeded.
+
+    Where it does not, such as on a full disk, the error is raised if the files are ``required``, else logged: training continues.
+    """
+    try:
+        on_rank_zero(write)
+    except UserError as error:
+        if required:
+            raise
+        logger.error("%s; training continues without it", error)
+        return False
+    return True
+
+
+def _classes(categories: Categories) -> tuple[tuple[int, str], ...]:
+    """Id and name of each class, by label."""
+    return tuple(zip(categories.ids, categories.names, strict=True))

@@ -1,0 +1,144 @@
+"""On a CUDA GPU: each architecture finds what it finds on the CPU, and learns in every precision. Skipped where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.ops import FrozenBatchNorm2d, box_iou
+
+from boxwood.inference.predictor import prepare
+from boxwood.models.detector import without_pretrained
+from boxwood.recipes import resolve
+from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
+from tests.conftest import Boxwood, tiny
+from tests.models.peers import spread
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*TF32")]
+
+DEVICE = "cuda"
+CLASSES = Categories((1, 2, 5), ("a", "b", "c"), KeypointFacts(("nose", "left_ear", "right_ear"), (0, 2, 1), (), (0.05,) * 3))
+REGIONS = ["model.rpn.train_candidates=100", "model.rpn.test_candidates=100", "model.rpn.test_proposals=50"]
+POOLED = ["model.rois.samples_per_image=24"]
+ARCHITECTURES: dict[str, list[str]] = {
+    "faster_rcnn_mobilenetv2_fpn": [*REGIONS, *POOLED],
+    "mask_rcnn_mobilenetv2_fpn": [*REGIONS, *POOLED],
+    "keypoint_rcnn_mobilenetv2_fpn": [*REGIONS, *POOLED],
+    "fast_rcnn_mobilenetv2_fpn": POOLED,
+    "faster_rcnn_r50_c4_1x": [*REGIONS, *POOLED],
+    "mask_rcnn_r18_fpn_gn_scratch": [*REGIONS, *POOLED],
+    "rfcn_mobilenetv2": REGIONS,
+    "rpn_mobilenetv2_fpn": REGIONS,
+    "retinanet_mobilenetv2_fpn": [],
+}
+EVERY_ARCHITECTURE = pytest.mark.parametrize("recipe", ARCHITECTURES)
+
+
+@pytest.fixture(autouse=True)
+def without_tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def detector(recipe: str) -> Any:
+    """With random weights whose scores are far enough apart that rounding does not reorder them."""
+    config = resolve(recipe, ARCHITECTURES[recipe])
+    torch.manual_seed(0)
+    network: Any = without_pretrained(config.model).build(CLASSES, config.test).eval()
+    for name, module in network.named_modules():
+        if isinstance(module, FrozenBatchNorm2d) and name.endswith("conv3.norm"):
+            module.weight.fill_(0.2)  # or else the maps of a deep random body grow without end
+    batch = two_images()
+    batch.targets = None
+    for name, deviation in (("rpn.objectness", 2.0), ("class_maps", 10.0), ("class_logits", 2.0)):
+        if any(name == each for each, _ in network.named_modules()):
+            spread(network, network.get_submodule(name), deviation, lambda: detect(network, batch))
+    return network
+
+
+def two_images() -> Batch:
+    """One image with two instances and one without any, which is smaller."""
+    boxes = torch.tensor([[4.0, 4.0, 60.0, 64.0], [40.0, 20.0, 120.0, 80.0]])
+    keypoints = torch.tensor([[[10.0, 10, 2], [20, 30, 1], [0, 0, 0]], [[50, 40, 2], [60, 30, 2], [80, 50, 2]]])
+    masks = InstanceMasks(torch.ones(2, 28, 28, dtype=torch.uint8), boxes.clone())
+    no_masks = InstanceMasks(torch.zeros(0, 28, 28, dtype=torch.uint8), torch.zeros(0, 4))
+    labels, no_boxes = torch.tensor([0, 2]), torch.zeros(0, 4)
+    targets = (
+        Target(boxes, labels, no_boxes, masks, keypoints),
+        Target(no_boxes, labels[:0], no_boxes, no_masks, keypoints[:0]),
+    )
+    images = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = ((96, 128), (90, 120))
+    proposals = (torch.cat([boxes + 2, torch.tensor([[0.0, 0, 50, 50]])]), no_boxes)
+    return Batch(images, torch.tensor(sizes), sizes, (1, 2), ("a", "b"), (1, 2), targets, proposals)
+
+
+def detect(network: Any, batch: Batch) -> list[Detections]:
+    with torch.no_grad():
+        found: list[Detections] = network.detections(network(batch), batch)
+    return [detections.to("cpu") for detections in found]
+
+
+@EVERY_ARCHITECTURE
+def test_finds_what_it_finds_on_the_cpu(recipe: str) -> None:
+    """Nearly all of it: where two overlaps or two scores are equal up to rounding, either device may choose."""
+    network, batch = prepare(detector(recipe)), two_images()
+    batch.targets = None
+    on_cpu = detect(network, batch)
+    on_gpu = detect(network.to(DEVICE), batch.to(DEVICE))
+    assert len(on_cpu[0]) > 0
+    for ours, theirs in zip(on_cpu, on_gpu, strict=True):
+        assert abs(len(ours) - len(theirs)) <= len(ours) / 20
+        if len(ours) == 0:
+            continue
+        alike = box_iou(ours.boxes, theirs.boxes) - (ours.scores[:, None] - theirs.scores).abs()
+        best, index = alike.where(ours.labels[:, None] == theirs.labels, 0.0).max(dim=1)
+        same = best > 0.99
+        assert same.float().mean() >= 0.95
+        ours, theirs = ours[same], theirs[index[same]]
+        torch.testing.assert_close(ours.boxes, theirs.boxes, atol=0.01, rtol=0)
+        torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-3, rtol=0)
+        if ours.mask_probabilities is not None:
+            torch.testing.assert_close(ours.mask_probabilities, theirs.mask_probabilities, atol=1e-3, rtol=0)
+            assert ours.masks is not None and theirs.masks is not None
+            assert (ours.masks != theirs.masks).float().mean() < 1e-3
+        if ours.keypoints is not None:
+            assert theirs.keypoints is not None
+            apart = (ours.keypoints - theirs.keypoints)[..., :2].norm(dim=-1)
+            assert (apart < 0.1).float().mean() >= 0.95
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@EVERY_ARCHITECTURE
+def test_learns_a_step(recipe: str, precision: torch.dtype) -> None:
+    network, batch = detector(recipe).to(DEVICE).to(memory_format=torch.channels_last).train(), two_images().to(DEVICE)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trained]
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=8.0, enabled=precision is torch.float16)
+    with torch.autocast(DEVICE, precision, enabled=precision is not torch.float32):
+        losses = network.losses(network(batch), batch.targets)
+        total = torch.stack(list(losses.values())).sum()
+    scaler.scale(total).backward()
+    scaler.step(optimizer)
+    assert all(loss.isfinite() for loss in losses.values())
+    gradients = [parameter.grad for parameter in trained]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert any(not torch.equal(parameter, old) for parameter, old in zip(trained, before, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_trains_and_evaluates(boxwood: Boxwood, shapes: Path, tmp_path: Path, precision: str) -> None:
+    overrides = [*tiny(shapes), f"train.device={DEVICE}", f"train.precision={precision}", "train.log_every=1", "data.workers=1"]
+    outcome = boxwood("train", "demo_shapes", *overrides, "--out", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]
+    assert all(line["loss"] is not None for line in lines)
+    assert boxwood("eval", tmp_path / "run").status == 0

@@ -1,0 +1,713 @@
+"""The record: what networks of toy size are and say, case by case, and what every recipe is.
+
+It is for changes that must change nothing. `tests/test_record.py` compares what there is now with `tests/facts/record.json` and
+`tests/facts/recipes.json.gz`, up to rounding. On one machine the bits themselves are compared::
+
+    python -m tests.record digest before.json            # a sha256 of every result, computed with one thread
+    python -m tests.record digest after.json             # on the other revision
+    python -m tests.record compare before.json after.json
+    python -m tests.record write                         # what there is now becomes what is right
+
+The networks' weights are numbers that depend on nothing but the names of the tensors, so that neither the order in which a network
+is built nor the machine changes them; what ``torch.manual_seed`` and the initialisation make of a network is recorded beside that.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# ------------------------------------------------------------- what may move: the record names places of the package only here
+from boxwood import Batch, Categories, Detections, RunConfig, Target, recipes
+from boxwood.config import from_tree, to_tree
+from boxwood.inference.tta import augmented
+from boxwood.models.detector import without_pretrained
+from boxwood.structures import InstanceMasks, KeypointFacts
+
+GEOMETRIES: dict[str, tuple[str, ...]] = {
+    "continuous": (),
+    "detectron1": ("model.geometry=detectron1",),
+}
+"""The overrides of a recipe of continuous geometry that make it count, choose, match and divide as Detectron did, by all its
+rules. Whoever makes such a rule a key of its own adds the key here."""
+# ------------------------------------------------------------------------------------------------------------------------------
+
+FACTS = Path(__file__).parent / "facts"
+RECORD, RECIPES = FACTS / "record.json", FACTS / "recipes.json.gz"
+
+
+# ---------------------------------------------------------------------------------------------------------------- the cases
+
+
+class Case(NamedTuple):
+    """A recipe with another size, and what is asked of it."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    learns: bool = True
+    """Whether a step of training is recorded too; cases that differ from another only in how detections are chosen need none."""
+
+
+R18 = "model.backbone={depth: 18, width: 8, frozen_stages: 0, weights: null}"
+R50 = "model.backbone={depth: 50, width: 8, frozen_stages: 2, weights: null}"
+WIDE = "model.backbone={depth: 18, width: 32, norm: gn, frozen_stages: 1, weights: null}"  # group norm is of 32 groups
+MOBILE = "model.backbone.weights=null"
+COUNTS = "samples_per_image: 32, train_candidates: 60, train_proposals: 40, test_candidates: 60, test_proposals: 40"
+LEVELS = f"model.rpn={{anchor_sizes: [[20.0], [28.0], [40.0], [64.0], [100.0]], {COUNTS}}}"
+ONE_MAP = f"model.rpn={{anchor_sizes: [[16.0, 32.0, 64.0]], {COUNTS}}}"
+ROIS = "model.rois={samples_per_image: 24, positive_fraction: 0.5}"
+FEW = "model.rois={samples_per_image: 8, positive_fraction: 0.5}"  # for VGG, whose tail is large
+FPN = "model.fpn.channels=32"
+TWO_FC = "model.box_head.width=32"
+MASKS = "model.mask_head={convs: 2, width: 16}"
+KEYPOINTS = "model.keypoint_head={kind: conv_keypoint, convs: 2, width: 16}"
+TEST = "test={score_threshold: 0.05, nms_threshold: 0.5, detections_per_image: 8}"
+GRID = "[[8.0, 11.0], [16.0, 22.0], [32.0, 45.0], [64.0, 90.0], [128.0, 181.0]]"
+DENSE = f"model.head={{convs: 2, anchor_sizes: {GRID}, test_candidates: 50}}"
+PYRAMID = (R18, FPN, LEVELS, ROIS, TWO_FC, TEST)
+GIVEN = (R18, FPN, ROIS, TWO_FC, TEST)
+C4 = (R18, ONE_MAP, ROIS, TEST)
+RETINA = (R18, FPN, DENSE, TEST)
+FULLY = ("model.rois={samples_per_image: 16, positive_fraction: 0.5, hardest: 16, class_agnostic: true}", "model.width=16")
+RFCN = (R18, ONE_MAP, *FULLY, "model.grid=3", TEST)
+VIEWS = "flip: true, scales: [48, 80], scale_flip: true, ratios: [1.25], ratio_flip: true"
+ORDINARY = "data.val.transforms.0.short=[64]"
+LENIENT = "test={score_threshold: 0.05, nms_threshold: 0.7, detections_per_image: 20}"
+"""So that more stands beside each other than the few best."""
+
+# The recipes are of continuous geometry; each case is recorded in both.
+IN_BOTH: dict[str, Case] = {
+    # Two stages on a pyramid.
+    "faster_fpn": Case("faster_rcnn_r50_fpn_1x", PYRAMID),
+    "fast_fpn": Case("fast_rcnn_r50_fpn_1x", GIVEN),
+    "mask_fpn": Case("mask_rcnn_r50_fpn_1x", (*PYRAMID, MASKS)),
+    "mask_fpn_given": Case("mask_rcnn_r50_fpn_1x", (*GIVEN, MASKS, "model.rpn=null")),
+    "keypoint_fpn": Case("keypoint_rcnn_r50_fpn_1x", (*PYRAMID, KEYPOINTS)),
+    "keypoint_fpn_given": Case("keypoint_rcnn_r50_fpn_1x", (*GIVEN, KEYPOINTS, "model.rpn=null")),
+    "mask_keypoint_fpn": Case("mask_rcnn_r50_fpn_1x", (*PYRAMID, MASKS, KEYPOINTS)),
+    "faster_bottleneck": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, R50)),
+    "faster_grouped": Case(
+        "faster_rcnn_r50_fpn_1x", (*PYRAMID, R50, "model.backbone={groups: 4, width_per_group: 16, stride_in: 1x1}")
+    ),
+    "faster_bn": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, "model.backbone.norm=bn")),
+    "faster_gn": Case(
+        "faster_rcnn_r50_fpn_1x",
+        (
+            *PYRAMID[:-2],
+            WIDE,
+            "model.fpn.norm=gn",
+            "model.box_head={kind: conv_fc, convs: 2, conv_width: 32, width: 32}",
+            TEST,
+        ),
+    ),
+    "mask_gn": Case(
+        "mask_rcnn_r50_fpn_2x_gn",
+        (
+            *PYRAMID[:-2],
+            WIDE,
+            "model.box_head={convs: 1, conv_width: 32, width: 32}",
+            "model.mask_head={convs: 2, width: 32}",
+            TEST,
+        ),
+    ),
+    "faster_mobilenet": Case("faster_rcnn_mobilenetv2_fpn", (MOBILE, *PYRAMID[1:])),
+    "faster_agnostic": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, "model.rois.class_agnostic=true")),
+    "faster_hardest": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, "model.rois={hardest: 8, smooth_l1_beta: 0.1}")),
+    "faster_max_pooled": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, "model.rois.pooling=max")),
+    "mask_adaptive": Case("mask_rcnn_r50_fpn_1x", (*PYRAMID, MASKS, "model.rois={sampling_ratio: 0, aligned: false}")),
+    "faster_anchors": Case(
+        "faster_rcnn_r50_fpn_1x",
+        (
+            *PYRAMID,
+            "model.rpn={rounded_anchors: true, anchor_offset: 0.5, straddle: 0.0, convs: 2, anchor_ratios: [0.5, 2.0]}",
+            "model.fpn.zero_init_lateral=true",
+            "model.size_divisor=64",
+        ),
+    ),
+    # Two stages on one map.
+    "faster_c4": Case("faster_rcnn_r50_c4_1x", C4),
+    "fast_c4": Case("fast_rcnn_r50_c4_1x", (R18, ROIS, TEST)),
+    "mask_c4": Case("mask_rcnn_r50_c4_1x", (*C4, "model.mask_head.width=16")),
+    "mask_c4_bottleneck": Case("mask_rcnn_r50_c4_1x", (*C4, R50, "model.mask_head.width=16", "model.size_divisor=1")),
+    "mask_c4_own_tail": Case("mask_rcnn_r50_c4_1x", (*C4, "model.mask_head={width: 16, source: own_tail}")),
+    "mask_keypoint_c4_maps": Case("mask_rcnn_r50_c4_1x", (*C4, "model.mask_head={convs: 1, width: 16, source: maps}", KEYPOINTS)),
+    "keypoint_c4_own_tail": Case("faster_rcnn_r50_c4_1x", (*C4, KEYPOINTS, "model.keypoint_head.source=own_tail")),
+    "faster_c5_dilated": Case(
+        "faster_rcnn_r50_c4_1x", (*C4, "model.backbone.last_stage=dilated", "model.box_head={kind: two_fc, width: 32}")
+    ),
+    "fast_vgg_cnn_m_1024": Case("fast_rcnn_vgg_cnn_m_1024", (FEW, TEST)),
+    "faster_vgg16": Case(
+        "faster_rcnn_vgg16",
+        ("model.backbone.weights=null", ONE_MAP, "model.rpn={train_proposals: 12, test_proposals: 16}", FEW, TEST),
+    ),
+    # An RPN alone.
+    "rpn_fpn": Case("rpn_r50_fpn_1x", (R18, FPN, LEVELS, "model.rpn.test_proposals=12", TEST)),
+    "rpn_fpn_straddle": Case("rpn_r50_fpn_1x", (R18, FPN, LEVELS, "model.rpn={test_proposals: 12, straddle: 0.0}", TEST)),
+    "rpn_fpn_too_few": Case("rpn_r50_fpn_1x", (R18, FPN, LEVELS, "model.rpn={test_proposals: 12, samples_per_image: 2000}", TEST)),
+    "rpn_c4": Case("rpn_r50_c4_1x", (R18, ONE_MAP, "model.rpn.test_proposals=12", TEST)),
+    "rpn_c4_too_few": Case("rpn_r50_c4_1x", (R18, ONE_MAP, "model.rpn={test_proposals: 12, samples_per_image: 2000}", TEST)),
+    # One stage.
+    "retinanet": Case("retinanet_r50_fpn_1x", RETINA),
+    "retinanet_giou": Case("retinanet_r50_fpn_1x", (*RETINA, "model.head.box_loss=giou")),
+    "retinanet_shared_tower": Case(
+        "retinanet_r50_fpn_1x",
+        (*RETINA, "model.head={shared_tower: true, norm: gn}", "model.fpn.top=conv_p5", "model.size_divisor=128"),
+    ),
+    "retinanet_scored": Case(
+        "retinanet_r50_fpn_1x", (*RETINA, "test={score_threshold: 0.8, detections_per_image: 40}"), learns=False
+    ),
+    "retinanet_certain": Case(
+        "retinanet_r50_fpn_1x", (*RETINA, "test={score_threshold: 0.9999, detections_per_image: 30}"), learns=False
+    ),
+    # R-FCN; the recipe learns from the hardest regions.
+    "rfcn": Case("rfcn_r50", RFCN),
+    "rfcn_bottleneck": Case("rfcn_r50", (*RFCN, R50)),
+    "rfcn_by_class": Case(
+        "rfcn_r50", (*RFCN, "model.width=null", "model.rois={class_agnostic: false, hardest: null, positive_fraction: 0.25}")
+    ),
+    "rfcn_interpolated": Case("rfcn_r50", (*RFCN, "model.interpolate=true")),
+    "rfcn_given": Case("rfcn_r50", (R18, *FULLY, "model.grid=3", TEST, "model.rpn=null")),
+    # How detections are chosen.
+    **{
+        f"soft_nms_{decay}": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, LENIENT, f"test.soft_nms={{decay: {decay}}}"), learns=False)
+        for decay in ("linear", "gaussian", "hard")
+    },
+    **{
+        f"vote_{scoring}": Case(
+            "faster_rcnn_r50_fpn_1x", (*PYRAMID, f"test.vote={{threshold: 0.5, scoring: {scoring}, beta: 0.8}}"), learns=False
+        )
+        for scoring in ("id", "avg", "iou_avg", "generalized_avg", "quasi_sum", "temp_avg")
+    },
+    "soft_nms_and_vote": Case("rfcn_r50", (*RFCN, LENIENT, "test.soft_nms={}", "test.vote={threshold: 0.6}"), learns=False),
+    "retinanet_soft_nms": Case("retinanet_r50_fpn_1x", (*RETINA, "test.soft_nms={decay: gaussian}"), learns=False),
+    "keypoint_nms": Case("keypoint_rcnn_r50_fpn_1x", (*PYRAMID, KEYPOINTS, LENIENT, "test.keypoint_nms=0.05"), learns=False),
+    # Each image looked at several times.
+    "tta_boxes": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, ORDINARY, f"test.tta.boxes={{{VIEWS}}}"), learns=False),
+    "tta_boxes_by_area": Case("rfcn_r50", (*RFCN, ORDINARY, f"test.tta.boxes={{{VIEWS}, areas: [700.0, 2000.0]}}"), learns=False),
+    "tta_boxes_soft_nms_vote": Case(
+        "retinanet_r50_fpn_1x",
+        (*RETINA, ORDINARY, "test.tta.boxes={flip: true, scales: [80]}", "test.soft_nms={}", "test.vote={}"),
+        learns=False,
+    ),
+    "tta_given_avg": Case(
+        "fast_rcnn_r50_fpn_1x",
+        (*GIVEN, ORDINARY, "test.tta.boxes={flip: true, scales: [80], scores: avg, boxes: avg}"),
+        learns=False,
+    ),
+    "tta_given_id": Case(
+        "fast_rcnn_r50_fpn_1x",
+        (*GIVEN, ORDINARY, "model.rois.class_agnostic=true", "test.tta.boxes={flip: true, scores: avg, boxes: id}"),
+        learns=False,
+    ),
+    **{
+        f"tta_masks_{combine}": Case(
+            "mask_rcnn_r50_fpn_1x", (*PYRAMID, MASKS, ORDINARY, f"test.tta.masks={{{VIEWS}, combine: {combine}}}"), learns=False
+        )
+        for combine in ("soft_avg", "soft_max", "logit_avg")
+    },
+    **{
+        f"tta_keypoints_{combine}": Case(
+            "keypoint_rcnn_r50_fpn_1x",
+            (*PYRAMID, KEYPOINTS, ORDINARY, f"test.tta.keypoints={{{VIEWS}, combine: {combine}}}", "test.keypoint_nms=0.3"),
+            learns=False,
+        )
+        for combine in ("avg", "max")
+    },
+    "tta_all_c4": Case(
+        "mask_rcnn_r50_c4_1x",
+        (
+            *C4,
+            "model.mask_head.width=16",
+            ORDINARY,
+            "test.tta={boxes: {flip: true, scales: [80]}, masks: {flip: true, areas: [700.0, 2000.0], scales: [48, 80]}}",
+        ),
+        learns=False,
+    ),
+}
+
+# Detectron's own, in its geometry.
+DETECTRON: dict[str, Case] = {
+    "faster_fpn": Case("detectron/e2e_faster_rcnn_R-50-FPN_1x", PYRAMID),
+    "fast_fpn": Case("detectron/fast_rcnn_R-50-FPN_1x", GIVEN),
+    "mask_fpn": Case("detectron/e2e_mask_rcnn_R-50-FPN_1x", (*PYRAMID, MASKS)),
+    "keypoint_fpn": Case("detectron/e2e_keypoint_rcnn_R-50-FPN_1x", (*PYRAMID, KEYPOINTS)),
+    "faster_c4": Case("detectron/e2e_faster_rcnn_R-50-C4_1x", (*C4, R50)),
+    "mask_c4": Case("detectron/e2e_mask_rcnn_R-50-C4_1x", (*C4, R50, "model.mask_head.width=16")),
+    "mask_gn": Case(
+        "detectron/e2e_mask_rcnn_R-50-FPN_2x_gn",
+        (
+            *PYRAMID[:-2],
+            WIDE,
+            "model.box_head={convs: 1, conv_width: 32, width: 32}",
+            "model.mask_head={convs: 1, width: 32}",
+            TEST,
+        ),
+    ),
+    "rpn_fpn": Case("detectron/rpn_R-50-FPN_1x", (R18, FPN, LEVELS, "model.rpn.test_proposals=12", TEST)),
+    "rpn_c4": Case("detectron/rpn_R-50-C4_1x", (R18, ONE_MAP, "model.rpn.test_proposals=12", TEST)),
+    "retinanet": Case("detectron/retinanet_R-50-FPN_1x", RETINA),
+    "tta_mask": Case(
+        "detectron/test_time_aug/e2e_mask_rcnn_R-50-FPN_2x",
+        (*PYRAMID, MASKS, ORDINARY, "test.tta={boxes: {scales: [48, 80], long: 160}, masks: {scales: [80], long: 160}}"),
+        learns=False,
+    ),
+    "tta_keypoint": Case(
+        "detectron/test_time_aug/keypoint_rcnn_R-50-FPN_1x",
+        (*GIVEN, KEYPOINTS, ORDINARY, "test.tta={boxes: {scales: [80]}, keypoints: {scales: [80], areas: [700.0, 2000.0]}}"),
+        learns=False,
+    ),
+}
+
+CASES: dict[str, Case] = {
+    **{
+        f"{geometry}/{name}": case._replace(overrides=(*case.overrides, *rules))
+        for geometry, rules in GEOMETRIES.items()
+        for name, case in IN_BOTH.items()
+    },
+    **{f"detectron/{name}": case for name, case in DETECTRON.items()},
+}
+
+
+# -------------------------------------------------------------------------------------------------------------- the pictures
+
+
+FIVE = KeypointFacts(("top", "left", "right", "near", "far"), (0, 2, 1, 4, 3), ((0, 1), (0, 2)), (0.05, 0.08, 0.08, 0.1, 0.1))
+CLASSES = Categories((1, 5, 9), ("ball", "cup", "leaf"), FIVE)
+COCO = Categories(
+    tuple(range(1, 81)),
+    tuple(f"class{label}" for label in range(80)),
+    KeypointFacts(tuple(f"point{i}" for i in range(17)), tuple(range(17)), (), (0.05,) * 17),
+)
+"""As many classes and keypoints as COCO has: the recipes' networks are as large as those for it."""
+
+SIZES = ((96, 128), (80, 112), (64, 96))
+ORIGINALS = ((72, 96), (160, 224), (64, 96))
+"""The first picture was enlarged, the second reduced, the third is as it was."""
+BOXES = (
+    ((10.0, 12.0, 60.0, 70.0), (64.0, 30.0, 122.5, 90.0), (30.0, 50.25, 46.0, 66.0), (4.0, 84.0, 100.0, 92.0)),
+    ((5.0, 5.0, 50.0, 75.0), (55.5, 20.25, 104.0, 64.5)),
+    (),
+)
+"""The last of the first picture is like no anchor."""
+LABELS = ((0, 2, 1, 0), (1, 0), ())
+CROWDS = (((80.0, 0.0, 128.0, 28.0),), (), ())
+
+
+def uniform(name: str, *shape: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Numbers in 0..1 that depend on ``name`` alone."""
+    return np.random.default_rng(zlib.crc32(name.encode())).random(shape)
+
+
+def pictures() -> Tensor:
+    """(3, 3, 96, 128) uint8: coloured blocks of several sizes, and beyond each picture's size nothing."""
+    sheet = torch.zeros(len(SIZES), 3, 96, 128, dtype=torch.uint8)
+    for index, (height, width) in enumerate(SIZES):
+        values = np.zeros((3, 96, 128))
+        for cell in (32, 16, 8, 4, 1):
+            values += np.kron(uniform(f"picture {index} {cell}", 3, 96 // cell, 128 // cell), np.ones((cell, cell))) * 51
+        sheet[index, :, :height, :width] = torch.from_numpy(values.astype(np.uint8))[:, :height, :width]
+    return sheet
+
+
+def targets() -> tuple[Target, ...]:
+    """Four instances and a crowd; two instances; none."""
+    result = []
+    for index, boxes in enumerate(BOXES):
+        count = len(boxes)
+        corners = torch.tensor(boxes).reshape(count, 4)
+        bitmaps = torch.from_numpy((uniform(f"masks {index}", count, 7, 7) < 0.7).astype(np.uint8))
+        bitmaps = bitmaps.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+        places = torch.from_numpy(uniform(f"keypoints {index}", count, 5, 2)).float() * 1.1 - 0.05
+        points = corners[:, None, :2] + places * (corners[:, None, 2:] - corners[:, None, :2])
+        seen = torch.from_numpy((uniform(f"seen {index}", count, 5, 1) * 3).astype(np.float32).clip(0, 2).round())
+        result.append(
+            Target(
+                corners,
+                torch.tensor(LABELS[index], dtype=torch.int64),
+                torch.tensor(CROWDS[index]).reshape(-1, 4),
+                InstanceMasks(bitmaps, corners.clone()),
+                torch.cat([points, seen], dim=2),
+            )
+        )
+    return tuple(result)
+
+
+def proposals() -> tuple[Tensor, ...]:
+    """Boxes near the instances, in crowds and others, of each picture; another number for each."""
+    result = []
+    for index, (height, width) in enumerate(SIZES):
+        limit = np.array([width, height] * 2)
+        start = uniform(f"start {index}", 16 + 4 * index, 2) * limit[:2] * 0.7
+        other = np.concatenate([start, start + 6 + uniform(f"side {index}", len(start), 2) * 0.5 * limit[:2]], axis=1)
+        near = np.repeat(np.array(BOXES[index]).reshape(-1, 4), 4, axis=0)
+        near = near + 8 * (uniform(f"near {index}", *near.shape) - 0.5)
+        crowd = np.repeat(np.array(CROWDS[index]).reshape(-1, 4), 6, axis=0)
+        within = crowd + np.tile([6.0, 4.0, -8.0, -5.0], (len(crowd), 1)) * uniform(f"within {index}", *crowd.shape)
+        result.append(torch.from_numpy(np.clip(np.concatenate([near, other, within]), 0, limit)).float())
+    return tuple(result)
+
+
+def batch_of(*, learning: bool, given: bool, as_files: bool = False) -> Batch:
+    """The three pictures; ``as_files`` at the size of their files, for a model that scales them itself."""
+    return Batch(
+        pictures(),
+        torch.tensor(SIZES),
+        SIZES if as_files else ORIGINALS,
+        (11, 12, 13),
+        ("a.png", "b.png", "c.png"),
+        (3, 5, 7),
+        targets() if learning else None,
+        proposals() if given else None,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- the networks
+
+
+SPREADS = {
+    "objectness": 1.0,
+    "deltas": 0.3,
+    "class_logits": 1.5,
+    "box_deltas": 1.5,
+    "mask_logits": 3.0,
+    "keypoint_logits": 3.0,
+    "class_maps": 6.0,
+    "box_maps": 6.0,
+}
+"""About how much the outputs of the predictors deviate, so that a network has something to say."""
+BALANCED = ("objectness", "class_logits", "class_maps", "mask_logits")
+Tuned = dict[str, tuple[float, list[float]]]
+"""Of each predictor, by its name, what its weights are multiplied with and what is added to its biases."""
+MOST_DRAWN = 65_521
+"""Larger tensors repeat their numbers: drawing more takes too long."""
+LARGE = 4_000_000
+"""Tensors of more numbers are not initialised and take no gradient, which would take too long too."""
+
+
+@torch.no_grad()
+def fill(model: nn.Module, tuned: Tuned) -> None:
+    """Give every tensor numbers that its name decides; those of the predictors are changed as ``tuned`` says."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        (module, _, leaf), count = name.rpartition("."), tensor.numel()
+        values = uniform(name, min(count, MOST_DRAWN)).astype(np.float32)
+        factor, shifts = tuned.get(module, (1.0, [0.0]))
+        if leaf == "running_var" or (leaf == "weight" and tensor.dim() == 1):
+            # The last norm of a bottleneck is smaller, so that many blocks do not explode.
+            values = (0.75 + values / 2) / (4 if "conv3.norm" in name else 1)
+        elif tensor.dim() == 1:
+            values = (values - 0.5) / 5 + np.float32(shifts)
+        else:  # of the variance that keeps that of what a ReLU lets through
+            values = (values - 0.5) * np.float32(math.sqrt(24 * len(tensor) / count) * factor)
+        tensor.copy_(torch.from_numpy(np.resize(values, count)).view(tensor.shape))
+
+
+@contextmanager
+def without_large() -> Iterator[None]:
+    """Tensors of more than `LARGE` numbers are left as memory gives them when a network is built."""
+    names = ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")
+    theirs = {name: getattr(nn.init, name) for name in names}
+
+    def unless_large(name: str) -> Callable[..., Tensor]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.numel() > LARGE else theirs[name](tensor, *args, **kwargs)
+
+    try:
+        for name in names:
+            setattr(nn.init, name, unless_large(name))
+        yield
+    finally:
+        for name in names:
+            setattr(nn.init, name, theirs[name])
+
+
+@torch.no_grad()
+def tune(model: Any, detect: Callable[[], Any]) -> Tuned:
+    """For each predictor what makes its outputs deviate as `SPREADS` says, and balanced where one channel would always be the
+    largest; one after the other. The numbers are round, so that they are the same wherever they are found."""
+    tuned: Tuned = {}
+    fill(model, tuned)
+    spreads = {**SPREADS, "box_deltas": 0.3} if hasattr(model, "class_tower") else SPREADS
+    for name, module in model.named_modules():
+        leaf = name.rpartition(".")[2]
+        if leaf not in spreads:
+            continue
+        seen: list[Tensor] = []
+        hook = module.register_forward_hook(
+            lambda _module, _input, output, seen=seen: seen.append(output.transpose(0, 1).flatten(1))
+        )
+        detect()
+        hook.remove()
+        outputs = torch.cat(seen, dim=1)
+        middle = outputs.mean(dim=1, keepdim=True) * (leaf in BALANCED)
+        factor = 2.0 ** round(math.log2(spreads[leaf] / float((outputs - middle).std())))
+        tuned[name] = (factor, [round(-8 * factor * shift) / 8 for shift in middle.flatten().tolist()])
+        fill(model, tuned)
+    return tuned
+
+
+class Found(NamedTuple):
+    """What a case says, as tensors."""
+
+    state: list[str]
+    """Name, shape and type of every tensor."""
+    initial: dict[str, Tensor]
+    """The state dict as the network was made after ``torch.manual_seed(0)``, or what is kept of it."""
+    tuned: Tuned
+    losses: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    detections: list[Detections]
+
+
+def find(case: Case, tuned: Tuned | None, look: Callable[[dict[str, Tensor]], Any] = dict) -> Found:
+    """Build the network of a case, take a step's losses and gradients, and detect.
+
+    Without ``tuned`` it is found anew. ``look`` is shown the initial state, which is overwritten then, and says what is kept of
+    it.
+    """
+    config = recipes.resolve(case.recipe, case.overrides)
+    torch.manual_seed(0)
+    with without_large():
+        model: Any = without_pretrained(config.model).build(CLASSES, config.test)
+    state = state_of(model)
+    initial = look({name: tensor for name, tensor in model.state_dict().items() if tensor.numel() <= LARGE})
+    given = config.model.needs_proposals
+    detector: Any
+    detector, transforms = augmented(model, config.data.val.transforms, config.test)
+    as_files = detector is not model
+    assert len(transforms) == (0 if as_files else len(config.data.val.transforms))
+
+    def detect() -> list[Detections]:
+        batch = batch_of(learning=False, given=given, as_files=as_files)
+        with torch.no_grad():
+            found: list[Detections] = detector.detections(detector(batch), batch)
+        return found
+
+    detector.eval()
+    if tuned is None:
+        tuned = tune(model, detect)
+    fill(model, tuned)
+    losses: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    if case.learns:
+        for parameter in model.parameters():
+            if parameter.numel() > LARGE:
+                parameter.requires_grad_(False)
+        model.train()
+        batch = batch_of(learning=True, given=given)
+        assert batch.targets is not None
+        losses = model.losses(model(batch), batch.targets)
+        torch.stack(list(losses.values())).sum().backward()
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        fill(model, tuned)  # a batch norm has new statistics
+        detector.eval()
+    return Found(state, initial, tuned, losses, gradients, detect())
+
+
+def state_of(model: nn.Module) -> list[str]:
+    """``name (shape) dtype`` of every tensor of the state dict, sorted."""
+    return sorted(
+        f"{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in model.state_dict().items()
+    )
+
+
+def state_of_recipe(config: RunConfig) -> list[str]:
+    """The same of a recipe's network at its own size, for COCO, without its memory."""
+    model = json.dumps(to_tree(config.model))
+    if model not in STATES:  # those of other schedules are the same
+        with torch.device("meta"):
+            STATES[model] = state_of(without_pretrained(config.model).build(COCO, config.test))
+    return STATES[model]
+
+
+STATES: dict[str, list[str]] = {}
+
+
+# -------------------------------------------------------------------------------------------------------------- as it is kept
+
+
+def numbers(tensor: Tensor) -> Any:
+    """The float32 values, as lists of the shortest decimals that give them back."""
+    values = tensor.detach().cpu().numpy()
+    assert values.dtype == np.float32
+    return json.loads(json.dumps(values.tolist()), parse_float=lambda text: float(str(np.float32(text))))
+
+
+def total(state: Mapping[str, Tensor]) -> list[float]:
+    """The sum of all values of a state dict, and that of their absolute values."""
+    values = [tensor.double() for tensor in state.values()]
+    return [sum(float(value.sum()) for value in values), sum(float(value.abs().sum()) for value in values)]
+
+
+def norm_of(gradients: Mapping[str, Tensor]) -> float:
+    """The length of all gradients as one vector; 0 where there are none."""
+    return math.sqrt(sum(float(one.double().square().sum()) for one in gradients.values()))
+
+
+def recorded(found: Found) -> dict[str, Any]:
+    """A case as it stands in the record."""
+    detections = []
+    for one in found.detections:
+        kept: dict[str, Any] = {"labels": one.labels.tolist(), "scores": numbers(one.scores), "boxes": numbers(one.boxes)}
+        if one.mask_probabilities is not None:
+            assert one.masks is not None
+            kept["mask_means"] = numbers(one.mask_probabilities.mean(dim=(1, 2)))
+            kept["mask_areas"] = one.masks.sum(dim=(1, 2)).tolist()
+        if one.keypoints is not None:
+            kept["keypoints"] = numbers(one.keypoints)
+        detections.append(kept)
+    return {
+        "tuned": found.tuned,
+        "state": sha(*found.state),
+        "initial": found.initial,
+        "losses": {name: numbers(loss) for name, loss in found.losses.items()},
+        "gradient": norm_of(found.gradients),
+        "detections": detections,
+    }
+
+
+def sha(*parts: str | bytes | Tensor) -> str:
+    """One sha256 of texts and of the bytes of tensors."""
+    result = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().contiguous().numpy().tobytes()
+        result.update(part.encode() + b"\n" if isinstance(part, str) else part)
+    return result.hexdigest()
+
+
+def digest_of(found: Found) -> dict[str, str]:
+    """A case bit by bit; ``found.initial`` is a digest already."""
+    parts: list[str | Tensor] = []
+    for one in found.detections:
+        parts += [str(len(one)), one.boxes, one.scores, one.labels]
+        if one.mask_probabilities is not None:
+            parts += [one.mask_probabilities, json.dumps(one.rles())]
+        if one.keypoints is not None:
+            parts.append(one.keypoints)
+    result = {"state": sha(*found.state), "initial": str(found.initial), "detections": sha(*parts)}
+    for name, values in (("losses", found.losses), ("gradients", found.gradients)):
+        if values:
+            result[name] = sha(*(part for key in sorted(values) for part in (key, values[key])))
+    return result
+
+
+def tree_of(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain values."""
+    return json.loads(json.dumps(to_tree(config)))
+
+
+def flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and what stands there: a scalar, or a list of scalars and lists."""
+    parts: Any = tree.items() if isinstance(tree, dict) else None
+    if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        parts = enumerate(tree)
+    if parts is None:
+        yield key, tree
+    else:
+        for name, value in parts:
+            yield from flat(value, f"{key}.{name}" if key else str(name))
+
+
+def machine() -> str:
+    """What decides how sums are rounded: torch and the processor."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    first = dict(line.split(":", 1) for line in facts.partition("\n\n")[0].splitlines() if ":" in line)
+    known = {key.strip(): value.strip() for key, value in first.items()}
+    kind = [known.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
+    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *kind])
+
+
+def read_record() -> dict[str, Any]:
+    """The ``cases`` by name, as `recorded` gives them, and the `machine` that computed them."""
+    record: dict[str, Any] = json.loads(RECORD.read_text())
+    return record
+
+
+def read_recipes() -> dict[str, Any]:
+    """Of each recipe its configuration (``tree``), and a sha256 of its network's `state_of` (``state``)."""
+    found: dict[str, Any] = json.loads(gzip.decompress(RECIPES.read_bytes()))
+    return found
+
+
+def from_recorded(tree: dict[str, Any]) -> RunConfig:
+    """The configuration that was written down as a tree."""
+    return from_tree(RunConfig, tree, "the record")
+
+
+# ---------------------------------------------------------------------------------------------------------------- the commands
+
+
+def write() -> None:
+    """Make the record anew."""
+    FACTS.mkdir(exist_ok=True)
+    lines = []
+    for name, case in CASES.items():
+        kept = recorded(find(case, None, total))
+        counts = [len(one["labels"]) for one in kept["detections"]]
+        print(name, counts, {key: round(value, 4) for key, value in kept["losses"].items()}, kept["gradient"], flush=True)
+        lines.append(f"{json.dumps(name)}: {json.dumps(kept, separators=(',', ':'))}")
+    RECORD.write_text(f'{{"machine": {json.dumps(machine())}, "cases": {{\n' + ",\n".join(lines) + "\n}}\n")
+    found = {}
+    for name in recipes.names():
+        config = recipes.resolve(name)
+        found[name] = {"state": sha(*state_of_recipe(config)), "tree": tree_of(config)}
+    RECIPES.write_bytes(gzip.compress(json.dumps(found, separators=(",", ":")).encode(), mtime=0))
+
+
+def digest(out: Path) -> None:
+    """Write the digests of all cases and recipes. The networks are tuned as the record says."""
+    cases, result = read_record()["cases"], {}
+    for name, case in CASES.items():
+        result[name] = digest_of(find(case, cases[name]["tuned"], lambda state: sha(*state.values())))
+    for name in recipes.names():
+        result[f"recipe {name}"] = {"state": sha(*state_of_recipe(recipes.resolve(name)))}
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{out}: {len(result)} entries")
+
+
+def compare(first: Path, second: Path) -> int:
+    """Say what differs; the number of such cases."""
+    one, other = json.loads(first.read_text()), json.loads(second.read_text())
+    differing = 0
+    for name in [*one, *(name for name in other if name not in one)]:
+        a, b = one.get(name, {}), other.get(name, {})
+        parts = [part for part in {**a, **b} if a.get(part) != b.get(part)]
+        if parts:
+            differing += 1
+            print(f"{name}: {', '.join(parts)}")
+    print(f"{len(one)} and {len(other)} entries, {differing} differ")
+    return differing
+
+
+def main(arguments: list[str]) -> int:
+    """The commands of this module's docstring."""
+    torch.set_num_threads(1)
+    match arguments:
+        case ["write"]:
+            write()
+        case ["digest", out]:
+            digest(Path(out))
+        case ["compare", first, second]:
+            return min(compare(Path(first), Path(second)), 1)
+        case _:
+            print(__doc__)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,224 @@
+"""What revision 1a5d725 wrote can still be used: weights, a checkpoint, proposals, configurations.
+
+``tests/facts/compat`` is a run of a network of a few thousand weights in Detectron's geometry. Who has the folder ``shared`` beside
+this repository has seven more runs, of other architectures, and their own description (``shared/compat/README.md``). Everything is
+asked for as a person would: by the command line, and by `boxwood.load`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hotcoco import mask as rle
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.conftest import Boxwood
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OWN = Path(__file__).parent / "facts" / "compat"
+SHARED = Path(__file__).parents[2] / "shared" / "compat"
+
+
+class Run(NamedTuple):
+    """A run's directory, and the folder that the paths of its configuration begin in."""
+
+    root: Path
+    path: str
+
+    @property
+    def folder(self) -> Path:
+        if not self.root.is_dir():
+            pytest.skip(f"{self.root} is not there: the larger runs lie beside the repository, not in it")
+        return self.root / self.path
+
+
+own = Run(OWN, "whole")
+shared = {name: Run(SHARED, f"runs/{name}") for name in ("c4", "detectron1", "keypoint", "mask", "retinanet", "rfcn", "rpn")}
+DETECTORS = [own, *(run for name, run in shared.items() if name != "rpn")]
+WHOLE = [pytest.param(own, 1e-5, id="whole"), pytest.param(shared["mask"], 1e-4, id="mask", marks=pytest.mark.slow)]
+"""And how near a run that goes on must come to its end. Where the processor is of the kind that wrote it, the two are equal; the
+optimizer of the second, AdamW, enlarges what another one rounds otherwise."""
+
+
+def called(run: Run) -> str:
+    return run.path.removeprefix("runs/")
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, since a run may write."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settled(run: Run, folder: Path) -> Path:
+    """A copy of the run in ``folder``, with its data beside it."""
+    copied = folder / called(run)
+    shutil.copytree(run.folder, copied, copy_function=shutil.copyfile)
+    for directory in (copied, *(path for path in copied.rglob("*") if path.is_dir())):
+        directory.chmod(0o755)
+    (folder / "data").symlink_to(run.root / "data", target_is_directory=True)
+    return copied
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as archive:
+        return dict(archive.metadata() or {})
+
+
+# ---------------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("run", DETECTORS, ids=called)
+def test_predictions(boxwood: Boxwood, run: Run, at_home: Path) -> None:
+    """Those of ``boxwood predict data/val --model RUN --score 0.001 --no-pictures``, up to the rounding of another processor."""
+    folder = settled(run, at_home)
+    outcome = boxwood("predict", "data/val", "--model", folder.name, "--score", "0.001", "--no-pictures", "--out", "found")
+    assert outcome.status == 0, outcome.err
+    compare(json.loads(Path("found/predictions.json").read_text()), json.loads((folder / "predictions.json").read_text()))
+
+
+def compare(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """The same records, each once; nearly equal scores may stand in another order."""
+    assert len(found) == len(expected)
+    assert {tuple(record) for record in found} == {tuple(record) for record in expected}
+    for key in ("file_name", "category"):
+        assert sorted(record[key] for record in found) == sorted(record[key] for record in expected)
+    left = list(found)
+    for record in expected:
+        same = [
+            index
+            for index, other in enumerate(left)
+            if other["file_name"] == record["file_name"]
+            and other["category"] == record["category"]
+            and abs(other["score"] - record["score"]) <= 1e-5
+            and np.abs(np.subtract(other["bbox"], record["bbox"])).max() <= 1e-3
+        ]
+        assert same, f"nothing like {record}"
+        other = left.pop(same[0])
+        if "segmentation" in record:
+            ours, theirs = (rle.decode(one["segmentation"]).astype(bool) for one in (other, record))
+            assert (ours != theirs).sum() <= max(2, 0.01 * theirs.sum())
+        if "keypoints" in record:
+            np.testing.assert_allclose(other["keypoints"], record["keypoints"], atol=1e-2)
+
+
+@pytest.mark.parametrize("run", [*DETECTORS, shared["rpn"]], ids=called)
+def test_weights_can_be_loaded(run: Run, at_home: Path) -> None:
+    """In Python, and every tensor is in its place."""
+    import boxwood
+
+    folder = settled(run, at_home)
+    predictor = boxwood.load(folder, device="cpu")
+    assert len(predictor.categories) == 6
+    (first, *_) = sorted(Path("data/val").glob("*.jpg"))
+    assert len(predictor(first)) > 0
+    file = next(folder / name for name in ("best.safetensors", "last.safetensors") if (folder / name).exists())
+    assert (metadata_of(file)["format"], metadata_of(file)["format_version"]) == ("boxwood", "1")
+
+
+# -------------------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture
+def some_threads() -> Iterator[Callable[[int], None]]:
+    """``some_threads(2)``: so many from now on, for this test."""
+    threads = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("run", "near"), WHOLE)
+def test_a_run_goes_on(boxwood: Boxwood, run: Run, near: float, at_home: Path, some_threads: Callable[[int], None]) -> None:
+    """From step 6 of 12 to the weights that it ended with, and what it writes now has the form of what it wrote then."""
+    folder = settled(run, at_home)
+    ended = folder / "last.safetensors"
+    expected, form = load_file(ended), metadata_of(ended)
+    before = torch.load(folder / "checkpoints" / "step-00000006.pt", map_location="cpu", weights_only=True)
+    ended.unlink()
+    some_threads(json.loads((folder / "environment.json").read_text())["threads"])  # they decide how sums are rounded
+    outcome = boxwood("train", folder.name, "--resume")
+    assert outcome.status == 0 and "going on after step 6 of 12" in outcome.err, outcome.err
+    found = load_file(ended)
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=near, atol=near, msg=lambda text, name=name: f"{name}: {text}")
+    assert {key: metadata_of(ended)[key] for key in ("format", "format_version", "categories")} == {
+        key: form[key] for key in ("format", "format_version", "categories")
+    }
+    after = torch.load(folder / "checkpoints" / "step-00000012.pt", map_location="cpu", weights_only=True)
+    assert before["version"] == 1
+    assert after["version"] > 1 or list(after) == list(before)
+    assert list(after["model"]) == list(before["model"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+
+
+# ------------------------------------------------------------------------------------------------------------------- proposals
+
+
+def proposals_in(path: Path) -> dict[int, np.ndarray[Any, Any]]:
+    """Image id to rows of box and score."""
+    tensors = load_file(path)
+    rows = torch.cat([tensors["boxes"], tensors["scores"][:, None]], dim=1).numpy()
+    parts = np.split(rows, np.cumsum(tensors["counts"].numpy())[:-1])
+    return dict(zip(tensors["image_ids"].tolist(), parts, strict=True))
+
+
+def test_proposals_are_found_again(boxwood: Boxwood, at_home: Path) -> None:
+    """``boxwood eval`` of the RPN writes the file that it wrote."""
+    folder = settled(shared["rpn"], at_home)
+    expected = folder / "proposals.safetensors"
+    assert metadata_of(expected) == {"format": "boxwood proposals 1"}
+    outcome = boxwood("eval", folder.name, "--out", "again")
+    assert outcome.status == 0, outcome.err
+    assert metadata_of(at_home / "again" / "proposals.safetensors") == metadata_of(expected)
+    ours, theirs = proposals_in(at_home / "again" / "proposals.safetensors"), proposals_in(expected)
+    assert list(ours) == list(theirs)
+    for image, rows in theirs.items():
+        assert abs(len(ours[image]) - len(rows)) <= 2
+        nearest = np.abs(ours[image][:, None] - rows[None]).max(axis=2).min(axis=0)
+        assert (nearest < 1e-3).mean() > 0.995
+
+
+def test_proposals_are_learnt_from(boxwood: Boxwood, at_home: Path) -> None:
+    """A Fast R-CNN trains a step on the file, and reads of it the boxes that stand in it."""
+    from boxwood.recipes import resolve
+
+    folder = settled(shared["rpn"], at_home)
+    data = [
+        f"data.{part}.{key}"
+        for part in ("train", "val")
+        for key in ("annotations=data/val.json", "images=data/val", f"proposals={folder.name}/proposals.safetensors")
+    ]
+    sizes = [
+        "model.backbone={kind: resnet, depth: 18, width: 8, weights: null}",
+        "model.fpn.channels=16",
+        "model.box_head.width=16",
+        "model.rois.samples_per_image=16",
+        "data.train.transforms.0.short=[64]",
+        "data.val.transforms.0.short=[64]",
+        "data.val.proposal_limit=20",
+        "data.workers=0",
+        "train={steps: 1, batch_size: 2, log_every: 1, device: cpu}",
+    ]
+    config = resolve("fast_rcnn_mobilenetv2_fpn", [*data, *sizes])
+    dataset: Any = config.data.train.open()
+    expected = proposals_in(folder / "proposals.safetensors")
+    for index in range(4):
+        sample = dataset[index]
+        boxes = expected[sample.image_id][:, :4]
+        assert len(sample.proposals) > 20
+        near = np.abs(sample.proposals.numpy()[:, None] - boxes[None]).max(axis=2).min(axis=1)
+        assert near.max() < 1e-3
+    outcome = boxwood("train", "fast_rcnn_mobilenetv2_fpn", *data, *sizes, "--out", "fast")
+    assert outcome.status == 0, outcome.err

@@ -1,0 +1,135 @@
+"""`benchmarks/gpu.py`, without a GPU: its report, what it does where something fails, and how it compares and counts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from boxwood.structures import Detections
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[ModuleType]:
+    """The program as a module; what it imports from its folder is forgotten afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        spec = importlib.util.spec_from_file_location("gpu_benchmark", BENCHMARKS / "gpu.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        yield module
+        sys.modules.pop("speed")
+
+
+def run(gpu: ModuleType, patch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit status and the report."""
+    out = tmp_path / "gpu.json"
+    patch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--out", str(out), *arguments])
+    return gpu.main(), json.loads(out.read_text())
+
+
+def test_parity(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = run(gpu, monkeypatch, tmp_path, "--only", "parity", "--networks", "RetinaNet")
+    assert status == 0
+    (row,) = report["rows"]
+    assert (row["section"], row["status"]) == ("parity", "done")
+    assert row["matched"] == row["detections"] == row["detections_device"] > 0
+    assert row["boxes_px"] == row["scores"] == 0  # both are the CPU
+    assert "RetinaNet, CPU and GPU" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_other_sections(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sections = ("waits", "inference", "training", "commands")
+    status, report = run(gpu, monkeypatch, tmp_path, "--networks", "RetinaNet", "--seconds", "900", "--only", *sections)
+    assert status == 0, report["rows"]
+    assert {row["section"] for row in report["rows"]} == set(sections)
+    assert all(row["ours"] > 0 for row in report["rows"] if row.get("unit") in ("ms", "s"))
+
+
+def test_nothing_begins_too_late(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status, report = run(gpu, monkeypatch, tmp_path, "--seconds", "-1")
+    assert status == 0
+    assert {row["section"] for row in report["rows"]} == set(gpu.SECTIONS) - {"compile"}
+    assert {row["status"] for row in report["rows"]} == {"left out"}
+
+
+def test_a_failure_is_a_row_and_the_rest_runs(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> Iterator[dict[str, Any]]:
+        yield {"what": "before", "note": ""}
+        raise ValueError("broken")
+
+    parts = [gpu.Part("first", fail), gpu.Part("second", lambda: [gpu.beside("speed", 2.0, 3.0, "ms")])]
+    monkeypatch.setitem(gpu.SECTIONS, "parity", lambda setup: parts)
+    status, report = run(gpu, monkeypatch, tmp_path, "--only", "parity")
+    assert status == 1
+    assert [(row["what"], row["status"]) for row in report["rows"]] == [("before", "done"), ("first", "failed"), ("speed", "done")]
+    printed = capsys.readouterr().out
+    assert "FAILED: ValueError: broken" in printed and "1.50x" in printed
+
+
+def test_without_a_gpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    assert gpu.main() == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("gpu.py: no CUDA GPU was found; ") and printed.err.count("\n") == 1
+
+
+def test_differences(gpu: ModuleType) -> None:
+    """Three detections; of the others the first is moved by a quarter of a pixel, the second has another class."""
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [30.0, 0.0, 50.0, 20.0], [0.0, 30.0, 20.0, 50.0]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2])
+    masks = torch.ones(3, 4, 4)
+    keypoints = torch.full((3, 2, 3), 10.0)
+    first = Detections(boxes, scores, labels, (64, 64), mask_probabilities=masks, keypoints=keypoints)
+    other_masks, other_keypoints = masks.clone(), keypoints.clone()
+    other_masks[2] = 0
+    other_keypoints[0, 0, 0] += 0.5
+    other_keypoints[2, 1, 1] += 3
+    second = Detections(
+        boxes + torch.tensor([[0.25], [0.0], [0.0]]),
+        scores + torch.tensor([0.0, 0.0, 0.01]),
+        torch.tensor([0, 2, 2]),
+        (64, 64),
+        mask_probabilities=other_masks,
+        keypoints=other_keypoints,
+    )
+    found = gpu.differences(first, second[torch.tensor([2, 0, 1])])
+    assert (found["detections"], found["detections_device"], found["matched"]) == (3, 3, 2)
+    assert found["boxes_px"] == 0.25
+    assert found["scores"] == pytest.approx(0.01)
+    whole = first.masks
+    assert whole is not None
+    assert found["mask_pixels_of"] == whole[0].sum() + whole[2].sum()
+    assert whole[2].sum() <= found["mask_pixels"] < whole[2].sum() + 10  # and at the edge of the box that was moved
+    assert (found["keypoints_beyond_1px"], found["keypoints"], found["keypoints_px"]) == (1, 4, 0.5)
+    assert "2 matched" in gpu.describe_differences(found)
+    assert gpu.differences(first, second[:0])["matched"] == 0
+
+
+def test_waits_are_counted_where_boxwood_stands(gpu: ModuleType) -> None:
+    place = gpu.ROOT / "boxwood" / "models" / "rpn.py"
+    names: dict[str, Any] = {"warn": warnings.warn}
+    exec(compile("\n\ndef wait():\n    warn('called a synchronizing CUDA operation')\n", str(place), "exec"), names)  # noqa: S102
+
+    def work() -> None:
+        names["wait"]()
+        names["wait"]()
+        warnings.warn("another thing", stacklevel=1)
+
+    assert gpu.waiting_places(work) == {"boxwood/models/rpn.py:4": 2}
