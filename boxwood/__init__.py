@@ -4,32 +4,162 @@
 >>> model = boxwood.load("runs/nuts")              # doctest: +SKIP
 >>> model("photo.jpg").draw("photo.jpg").save("seen.png")  # doctest: +SKIP
 
-Importing the package imports neither torch nor torchvision; the names below are imported when they are first used.
+Each command of the command line is one function here; docs/library.md lists them. Importing the package imports neither torch nor
+torchvision: the names below, and the packages in `PACKAGES`, are imported when they are first used.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from boxwood.inference.predictor import load
+    from boxwood import config as config
+    from boxwood import data as data
+    from boxwood import evaluation as evaluation
+    from boxwood import inference as inference
+    from boxwood import interop as interop
+    from boxwood import models as models
+    from boxwood import ops as ops
+    from boxwood import recipes as recipes
+    from boxwood import training as training
+    from boxwood import weights as weights
+    from boxwood import zoo as zoo
+    from boxwood.data.formats.convert import convert
+    from boxwood.data.quality.checks import Finding
+    from boxwood.data.synthetic.shapes import write_shapes as shapes
+    from boxwood.errors import UserError
+    from boxwood.inference.evaluate import Evaluation, evaluate
+    from boxwood.inference.predict import Prediction, iter_predictions, predict
+    from boxwood.inference.predictor import Predictor, load
+    from boxwood.interop.open_weights import load_model, open_weights
+    from boxwood.library.benchmark import bench
+    from boxwood.library.check import check, repair
+    from boxwood.library.configuration import config_schema
+    from boxwood.library.demo import demo
+    from boxwood.library.imports import import_detectron_config, import_proposals
+    from boxwood.library.samples import draw_samples
+    from boxwood.library.selection import select_detections
+    from boxwood.library.statistics import statistics
+    from boxwood.library.weights import import_weights, inspect_weights, remap_classes
     from boxwood.run_config import RunConfig
     from boxwood.structures import Batch, Categories, Detections, Sample, Target
     from boxwood.training.loop import train
+    from boxwood.zoo.download import download_model
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Categories", "Detections", "RunConfig", "Sample", "Target", "__version__", "load", "train"]
+__all__ = [
+    "Batch",
+    "Categories",
+    "Detections",
+    "Evaluation",
+    "Finding",
+    "Prediction",
+    "Predictor",
+    "RunConfig",
+    "Sample",
+    "Target",
+    "UserError",
+    "__version__",
+    "bench",
+    "check",
+    "config_schema",
+    "convert",
+    "demo",
+    "download_model",
+    "draw_samples",
+    "evaluate",
+    "import_detectron_config",
+    "import_proposals",
+    "import_weights",
+    "inspect_weights",
+    "iter_predictions",
+    "load",
+    "load_model",
+    "open_weights",
+    "predict",
+    "recipe",
+    "remap_classes",
+    "repair",
+    "select_detections",
+    "shapes",
+    "statistics",
+    "train",
+]
 
-_HOME = {
-    "load": "boxwood.inference.predictor",
-    "train": "boxwood.training.loop",
+PACKAGES = (
+    "config",
+    "data",
+    "evaluation",
+    "inference",
+    "interop",
+    "models",
+    "ops",
+    "recipes",
+    "training",
+    "weights",
+    "zoo",
+)
+"""Packages and modules that are attributes of ``boxwood`` without being imported first: ``boxwood.recipes.names()``."""
+
+_HOME = {  # name -> module, or module:name where it is called otherwise there
+    "Evaluation": "boxwood.inference.evaluate",
+    "Finding": "boxwood.data.quality.checks",
+    "Prediction": "boxwood.inference.predict",
+    "Predictor": "boxwood.inference.predictor",
     "RunConfig": "boxwood.run_config",
+    "UserError": "boxwood.errors",
     **dict.fromkeys(("Batch", "Categories", "Detections", "Sample", "Target"), "boxwood.structures"),
+    "bench": "boxwood.library.benchmark",
+    "check": "boxwood.library.check",
+    "config_schema": "boxwood.library.configuration",
+    "convert": "boxwood.data.formats.convert",
+    "demo": "boxwood.library.demo",
+    "download_model": "boxwood.zoo.download",
+    "draw_samples": "boxwood.library.samples",
+    "evaluate": "boxwood.inference.evaluate",
+    "import_detectron_config": "boxwood.library.imports",
+    "import_proposals": "boxwood.library.imports",
+    "import_weights": "boxwood.library.weights",
+    "inspect_weights": "boxwood.library.weights",
+    "iter_predictions": "boxwood.inference.predict",
+    "load": "boxwood.inference.predictor",
+    "load_model": "boxwood.interop.open_weights",
+    "open_weights": "boxwood.interop.open_weights",
+    "predict": "boxwood.inference.predict",
+    "remap_classes": "boxwood.library.weights",
+    "repair": "boxwood.library.check",
+    "select_detections": "boxwood.library.selection",
+    "shapes": "boxwood.data.synthetic.shapes:write_shapes",
+    "statistics": "boxwood.library.statistics",
+    "train": "boxwood.training.loop",
 }
 
 
+def recipe(name: str | Path, *overrides: str) -> RunConfig:
+    """The configuration ``name``, with ``dotted.key=value`` applied.
+
+    ``name`` is a recipe, ``module:function`` (the current folder is searched), a YAML file, or a run. Raises `UserError` where
+    there is none of that name, and `boxwood.config.ConfigError` where keys or values are wrong.
+
+    >>> import boxwood
+    >>> boxwood.recipe("faster_rcnn_r50_fpn_1x", "optim.lr=0.01").optim.lr
+    0.01
+    """
+    from boxwood.recipes import resolve
+
+    return resolve(str(name), overrides)
+
+
 def __getattr__(name: str) -> Any:
+    if name in PACKAGES:
+        return importlib.import_module(f"boxwood.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'boxwood' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *PACKAGES})

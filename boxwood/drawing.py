@@ -8,6 +8,7 @@ class's colour. What is large is drawn first, so that what is small stays visibl
 from __future__ import annotations
 
 import bisect
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,11 +77,12 @@ def draw_instances(
 ) -> Image.Image:
     """A copy of a picture with N instances drawn on it; N = 0 is ordinary.
 
-    ``image`` is a path, a PIL image (EXIF orientation is applied to both), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor,
-    RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the
-    name, ``masks`` (N, H, W) bool, or what gives instance i's part of the picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a
-    third number above 0 where the point is to be seen, ``skeleton`` the pairs of keypoints to link, ``overlays`` what else is drawn
-    of each instance. A name that finds no room beside those before it is left out: give the best first.
+    ``image`` is a path, the bytes of an image file, a binary file object, a PIL image (EXIF orientation is applied to all of
+    these), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor, RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names``
+    the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or what gives instance i's part of the
+    picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a third number above 0 where the point is to be seen, ``skeleton`` the pairs
+    of keypoints to link, ``overlays`` what else is drawn of each instance. A name that finds no room beside those before it is
+    left out: give the best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -176,14 +178,16 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def _as_picture(image: Any) -> Image.Image:
-    if isinstance(image, str | Path):
+    if isinstance(image, str | Path | bytes | bytearray | memoryview) or hasattr(image, "read"):
+        in_memory = isinstance(image, bytes | bytearray | memoryview)
+        name = image if isinstance(image, str | Path) else "the picture"
         try:
-            with Image.open(image) as file:
+            with Image.open(io.BytesIO(image) if in_memory else image) as file:
                 return ImageOps.exif_transpose(file).convert("RGB")
         except FileNotFoundError:
-            raise UserError(f"{image}: no such file; name an existing picture") from None
+            raise UserError(f"{name}: no such file; name an existing picture") from None
         except (OSError, Image.DecompressionBombError):
-            raise UserError(f"{image}: not a picture that can be read; name a JPEG, PNG or other image file") from None
+            raise UserError(f"{name}: not a picture that can be read; name a JPEG, PNG or other image file") from None
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")
     if hasattr(image, "cpu"):  # a tensor, told by what it can do: this file does not import torch

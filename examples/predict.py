@@ -1,7 +1,7 @@
-"""Detections in your own program: load a detector, call it, choose, draw, and save each mask as a picture.
+"""Detections in your own program: go through pictures and videos, choose a class, draw, and save each mask as a picture.
 
     python examples/predict.py photo.jpg other.jpg --model runs/mine --out seen
-    python examples/predict.py photo.jpg --model runs/mine --class star --score 0.8
+    python examples/predict.py photos --model runs/mine --class star --score 0.8
 
 For each picture: ``NAME.png`` with the detections drawn, and ``NAME-00-star.png``, ... with the mask of each, white on black.
 """
@@ -19,33 +19,31 @@ import boxwood
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="+", type=Path)
-    parser.add_argument("--model", required=True, help="a run, or a .safetensors file")
-    parser.add_argument("--score", type=float, default=0.5, help="the least score that counts (0.5)")
+    parser.add_argument("sources", nargs="+", help="pictures, folders, or patterns")
+    parser.add_argument("--model", required=True, help="a run, a .safetensors file, or a name of the zoo")
+    parser.add_argument("--score", type=float, default=0.5, help="the lowest score that counts (0.5)")
     parser.add_argument("--class", dest="name", help="only this class")
     parser.add_argument("--out", type=Path, default=Path("seen"))
     arguments = parser.parse_args()
 
-    model = boxwood.load(arguments.model)
+    model = boxwood.load(arguments.model)  # model("photo.jpg") is the call for one picture; bytes and arrays are pictures too
     if arguments.name is not None and arguments.name not in model.categories.names:
         parser.error(f"--class {arguments.name}: the model knows {', '.join(model.categories.names)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-
-    for picture in arguments.pictures:
-        found = model(picture)  # a list of pictures runs as one batch; arrays and tensors are pictures too
-        chosen = found.scores >= arguments.score
-        if arguments.name is not None:
-            chosen &= found.labels == model.categories.names.index(arguments.name)
-        found = found[chosen]  # tensors index detections as they index tensors
-
-        found.draw(picture, score=0.0).save(arguments.out / f"{picture.stem}.png")
-        print(f"{picture}: {len(found)} found")
-        for number, (name, score, box) in enumerate(zip(found.names, found.scores.tolist(), found.boxes.tolist())):
-            x1, y1, x2, y2 = box  # pixels of the original picture
-            print(f"  {name} {score:.2f} at ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
-            if found.masks is not None:  # (N, height, width) bool; None where the model makes no masks
+    for prediction in boxwood.iter_predictions(model, arguments.sources, score=arguments.score):
+        found, stem = prediction.detections, Path(prediction.file_name).stem
+        if found is None:
+            print(prediction.error)
+            continue
+        if arguments.name is not None:  # tensors index detections as they index tensors
+            found = found[found.labels == model.categories.names.index(arguments.name)]
+        found.draw(prediction.file_name, score=0.0).save(arguments.out / f"{stem}.png")
+        print(f"{prediction.file_name}: {len(found)} found")
+        for number, name in enumerate(found.names):
+            print(f"  {name} {found.scores[number]:.2f} in {found.boxes[number].round().tolist()}")  # x1, y1, x2, y2 in pixels
+            if found.masks is not None:  # (N, height, width) bool; None where the model has no masks
                 mask = Image.fromarray(found.masks[number].to(torch.uint8).mul(255).numpy())
-                mask.save(arguments.out / f"{picture.stem}-{number:02d}-{name}.png")
+                mask.save(arguments.out / f"{stem}-{number:02d}-{name}.png")
 
 
 if __name__ == "__main__":

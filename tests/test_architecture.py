@@ -31,8 +31,9 @@ LEVELS: tuple[set[str], ...] = (
     {"run_config"},
     {"weights"},
     {"interop"},
-    {"inference", "training", "report"},
-    {"recipes"},
+    {"recipes", "report"},
+    {"inference", "training"},
+    {"library"},
     {"cli"},
     {"__main__"},
 )

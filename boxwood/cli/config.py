@@ -23,9 +23,9 @@ def config() -> None:
 @config.command("list")
 @click.argument("beginning", required=False, metavar="[BEGINNING]")
 def list_(beginning: str | None) -> None:
-    """The recipes, one a line, under what they have in common; of Detectron's own 87 how many there are of each sort.
+    """The recipes, one a line, in groups; of Detectron's 87 configurations, how many there are of each kind.
 
-    BEGINNING lists those alone whose names begin so: detectron/e2e_mask.
+    With BEGINNING, the recipes whose names begin with it, such as detectron/e2e_mask.
     """
     from boxwood import recipes
     from boxwood.config import did_you_mean
@@ -33,11 +33,11 @@ def list_(beginning: str | None) -> None:
 
     known = recipes.names()
     if beginning is not None:
-        found = [name for name in known if name.startswith(beginning)]
-        if not found:
+        matching = [name for name in known if name.startswith(beginning)]
+        if not matching:
             raise UserError(f"no recipe begins with {beginning!r}{did_you_mean(beginning, known)}")
-        for name in found:
-            click.echo(f"{name:{max(map(len, found))}}  {recipes.describe(name)}")
+        for name in matching:
+            click.echo(f"{name:{max(map(len, matching))}}  {recipes.describe(name)}")
         return
     width = max(len(recipe.__name__) for recipe in recipes.RECIPES)
     for module in recipes.MODULES:
@@ -78,13 +78,10 @@ def diff(a: str, b: str) -> None:
 @config.command()
 @imports_option
 def schema() -> None:
-    """Print the JSON Schema of a configuration file, for the completion of an editor."""
-    from boxwood.run_config import RunConfig
+    """Print the JSON Schema of a configuration file, for completion in an editor."""
+    from boxwood.library.configuration import config_schema
 
-    described = RunConfig.model_json_schema()
-    described["properties"]["base"] = {"type": "string", "description": "The recipe or file that this one changes."}
-    described.pop("required", None)  # the base has what the file leaves out
-    click.echo(json.dumps(_without_defaults(described), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
 
 
 @config.command("import-detectron", context_settings={"ignore_unknown_options": True}, epilog="KEY VALUE as Detectron took them.")
@@ -103,25 +100,15 @@ def import_detectron(old: Path, pairs: tuple[str, ...], out: Path | None, leave_
     Nothing is written while there is a key that cannot be honoured; all such are listed. What is ignored or left out is named in
     comments at the top of the new file.
     """
-    from boxwood.files import write_text
-    from boxwood.interop.detectron_config import import_yaml
+    from boxwood.library.imports import import_detectron_config
 
-    text = import_yaml(old, pairs, leave_out)
+    text = import_detectron_config(old, pairs, leave_out, out=out)
     if out is None:
         click.echo(text, nl=False)
         return
-    write_text(out, text)
     comments = [line for line in text.splitlines()[1:] if line.startswith("# ")]
     click.echo("".join(f"{comment.removeprefix('# ')}\n" for comment in comments) + f"written: {out}")
 
 
 def _first_sentence(documented: Any) -> str:
     return " ".join((documented.__doc__ or "").split("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
-
-
-def _without_defaults(node: Any) -> Any:
-    """Pydantic writes a component's default without its kind; no default is better than a wrong one."""
-    if isinstance(node, dict):
-        wrong = {"default"} if isinstance(node.get("default"), dict | list) else set()
-        return {key: _without_defaults(value) for key, value in node.items() if key not in wrong}
-    return [_without_defaults(item) for item in node] if isinstance(node, list) else node

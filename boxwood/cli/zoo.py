@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from boxwood.zoo.table import LICENCE, SOURCES, TASKS, Entry, entries, find
+from boxwood.zoo.table import LICENCE, SOURCES, TASKS, Entry, find, select
 
 __all__ = ["zoo"]
 
@@ -19,31 +18,24 @@ def zoo() -> None:
 
 
 @zoo.command("list")
-@click.option("--task", type=click.Choice(TASKS), help="What it finds; imagenet: bodies to start training from.")
+@click.option("--task", type=click.Choice(TASKS), help="What it detects; imagenet: backbones to start training from.")
 @click.option("--source", type=click.Choice(SOURCES))
-@click.option("--backbone", metavar="TEXT", help="Part of the body's name, such as R-50 or X-101.")
+@click.option("--backbone", metavar="TEXT", help="Part of the backbone's name, such as R-50 or X-101.")
 @click.option("--schedule", metavar="TEXT", help="1x, 2x, s1x, 3x.")
 @click.option("--json", "as_json", is_flag=True, help="All facts, for programs.")
 def list_(task: str | None, source: str | None, backbone: str | None, schedule: str | None, as_json: bool) -> None:
-    """The models, one a line, with the AP that their makers published (COCO val 2017, percent)."""
-    chosen = [
-        entry
-        for entry in entries()
-        if task in (None, entry.task)
-        and source in (None, entry.source)
-        and (backbone is None or backbone.lower() in entry.backbone.lower())
-        and schedule in (None, entry.schedule)
-    ]
+    """The models, one a line, with the AP that their authors published (COCO val 2017, percent)."""
+    selected = select(task, source, backbone, schedule)
     if as_json:
-        click.echo(json.dumps([_facts(entry) for entry in chosen], indent=1))
+        click.echo(json.dumps([entry.facts() for entry in selected], indent=1))
         return
-    width = max((len(entry.name) for entry in chosen), default=4)
+    width = max((len(entry.name) for entry in selected), default=4)
     click.echo(f"{'name':{width}}   box  mask   kpt    AR")
-    for entry in chosen:
+    for entry in selected:
         numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000)
         cells = "".join(f"{'' if number is None else f'{number:.1f}':>6}" for number in numbers)
         click.echo(f"{entry.name:{width}}{cells}".rstrip() + ("" if entry.url else "  -"))
-    if any(entry.url is None for entry in chosen):
+    if any(entry.url is None for entry in selected):
         click.echo("- its weights are not published")
 
 
@@ -51,12 +43,12 @@ def list_(task: str | None, source: str | None, backbone: str | None, schedule: 
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(name: str, as_json: bool) -> None:
-    """All that is known of a model."""
+    """All facts about a model."""
     from boxwood.zoo.download import local_path
 
     entry = find(name)
     if as_json:
-        click.echo(json.dumps(_facts(entry), indent=1))
+        click.echo(json.dumps(entry.facts(), indent=1))
         return
     by = "Detectron" if entry.source == "detectron" else "torchvision"
     aps = {"box AP": entry.box_ap, "mask AP": entry.mask_ap, "keypoint AP": entry.keypoint_ap, "AR@1000": entry.ar_1000}
@@ -89,32 +81,14 @@ def show(name: str, as_json: bool) -> None:
 
 @zoo.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--proposals", is_flag=True, help="Of an RPN: the proposals that it made, instead of its weights.")
+@click.option("--proposals", is_flag=True, help="Download the proposals of an RPN instead of its weights.")
 def download(names: tuple[str, ...], proposals: bool) -> None:
-    """Fetch models into the cache, and verify them. What has come of a file is kept, and the next try goes on from there."""
-    from boxwood.errors import UserError
-    from boxwood.zoo.download import fetch, local_file
+    """Download models into the cache, and verify them. An interrupted download resumes when it is run again."""
+    from boxwood.zoo.download import download_model
 
-    chosen = [find(name) for name in names]
-    for entry in chosen:
-        if proposals and not entry.proposals:
-            raise UserError(f"{entry.name}: has no published proposals; boxwood zoo list --task proposals shows those that have")
-        for path in [fetch(url) for url in entry.proposals.values()] if proposals else [local_file(entry)]:
+    for name in names:
+        for path in download_model(name, proposals=proposals):
             click.echo(path)
-
-
-def _facts(entry: Entry) -> dict[str, Any]:
-    facts = asdict(entry)
-    del facts["path"]
-    return facts | {
-        "source": entry.source,
-        "recipe": entry.recipe,
-        "licence": LICENCE[entry.source],
-        "url": entry.url,
-        "md5_url": f"{entry.url}.md5sum" if entry.url and entry.source == "detectron" else None,
-        "proposals": entry.proposals,
-        "results": list(entry.result_urls),
-    }
 
 
 def _where(entry: Entry, local_path: Any) -> str:

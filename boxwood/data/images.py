@@ -1,11 +1,12 @@
-"""Reading image files: RGB uint8 tensors, or one line that says which file is wrong and how."""
+"""Reading images, from files or from memory: RGB uint8 tensors, or one line that says which one is wrong and how."""
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from boxwood.errors import UserError
 
-__all__ = ["MAX_PIXELS", "ImageHeader", "read_header", "read_image"]
+__all__ = ["MAX_PIXELS", "ImageHeader", "ImageSource", "is_image_source", "read_header", "read_image"]
+
+ImageSource: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryIO
+"""A path, an encoded image in memory (what a JPEG or PNG file holds), or a binary file object, which is read from its beginning."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded; also Pillow's own limit (half a gigabyte of RGB)."""
@@ -35,15 +39,73 @@ class ImageHeader(NamedTuple):
     """(height, width) after the EXIF orientation is applied."""
 
 
-def read_header(path: str | Path) -> ImageHeader:
-    """Format and size of an image file, without decoding its pixels.
+def is_image_source(value: Any) -> TypeGuard[ImageSource]:
+    """Whether a value is an `ImageSource`."""
+    return isinstance(value, str | Path | bytes | bytearray | memoryview) or hasattr(value, "read")
 
-    Raises `UserError` where the file is missing, is no image, has a side under 2 pixels, or more than `MAX_PIXELS` pixels.
+
+def read_header(source: ImageSource) -> ImageHeader:
+    """Format and size of an image, without decoding its pixels.
+
+    Raises `UserError` where the file is missing, is not an image, has a side under 2 pixels, or more than `MAX_PIXELS` pixels.
     """
+    return _header(_location(source))
+
+
+def read_image(source: ImageSource, exif: bool = True) -> Tensor:
+    """Read an image as RGB: (3, H, W) uint8, turned upright by its EXIF orientation unless ``exif`` is False.
+
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. JPEG and PNG are decoded by
+    `torchvision.io`, everything else that Pillow reads by Pillow.
+
+    Raises `UserError` in the cases of `read_header`, and where the pixels are truncated or damaged.
+    """
+    path = _location(source)
+    image = _read_with_torchvision(path, exif) if _header(path).format in ("JPEG", "MPO", "PNG") else None
+    return _read_with_pillow(path, exif) if image is None else image
+
+
+class _InMemory(NamedTuple):
+    """An encoded image in memory, and what messages call it."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_Location: TypeAlias = str | Path | _InMemory
+
+
+def _location(source: ImageSource) -> _Location:
+    if isinstance(source, str | Path):
+        return source
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        return _InMemory(f"image of {len(content):,} bytes", content)
+    name = getattr(source, "name", None)
+    try:
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)
+        content = source.read()
+    except (OSError, ValueError) as error:  # such as a file that has been closed
+        raise UserError(f"{name or 'image'}: the file object cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(content, bytes):
+        raise UserError(f"{name or 'image'}: the file object gives text; open the file in binary mode, 'rb'")
+    return _InMemory(name if isinstance(name, str) else f"image of {len(content):,} bytes", content)
+
+
+def _stream(path: _Location) -> Any:
+    """What Pillow opens."""
+    return io.BytesIO(path.content) if isinstance(path, _InMemory) else path
+
+
+def _header(path: _Location) -> ImageHeader:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and of odd EXIF; the limit is checked below.
-            with Image.open(path) as image:
+            with Image.open(_stream(path)) as image:
                 width, height = image.size
                 # The PNG reader's own getexif decodes all pixels, in search of tags behind them.
                 tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
@@ -56,7 +118,8 @@ def read_header(path: str | Path) -> ImageHeader:
         reason = (error.strerror or "").lower()
         raise UserError(f"{path}: the image cannot be read ({reason}); correct its name or the image folder") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: is not an image, whatever its name says; remove it or replace it by a JPEG or PNG") from None
+        whatever = "" if isinstance(path, _InMemory) else ", whatever its name says"
+        raise UserError(f"{path}: is not an image{whatever}; remove it or replace it by a JPEG or PNG") from None
     except Exception as error:  # Damaged files make Pillow's readers raise whatever they stumble over.
         raise _damaged(path, error) from None
     if width * height > MAX_PIXELS:
@@ -66,41 +129,31 @@ def read_header(path: str | Path) -> ImageHeader:
     return ImageHeader(form, (height, width), (width, height) if turned else (height, width))
 
 
-def read_image(path: str | Path, exif: bool = True) -> Tensor:
-    """Read an image as RGB: (3, H, W) uint8, turned upright by its EXIF orientation unless ``exif`` is False.
-
-    Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. JPEG and PNG are decoded by
-    `torchvision.io`, everything else that Pillow reads by Pillow.
-
-    Raises `UserError` in the cases of `read_header`, and where the pixels are truncated or damaged.
-    """
-    header = read_header(path)
-    image = _read_with_torchvision(path, exif) if header.format in ("JPEG", "MPO", "PNG") else None
-    return _read_with_pillow(path, exif) if image is None else image
-
-
-def _read_with_torchvision(path: str | Path, exif: bool) -> Tensor | None:
+def _read_with_torchvision(path: _Location, exif: bool) -> Tensor | None:
     """The image, or None where the file is of a rare kind or damaged: Pillow tells which. And where torchvision has no decoders, as
     is announced of a later release: Pillow reads everything, slower."""
     try:
         from torchvision.io import ImageReadMode, decode_image
     except ImportError:
         return None
-    encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    if isinstance(path, _InMemory):
+        encoded = np.frombuffer(path.content, dtype=np.uint8).copy()
+    else:
+        encoded = np.fromfile(path, dtype=np.uint8)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            image: Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif)
+            image: Tensor = decode_image(torch.from_numpy(encoded), mode=ImageReadMode.RGB, apply_exif_orientation=exif)
     except RuntimeError:
         return None
     return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
 
 
-def _read_with_pillow(path: str | Path, exif: bool) -> Tensor:
+def _read_with_pillow(path: _Location, exif: bool) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
+            with Image.open(_stream(path)) as opened:
                 image = ImageOps.exif_transpose(opened) if exif else opened
                 if image.mode.startswith("I;16") or image.mode == "I":
                     # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
@@ -113,11 +166,11 @@ def _read_with_pillow(path: str | Path, exif: bool) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _too_large(path: str | Path, pixels: int | None) -> UserError:
+def _too_large(path: _Location, pixels: int | None) -> UserError:
     size = f"{pixels:,} pixels" if pixels else f"more than {MAX_PIXELS:,} pixels"
     return UserError(f"{path}: the image has {size}, over the {MAX_PIXELS:,} that are accepted; cut it into tiles or scale it down")
 
 
-def _damaged(path: str | Path, error: Exception) -> UserError:
+def _damaged(path: _Location, error: Exception) -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{path}: the image is truncated or damaged ({reason}); replace the file or take it out of the data set")

@@ -95,6 +95,11 @@ class ModelConfig(Component):
         return type(self).__name__.removesuffix("Config")
 
     @property
+    def task_names(self) -> tuple[str, ...]:
+        """What it predicts for each instance besides class and box: ``masks``, ``keypoints``, ..."""
+        return ()
+
+    @property
     def needs_proposals(self) -> bool:
         """Whether proposals have to come with the data."""
         return False

@@ -81,6 +81,10 @@ class RCNNConfig(ModelConfig):
         return f"{algorithm} R-CNN{given}, {backbone_title(self.backbone, self.fpn)}"
 
     @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.all_tasks())
+
+    @property
     def needs_proposals(self) -> bool:
         return self.rpn is None
 

@@ -1,4 +1,4 @@
-"""What training starts from: a precision that the device has, data that the model can learn from, and weights from a file."""
+"""The weights that training starts from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 from torch import nn
 
 from boxwood.config import differences
-from boxwood.interop.zoo import is_published, read_published
+from boxwood.interop.open_weights import open_weights
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
-from boxwood.weights.file import load_state, read_weights
+from boxwood.weights.file import load_state
 
 __all__ = ["load_initial_weights"]
 
@@ -24,22 +24,19 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
     """
     assert config.train.weights is not None
     where = f"train.weights={config.train.weights}"
-    if is_published(config.train.weights):
-        imported = read_published(config.train.weights, config if "/imagenet/" in config.train.weights else None)
-        saved = imported.saved
-        if imported.report.anew:
-            body = {name: value for name, value in saved.state.items() if name not in imported.report.anew}
-            own = model.state_dict()
-            load_state(model, {**own, **body}, where=where)
-            logger.info("%s: a body; %d other tensors start from random values", where, len(own) - len(body))
-            return
-    else:
-        saved = read_weights(config.train.weights)
+    opened = open_weights(config.train.weights, config)
+    saved = opened.saved
+    if opened.initialised:
+        body = {name: value for name, value in saved.state.items() if name not in opened.initialised}
+        own = model.state_dict()
+        load_state(model, {**own, **body}, where=where)
+        logger.info("%s: a body; %d other tensors start from random values", where, len(own) - len(body))
+        return
     anew = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
     difference = saved.categories.difference(categories)
     if anew:
         logger.warning(
-            "%s: of %d classes, data.train has %d; these start anew: %s",
+            "%s: has %d classes, data.train has %d; these tensors are randomly initialised: %s",
             where,
             len(saved.categories),
             len(categories),
@@ -47,7 +44,7 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
         )
     elif difference:
         logger.warning(
-            "%s: as many classes as data.train but others; their outputs are kept: %s (the first is the file)", where, difference
+            "%s: as many classes as data.train, but others; their weights are loaded: %s (the first is the file)", where, difference
         )
     for key, theirs, ours in differences(saved.config.model, config.model):
         logger.warning("%s: trained with model.%s = %r, this run has %r", where, key, theirs, ours)

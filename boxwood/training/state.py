@@ -20,6 +20,7 @@ from boxwood.config import to_yaml
 from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
+from boxwood.models.detector import set_fixed_shapes
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
 from boxwood.training.checkpoint import Checkpoint, random_state, save_checkpoint, seed_process, set_random_state
@@ -83,6 +84,7 @@ def start(
     elif config.train.weights is not None:
         load_initial_weights(model, config, categories)
     model.to(device)
+    set_fixed_shapes(model, device)
     model.to(memory_format=torch.channels_last)
     if config.train.compile:
         model.compile()

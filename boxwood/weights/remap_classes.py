@@ -1,4 +1,4 @@
-"""Weights of some classes as weights of others: a detector of COCO that begins to learn Cityscapes with what it knows of cars."""
+"""Weights of some classes as weights of others: a detector trained on COCO that starts on Cityscapes with its outputs for cars."""
 
 from __future__ import annotations
 
@@ -15,52 +15,53 @@ from boxwood.models.retinanet import RetinaNetConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights
 
-__all__ = ["reclass"]
+__all__ = ["remap_classes"]
 
 
-def reclass(
-    saved: SavedWeights, categories: Categories, taken: Mapping[str, str] | None = None, *, seed: int = 0
+def remap_classes(
+    saved: SavedWeights, categories: Categories, take: Mapping[str, str] | None = None, *, seed: int = 0
 ) -> tuple[SavedWeights, dict[str, str | None]]:
-    """The weights for other classes, and of each the old class whose outputs it has; None: drawn anew, as the model draws them.
+    """The weights for other classes, and for each of these the old class whose outputs it has; None: randomly initialised.
 
-    A class takes the outputs of the old one of its name, or of the one that ``taken`` (new name -> old) says. All else, the
-    background too, stays. Raises `UserError` where ``taken`` names a class that there is not, or no output belongs to a class.
+    A class takes the outputs of the old one of its name, or of the one that ``take`` (new name -> old name) says. All other
+    weights, the background's too, stay. Raises `UserError` where ``take`` names an unknown class, or the model has no outputs per
+    class.
     """
-    old, taken = saved.categories, dict(taken or {})
-    for name, known, whose in [(new, categories, "the new classes") for new in taken] + [
-        (name, old, "the weights") for name in taken.values()
+    old, take = saved.categories, dict(take or {})
+    for name, known, of in [(new, categories, "the new classes") for new in take] + [
+        (name, old, "the weights") for name in take.values()
     ]:
         if name not in known.names:
-            raise UserError(f"'{name}' is none of the classes of {whose} ({', '.join(known.names[:8])}...); name one of them")
-    source = {name: taken.get(name, name if name in old.names else None) for name in categories.names}
+            raise UserError(f"'{name}' is none of the classes of {of} ({', '.join(known.names[:8])}...); name one of them")
+    old_names = {name: take.get(name, name if name in old.names else None) for name in categories.names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = without_pretrained(saved.config.model).build(categories, TestConfig()).state_dict()
-    per_class = _outputs_per_class(saved.config.model, old)
-    if not per_class:
+        initial = without_pretrained(saved.config.model).build(categories, TestConfig()).state_dict()
+    outputs_per_class = _outputs_per_class(saved.config.model, old)
+    if not outputs_per_class:
         raise UserError(f"{saved.config.model.title} has no outputs of classes; its weights serve any classes as they are")
     cells_first = isinstance(saved.config.model, RetinaNetConfig)
     state = dict(saved.state)
-    for name, outputs in per_class.items():
-        before, after = _by_class(saved.state[name], len(old), outputs, cells_first), fresh[name].clone()
-        rows = _by_class(after, len(categories), outputs, cells_first)
+    for tensor_name, outputs in outputs_per_class.items():
+        before, after = saved.state[tensor_name], initial[tensor_name].clone()
+        old_rows = _by_class(before, len(old), outputs, cells_first)
+        new_rows = _by_class(after, len(categories), outputs, cells_first)
         for label, new in enumerate(categories.names):
-            if (whose_outputs := source[new]) is not None:
-                rows[label] = before[old.names.index(whose_outputs)]
-        background = saved.state[name].shape[0] - outputs * len(old)
-        if background:
-            after[-background:] = saved.state[name][-background:]
-        state[name] = after
-    return replace(saved, state=state, categories=categories), source
+            if (old_name := old_names[new]) is not None:
+                new_rows[label] = old_rows[old.names.index(old_name)]
+        if background := before.shape[0] - outputs * len(old):
+            after[-background:] = before[-background:]
+        state[tensor_name] = after
+    return replace(saved, state=state, categories=categories), old_names
 
 
 def _outputs_per_class(config: ModelConfig, categories: Categories) -> dict[str, int]:
-    """Of every tensor whose first dimension grows with the number of classes, by how much for each."""
-    more = Categories((*categories.ids, max(categories.ids) + 1), (*categories.names, "one more"), categories.keypoints)
+    """The tensors whose first dimension grows with the number of classes, and by how much for each class."""
+    one_more = Categories((*categories.ids, max(categories.ids) + 1), (*categories.names, "one more"), categories.keypoints)
     with torch.device("meta"):
         shapes, larger = (
             {name: value.shape for name, value in without_pretrained(config).build(classes, TestConfig()).state_dict().items()}
-            for classes in (categories, more)
+            for classes in (categories, one_more)
         )
     return {name: larger[name][0] - shape[0] for name, shape in shapes.items() if shape != larger[name]}
 

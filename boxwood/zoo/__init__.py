@@ -1,1 +1,5 @@
-"""The model zoo: what Detectron and torchvision published, and how it comes to this machine. It imports nothing large."""
+"""The model zoo: what Detectron and torchvision published, and its download. It imports nothing large."""
+
+from boxwood.zoo.table import Entry, entries, find, select
+
+__all__ = ["Entry", "entries", "find", "select"]

@@ -23,9 +23,9 @@ from typing import IO, Any
 
 from boxwood.errors import UserError
 from boxwood.files import make_folder
-from boxwood.zoo.table import PREFIX, Entry
+from boxwood.zoo.table import PREFIX, Entry, find
 
-__all__ = ["cache_folder", "fetch", "local_file", "local_path"]
+__all__ = ["cache_folder", "download_model", "fetch", "local_file", "local_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,20 @@ TIMEOUT = 30.0
 """Seconds without a byte."""
 MAX_BYTES = 5_000_000_000
 CHUNK = 1 << 20
+
+
+def download_model(name: str, *, proposals: bool = False) -> list[Path]:
+    """The weights of a published model on this machine, downloaded and verified where they are not in the cache; with ``proposals``
+    the proposals that an RPN made instead.
+
+    Raises `UserError` where there is no such model, it was not published, or it cannot be downloaded, verified or written.
+    """
+    entry = find(name)
+    if not proposals:
+        return [local_file(entry)]
+    if not entry.proposals:
+        raise UserError(f"{name}: has no published proposals; boxwood zoo list --task proposals shows those that have")
+    return [fetch(url) for url in entry.proposals.values()]
 
 
 def local_file(entry: Entry) -> Path:

@@ -8,14 +8,14 @@ time, ``+gn-readme`` listed a second time beside the models with group norm, ``+
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from boxwood.errors import UserError
 
-__all__ = ["LICENCE", "PREFIX", "SOURCES", "TASKS", "Entry", "entries", "find"]
+__all__ = ["LICENCE", "PREFIX", "SOURCES", "TASKS", "Entry", "entries", "find", "select"]
 
 SOURCES = ("detectron", "torchvision")
 TASKS = ("box", "mask", "keypoint", "proposals", "imagenet")
@@ -85,6 +85,20 @@ class Entry:
         tested = sets.split("%3A")[0].removesuffix("_train") + "_minival"
         return tuple(f"{root}/output/test/{tested}/{kind}/{sort}_{tested}_results.json" for sort in self.results)
 
+    def facts(self) -> dict[str, Any]:
+        """All facts as JSON holds them."""
+        facts = asdict(self)
+        del facts["path"]
+        return facts | {
+            "source": self.source,
+            "recipe": self.recipe,
+            "licence": LICENCE[self.source],
+            "url": self.url,
+            "md5_url": f"{self.url}.md5sum" if self.url and self.source == "detectron" else None,
+            "proposals": self.proposals,
+            "results": list(self.result_urls),
+        }
+
 
 @cache
 def entries() -> tuple[Entry, ...]:
@@ -106,6 +120,24 @@ def find(name: str) -> Entry:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UserError(f"the zoo has no {name!r}{hint}; boxwood zoo list shows all")
     return known[name]
+
+
+def select(
+    task: str | None = None, source: str | None = None, backbone: str | None = None, schedule: str | None = None
+) -> list[Entry]:
+    """The published models of a task (one of `TASKS`), a source (one of `SOURCES`), a part of the backbone's name, a schedule.
+
+    >>> [entry.name for entry in select(task="mask", backbone="X-152")][-1]
+    'detectron/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x'
+    """
+    return [
+        entry
+        for entry in entries()
+        if task in (None, entry.task)
+        and source in (None, entry.source)
+        and (backbone is None or backbone.lower() in entry.backbone.lower())
+        and schedule in (None, entry.schedule)
+    ]
 
 
 def _entry(row: dict[str, str]) -> Entry:

@@ -201,8 +201,8 @@ def test_weights_inspect(boxwood: Boxwood, trained: Path) -> None:
 
 @pytest.mark.slow
 def test_demo_twice(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boxwood.cli.demo.TRAIN_PICTURES", 4)
-    monkeypatch.setattr("boxwood.cli.demo.VAL_PICTURES", 2)
+    monkeypatch.setattr("boxwood.library.demo.TRAIN_PICTURES", 4)
+    monkeypatch.setattr("boxwood.library.demo.VAL_PICTURES", 2)
     small = [override for override in tiny(tmp_path) if "annotations=" not in override and "images=" not in override]
     first = boxwood("demo", *small, "--out", tmp_path / "demo")
     assert first.status == 0, first.err

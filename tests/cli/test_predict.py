@@ -41,7 +41,7 @@ def test_what_was_stopped_goes_on(
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr("boxwood.data.images.read_image", stopping)
+    monkeypatch.setattr("boxwood.inference.predict.read_image", stopping)
     assert boxwood(*arguments, "--out", parts).status == 130
     part = parts / "predictions.part.jsonl"
     assert part.is_file() and not (parts / "predictions.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,53 @@ def test_every_sort_of_picture_is_the_same(predictor: Predictor, tmp_path: Path)
         torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
     assert predictor([]) == []
     assert predictor.categories == CLASSES
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_an_image_in_memory_is_that_of_the_file(predictor: Predictor, tmp_path: Path, suffix: str, orientation: int) -> None:
+    """The bytes of a file and file objects, at any position, turned upright; they can be drawn on too."""
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture()).save(path, exif=exif)
+    expected, content = predictor(path), path.read_bytes()
+    for encoded in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        same(predictor(encoded), expected)
+    drawn = expected.draw(path).tobytes()
+    with path.open("rb") as file:
+        file.seek(7)
+        same(predictor(file), expected)
+        assert expected.draw(file).tobytes() == expected.draw(content).tobytes() == drawn
+        assert not file.closed
+    both = predictor([content, io.BytesIO(content)])
+    assert [found.size for found in both] == [expected.size] * 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (b"", "image of 0 bytes: is not an image"),
+        (b"no picture", "image of 10 bytes: is not an image"),
+        (io.BytesIO(b"no picture"), "image of 10 bytes: is not an image"),
+        (io.StringIO("text"), "open the file in binary mode"),
+    ],
+)
+def test_what_is_no_image_in_memory(predictor: Predictor, broken: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        predictor(broken)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_image_in_memory(predictor: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(picture()).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"image of [\d,]+ bytes: the image is truncated or damaged"):
+        predictor(content[: len(content) // 2])
+    closed = (tmp_path / "a.jpg").open("rb")
+    closed.close()
+    with pytest.raises(UserError, match=r"a\.jpg: the file object cannot be read"):
+        predictor(closed)
 
 
 def test_a_picture_is_turned_upright(predictor: Predictor, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from boxwood.models.inference_config import TestConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights, load_state, read_weights, save_weights
-from boxwood.weights.remap_classes import reclass
+from boxwood.weights.remap_classes import remap_classes
 from tests.conftest import Boxwood
 
 OLD = Categories((1, 2, 5, 9), ("person", "bicycle", "car", "dog"))
@@ -34,7 +34,7 @@ SMALL = ("model.backbone.weights=null",)
 
 def test_mask_rcnn() -> None:
     old = saved("mask_rcnn_mobilenetv2_fpn", *SMALL)
-    new, source = reclass(old, NEW, {"rider": "person"})
+    new, source = remap_classes(old, NEW, {"rider": "person"})
     assert source == {"car": "car", "rider": "person", "person": "person"} and new.categories == NEW
     logits, deltas, masks = (old.state[f"{name}.weight"] for name in ("class_logits", "box_deltas", "mask_logits"))
     assert torch.equal(new.state["class_logits.weight"], logits[[2, 0, 0, 4]])  # background stays last
@@ -50,7 +50,7 @@ def test_mask_rcnn() -> None:
 def test_outputs_drawn_anew_are_those_of_a_fresh_model_and_the_same_each_time() -> None:
     old = saved("faster_rcnn_mobilenetv2_fpn", *SMALL)
     state = torch.random.get_rng_state()
-    (new, source), (again, _) = reclass(old, NEW), reclass(old, NEW)
+    (new, source), (again, _) = remap_classes(old, NEW), remap_classes(old, NEW)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert source["rider"] is None
     drawn = new.state["class_logits.weight"][1]
@@ -61,7 +61,7 @@ def test_outputs_drawn_anew_are_those_of_a_fresh_model_and_the_same_each_time() 
 def test_retinanet() -> None:
     """Its classes stand beside each other in every anchor, without background."""
     old = saved("retinanet_mobilenetv2_fpn", *SMALL)
-    new, _ = reclass(old, NEW, {"rider": "dog"})
+    new, _ = remap_classes(old, NEW, {"rider": "dog"})
     before, after = (state["class_logits.weight"] for state in (old.state, new.state))
     assert torch.equal(after.view(9, 3, *after.shape[1:]), before.view(9, 4, *before.shape[1:])[:, [2, 3, 0]])
     assert new.state["box_deltas.weight"] is old.state["box_deltas.weight"]
@@ -70,21 +70,21 @@ def test_retinanet() -> None:
 def test_rfcn() -> None:
     """A class has the score maps of all its parts."""
     old = saved("rfcn_r50", "model.backbone.weights=null")
-    new, _ = reclass(old, NEW, {"rider": "dog"})
+    new, _ = remap_classes(old, NEW, {"rider": "dog"})
     before, after = (state["class_maps.bias"] for state in (old.state, new.state))
     assert torch.equal(after.view(4, -1), before.view(5, -1)[[2, 3, 0, 4]])
 
 
 def test_what_has_no_classes_or_none_of_that_name() -> None:
     with pytest.raises(UserError, match="no outputs of classes"):
-        reclass(saved("rpn_mobilenetv2_fpn", *SMALL), NEW)
+        remap_classes(saved("rpn_mobilenetv2_fpn", *SMALL), NEW)
     old = saved("faster_rcnn_mobilenetv2_fpn", *SMALL)
     for pair, told in (
         ({"ridr": "dog"}, "'ridr' is none of the classes of the new"),
         ({"rider": "dgo"}, "'dgo' is none of the classes of the w"),
     ):
         with pytest.raises(UserError, match=told):
-            reclass(old, NEW, pair)
+            remap_classes(old, NEW, pair)
 
 
 def test_the_command(boxwood: Boxwood, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_command(boxwood: Boxwood, tmp_path: Path) -> None:
     categories = [{"id": i, "name": name} for i, name in zip(NEW.ids, NEW.names, strict=True)]
     images = [{"id": 1, "file_name": "a.jpg", "height": 5, "width": 5}]
     data.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
-    arguments = ("weights", "reclass", tmp_path / "old.safetensors", "--annotations", data)
+    arguments = ("weights", "remap-classes", tmp_path / "old.safetensors", "--annotations", data)
     done = boxwood(*arguments, "--take", "rider=person", "--out", out)
     assert done.status == 0, done.err
     assert done.out.splitlines()[:3] == ["  car     of car", "  rider   of person", "  person  of person"]

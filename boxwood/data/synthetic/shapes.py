@@ -294,7 +294,7 @@ def _keypoints(scene: Scene, shape: Shape, index: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def write_shapes(out: Path, *, train: int, val: int, seed: int = 0, size: tuple[int, int] = (240, 320)) -> None:
+def write_shapes(out: str | Path, train: int = 600, val: int = 100, seed: int = 0, size: tuple[int, int] = (240, 320)) -> None:
     """Write ``train`` and ``val`` pictures of ``size`` (height, width) below ``out``: train.json, train/, val.json, val/.
 
     Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.

@@ -1,0 +1,112 @@
+"""`boxwood data convert`: annotations of any format that is read, written as COCO's, VOC's or YOLO's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxwood.data.annotations import format_of, read_format, read_tree
+from boxwood.data.coco_file import coco_file_of
+from boxwood.data.formats.voc import write_voc
+from boxwood.data.formats.yolo import write_yolo
+from boxwood.data.quality.checks import check_identities, refuse
+from boxwood.errors import UserError
+from boxwood.files import write_text
+
+__all__ = ["READ", "WRITTEN", "Conversion", "convert"]
+
+READ = ("coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo")
+WRITTEN = ("coco", "voc", "yolo")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written."""
+
+    out: Path
+    num_images: int
+    num_instances: int
+    num_crowds: int
+    """Crowd regions, which are not counted as instances."""
+    num_classes: int
+    pictures: Path | None
+    """The folder of the pictures, where the format says it; they are not copied."""
+    not_carried: list[str]
+    """What the formats do not have, in words."""
+
+
+def convert(
+    source: str | Path,
+    to: str | None,
+    out: str | Path,
+    *,
+    source_format: str | None = None,
+    split: str | None = None,
+    images: str | Path | None = None,
+    classes: str | Path | None = None,
+) -> Conversion:
+    """Write annotations in another format; pictures stay where they are.
+
+    ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc`` or ``yolo`` (a folder); None means coco where ``out`` is a ``.json``.
+    ``source_format`` is one of `READ`; None recognises it. ``split`` is the part of the data set: of VOC a file of
+    ``ImageSets/Main``, of YOLO ``train``, ``val`` or ``test``. Open Images needs ``images``, the folder of the pictures, and
+    ``classes``, its table of class names.
+
+    Raises `UserError` where the source cannot be read, has rows that refer to nothing, or ``out`` does not suit the format.
+    """
+    source, out = Path(source), Path(out)
+    source_format = source_format or format_of(source)
+    to = to or ("coco" if out.suffix == ".json" else None)
+    if to is None:
+        raise UserError(f"{out}: is it to be VOC or YOLO? name it with --to; a COCO file is named .json")
+    if to not in WRITTEN:
+        raise UserError(f"'{to}': is no format that is written; choose one of {', '.join(WRITTEN)}")
+    if to == "coco" and out.suffix != ".json":
+        raise UserError(f"{out}: COCO files are written as .json; name it so")
+    if to != "coco" and out.suffix in (".json", ".yaml"):
+        raise UserError(f"{out}: {to} is a folder; name one")
+    coco, pictures, not_carried = _read_sound(source, source_format, split, _path(images), _path(classes))
+    not_carried = [*not_carried, *_write(coco, out, to, split or "train")]
+    crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
+    instances = len(coco["annotations"]) - crowds
+    return Conversion(out, len(coco["images"]), instances, crowds, len(coco["categories"]), pictures, not_carried)
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _read_sound(
+    source: Path, source_format: str, split: str | None, images: Path | None, classes: Path | None
+) -> tuple[dict[str, Any], Path | None, list[str]]:
+    """What `read_format` gives, without boxes of nan. Raises `UserError` where rows refer to nothing or are repeated."""
+    pictures: Path | None = None
+    not_carried: list[str] = []
+    if source_format == "coco":
+        file = coco_file_of(read_tree(source), source)
+        coco = file.to_coco()
+    else:
+        coco, pictures, not_carried = read_format(source, source_format, split=split, images=images, classes=classes)
+        file = coco_file_of(coco, source)
+    refuse(check_identities(file), str(source))
+    finite = np.isfinite(file.boxes).all(axis=1)
+    if not finite.all():
+        not_carried = [*not_carried, f"{int((~finite).sum()):,} boxes with nan or infinity (left out)"]
+        kept_ids = set(file.ids[finite].tolist())
+        coco = {**coco, "annotations": [row for row in coco["annotations"] if row["id"] in kept_ids]}
+    return coco, pictures, not_carried
+
+
+def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
+    """Write the file or folder; returns what its format does not have."""
+    if to == "coco":
+        write_text(out, json.dumps(coco, ensure_ascii=False) + "\n")
+        return []
+    return write_voc(coco, out, split) if to == "voc" else write_yolo(coco, out, split)

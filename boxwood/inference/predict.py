@@ -1,0 +1,412 @@
+"""Detection in many pictures and videos: read, detect, draw, crop, write; a call that was interrupted resumes.
+
+predict            a list of all predictions
+iter_predictions   the same one by one, so that memory does not grow with the number of pictures and frames
+
+Files written to ``out``: a drawn picture or video for each input, ``crops/``, ``predictions.json`` (all detections as records) and
+``coco.json`` (the same as COCO results).
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+from torch import Tensor
+
+from boxwood.data.coco_file import read_coco_file
+from boxwood.data.images import read_image
+from boxwood.errors import UserError
+from boxwood.evaluation import save_detections
+from boxwood.files import file_word, make_folder, write_whole
+from boxwood.inference.journal import Journal, Line
+from boxwood.inference.predictor import Predictor, load
+from boxwood.inference.records import draw_records, records_of
+from boxwood.inference.video import Video, need_av, write_video
+from boxwood.structures import Categories, Detections
+
+__all__ = ["Prediction", "is_video", "iter_predictions", "predict", "source_files"]
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+"""Endings of the images that are taken from a folder."""
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+JOURNAL = "predictions.part.jsonl"
+"""What is done so far, until predictions.json is written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was detected in a picture or in a frame of a video, or why there is nothing."""
+
+    file_name: str
+    """The image or video, as it was named or found."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """A record a detection: ``file_name``, ``category`` (its name), ``bbox`` (x, y, width, height), ``score``, and ``segmentation``
+    (run lengths) and ``keypoints`` where the model has them; ``frame`` and ``time`` of a video."""
+    detections: Detections | None = None
+    """The same with tensors; None where there is an ``error``, or where the result is from the call that is resumed."""
+    picture: str | None = None
+    """The name of the drawn file in ``out``."""
+    frame: int | None = None
+    """Number of the frame, from 0; None for a picture."""
+    time: float | None = None
+    """Seconds from the beginning of the video."""
+    error: str | None = None
+    """Why the file could not be read."""
+    resumed: bool = False
+    """Whether the result is from an earlier call, which this one resumes."""
+
+    def line(self) -> Line:
+        """The prediction as one line of JSON holds it."""
+        if self.error is not None:
+            return {"file_name": self.file_name, "error": self.error}
+        about = {"file_name": self.file_name} | ({} if self.frame is None else {"frame": self.frame, "time": self.time})
+        return {**about, "detections": self.records} | ({} if self.picture is None else {"picture": self.picture})
+
+
+def predict(
+    model: str | Path | Predictor,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    score: float = 0.5,
+    batch: int = 1,
+    pictures: bool = True,
+    crops: bool = False,
+    coco: str | Path | None = None,
+) -> list[Prediction]:
+    """Detect objects in pictures and videos, and write the results to the folder ``out`` if there is one.
+
+    ``model`` is a run, a weights file, a name of the zoo, or a `Predictor`. ``sources`` is an image, a video, a folder of them, or
+    a pattern (``photos/**/*.jpg``), or a list of these. Detections with a score of at least ``score`` are kept; ``batch`` pictures
+    or frames go through the model at once. In ``out``, ``pictures`` draws each input and ``crops`` cuts out each detection;
+    ``coco`` is the COCO file of the images, for which the detections are written as COCO results too.
+
+    A file that cannot be read has a prediction with an ``error`` and does not stop the others. Where a call with the same ``out``
+    was interrupted, this one resumes it. Raises `UserError` where no source is found, the model cannot be loaded, or a file cannot
+    be written.
+    """
+    return list(iter_predictions(model, sources, out, score=score, batch=batch, pictures=pictures, crops=crops, coco=coco))
+
+
+def iter_predictions(
+    model: str | Path | Predictor,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    score: float = 0.5,
+    batch: int = 1,
+    pictures: bool = True,
+    crops: bool = False,
+    coco: str | Path | None = None,
+) -> Iterator[Prediction]:
+    """The predictions of `predict`, made one after another as they are asked for; with ``out``, ``predictions.json`` is written
+    after the last."""
+    folder = None if out is None else Path(out)
+    if folder is None and (crops or coco is not None):
+        raise UserError("crops and coco write files; name a folder with out")
+    named = [sources] if isinstance(sources, str | Path) else list(sources)
+    files = list(dict.fromkeys(file for source in named for file in source_files(source)))
+    files = _without_unreadable_videos(files, named, coco is not None)
+    image_ids = None if coco is None else _image_ids(Path(coco), files)
+    predictor = model if isinstance(model, Predictor) else load(model)
+    call = _Call(predictor, score, batch, folder, pictures and folder is not None, crops)
+    return _all_predictions(call, files, image_ids)
+
+
+def source_files(source: str | Path) -> list[Path]:
+    """The images and videos that a file, a folder or a pattern stands for. Raises `UserError` where there is none."""
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES | VIDEOS and file.is_file())
+        if not files:
+            raise UserError(f"{path}: no images in this folder, and no videos ({', '.join(sorted(IMAGES | VIDEOS))})")
+        return files
+    if path.exists():
+        return [path]
+    files = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
+    if not files:
+        raise UserError(f"{source}: no such file, folder, or pattern that fits a file")
+    return files
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file is a video, by the ending of its name."""
+    return file.suffix.lower() in VIDEOS
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, int] | None) -> Iterator[Prediction]:
+    """The predictions of all files; the files that need all of them are written at the end."""
+    folder = call.folder
+    if folder is None:
+        yield from call.predictions(files)
+        return
+    make_folder(folder)
+    names = {str(file) for file in files}
+    about = {"model": call.predictor.source, "score": call.score, "crops": call.crops, "pictures": call.draw}
+    # Input files that lie in the folder are not overwritten by drawings.
+    call.taken_names |= {file.name for file in files if file.resolve().parent == folder.resolve()}
+    with closing(Journal(folder / JOURNAL, about)) as call.journal:
+        call.taken_names |= set(call.journal.pictures.values())
+        yield from (_from_line(line) for line in call.journal.lines(names))
+        yield from call.predictions(files)
+        _write_records(folder / "predictions.json", call.journal.lines(names))
+        if image_ids is not None:
+            _write_coco(folder / "coco.json", call.journal.lines(names), image_ids, call.predictor.categories)
+    (folder / JOURNAL).unlink()
+
+
+@dataclass
+class _Call:
+    """One call: its options, and the names and results so far."""
+
+    predictor: Predictor
+    score: float
+    batch: int
+    folder: Path | None
+    """Where files are written; None writes none."""
+    draw: bool
+    crops: bool
+    journal: Journal | None = None
+    taken_names: set[str] = field(default_factory=set)
+    """Names of files in the folder that belong to another picture."""
+
+    def predictions(self, files: Iterable[Path]) -> Iterator[Prediction]:
+        """Those of the images and videos that are not done yet, in order."""
+        todo = [file for file in files if self.journal is None or str(file) not in self.journal.done]
+        for videos, group in itertools.groupby(todo, is_video):
+            if videos:
+                for file in group:
+                    yield from self._of_video(file)
+            else:
+                yield from self._of_images(list(group))
+
+    def _of_images(self, files: Sequence[Path]) -> Iterator[Prediction]:
+        for group in self._batches(files, "pictures", len(files)):
+            images = [(file, _read(file)) for file in group]
+            results = iter(self.predictor([image for _, image in images if not isinstance(image, UserError)]))
+            for file, image in images:
+                yield self._failed(file, image) if isinstance(image, UserError) else self._of_image(file, image, next(results))
+
+    def _of_image(self, file: Path, image: Tensor, detections: Detections) -> Prediction:
+        name = self._new_name(file, ".png")
+        if self.folder is not None and name is not None and self.draw:
+            picture = detections.draw(image, self.score)
+            write_whole(self.folder / name, partial(picture.save, format="PNG"))
+        prediction = self._prediction(str(file), image, detections, name)
+        logger.info("%s: %s", file, _counts(prediction))
+        return prediction
+
+    def _of_video(self, file: Path) -> Iterator[Prediction]:
+        """Detect in all frames of a video; then draw them."""
+        try:
+            video = Video(file)
+        except UserError as error:
+            yield self._failed(file, error)
+            return
+        earlier_names = {} if self.journal is None else self.journal.pictures
+        name = earlier_names.get(str(file)) or self._new_name(file, ".mp4")
+        start = count = 0 if self.journal is None else self.journal.frames.get(str(file), 0)
+        for group in self._batches(video.frames(start), file.name, max(0, video.expected - start)):
+            for frame, detections in zip(group, self.predictor([frame.image for frame in group]), strict=True):
+                yield self._prediction(str(file), frame.image, detections, name, frame.number, round(frame.time, 6))
+                count += 1
+        if not count:
+            yield self._failed(file, UserError(f"{file}: no frame of the video can be read; replace it or leave it out"))
+            return
+        if video.missing:
+            logger.warning("%s: %s", file, video.missing)
+        if self.folder is not None and name is not None and self.draw:
+            write_whole(self.folder / name, partial(self._draw_video, video))
+        if self.journal is not None:
+            self.journal.add({"file_name": str(file), "frames": count})
+        logger.info("%s: %d frames", file, count)
+
+    def _draw_video(self, video: Video, path: Path) -> None:
+        """Write the video with the detections of the journal drawn on its frames."""
+        assert self.journal is not None
+        categories = self.predictor.categories
+        ids = dict(zip(categories.names, categories.ids, strict=True))
+        lines = self.journal.frames_of(str(video.path))
+
+        def drawn() -> Iterator[Image.Image]:
+            for frame, line in zip(video.frames(), lines, strict=False):
+                records = [{**record, "category_id": ids[record["category"]]} for record in line["detections"]]
+                yield draw_records(frame.image, records, categories)
+
+        write_video(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate)
+
+    def _batches(self, items: Iterable[Item], what: str, total: int) -> Iterator[list[Item]]:
+        """As many items as go through the model at once, with a progress bar."""
+        remaining = iter(_with_progress(items, what, total))
+        return iter(lambda: list(itertools.islice(remaining, self.batch)), [])
+
+    def _prediction(
+        self,
+        file_name: str,
+        image: Tensor,
+        detections: Detections,
+        name: str | None,
+        frame: int | None = None,
+        time: float | None = None,
+    ) -> Prediction:
+        """Keep the detections with enough score, write their crops, add them to the journal."""
+        kept = detections[detections.scores >= self.score]
+        if self.folder is not None and name is not None and self.crops:
+            _write_crops(kept, image, self.folder / "crops" / Path(name).stem, "" if frame is None else f"{frame:06d}-")
+        about = {"file_name": file_name} | ({} if frame is None else {"frame": frame, "time": time})
+        prediction = Prediction(file_name, records_of(kept, **about), kept, name, frame, time)
+        self._add_to_journal(prediction)
+        return prediction
+
+    def _failed(self, file: Path, error: UserError) -> Prediction:
+        logger.error("%s", error)
+        prediction = Prediction(str(file), error=str(error))
+        self._add_to_journal(prediction)
+        return prediction
+
+    def _add_to_journal(self, prediction: Prediction) -> None:
+        if self.journal is not None:
+            self.journal.add(prediction.line())
+
+    def _new_name(self, file: Path, suffix: str) -> str | None:
+        """``photo.png`` for ``photo.jpg``; ``photo-2.png`` for another photo of that name; None where none is needed."""
+        if self.folder is None or not (self.draw or self.crops):
+            return None
+        name, number = f"{file.stem}{suffix}", 1
+        while name in self.taken_names:
+            number += 1
+            name = f"{file.stem}-{number}{suffix}"
+        self.taken_names.add(name)
+        return name
+
+
+def _from_line(line: Line) -> Prediction:
+    """A prediction of the call that is resumed."""
+    return Prediction(
+        line["file_name"],
+        line["detections"],
+        picture=line.get("picture"),
+        frame=line.get("frame"),
+        time=line.get("time"),
+        resumed=True,
+    )
+
+
+def _read(file: Path) -> Tensor | UserError:
+    """The image, or why it cannot be read."""
+    try:
+        return read_image(file)
+    except UserError as error:
+        return error
+
+
+def _without_unreadable_videos(files: list[Path], sources: Sequence[str | Path], coco: bool) -> list[Path]:
+    """The files; without videos, which a warning names, where these lie in a folder of images and cannot be processed.
+
+    Raises `UserError` where such a video was named itself, or nothing else is left.
+    """
+    videos = [file for file in files if is_video(file)]
+    if not videos:
+        return files
+    try:
+        if coco:
+            raise UserError(f"{videos[0]}: --coco is for the images of a COCO file, and this is a video; leave one of the two out")
+        need_av()
+    except UserError as error:
+        images = [file for file in files if not is_video(file)]
+        if not images or any(not Path(source).is_dir() and is_video(Path(source)) for source in sources):
+            raise
+        logger.warning("%d videos are left out, such as %s: %s", len(videos), videos[0], error)
+        return images
+    return files
+
+
+def _image_ids(path: Path, files: Sequence[Path]) -> dict[str, int]:
+    """The ids of a COCO file's images by the last part of their names.
+
+    Raises `UserError` where two are the same, or ``files`` has others.
+    """
+    file = read_coco_file(path)
+    names = [Path(file.file_name(row)).name for row in range(len(file.image_ids))]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}: two images are called {repeated}, so results cannot be told apart; rename one")
+    known = set(names)
+    if unknown := [file for file in files if file.name not in known]:
+        raise UserError(f"{unknown[0]}: is no image of {path}; name the COCO file of these pictures")
+    return dict(zip(names, file.image_ids.tolist(), strict=True))
+
+
+def _write_records(path: Path, lines: Iterable[Line]) -> None:
+    """The records of all lines as one JSON list, one after another."""
+
+    def write(temporary: Path) -> None:
+        separator = "\n"
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("[")
+            for line in lines:
+                for record in line["detections"]:
+                    file.write(separator + json.dumps(record, ensure_ascii=False))
+                    separator = ",\n"
+            file.write("\n]\n")
+
+    write_whole(path, write)
+
+
+def _write_coco(path: Path, lines: Iterable[Line], image_ids: dict[str, int], categories: Categories) -> None:
+    """The detections as COCO results, with the ids of the images and of the model's classes."""
+    category_ids = dict(zip(categories.names, categories.ids, strict=True))
+    results = []
+    for line in lines:
+        image_id = image_ids[Path(line["file_name"]).name]
+        for record in line["detections"]:
+            values = {key: value for key, value in record.items() if key not in ("file_name", "category")}
+            results.append({"image_id": image_id, "category_id": category_ids[record["category"]], **values})
+    save_detections(results, path)
+
+
+def _write_crops(detections: Detections, image: Tensor, folder: Path, prefix: str) -> None:
+    """A picture of each detection, its box in whole pixels."""
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    boxes = detections.boxes.round().int().tolist()
+    for rank, ((x1, y1, x2, y2), name) in enumerate(zip(boxes, detections.names, strict=True)):
+        if x2 > x1 and y2 > y1:
+            crop = to_pil_image(image[:, y1:y2, x1:x2])
+            write_whole(folder / f"{prefix}{rank:03d}-{file_word(name)}.png", partial(crop.save, format="PNG"))
+
+
+def _with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """The items, with a progress bar on a terminal; ``total`` is 0 where their number is not known."""
+    if not sys.stderr.isatty() or total == 1:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import track
+
+    yield from track(items, escape(what), total=total or None, console=Console(stderr=True))
+
+
+def _counts(prediction: Prediction) -> str:
+    """How many of each class there are, in words."""
+    names = [record["category"] for record in prediction.records]
+    counts = {name: names.count(name) for name in dict.fromkeys(names)}
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

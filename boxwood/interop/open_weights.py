@@ -1,0 +1,109 @@
+"""Weights by any name: a run's directory, a weights file, a checkpoint or a model of the zoo, all opened by one function.
+
+open_weights(source)    the state dict, the configuration and the classes
+load_model(source)      the network with these weights, ready to be trained further
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from boxwood.config import from_yaml
+from boxwood.errors import UserError
+from boxwood.interop.weights import read_pth
+from boxwood.interop.zoo import is_published, read_published
+from boxwood.run_config import RunConfig
+from boxwood.structures import Categories, KeypointFacts
+from boxwood.weights.file import SavedWeights, read_weights, restore_model
+
+__all__ = ["OpenedWeights", "load_model", "open_weights", "weights_file"]
+
+IN_A_RUN = ("best.safetensors", "last.safetensors")
+"""The weights of a run's directory, in order of preference."""
+
+
+@dataclass(frozen=True)
+class OpenedWeights:
+    """Weights, and where they were read."""
+
+    saved: SavedWeights
+    source: str
+    """The file, or the name in the zoo."""
+    initialised: tuple[str, ...] = ()
+    """Tensors that the file does not have and that are randomly initialised: all but the backbone of an ImageNet backbone."""
+
+
+def open_weights(source: str | Path, config: RunConfig | None = None) -> OpenedWeights:
+    """Read the weights that ``source`` names; tensors on the CPU.
+
+    ``source`` is a run's directory (its ``best.safetensors``, else its ``last.safetensors``) or the ``config.yaml`` in it, a
+    ``.safetensors`` file, a checkpoint (``checkpoints/step-00005000.pt``), or a name of the model zoo
+    (``detectron/e2e_mask_rcnn_R-50-FPN_2x``), which is downloaded where it is not in the cache. A path that exists takes precedence
+    over a name of the zoo. ``config`` is the network that an ImageNet backbone of the zoo (``detectron/imagenet/R-50``) is loaded
+    into; other weights have their own configuration.
+
+    Raises `UserError` where there are no such weights or they cannot be read.
+    """
+    path, name = Path(source), str(source)
+    if is_published(name) and not path.exists():
+        imported = read_published(name, config if "/imagenet/" in name else None)
+        return OpenedWeights(imported.saved, name, tuple(imported.report.anew))
+    path = weights_file(path)
+    return OpenedWeights(_read_checkpoint(path) if path.suffix == ".pt" else read_weights(path), str(path))
+
+
+def load_model(source: str | Path) -> nn.Module:
+    """A detector (`boxwood.models.Detector`) to train further: weights loaded, in train mode, on the CPU.
+
+    ``source`` is what `open_weights` takes. The model has ``categories``, ``losses(output, targets)`` and
+    ``detections(output, batch)``; `boxwood.load` gives one to be called with pictures instead. Raises `UserError` as
+    `open_weights` does, and where the weights do not fit their configuration.
+    """
+    opened = open_weights(source)
+    return restore_model(opened.saved, where=opened.source).train()
+
+
+def weights_file(source: Path) -> Path:
+    """The weights file of a run, given as its directory or its ``config.yaml``; a path of a file stays as it is.
+
+    Raises `UserError` where there is none.
+    """
+    if source.name == "config.yaml":
+        source = source.parent
+    if source.is_dir():
+        for name in IN_A_RUN:
+            if (source / name).is_file():
+                return source / name
+        raise UserError(f"{source}: holds neither {' nor '.join(IN_A_RUN)}; name a run that has been trained")
+    if not source.exists():
+        raise UserError(f"{source}: there is no such run or weights file")
+    return source
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _read_checkpoint(path: Path) -> SavedWeights:
+    """The weights in a checkpoint of a run. It holds the ids and names of the classes alone; their keypoints are in the run's
+    weights file."""
+    tree = read_pth(path)
+    if not isinstance(tree, dict) or not {"model", "config", "classes"} <= tree.keys():
+        raise UserError(f"{path}: is not a checkpoint of Boxwood; convert other programs' weights with boxwood weights import")
+    config = from_yaml(RunConfig, tree["config"], where=str(path))
+    ids, names = (tuple(column) for column in zip(*tree["classes"], strict=True))
+    categories = Categories(ids, names, _keypoints_of_run(path.parent.parent, ids))
+    if categories.keypoints is None and "keypoints" in config.model.task_names:
+        raise UserError(f"{path}: a checkpoint does not hold the names of keypoints; name the run's last.safetensors instead")
+    return SavedWeights(tree["model"], config, categories)
+
+
+def _keypoints_of_run(run: Path, ids: tuple[Any, ...]) -> KeypointFacts | None:
+    """The facts of keypoints in the weights file of a run with these classes."""
+    for name in IN_A_RUN:
+        if (run / name).is_file() and (categories := read_weights(run / name).categories).ids == ids:
+            return categories.keypoints
+    return None
