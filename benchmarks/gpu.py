@@ -95,6 +95,9 @@ class Setup:
     def parity_size(self) -> tuple[int, int]:
         return (64, 96) if self.tiny else (320, 480)
 
+    def images(self, full: int) -> int:
+        return 2 if self.tiny else full
+
     def repeats(self, full: int) -> int:
         return 1 if self.tiny else max(full // 3, 2) if self.quick else full
 
@@ -169,7 +172,7 @@ def training_steps(setup: Setup, name: str, count: int, mode: str) -> dict[str, 
 
     def step_of(network: nn.Module, losses_of: Callable[[], dict[str, Tensor]]) -> Any:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9)  # so slow that the networks stay what they are
+        optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)  # the networks stay what they are
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
@@ -298,7 +301,7 @@ def waits(setup: Setup) -> list[Part]:
     return [
         Part(f"{name}, {images} images", lambda name=name, images=images: count(name, images))
         for name in setup.names
-        for images in (1, 4)
+        for images in (1, setup.images(4))
     ]
 
 
@@ -357,13 +360,13 @@ def inference(setup: Setup) -> list[Part]:
                 f"{what}, memory", peak_memory(setup, mine, state_of(network)), peak_memory(setup, theirs, state_of(peer)), "MB"
             )
 
-    cases = [(name, count, mode) for name in setup.names_of_peers for count in (1, 8) for mode in ("tf32", "bf16")]
+    cases = [(name, count, mode) for name in setup.names_of_peers for count in (1, setup.images(8)) for mode in ("tf32", "bf16")]
     cases += [(name, 1, "fp32") for name in setup.names_of_peers]
     return [Part(f"{name}, {count} images, {mode}", lambda case=(name, count, mode): measure(*case)) for name, count, mode in cases]
 
 
 def training(setup: Setup) -> list[Part]:
-    count = 2 if setup.tiny else 8
+    count = setup.images(8)
 
     def measure(name: str, mode: str) -> Iterator[Row]:
         steps = training_steps(setup, name, count, mode)
@@ -386,7 +389,7 @@ def training(setup: Setup) -> list[Part]:
 
 def profiled(setup: Setup) -> list[Part]:
     def measure() -> Iterator[Row]:
-        count = 2 if setup.tiny else 4
+        count = setup.images(4)
         step = training_steps(setup, "Mask R-CNN", count, "bf16")["ours"][0]
         ours, _ = take_turns(setup, step, lambda: None, 9)
         gpu = setup.device.type == "cuda"

@@ -1,7 +1,7 @@
-"""The device of a process, and the few things that are asked of `torch.distributed`. With one process each of these does nothing.
+"""The device of a process, and a few operations of `torch.distributed`, which do nothing for one process.
 
-Processes are started by torchrun, which says in the environment how many there are. Tensors on the CPU and objects go through
-gloo, tensors on a GPU through NCCL; so processes can agree on small things without waiting for their GPUs.
+Processes are started by torchrun, which sets their number in the environment. Tensors on the CPU and objects go through gloo,
+tensors on a GPU through NCCL; so processes can exchange small messages without a device sync.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
     "world_size",
 ]
 
-FIRST_SAYS_WITHIN = timedelta(seconds=5)
-"""How long another process waits to hear from rank 0 before it tells its own error."""
+REPORT_TIMEOUT = timedelta(seconds=5)
+"""How long another process waits for the error of rank 0 before it prints its error."""
 
 
 def choose_device(name: str, key: str = "train.device") -> torch.device:
-    """The device that a person names; ``auto`` is the GPU of this process where there is one, else the CPU.
+    """The device called ``name``; ``auto`` is the GPU of this process where there is one, else the CPU.
 
-    Raises `UserError` where the device is unknown or not there; it says that ``key`` is what is to be changed.
+    Raises `UserError` where the device is unknown or this machine has none; it names ``key``, the key to change.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
@@ -51,8 +51,8 @@ def choose_device(name: str, key: str = "train.device") -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = torch.device("cuda", local if device.index is None else device.index)
         if device.index >= count:
-            found = f"only {count} GPUs were" if count else "no GPU was"
-            raise UserError(f"{key}={name}: {found} found; choose {key}=cpu or another")
+            available = f"only {count} GPUs were" if count else "no GPU was"
+            raise UserError(f"{key}={name}: {available} found; choose {key}=cpu or another")
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise UserError(f"{key}=mps: this machine has none; choose {key}=cpu")
@@ -63,9 +63,9 @@ def choose_device(name: str, key: str = "train.device") -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun has started for as long as the context lasts; only rank 0 logs what is below a warning.
+    """Join the process group of torchrun for the duration of the context; ranks above 0 log only warnings and errors.
 
-    After an error the group is left without a word to the others: they notice the broken connection, and torchrun ends them.
+    After an error the process leaves without a message to the others: their connections break, and torchrun ends them.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         yield
@@ -89,28 +89,28 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Leave the group, and free it now: gloo's threads end the process with an abort where it is garbage until Python ends."""
+    """Leave the group and free it now: if it is freed when Python exits, gloo's threads abort the process."""
     dist.destroy_process_group()
     gc.collect()
 
 
 def rank() -> int:
-    """This process's number, 0 for the one that writes the files."""
+    """The number of this process; rank 0 writes the files."""
     return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """The number of processes."""
     return dist.get_world_size() if _joined() else 1
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called it."""
     any_process(False)
 
 
 def any_process(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is set on any process. All processes must ask; costs one message, and no GPU is waited for."""
+    """For each flag, whether it is set on any process. All processes must call it; one message, without a device sync."""
     if world_size() == 1:
         return flags
     values = torch.tensor(flags, dtype=torch.int32)
@@ -128,7 +128,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def on_rank_zero(work: Callable[[], None]) -> None:
-    """Let rank 0 write something while the others wait. Its `UserError`, or the system's, is raised on all as a `UserError`."""
+    """Run ``work`` on rank 0 while the others wait. Its `UserError` or `OSError` is raised on all processes, as a `UserError`."""
     problem: str | None = None
     if rank() == 0:
         try:
@@ -143,23 +143,23 @@ def on_rank_zero(work: Callable[[], None]) -> None:
 
 
 def rank_zero_reports(problem: str) -> bool:
-    """Whether rank 0 tells the user the same problem, so that this process need not; on rank 0: leave word for the others.
+    """Whether rank 0 reports the same problem, so that this process need not; on rank 0 it is announced to the others, and False.
 
-    For errors that end all processes: nobody has to be in the process group, nor to answer. torchrun's own process passes the word
-    on; where something else has started the processes, the answer is no.
+    For errors that end all processes: it needs no process group, and no answer. The messages go through the store of torchrun's
+    agent; where something else has started the processes, the result is False.
     """
-    number = int(os.environ.get("RANK", "0"))
+    this_rank = int(os.environ.get("RANK", "0"))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return False
     key = f"boxwood/problem/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, timeout=FIRST_SAYS_WITHIN, wait_for_workers=False)  # type: ignore[attr-defined]  # unlisted
-        if number == 0:
+        store = dist.TCPStore(host, port, timeout=REPORT_TIMEOUT, wait_for_workers=False)  # type: ignore[attr-defined]  # unlisted
+        if this_rank == 0:
             store.set(key, problem)
             return False
         return bool(store.get(key) == problem.encode())
-    except RuntimeError:  # torchrun is gone, or rank 0 has nothing to say
+    except RuntimeError:  # torchrun has ended, or rank 0 has no error
         return False
 
 

@@ -250,8 +250,8 @@ DETECTRON: dict[str, Case] = {
         (
             *PYRAMID[:-2],
             WIDE,
-            "model.box_head={convs: 1, conv_width: 32, width: 32}",
-            "model.mask_head={convs: 1, width: 32}",
+            "model.box_head={convs: 2, conv_width: 32, width: 32}",
+            "model.mask_head={convs: 2, width: 32}",
             TEST,
         ),
     ),
@@ -265,7 +265,7 @@ DETECTRON: dict[str, Case] = {
     ),
     "tta_keypoint": Case(
         "detectron/test_time_aug/keypoint_rcnn_R-50-FPN_1x",
-        (*GIVEN, KEYPOINTS, ORDINARY, "test.tta={boxes: {scales: [80]}, keypoints: {scales: [80], areas: [700.0, 2000.0]}}"),
+        (*GIVEN, KEYPOINTS, ORDINARY, "test.tta={boxes: {scales: [80]}, keypoints: {scales: [72], areas: [700.0, 2000.0]}}"),
         learns=False,
     ),
 }

@@ -41,7 +41,7 @@ def test_without_torchrun_every_process_speaks_for_itself(monkeypatch: pytest.Mo
 def test_what_the_first_process_says_need_not_be_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store of torchrun's own process, here in this one."""
     store: Any = cast(Any, torch.distributed).TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    monkeypatch.setattr("boxwood.distributed.FIRST_SAYS_WITHIN", timedelta(seconds=0.5))
+    monkeypatch.setattr("boxwood.distributed.REPORT_TIMEOUT", timedelta(seconds=0.5))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))

@@ -6,16 +6,19 @@ import csv
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import boxwood as package
 from boxwood.models.backbones import check_backbone
+from boxwood.weights import read_weights
 from examples.own_backbone import PlainConfig
 from tests.conftest import Boxwood, tiny
 
@@ -46,6 +49,9 @@ def test_every_example_is_short_and_tested() -> None:
         "own_backbone",
         "own_dataset",
         "own_head",
+        "own_measure",
+        "own_optimizer",
+        "own_task",
         "own_training_loop",
     }
 
@@ -131,6 +137,67 @@ def test_own_dataset_is_the_coco_reader_with_other_files(shapes: Path, boxes_csv
         assert np.allclose(a.boxes, b.boxes, atol=1e-3)
 
 
+def test_own_optimizer(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    """The rate falls as the schedule says; a run that is stopped and resumed ends with the same weights."""
+    out, arguments = tmp_path / "run", ["optim.warmup_steps=0", "train.steps=4", "train.log_every=1", "train.checkpoint_every=2"]
+    command = ["train", "examples.own_optimizer:recipe", *without(("train.steps",), tiny(shapes)), *arguments]
+    outcome = boxwood(*command, "train.keep_checkpoints=2", "--out", out)
+    assert outcome.status == 0, outcome.err
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in lines if line["split"] == "train"] == pytest.approx([4e-4, 4e-4, 4e-4, 2e-4])
+    optim = yaml.safe_load((out / "config.yaml").read_text())["optim"]
+    assert (optim["kind"], optim["betas"]) == ("examples.own_optimizer:LionConfig", [0.9, 0.99])
+    assert optim["schedule"] == {"kind": "examples.own_optimizer:HoldConfig", "hold": 0.5}
+
+    whole = read_weights(out / "last.safetensors").state
+    (out / "checkpoints" / "step-00000004.pt").unlink()
+    assert boxwood("train", out, "--resume", "--import", "examples.own_optimizer").status == 0
+    resumed = read_weights(out / "last.safetensors").state
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    exchanged = ["demo_shapes", "optim.kind=examples.own_optimizer:LionConfig", "--import", "examples.own_optimizer"]
+    assert yaml.safe_load(boxwood("config", "show", *exchanged).out)["optim"]["clip_norm"] == 5.0, "what all kinds have stays"
+
+
+def test_lion_by_hand() -> None:
+    """Two updates of one weight: 0.1 in the direction of the sign of 0.9 * momentum + 0.1 * gradient, after decay."""
+    example: Any = runpy.run_path(str(ROOT / "examples" / "own_optimizer.py"))
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = example["LionConfig"](lr=0.1).build([{"params": [weight], "weight_decay": 0.5}])
+    weight.grad = torch.tensor([3.0])
+    optimizer.step()
+    assert weight.item() == pytest.approx(2.0 * 0.95 - 0.1)  # momentum: 0.01 * 3 = 0.03
+    weight.grad = torch.tensor([-0.2])
+    optimizer.step()
+    assert weight.item() == pytest.approx(1.8 * 0.95 - 0.1), "0.9 * 0.03 - 0.1 * 0.2 is positive"
+
+
+def test_own_measure(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    outcome = boxwood("train", "examples.own_measure:recipe", *tiny(shapes), "evaluator.score=0.01", "--out", out)
+    assert outcome.status == 0, outcome.err
+    metrics = json.loads((out / "eval" / "metrics.json").read_text())
+    (line,) = [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if line["split"] == "val"]
+    assert (line["counting_exact"], line["counting_error"]) == (metrics["counting"]["exact"], metrics["counting"]["error"])
+    assert "counting_exact" in outcome.err and (out / "best.safetensors").exists()
+
+    arguments = ["--measure", "examples.own_measure:CountingConfig", "--out", tmp_path / "scores"]
+    outcome = boxwood("eval", trained, *arguments)
+    assert outcome.status == 0, outcome.err
+    assert "exact" in outcome.out and "counting" in outcome.out
+
+    # By hand, from the files.
+    coco, found = (json.loads(path.read_text()) for path in (shapes / "val.json", out / "eval" / "detections.json"))
+    errors = []
+    for image in coco["images"]:
+        ids = [[a["category_id"] for a in coco["annotations"] if a["image_id"] == image["id"]]]
+        ids += [[d["category_id"] for d in found if d["image_id"] == image["id"] and d["score"] >= 0.01]]
+        errors.append(sum(abs(ids[0].count(c["id"]) - ids[1].count(c["id"])) for c in coco["categories"]))
+    assert metrics["counting"] == {
+        "exact": pytest.approx(np.mean([e == 0 for e in errors])),
+        "error": pytest.approx(np.mean(errors)),
+    }
+
+
 def test_own_training_loop(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,3 +262,37 @@ def test_help(example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         run(example, "--help", monkeypatch=monkeypatch)
     assert left.value.code == 0
     assert "--model" in capsys.readouterr().out or example != "predict.py"
+
+
+def test_own_task(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    """Points with two values: trained from the command line with loader workers, saved, loaded, scored, drawn."""
+    out = tmp_path / "run"
+    overrides = [
+        *without(("model.mask_head",), tiny(shapes)),
+        "data.workers=2",
+        "train.steps=30",
+        "train.eval_every=0",
+        "optim.lr=0.01",
+    ]
+    outcome = boxwood("train", "examples.own_task:points", *overrides, "--out", out)
+    assert outcome.status == 0, outcome.err
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss_point"]) for line in lines)
+    assert 0 < lines[-1]["points_accuracy"] < 1
+    model = package.load(out)
+    assert "point_maps.weight" in model.model.state_dict()
+    picture = next((shapes / "val").glob("*.*"))
+    found = model(picture)
+    field = found.fields["points"]
+    assert len(field) == len(found) > 0 and field.values.shape[1:] == (2, 28, 28)  # type: ignore[attr-defined]
+    plain = replace(found, fields={})
+    assert np.array(found.draw(picture, score=0.0)).tolist() != np.array(plain.draw(picture, score=0.0)).tolist()
+
+
+def test_points_of_own_task_are_mirrored() -> None:
+    from boxwood.fields import Affine
+    from examples.own_task import Points
+
+    points = Points(torch.tensor([[[10.0, 20.0, 0.25, 0.75]]]))
+    assert points.transformed(Affine.flip((50, 40))).values.tolist() == [[[30.0, 20.0, 0.75, 0.75]]]
+    assert points.transformed(Affine.resize((50, 40), (100, 80))).values.tolist() == [[[20.0, 40.0, 0.25, 0.75]]]

@@ -1,6 +1,7 @@
-"""The command line: one small file a command, imported only when it is used.
+"""The command line: one small file a command, which parses, calls one function of the library and prints. A command is imported
+only when it is used.
 
-Exit status: 0 done, 1 failed, 2 the user's input (one line on stderr for each mistake), 130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong input (one line on stderr for each mistake), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ COMMANDS = ("demo", "train", "eval", "predict", "data", "config", "weights", "zo
 
 
 class LazyGroup(click.Group):
-    """A group whose command ``name`` is the object ``name`` of the module ``package.name``, imported when it is asked for."""
+    """A group whose command ``name`` is the object ``name`` of the module ``package.name``, imported when it is used."""
 
     def __init__(self, *args: Any, package: str, names: Sequence[str], **options: Any) -> None:
         super().__init__(*args, **options)
@@ -66,40 +67,40 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit status; ``args`` are those of the process by default."""
+    """Run the command line and exit with its status; ``args`` are those of the process by default."""
     try:
         with _log_to_stderr():
             status = cli.main(args, prog_name="boxwood", standalone_mode=False)
             sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except UserError as error:
-        _complain_once([" ".join(problem.split()) for problem in getattr(error, "problems", (str(error),))])
+        _print_errors([" ".join(problem.split()) for problem in getattr(error, "problems", (str(error),))])
         sys.exit(2)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.UsageError as error:
         help_command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        _complain(" ".join(error.format_message().split()).rstrip(".") + help_command)
+        _print_error(" ".join(error.format_message().split()).rstrip(".") + help_command)
         sys.exit(2)
     except click.ClickException as error:
-        _complain(error.format_message())
+        _print_error(error.format_message())
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted")
+        _print_error("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. What Python would still flush at its end goes nowhere.
+        # The reader (head, less) has closed the pipe. What Python flushes at exit goes to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"boxwood: {text}", file=sys.stderr)
 
 
-def _complain_once(problems: Sequence[str]) -> None:
-    """Under torchrun, what all processes have to say is said by rank 0; what only another one has, by that one, with its rank."""
+def _print_errors(problems: Sequence[str]) -> None:
+    """Under torchrun, an error of all processes is printed by rank 0; one of another rank alone, by that one with its rank."""
     rank = ""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from boxwood.distributed import rank_zero_reports
@@ -108,12 +109,12 @@ def _complain_once(problems: Sequence[str]) -> None:
             return
         rank = "" if os.environ.get("RANK", "0") == "0" else f"rank {os.environ['RANK']}: "
     for problem in problems:
-        _complain(rank + problem)
+        _print_error(rank + problem)
 
 
 @contextmanager
 def _log_to_stderr() -> Iterator[None]:
-    """Plain lines on stderr: Boxwood's from level info on, everybody else's from warning on."""
+    """Log to stderr as plain lines: Boxwood's messages from level info on, those of other packages from warning on."""
     root, ours = logging.getLogger(), logging.getLogger("boxwood")
     before = ours.level
     handler = logging.StreamHandler(sys.stderr)

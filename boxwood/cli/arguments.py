@@ -24,7 +24,7 @@ def overrides_argument(command: F) -> F:
 
 
 def imports_option(command: F) -> F:
-    """--import MODULE, done before anything else so that configurations may name the module's components."""
+    """--import MODULE, run before anything else, so that configurations may name the module's components."""
 
     def run_imports(ctx: click.Context, param: click.Parameter, modules: tuple[str, ...]) -> None:
         if modules and not ctx.resilient_parsing:

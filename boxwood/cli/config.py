@@ -23,9 +23,9 @@ def config() -> None:
 @config.command("list")
 @click.argument("beginning", required=False, metavar="[BEGINNING]")
 def list_(beginning: str | None) -> None:
-    """The recipes, one a line, under what they have in common; of Detectron's own 87 how many there are of each sort.
+    """The recipes, one a line, in groups; of Detectron's 87 configurations, how many there are of each kind.
 
-    BEGINNING lists those alone whose names begin so: detectron/e2e_mask.
+    With BEGINNING, the recipes whose names begin with it, such as detectron/e2e_mask.
     """
     from boxwood import recipes
     from boxwood.config import did_you_mean
@@ -33,11 +33,11 @@ def list_(beginning: str | None) -> None:
 
     known = recipes.names()
     if beginning is not None:
-        found = [name for name in known if name.startswith(beginning)]
-        if not found:
+        matching = [name for name in known if name.startswith(beginning)]
+        if not matching:
             raise UserError(f"no recipe begins with {beginning!r}{did_you_mean(beginning, known)}")
-        for name in found:
-            click.echo(f"{name:{max(map(len, found))}}  {recipes.describe(name)}")
+        for name in matching:
+            click.echo(f"{name:{max(map(len, matching))}}  {recipes.describe(name)}")
         return
     width = max(len(recipe.__name__) for recipe in recipes.RECIPES)
     for module in recipes.MODULES:
@@ -78,7 +78,7 @@ def diff(a: str, b: str) -> None:
 @config.command()
 @imports_option
 def schema() -> None:
-    """Print the JSON Schema of a configuration file, for the completion of an editor."""
+    """Print the JSON Schema of a configuration file, for completion in an editor."""
     from boxwood.library.configuration import config_schema
 
     click.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))

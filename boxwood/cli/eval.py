@@ -15,8 +15,8 @@ __all__ = ["eval"]
 @click.argument("source", metavar="RUN|CONFIG")
 @overrides_argument
 @click.option("--weights", metavar="FILE|NAME", help="The run's best.safetensors by default; a file, or a name of the zoo.")
-@click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score these, and run no network.")
-@click.option("--measure", metavar="KIND", help="By which rules; by default those of the configuration's evaluator, or COCO's.")
+@click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Score this file, and run no network.")
+@click.option("--measure", metavar="KIND", help="The rules of the metric; by default the configuration's evaluator, or COCO's.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; RUN/eval by default.")
 @imports_option
 def eval(
@@ -30,9 +30,9 @@ def eval(
     """Measure a detector on the val set: a table, metrics.json, detections.json (of an RPN alone proposals.safetensors), and
     report.html: curves, errors, confusions, and the worst and best images.
 
-    The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written before,
-    by this command, by another program as COCO results, or by Detectron (detections.pkl): as it is, or, where you set a test.KEY,
-    with the settings of test.* applied to it once more; then the results go to RUN/eval-again by default.
+    The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written by this
+    command, by another program as COCO results, or by Detectron (detections.pkl); where you set a test.KEY, the selection of
+    test.* is applied to it first; the results go to RUN/eval-again by default.
 
     --measure is coco, voc2007 or voc2010 (PASCAL VOC's AP, and the result files of its development kit), lvis (AP of rare, common
     and frequent classes), cityscapes, proposals (average recall, without classes), or a class of your own, my_work:MyMeasure.
@@ -58,7 +58,7 @@ def eval(
     if result.rank > 0:
         return
     click.echo(result.table())
-    click.echo(f"\n{result.about}; written to {out}, and what it means to {out / 'report.html'}")
+    click.echo(f"\n{result.about}; written to {out}, with the report {out / 'report.html'}")
     if result.detections_are_new and isinstance(result.evaluator, ProposalEvaluator):
         file = out / "proposals.safetensors"
-        click.echo(f"Fast R-CNN learns from such a file of its train set: data.train.proposals=..., data.val.proposals={file}")
+        click.echo(f"Fast R-CNN trains on such a file of its train set: data.train.proposals=..., data.val.proposals={file}")

@@ -17,12 +17,14 @@ __all__ = ["predict"]
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", required=True, metavar="RUN|FILE|NAME", help="A run, a .safetensors file, or a name of the zoo.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="predictions by default; none with --json.")
-@click.option("--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="The least score that is kept.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="The lowest score of a detection that is kept."
+)
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="How many pictures go through the model at once."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON a picture or frame, for other programs.")
-@click.option("--crops", is_flag=True, help="Write each detection's part of the picture too.")
+@click.option("--crops", is_flag=True, help="Write each detection as a cropped picture too.")
 @click.option("--no-pictures", is_flag=True, help="Draw nothing.")
 @click.option("--coco", type=click.Path(path_type=Path), metavar="FILE.json", help="A COCO file of the images: write COCO results.")
 @imports_option
@@ -39,8 +41,8 @@ def predict(
 ) -> None:
     """Detect objects in pictures and videos: one drawn picture or video an input, and predictions.json.
 
-    SOURCE is an image, a video, a folder of them, or a pattern such as 'photos/*.jpg'. What cannot be read is named and left out;
-    the others are done all the same. What is found is kept as it comes: the same command again goes on where it was stopped.
+    SOURCE is an image, a video, a folder of them, or a pattern such as 'photos/*.jpg'. Files that cannot be read are reported and
+    do not stop the others. Results are written as they come: an interrupted command resumes when it is run again.
 
     \b
       boxwood predict photos --model runs/nuts

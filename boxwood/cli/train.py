@@ -15,7 +15,7 @@ __all__ = ["train"]
 @config_argument
 @overrides_argument
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="The run directory; runs/NAME by default.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run directory.")
+@click.option("--resume", is_flag=True, help="Resume from the newest checkpoint of the run directory.")
 @imports_option
 def train(config: str, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
     """Train a detector.

@@ -1,4 +1,4 @@
-"""boxwood weights: what is in a weights file, and weights of other programs."""
+"""boxwood weights: inspect weights files, import those of other programs, change their classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES = ("detectron", "detectron2", "torchvision", "caffe")
 
 @click.group()
 def weights() -> None:
-    """Look into weights files, and import those of other programs."""
+    """Inspect weights files, import those of other programs, and change their classes."""
 
 
 @weights.command()
@@ -47,12 +47,16 @@ def inspect(file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @click.option("--from", "program", type=click.Choice(SOURCES), required=True, help="The program that wrote it.")
-@click.option("--model", metavar="CONFIG", help="What it is of: Detectron's files say so, and of torchvision's it is seen.")
-@click.option("--categories", type=click.Path(path_type=Path), metavar="FILE", help="A COCO file with its classes, if not COCO's.")
+@click.option(
+    "--model",
+    metavar="CONFIG",
+    help="The configuration of the network; Detectron's files hold it, torchvision's networks are recognised.",
+)
+@click.option("--categories", type=click.Path(path_type=Path), metavar="FILE", help="A COCO file with the classes, if not COCO's.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.safetensors")
 @imports_option
 def import_(file: Path, overrides: tuple[str, ...], program: str, model: str | None, categories: Path | None, out: Path) -> None:
-    """Write another program's weights as Boxwood's, and print what became of every tensor.
+    """Write another program's weights as Boxwood's, and print where every tensor came from.
 
     \b
       boxwood weights import model_final.pkl --from detectron --out mask_rcnn.safetensors
@@ -79,15 +83,15 @@ def import_(file: Path, overrides: tuple[str, ...], program: str, model: str | N
 @weights.command("remap-classes")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--annotations", type=click.Path(path_type=Path), required=True, metavar="DATA.json", help="A COCO file of the classes."
+    "--annotations", type=click.Path(path_type=Path), required=True, metavar="DATA.json", help="A COCO file with the new classes."
 )
-@click.option("--take", multiple=True, metavar="NEW=OLD", help="The outputs of class OLD for NEW, whose name it does not have.")
+@click.option("--take", multiple=True, metavar="NEW=OLD", help="Use the outputs of class OLD for NEW, where their names differ.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.safetensors")
 @imports_option
 def remap_classes(file: Path, annotations: Path, take: tuple[str, ...], out: Path) -> None:
     """Write weights for the classes of another data set, to train on from there.
 
-    Each class keeps the outputs of the old one of its name; those of a new one are drawn anew.
+    A class takes the outputs of the old one of its name; those of other classes are randomly initialised.
 
     \b
       boxwood weights remap-classes coco.safetensors --annotations cityscapes.json --take rider=person --out start.safetensors
@@ -100,9 +104,9 @@ def remap_classes(file: Path, annotations: Path, take: tuple[str, ...], out: Pat
     old_names = remap(file, annotations, out, dict(pair.split("=", 1) for pair in take))
     width = max(map(len, old_names))
     for new, old in old_names.items():
-        click.echo(f"  {new:{width}}  {'anew' if old is None else f'of {old}'}")
+        click.echo(f"  {new:{width}}  {'randomly initialised' if old is None else f'of {old}'}")
     num_new = sum(old is None for old in old_names.values())
-    click.echo(f"\n{out}: {len(old_names)} classes, {num_new} of them with outputs drawn anew")
+    click.echo(f"\n{out}: {len(old_names)} classes, {num_new} of them with randomly initialised outputs")
 
 
 @weights.command("reclass", hidden=True, params=remap_classes.params)

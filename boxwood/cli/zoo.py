@@ -18,13 +18,13 @@ def zoo() -> None:
 
 
 @zoo.command("list")
-@click.option("--task", type=click.Choice(TASKS), help="What it finds; imagenet: bodies to start training from.")
+@click.option("--task", type=click.Choice(TASKS), help="What it detects; imagenet: backbones to start training from.")
 @click.option("--source", type=click.Choice(SOURCES))
-@click.option("--backbone", metavar="TEXT", help="Part of the body's name, such as R-50 or X-101.")
+@click.option("--backbone", metavar="TEXT", help="Part of the backbone's name, such as R-50 or X-101.")
 @click.option("--schedule", metavar="TEXT", help="1x, 2x, s1x, 3x.")
 @click.option("--json", "as_json", is_flag=True, help="All facts, for programs.")
 def list_(task: str | None, source: str | None, backbone: str | None, schedule: str | None, as_json: bool) -> None:
-    """The models, one a line, with the AP that their makers published (COCO val 2017, percent)."""
+    """The models, one a line, with the AP that their authors published (COCO val 2017, percent)."""
     selected = select(task, source, backbone, schedule)
     if as_json:
         click.echo(json.dumps([entry.facts() for entry in selected], indent=1))
@@ -43,7 +43,7 @@ def list_(task: str | None, source: str | None, backbone: str | None, schedule: 
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(name: str, as_json: bool) -> None:
-    """All that is known of a model."""
+    """All facts about a model."""
     from boxwood.zoo.download import local_path
 
     entry = find(name)
@@ -81,9 +81,9 @@ def show(name: str, as_json: bool) -> None:
 
 @zoo.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--proposals", is_flag=True, help="Of an RPN: the proposals that it made, instead of its weights.")
+@click.option("--proposals", is_flag=True, help="Download the proposals of an RPN instead of its weights.")
 def download(names: tuple[str, ...], proposals: bool) -> None:
-    """Fetch models into the cache, and verify them. What has come of a file is kept, and the next try goes on from there."""
+    """Download models into the cache, and verify them. An interrupted download resumes when it is run again."""
     from boxwood.zoo.download import download_model
 
     for name in names:

@@ -1,4 +1,4 @@
-"""The reader of data sets in COCO's format."""
+"""Data sets in COCO's format."""
 
 from __future__ import annotations
 
@@ -39,32 +39,31 @@ _PERSON_SIGMAS = {
 }
 """The OKS constants of COCO's 17 keypoints (cocodataset.org, keypoints evaluation), by name without its side."""
 _SIGMA = 0.05
-"""Of keypoints that have no published constant."""
+"""The OKS constant of all other keypoints."""
 
 
 class CocoConfig(DatasetConfig):
-    """A data set in COCO's format, or in another that `boxwood.data.annotations` reads: annotations, and the folder that their file
-    names are relative to."""
+    """A data set in COCO's format or another that `boxwood.data.annotations` reads: annotations, and the folder of the images."""
 
     short_kind: ClassVar[str] = "coco"
 
     annotations: str
-    """The JSON file; or what another format has in its place."""
+    """The JSON file, or the file or folder of another format."""
     images: str
-    """The folder."""
+    """The folder to which the file names in the annotations are relative."""
     split: str | None = None
-    """Which part of the annotations: of VOC a file of ImageSets/Main, of YOLO train, val or test."""
+    """The part of the annotations: for VOC a file of ImageSets/Main, for YOLO train, val or test."""
     keep_empty: bool = True
-    """Keep images without annotations: a detector learns from them what is not an object."""
+    """Keep images without annotations, which are negative examples."""
     exif: bool = True
-    """Turn images upright by their EXIF orientation."""
+    """Rotate images by their EXIF orientation."""
     proposals: str | tuple[str, ...] | None = None
-    """A file of proposals for these images (`boxwood.data.proposals`), or several that share them: what a detector without an RPN
-    looks at."""
+    """A file of proposals for these images (`boxwood.data.proposals`), or several that together cover them: the RoIs of a detector
+    without an RPN."""
     proposal_limit: int | None = Field(2000, ge=1)
-    """The best so many of each image are used; None: all."""
+    """The number of proposals of each image that are used, best first; None: all."""
     repeat_threshold: float | None = Field(None, gt=0, le=1)
-    """Images with a class that less than this share of all shows come more often in training; LVIS: 0.001
+    """Images with a class that occurs in less than this fraction of all images are repeated in training; LVIS: 0.001
     (`boxwood.data.sampler.repeat_factors`)."""
 
     def open(self) -> CocoDataset:
@@ -86,11 +85,12 @@ class CocoDataset:
     Boxes are clipped to the image; annotations whose box has no area are left out, with a line in the log. COCO gives
     keypoints as indices of pixels, so half a pixel is added to make them the continuous coordinates of a `Sample`.
 
-    With ``proposals`` (files that `read_proposals` reads) each sample has its best ``proposal_limit`` ones, those in crowd regions
-    too: a test needs them, and sampling leaves them out of the negatives (`boxwood.models.second_stage.sample_rois`).
+    With ``proposals`` (files that `read_proposals` reads) each sample has its best ``proposal_limit`` proposals, including those in
+    crowd regions: evaluation needs them, and RoI sampling excludes them from the negatives
+    (`boxwood.models.second_stage.sample_rois`).
 
-    Raises `UserError` where the file or the folder is not as it should be (`boxwood.data.quality.checks`), and where the proposals
-    are not those of these images.
+    Raises `UserError` where the file or the folder has errors (`boxwood.data.quality.checks`), and where the proposals do not
+    belong to these images.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CocoDataset:
         self.file = read_annotations(annotations, images, split)
         self.folder = str(images)
         self.exif = exif
-        # Refused before anything else: the other checks rely on every annotation having its image.
+        # First, because the other checks need an image for every annotation.
         refuse(check_identities(self.file), str(annotations))
         refuse(check_images(self.file, images), str(annotations))
         repaired, box_findings = check_boxes(self.file)
@@ -143,14 +143,14 @@ class CocoDataset:
         return self.file.file_name(int(self._rows[index]))
 
     def to_coco(self) -> dict[str, Any]:
-        """The file's images, annotations and categories, with its own ids and numbers."""
+        """The images, annotations and categories of the file, with its ids."""
         return self.file.to_coco()
 
     def __getitem__(self, index: int) -> Sample:
         file = self.file
         row = int(self._rows[index])
-        found = file.by_image[file.starts[row] : file.starts[row + 1]]
-        found = found[self._usable[found]]
+        annotations = file.by_image[file.starts[row] : file.starts[row + 1]]
+        annotations = annotations[self._usable[annotations]]
         image = self._image(row)
         facts = self.categories.keypoints
         image_id, size = int(file.image_ids[row]), (image.shape[1], image.shape[2])
@@ -160,11 +160,11 @@ class CocoDataset:
             image_id=image_id,
             file_name=file.file_name(row),
             original_size=size,
-            boxes=torch.from_numpy(self._boxes[found]),
-            labels=torch.from_numpy(self._labels[found]),
-            crowd=torch.from_numpy(file.crowd[found] | file.ignore[found]),
-            segmentations=[self._segmentation(annotation) for annotation in found.tolist()] if self._has_masks else None,
-            keypoints=None if facts is None else torch.from_numpy(self._keypoints(found, len(facts.names))),
+            boxes=torch.from_numpy(self._boxes[annotations]),
+            labels=torch.from_numpy(self._labels[annotations]),
+            crowd=torch.from_numpy(file.crowd[annotations] | file.ignore[annotations]),
+            segmentations=[self._segmentation(annotation) for annotation in annotations.tolist()] if self._has_masks else None,
+            keypoints=None if facts is None else torch.from_numpy(self._keypoints(annotations, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
             proposals=None if proposals is None else torch.from_numpy(proposals),
         )
@@ -227,9 +227,11 @@ class CocoDataset:
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         return Bitmap(np.ascontiguousarray(mask[top:bottom, left:right]), (float(left), float(top), float(right), float(bottom)))
 
-    def _keypoints(self, found: np.ndarray[Any, np.dtype[np.int64]], num_keypoints: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        keypoints = np.zeros((len(found), num_keypoints, 3), dtype=np.float32)
-        rows = self.file.keypoint_rows[found]
+    def _keypoints(
+        self, annotations: np.ndarray[Any, np.dtype[np.int64]], num_keypoints: int
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        keypoints = np.zeros((len(annotations), num_keypoints, 3), dtype=np.float32)
+        rows = self.file.keypoint_rows[annotations]
         given = self.file.keypoints[rows[rows >= 0]].reshape(-1, num_keypoints, 3)
         keypoints[rows >= 0] = given
         keypoints[..., :2] += np.where(keypoints[..., 2:] > 0, np.float32(0.5), np.float32(0))
@@ -239,7 +241,7 @@ class CocoDataset:
 def keypoint_facts(
     names: tuple[str, ...], skeleton: tuple[tuple[int, int], ...] = (), sigmas: tuple[float, ...] = ()
 ) -> KeypointFacts:
-    """Keypoints with what their names tell: ``left`` and ``right`` swap on a mirror image; COCO's 17 have their own sigmas.
+    """Keypoints by their names: those with ``left`` and ``right`` swap in a mirror image; COCO's 17 have published sigmas.
 
     >>> facts = keypoint_facts(("nose", "left_eye", "right_eye"))
     >>> facts.flip, facts.sigmas
@@ -260,7 +262,7 @@ def _other_side(name: str) -> str:
 
 
 def categories_of(file: CocoFile) -> Categories:
-    """The classes in the order of their ids, so that train and val agree whatever the order in their files."""
+    """The classes in the order of their ids, so that train and val agree even if their files have other orders."""
     rows = sorted(file.categories, key=lambda category: int(category["id"]))
     ids, names = tuple(int(row["id"]) for row in rows), tuple(str(row["name"]) for row in rows)
     return Categories(ids, names, _declared_keypoints(file, rows))

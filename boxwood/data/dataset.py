@@ -7,7 +7,7 @@ A new kind of data set is one class with these five members and one small `Datas
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import model_validator
 
@@ -42,6 +42,9 @@ class Dataset(Protocol):
 class DatasetConfig(Component):
     """Base of every data set's configuration: how to open it, and the transforms of its samples."""
 
+    for_evaluation: ClassVar[bool] = True
+    """Whether it can be ``data.val``, whose transforms the predictor applies to every picture."""
+
     transforms: tuple[Transform, ...] = ()
     """Applied in order to each sample before it is batched; those of the val set are also applied by the predictor."""
 
@@ -62,6 +65,8 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _check_val(self) -> Self:
+        if not self.val.for_evaluation:
+            raise ValueError(f"has a {self.val.kind()} as val, which is for training only; set val to one data set")
         for number, transform in enumerate(self.val.transforms):
             if isinstance(transform, DrawingTransform):
                 raise ValueError(

@@ -80,8 +80,12 @@ def eval_batches(
 ) -> Generator[Batch]:
     """Each image once over all processes: landscape images first, then portrait ones. The processes get the batches in turn.
 
-    ``batch_size`` counts the images of one process's batch. Raises `UserError` where an image cannot be used.
+    ``batch_size`` counts the images of one process's batch. Raises `UserError` where an image cannot be used, and where a transform
+    draws other samples.
     """
+    for transform in transforms:
+        if isinstance(transform, DrawingTransform):
+            raise transform.refusal()
     tall = np.array([width < height for height, width in map(dataset.size, range(len(dataset)))], dtype=np.bool_)
     order = [Place(0, image) for image in np.argsort(tall, kind="stable").tolist()]
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

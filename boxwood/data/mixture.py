@@ -22,6 +22,7 @@ class MixtureConfig(DatasetConfig):
     """Several data sets of the same classes. Each part has its own transforms; those of the mixture are applied after them."""
 
     short_kind: ClassVar[str] = "mixture"
+    for_evaluation: ClassVar[bool] = False
 
     parts: tuple[DatasetConfig, ...] = Field(min_length=1)
     """The data sets; a part may be a mixture without a ratio."""

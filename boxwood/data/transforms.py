@@ -53,10 +53,14 @@ class DrawingTransform(Transform):
         """The changed sample. Each ``draw()`` returns a random sample of the data set, after the transforms before this one in the
         list; it may be changed in place."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        raise UserError(
+    def refusal(self) -> UserError:
+        """The error where there are no other samples."""
+        return UserError(
             f"the transform {self.kind()} needs other samples, which only training has: remove it from data.val.transforms"
         )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        raise self.refusal()
 
 
 class ResizeShortestEdge(Transform):

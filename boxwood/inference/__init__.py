@@ -1,0 +1,1 @@
+"""A trained detector at work: called with pictures, run over folders and videos, measured on a data set."""

@@ -1,4 +1,4 @@
-"""Detections as records like those of COCO files, and pictures of what such records say."""
+"""Detections as records like those of COCO files, and drawings of such records."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["draw_records", "records_of"]
 def draw_records(
     image: Tensor, records: Sequence[Mapping[str, Any]], categories: Categories, *, with_keypoints: bool = True
 ) -> Image.Image:
-    """A copy of a picture with COCO annotations or results of it drawn on it: their boxes, masks and keypoints, and scores.
+    """A copy of a picture with COCO annotations or results drawn on it: boxes, masks, keypoints and scores.
 
-    ``image`` (3, H, W) uint8 RGB; ``records`` have ``category_id`` and ``bbox`` (x, y, width, height), and ``segmentation``,
-    ``keypoints`` and ``score`` where any has them; without ``with_keypoints`` keypoints are left out. An annotation without a mask
-    beside others that have one has an empty one.
+    ``image`` (3, H, W) uint8 RGB; ``records`` have ``category_id`` and ``bbox`` (x, y, width, height), and may have
+    ``segmentation``, ``keypoints`` and ``score``; without ``with_keypoints`` keypoints are left out. A record without a mask, where
+    others have one, gets an empty one.
     """
     size = (image.shape[-2], image.shape[-1])
     labels = [categories.index[record["category_id"]] for record in records]
@@ -31,8 +31,8 @@ def draw_records(
     has = {key: any(record.get(key) is not None for record in records) for key in ("segmentation", "keypoints", "score")}
     keypoints = None
     if with_keypoints and has["keypoints"] and categories.keypoints is not None:
-        nothing = [0.0] * 3 * len(categories.keypoints.names)
-        keypoints = np.array([record.get("keypoints") or nothing for record in records]).reshape(len(records), -1, 3)
+        unlabelled = [0.0] * 3 * len(categories.keypoints.names)
+        keypoints = np.array([record.get("keypoints") or unlabelled for record in records]).reshape(len(records), -1, 3)
     return draw_instances(
         image,
         boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
@@ -46,8 +46,8 @@ def draw_records(
 
 
 def records_of(detections: Detections, **about: Any) -> list[dict[str, Any]]:
-    """The detections of one picture as COCO-like records, with the names of the categories, and with ``about`` (the file's name) in
-    each; keypoints are x, y as indices of pixels, as COCO has them, and a score."""
+    """The detections of one picture as COCO-like records with the names of the categories; each has the keys of ``about`` too, such
+    as the file's name. Keypoints are x and y as pixel indices, as in COCO, and a score."""
     rles = detections.rles()
     result: list[dict[str, Any]] = []
     for index, (name, score, box) in enumerate(
@@ -64,7 +64,7 @@ def records_of(detections: Detections, **about: Any) -> list[dict[str, Any]]:
 
 
 def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """A mask as COCO writes it, polygons or run lengths, as pixels (H, W)."""
+    """A COCO mask, polygons or run lengths, as pixels (H, W)."""
     if not segmentation:
         return np.zeros(size, dtype=np.bool_)
     code = segmentation

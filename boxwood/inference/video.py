@@ -1,4 +1,4 @@
-"""Video files, frame after frame: read upright and written as mp4, by PyAV (``pip install 'boxwood[video]'``)."""
+"""Video files frame by frame: read upright, and written as mp4, by PyAV (``pip install 'boxwood[video]'``)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Frame", "Video", "need_av", "write_video"]
 
 
 class Frame(NamedTuple):
-    """One picture of a video."""
+    """One frame of a video."""
 
     number: int
-    """From 0, of the frames that can be read."""
+    """Index among the frames that can be read, from 0."""
     time: float
-    """Seconds from the video's beginning."""
+    """Seconds from the beginning of the video."""
     image: Tensor
-    """(3, H, W) uint8 RGB, turned upright as the file asks for."""
+    """(3, H, W) uint8 RGB, rotated as the file's metadata say."""
 
 
 class Video:
@@ -35,17 +35,17 @@ class Video:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.missing = ""
-        """After `frames` has come to the end: what could not be read, in words, or nothing."""
+        """After the last of `frames`: what could not be read, in words; empty where all frames were."""
         with self._opened() as (container, stream):
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             """Frames a second, on average."""
             self.expected: int = stream.frames or int((container.duration or 0) * self.rate / 1_000_000)
-            """How many frames the file says it has; 0 where it does not say."""
+            """The number of frames in the file's metadata; 0 where there is none."""
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
-        """The frames from ``start`` on, one in memory at a time. Those before are decoded too: only so are they counted surely.
+        """The frames from ``start`` on, one in memory at a time. Those before are decoded too, since seeking is not exact.
 
-        A part that is damaged is left out, and a file that was cut short ends where it was cut; `missing` then says so.
+        Damaged parts are skipped, and a truncated file ends early; `missing` then says so.
         """
         av = need_av()
         count = damaged = 0
@@ -67,7 +67,7 @@ class Video:
                         time = count / float(self.rate) if frame.time is None else frame.time - begin
                         yield Frame(count, time, _pixels(frame))
                     count += 1
-        # The number that a file gives may be a little off; of a Matroska file it is reckoned from the duration.
+        # The number in the metadata may be a little off; for Matroska files it is estimated from the duration.
         if damaged or count < 0.95 * self.expected:
             self.missing = f"cut short or damaged: {count} of {max(count, self.expected)} frames could be read"
 
@@ -96,12 +96,12 @@ def need_av() -> Any:
 
 
 def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> None:
-    """An mp4 file (H.264) of pictures of one size, ``rate`` a second, which are taken as they come."""
+    """Write pictures of one size as an mp4 file (H.264) with ``rate`` frames a second; they are encoded one by one."""
     av = need_av()
     stream: Any = None
     with av.open(str(path), "w", format="mp4") as container:
         for index, picture in enumerate(pictures):
-            # yuv420p has one colour for 2 x 2 pixels, so both sides must be even: an odd one gets its last pixels twice.
+            # yuv420p has one colour for 2 x 2 pixels, so both sides must be even: an odd one is padded by its last pixels.
             pixels = np.pad(np.asarray(picture), ((0, picture.height % 2), (0, picture.width % 2), (0, 0)), mode="edge")
             if stream is None:
                 stream = container.add_stream("h264", rate=rate)
@@ -116,6 +116,6 @@ def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> 
 
 
 def _pixels(frame: Any) -> Tensor:
-    """(3, H, W) RGB. Phones store what the sensor gives, and by how many degrees a player has to turn it, counter-clockwise."""
+    """(3, H, W) RGB. Phones store the sensor's orientation, and the degrees to rotate it by, counter-clockwise, as metadata."""
     pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

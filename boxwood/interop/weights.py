@@ -1,6 +1,7 @@
-"""Weights of other programs as our own, with a configuration and classes: nothing in them is run, every tensor is accounted for.
+"""Weights of other programs as Boxwood's, with a configuration and classes. No code in the files is run, and a report lists where
+every tensor came from.
 
-file -> its arrays -> (Detectron's, detectron2's, torchvision's or Caffe's names and order -> ours) -> SavedWeights, Report
+file -> its arrays -> (names and order of Detectron, detectron2, torchvision or Caffe -> Boxwood's) -> SavedWeights, Report
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ MAX_UNPACKED = 16_000_000_000
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights in our form, and what became of every tensor."""
+    """Weights in Boxwood's form, and where every tensor came from."""
 
     saved: SavedWeights
     report: Report
     notes: tuple[str, ...] = ()
-    """What of the file's own configuration was read otherwise or left out."""
+    """Keys of the configuration in the file that were changed or left out."""
 
 
 def import_weights(path: Path, source: Source, config: RunConfig | None = None, categories: Categories | None = None) -> Imported:
-    """Read a file of ``source``'s weights.
+    """Read a file of weights that the program ``source`` wrote.
 
-    ``config`` says what they are weights of; Detectron's files say so themselves, and of torchvision's it is seen. ``categories``
-    are their classes; those of COCO and VOC are known by their number. Raises `UserError` where the file is not what it should be,
-    wants to run code, or does not fit the configuration.
+    ``config`` is the configuration of the network; Detectron's files hold it, and torchvision's networks are recognised.
+    ``categories`` are the classes; COCO's and VOC's are recognised by their number. Raises `UserError` where the file cannot be
+    read, wants to run code, or does not fit the configuration.
     """
     if source == "detectron":
         return _from_detectron(path, detectron.read_detectron(path), config, categories)
@@ -63,7 +64,7 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
     state = read_tensors(path)
     if source == "detectron2":
         if config is None:
-            raise UserError(f"{path}: detectron2's weights do not say what they are of; name a configuration with --model")
+            raise UserError(f"{path}: detectron2's weights hold no configuration; name one with --model")
         config = config.model_copy(deep=True)
         config.model = detectron2.with_conventions(config.model, state, str(path))
         categories = categories or published_categories(_classes(state, config.model, str(path)), str(path))
@@ -72,7 +73,7 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
     recognized = torchvision.recognized(state, str(path))
     config = _coco(recognized) if config is None else config.model_copy(deep=True)
     config.model = recognized
-    # The weights that it published first were trained with nothing added to the variances of frozen norms.
+    # The first published weights were trained with no epsilon added to the variances of frozen norms.
     first = "_coco-" in path.name and "_v2_" not in path.name
     state, categories = _known_classes(state, categories, str(path))
     model = _built(recognized, categories)
@@ -80,16 +81,14 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth``, or of a ``.pkl`` of plain data; of a checkpoint those called ``model``, ``state_dict``, ``blobs``.
-
-    Raises `UserError` where it cannot be read, or wants to run code.
-    """
+    """The tensors of a ``.pth`` or ``.pt`` file, or of a ``.pkl`` of plain data; of a checkpoint those below the key ``model``,
+    ``state_dict`` or ``blobs``. Raises `UserError` where it cannot be read, or wants to run code."""
     tree = safe_pickle.read(path) if path.suffix == ".pkl" else read_pth(path)
     for key in ("model", "state_dict", "blobs"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
-    found = {name: _tensor(value) for name, value in tree.items()} if isinstance(tree, dict) else {}
-    tensors = {str(name): value for name, value in found.items() if value is not None}
+    values = {name: _tensor(value) for name, value in tree.items()} if isinstance(tree, dict) else {}
+    tensors = {str(name): value for name, value in values.items() if value is not None}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name; name a file of weights")
     return tensors
@@ -124,7 +123,7 @@ def _from_detectron(path: Path, file: detectron.DetectronFile, config: RunConfig
     notes: tuple[str, ...] = ()
     if config is None:
         if file.config is None:
-            raise UserError(f"{path}: does not say what it is of, being a body of ImageNet; name a configuration with --model")
+            raise UserError(f"{path}: is an ImageNet backbone without a configuration; name one with --model")
         converted = from_embedded(file.config, f"{path}: cfg")
         config, notes = converted.config, tuple(map(str, converted.notes))
     config = config.model_copy(deep=True)
@@ -146,7 +145,7 @@ def _built(config: ModelConfig, categories: Categories) -> nn.Module:
 
 
 def _classes(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> int:
-    """How many classes detectron2's weights have."""
+    """The number of classes of detectron2's weights."""
     if isinstance(config, RetinaNetConfig) and "head.cls_score.bias" in state:
         return len(state["head.cls_score.bias"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
     if "roi_heads.box_predictor.cls_score.bias" in state:
@@ -157,9 +156,9 @@ def _classes(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> in
 
 
 def _known_classes(state: dict[str, Tensor], categories: Categories | None, where: str) -> tuple[dict[str, Tensor], Categories]:
-    """torchvision counted COCO's numbers, so it has outputs for the ten that are not used: they are left out.
+    """Without the outputs for COCO's ten unused category ids, which torchvision has too.
 
-    The scores of the others grow by what those had: nothing in RetinaNet, next to nothing elsewhere.
+    Where scores are a softmax, the scores of the other classes grow by those of the removed ones, which are close to 0.
     """
     retinanet = "head.classification_head.cls_logits.bias" in state
     per_cell = len(state["head.regression_head.bbox_reg.bias"]) // 4 if retinanet else 1
@@ -167,18 +166,18 @@ def _known_classes(state: dict[str, Tensor], categories: Categories | None, wher
     count = len(state[f"{logits}bias"]) // per_cell
     if categories is not None or count != 91:
         return state, categories or published_categories(count - 1, where)
-    kept = torch.tensor([0, *COCO.ids])
-    chosen = dict(state)
+    used_ids = torch.tensor([0, *COCO.ids])
+    reduced = dict(state)
     per_class = {logits: per_cell, "roi_heads.box_predictor.bbox_pred.": 1, "roi_heads.mask_predictor.mask_fcn_logits.": 1}
     for prefix, cells in per_class.items():
         for name, value in state.items():
             if name.startswith(prefix):
-                chosen[name] = value.reshape(cells, 91, -1, *value.shape[1:])[:, kept].flatten(0, 2)
-    return chosen, COCO
+                reduced[name] = value.reshape(cells, 91, -1, *value.shape[1:])[:, used_ids].flatten(0, 2)
+    return reduced, COCO
 
 
 def _coco(model: ModelConfig) -> RunConfig:
-    """COCO 2017 as torchvision resizes it."""
+    """A configuration with COCO 2017, resized as torchvision does."""
     resize, folder = (ResizeShortestEdge(short=(800,), long=1333, antialias=False),), "data/coco"
     sets = {
         part: CocoConfig(

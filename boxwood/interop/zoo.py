@@ -1,4 +1,4 @@
-"""Published weights by name: fetched, verified and converted when they are first asked for."""
+"""Published weights by name: downloaded, verified and converted when they are first used."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def is_published(name: str) -> bool:
-    """Whether ``name`` is meant as one of the model zoo: ``detectron/...`` or ``torchvision/...``."""
+    """Whether ``name`` is of the form of the model zoo's: ``detectron/...`` or ``torchvision/...``."""
     return name.startswith(tuple(f"{source}/" for source in SOURCES))
 
 
 def read_published(name: str, config: RunConfig | None = None) -> Imported:
-    """The weights that the zoo has under ``name``, from the cache or from the network.
+    """The weights of the zoo's entry ``name``, from the cache or downloaded.
 
-    A detector's configuration is that of its file; a body of ImageNet (``detectron/imagenet/R-50``) needs ``config``. Raises
-    `UserError` where there is no such entry, its file cannot be had, or it does not fit the configuration.
+    A detector's file holds its configuration; an ImageNet backbone (``detectron/imagenet/R-50``) needs ``config``. Raises
+    `UserError` where there is no such entry, its file cannot be downloaded, or it does not fit the configuration.
     """
     entry = find(name)
     path = local_file(entry)

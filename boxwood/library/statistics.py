@@ -55,7 +55,7 @@ class DataStatistics:
         lines: list[str] = []
         for file in self.files:
             lines += file.table
-            lines += [f"as {self.network.name} sees them:", *(f"  {line}" for line in file.advice)] if file.advice else [""]
+            lines += [f"in the input of {self.network.name}:", *(f"  {line}" for line in file.advice)] if file.advice else [""]
         return "\n".join(lines)
 
     def report(self, path: str | Path) -> None:

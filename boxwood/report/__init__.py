@@ -1,4 +1,4 @@
-"""Results as a page: one HTML file that needs no network, for a person who asks why."""
+"""Results as HTML pages that explain them: one file each, which loads nothing from the network."""
 
 from boxwood.report.evaluation import write_report
 

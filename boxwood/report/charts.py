@@ -1,4 +1,4 @@
-"""Charts as SVG, whose colours the page's style decides; so they are drawn in light and in dark."""
+"""Charts as SVG. Their colours come from the style of the page, so that they suit light and dark themes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["calibration", "curves", "histogram", "path"]
 
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
-"""Around the plot, in the units of the picture."""
+"""Margins of the plot, in units of the SVG."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -25,9 +25,9 @@ def curves(series: Sequence[tuple[str, Points]], x: str, y: str) -> Markup:
 
 
 def calibration(bins: Sequence[tuple[float, float, float, int]]) -> Markup:
-    """Of each bin of scores the share of right detections beside the mean score: its ends, the share, the count.
+    """The fraction of true positives in each bin of scores; a bin is its lower end, upper end, fraction and count.
 
-    A column that ends below the diagonal says that scores are too high.
+    A column that ends below the diagonal means that these scores are too high.
     """
     columns = []
     for low, high, share, count in bins:
@@ -36,30 +36,32 @@ def calibration(bins: Sequence[tuple[float, float, float, int]]) -> Markup:
             width = _place(high, 0)[0] - x - 2
             columns.append(
                 f'<rect class="column" x="{x + 1:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_place(0, 0)[1] - y:.1f}">'
-                f"<title>{count:,} detections with a score of {low:.1f} to {high:.1f}: {share:.0%} right</title></rect>"
+                f"<title>{count:,} detections with a score of {low:.1f} to {high:.1f}: {share:.0%} true positives</title></rect>"
             )
     diagonal = f'<path class="hint" d="{path([(0, 0), (1, 1)])}"/>'
-    return _plot(_unit_axes("score", "share that is right") + "".join(columns) + diagonal, "share of right detections by score")
+    return _plot(
+        _unit_axes("score", "fraction of true positives") + "".join(columns) + diagonal, "fraction of true positives by score"
+    )
 
 
 def histogram(counts: Sequence[int], labels: Sequence[str], x: str, marks: Sequence[tuple[float, str]] = ()) -> Markup:
-    """Columns with a label below each; ``marks`` are lines: where, counted in columns from the left, and what they mean."""
+    """Columns with a label below each; ``marks`` are vertical lines: position in columns from the left, and meaning."""
     assert len(counts) == len(labels)
     highest = max([*counts, 1])
     step = (WIDTH - LEFT - RIGHT) / max(len(counts), 1)
-    bottom, high = HEIGHT - BOTTOM, HEIGHT - BOTTOM - TOP
+    bottom, plot_height = HEIGHT - BOTTOM, HEIGHT - BOTTOM - TOP
     parts = [f'<text class="tick" x="{LEFT - 6}" y="{TOP + 9}" text-anchor="end">{highest:,}</text>']
     for n, (count, label) in enumerate(zip(counts, labels, strict=True)):
-        tall = high * count / highest
+        column_height = plot_height * count / highest
         x1 = LEFT + n * step + 1
         parts.append(
-            f'<rect class="column" x="{x1:.1f}" y="{bottom - tall:.1f}" width="{step - 2:.1f}" '
-            f'height="{tall:.1f}"><title>{escape(label)}: {count:,}</title></rect>'
+            f'<rect class="column" x="{x1:.1f}" y="{bottom - column_height:.1f}" width="{step - 2:.1f}" '
+            f'height="{column_height:.1f}"><title>{escape(label)}: {count:,}</title></rect>'
         )
         if n % (1 + len(counts) // 13) == 0:
             parts.append(f'<text class="tick" x="{LEFT + (n + 0.5) * step:.1f}" y="{bottom + 14}">{escape(label)}</text>')
-    for place, meaning in marks:
-        at = LEFT + min(max(place, 0), len(counts)) * step
+    for position, meaning in marks:
+        at = LEFT + min(max(position, 0), len(counts)) * step
         parts.append(
             f'<path class="mark" d="M{at:.1f} {TOP}V{bottom}"/>'
             f'<path class="grab" d="M{at:.1f} {TOP}V{bottom}"><title>{escape(meaning)}</title></path>'
@@ -69,7 +71,7 @@ def histogram(counts: Sequence[int], labels: Sequence[str], x: str, marks: Seque
 
 
 def path(points: Points) -> str:
-    """Points of the unit square as the path of a line.
+    """Points of the unit square as the path data of a line.
 
     >>> path([(0, 0), (1, 1)])
     'M44.0 240.0L408.0 12.0'

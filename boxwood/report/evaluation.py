@@ -22,18 +22,18 @@ from boxwood.structures import Categories
 __all__ = ["write_report"]
 
 IMAGES = 12
-"""Worst ones, and best ones."""
+"""How many of the worst and of the best images are shown."""
 MATRIX = 25
-"""Classes of which the whole confusion matrix is shown; of more the largest confusions alone."""
+"""Up to this number of classes the whole confusion matrix is shown, above it the largest confusions alone."""
 CURVES = 200
-"""Classes that have a curve of their own, those with the most instances."""
+"""The classes with the most instances that have their own curve."""
 ERRORS = {
-    "classification": "in its place, of another class",
-    "localisation": "of its class, badly placed (IoU 0.1 to 0.5)",
+    "classification": "well placed, but of another class",
+    "localisation": "of the right class, badly placed (IoU 0.1 to 0.5)",
     "both": "badly placed and of another class",
-    "duplicate": "of an instance that is found already",
-    "background": "where nothing is",
-    "missed": "instances that nothing found",
+    "duplicate": "of an instance that another detection matches",
+    "background": "where there is no instance",
+    "missed": "instances without a detection",
 }
 
 
@@ -50,11 +50,10 @@ def write_report(
     results: Results,
     analysis: Analysis | None,
 ) -> None:
-    """Write ``path``: the tables of ``metrics``, and, where there is an ``analysis``, its charts and the pictures that it rates
-    worst and best.
+    """Write the page ``path``: the tables of ``metrics``, and with an ``analysis`` its charts and its worst and best images.
 
-    ``coco`` is ``dataset.to_coco()``, ``categories`` are the model's classes, ``truth`` and ``results`` what ``analysis`` was made
-    of. Every number is that of ``metrics``. The file needs no network.
+    ``coco`` is ``dataset.to_coco()``, ``categories`` are the model's classes, ``truth`` and ``results`` the input of ``analysis``.
+    All numbers are those of ``metrics``. The page loads nothing from the network.
     """
     rows = {HEADS.get(name, name): table_of(name, metrics) for name in tables_of(metrics)}
     tables = [
@@ -97,7 +96,7 @@ def write_report(
 
 
 def _errors(metrics: Metrics) -> list[dict[str, Any]]:
-    """The dearest first, with the width of its bar."""
+    """The errors that cost most AP first, with the width of their bars."""
     if "errors" not in metrics:
         return []
     cost, count = metrics["errors"]["cost"], metrics["errors"]["count"]
@@ -115,7 +114,7 @@ def _errors(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _curves(analysis: Analysis) -> dict[str, Any]:
-    """The chart of the mean over the classes, and the lines of single classes for the script."""
+    """The chart of the mean over the classes, and the curves of single classes for the script."""
     recalls = np.linspace(0, 1, 101)
     known = np.array(analysis.counts) > 0
     means = analysis.precision[:, :, known].mean(axis=2)
@@ -126,7 +125,7 @@ def _curves(analysis: Analysis) -> dict[str, Any]:
 
 
 def _points(recalls: Any, precision: Any) -> Sequence[tuple[float, float]]:
-    """Down to nothing where the recall is not reached, and no farther."""
+    """The points of a curve up to the first recall that is not reached, where precision is 0."""
     reached = int((precision > 0).sum())
     return list(zip(recalls[: reached + 1].tolist(), precision[: reached + 1].tolist(), strict=True))
 
@@ -140,17 +139,19 @@ def _calibration(metrics: Metrics) -> dict[str, Any]:
 
 
 def _confusion(metrics: Metrics) -> dict[str, Any]:
-    """The matrix with each row's shares, or, of many classes, its largest entries."""
+    """The matrix with each entry's fraction of its row, or, for many classes, its largest entries."""
     matrix = np.array(metrics["confusion"]["matrix"])
     names = metrics["confusion"]["classes"]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     wrong = matrix[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
-    largest = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:20]]
+    largest = [divmod(int(index), len(names)) for index in np.argsort(-wrong, axis=None, kind="stable")[:20]]
     return {
         "score": metrics["confusion"]["score"],
         "whole": len(names) <= MATRIX,
         "names": [*names, "nothing"],
-        "rows": [list(zip(counts.tolist(), own.tolist(), strict=True)) for counts, own in zip(matrix, shares, strict=True)],
+        "rows": [
+            list(zip(counts.tolist(), fractions.tolist(), strict=True)) for counts, fractions in zip(matrix, shares, strict=True)
+        ],
         "largest": [(names[row], names[column], int(wrong[row, column])) for row, column in largest if wrong[row, column]],
     }
 

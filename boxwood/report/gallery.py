@@ -1,4 +1,4 @@
-"""Pictures for a page: the worst and the best images, small, with the shapes of truth and detections as data for its script."""
+"""The worst and the best images for a page: small pictures, and ground truth and detections as data for its script."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from boxwood.ops.contours import simplified, traced
 __all__ = ["gallery", "worst_and_best"]
 
 SIDE = 560
-"""The longest of a picture, in pixels."""
+"""The longer side of a picture in pixels, at most."""
 MOST = 100
-"""Detections of a picture."""
+"""Detections of a picture, at most."""
 
 
 def worst_and_best(analysis: Analysis, count: int) -> tuple[list[int], list[int]]:
     """The image ids with the lowest and with the highest F1 at the overall working point, at most ``count`` each and none in both.
 
-    Of equal ones those come first that have more errors, or more that is right. Images where there is nothing to find and nothing
-    was found are neither.
+    Among images of the same F1, the worst are those with more errors, the best those with more true positives. Images without
+    instances and without detections are neither.
     """
     score = analysis.overall.score
     rated = []
@@ -52,13 +52,13 @@ def gallery(
     positions: Sequence[int],
     analysis: Analysis,
 ) -> list[dict[str, Any]]:
-    """What the script draws of each image, in the pixels of its small picture.
+    """What the script draws for each image, in pixels of its small picture.
 
     ``order`` are the ids of the data set's images, ``positions[label]`` is the number, from 1, of a detection's class in the truth.
     Shapes are lists of numbers, documented in ``templates/evaluation.js``, which reads them. An image that cannot be read has an
     empty picture.
     """
-    index = {image_id: place for place, image_id in enumerate(order)}
+    index = {image_id: position for position, image_id in enumerate(order)}
     return [_entry(image_id, index[image_id], dataset, truth, results.get(image_id), positions, analysis) for image_id in image_ids]
 
 
@@ -70,7 +70,7 @@ def _entry(
     index: int,
     dataset: Dataset,
     truth: Truth,
-    found: ImageResults | None,
+    detections: ImageResults | None,
     positions: Sequence[int],
     analysis: Analysis,
 ) -> dict[str, Any]:
@@ -86,12 +86,12 @@ def _entry(
         "height": max(1, round(height * scale)),
         "picture": picture,
         "truth": _instances(outcome, scale, (height, width)),
-        "found": [] if found is None else _detections(found, outcome, positions, scale),
+        "found": [] if detections is None else _detections(detections, outcome, positions, scale),
     }
 
 
 def _picture(dataset: Dataset, index: int, image_id: int) -> tuple[int, int, str]:
-    """Width and height of the image, and a small copy as a data address; nothing where it cannot be had."""
+    """Width and height of the image, and a small copy as a data URL; zeros and an empty text where it cannot be read."""
     try:
         sample = dataset[index]
     except (UserError, IndexError):
@@ -107,7 +107,7 @@ def _picture(dataset: Dataset, index: int, image_id: int) -> tuple[int, int, str
 
 
 def _instances(outcome: ImageOutcome, scale: float, size: tuple[int, int]) -> list[list[Any]]:
-    """[class, x, y, width, height, score that found it or null, 1 for a crowd region, outline, keypoints]."""
+    """[class, x, y, width, height, score of the matching detection or null, 1 for a crowd region, outline, keypoints]."""
     rows = []
     for instance, found_at in zip(outcome.instances, outcome.found_at, strict=True):
         code = instance["segmentation"]
@@ -121,16 +121,16 @@ def _instances(outcome: ImageOutcome, scale: float, size: tuple[int, int]) -> li
     return rows
 
 
-def _detections(found: ImageResults, outcome: ImageOutcome, positions: Sequence[int], scale: float) -> list[list[Any]]:
-    """[class, x, y, width, height, score, 1 right or 0 wrong or -1 not counted, outline, keypoints], best first."""
+def _detections(detections: ImageResults, outcome: ImageOutcome, positions: Sequence[int], scale: float) -> list[list[Any]]:
+    """[class, x, y, width, height, score, 1 true positive, 0 false positive or -1 ignored, outline, keypoints], best first."""
     rows = []
-    for rank, label in enumerate(found.labels.tolist()[:MOST]):
+    for rank, label in enumerate(detections.labels.tolist()[:MOST]):
         if not positions[label]:
             continue
-        outline = "" if found.rles is None else _traced(found.rles[rank], scale)
-        keypoints = [] if found.keypoints is None else _keypoints(found.keypoints[rank], scale)
-        score, right = round(float(found.scores[rank]), 4), int(outcome.right[rank])
-        rows.append([positions[label] - 1, *_scaled(found.boxes[rank], scale), score, right, outline, keypoints])
+        outline = "" if detections.rles is None else _traced(detections.rles[rank], scale)
+        keypoints = [] if detections.keypoints is None else _keypoints(detections.keypoints[rank], scale)
+        score, right = round(float(detections.scores[rank]), 4), int(outcome.right[rank])
+        rows.append([positions[label] - 1, *_scaled(detections.boxes[rank], scale), score, right, outline, keypoints])
     return rows
 
 
@@ -139,7 +139,7 @@ def _scaled(values: Any, scale: float) -> list[float]:
 
 
 def _keypoints(flat: np.ndarray[Any, np.dtype[np.float64]], scale: float) -> list[list[float]]:
-    """x, y and whether it is to be seen, of each; a point's number in COCO is its pixel's, whose centre is half a pixel on."""
+    """x, y and whether it is visible, of each keypoint. COCO's coordinates are pixel indices, so 0.5 is added."""
     return [[*_scaled((x + 0.5, y + 0.5), scale), int(seen > 0)] for x, y, seen in flat.reshape(-1, 3).tolist()]
 
 
@@ -148,7 +148,7 @@ def _encoded(code: Mapping[str, Any], size: tuple[int, int]) -> Any:
 
 
 def _traced(code: Any, scale: float) -> str:
-    """The outlines of a run-length mask as a path, to be filled by the even-odd rule."""
+    """The outlines of a run-length mask as path data, to be filled by the even-odd rule."""
     pixels = mask.decode(code).astype(np.bool_)
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     if not len(rows):

@@ -1,4 +1,4 @@
-"""A page is one file: its style, its script, its data and its pictures lie in it, and it may load nothing else."""
+"""Pages: one HTML file with its style, script, data and pictures in it, which loads nothing else."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["write_page"]
 
 
 def write_page(template: str, path: Path, **context: Any) -> None:
-    """Write ``template`` (a name in ``report/templates``) filled with ``context``, complete or not at all.
+    """Write ``template`` (a name in ``report/templates``) filled with ``context``, completely or not at all.
 
-    Whatever is not `Markup` is escaped, so that a class or a file with a tag in its name stays a name. Data for scripts go through
+    Everything but `Markup` is escaped, so that tags in the names of classes and files do no harm. Data for scripts go through
     jinja's ``tojson``.
     """
     write_text(path, _environment().get_template(template).render(**context))

@@ -16,21 +16,21 @@ from boxwood.report.page import write_page
 __all__ = ["write_statistics"]
 
 CLASSES = 40
-"""The most frequent, which the chart shows."""
+"""The most frequent classes, which the chart shows."""
 OCTAVES = np.arange(2, 11.01, 0.5)
-"""Of the sides: from 4 to 2048 pixels in steps of half an octave."""
+"""Bins of the boxes' sides: from 4 to 2048 pixels in steps of half an octave."""
 RATIOS = np.arange(-3, 3.01, 0.25)
-"""Of the aspect ratios, in octaves."""
+"""Bins of the aspect ratios, in octaves."""
 MOST_BOXES = 20
-"""Columns of the chart of boxes per image."""
+"""Columns of the chart of boxes per image, at most."""
 
 
 def write_statistics(
     path: Path, counted: Sequence[tuple[str, Statistics, Sequence[str]]], anchors: Anchors | None, network: str
 ) -> None:
-    """Write charts and advice of each file (its name, its statistics, what they suggest), as ``network`` sees them, complete or
-    not at all. The page needs no network."""
-    sets = [{"name": name, "advice": told, **_charts(statistics, anchors)} for name, statistics, told in counted]
+    """Write the charts and the advice for each file (name, statistics, advice), in the input of ``network``, completely or not at
+    all. The page loads nothing from the network."""
+    sets = [{"name": name, "advice": advice, **_charts(statistics, anchors)} for name, statistics, advice in counted]
     write_page("statistics.html", path, title="Data statistics", network=network, sets=sets)
 
 
@@ -62,7 +62,7 @@ def _classes(statistics: Statistics) -> list[dict[str, Any]]:
 
 
 def _sides(statistics: Statistics, anchors: Anchors | None) -> Markup:
-    """Columns of half an octave; what is smaller or larger stands in the outermost."""
+    """Columns of half an octave; smaller and larger sides are counted in the outermost."""
     octaves = np.log2(np.maximum(statistics.sides, 1e-6)).clip(OCTAVES[0], OCTAVES[-1])
     counts = np.histogram(octaves, bins=OCTAVES)[0].tolist()
     labels = [f"{2**octave:.0f}" for octave in OCTAVES[:-1]]
@@ -79,9 +79,9 @@ def _ratios(statistics: Statistics, anchors: Anchors | None) -> Markup:
 
 
 def _per_image(statistics: Statistics) -> Markup:
-    """One column a number, or several numbers in one where there are many."""
+    """A column for each number of boxes, or for several numbers where there are many."""
     most = int(statistics.per_image.max(initial=0))
     step = most // MOST_BOXES + 1
     counts = np.bincount(statistics.per_image // step, minlength=1).tolist()
     labels = [str(n * step) if step == 1 else f"{n * step}-{(n + 1) * step - 1}" for n in range(len(counts))]
-    return histogram(counts, labels, "boxes of an image")
+    return histogram(counts, labels, "boxes per image")

@@ -1,4 +1,4 @@
-"""Training: one loop, its optimizer and schedule, and what makes a run survive."""
+"""Training: the loop, optimizer and learning rate, checkpoints, the log, validation."""
 
 from boxwood.training.divergence import TrainingDiverged
 from boxwood.training.loop import train

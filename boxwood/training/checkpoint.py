@@ -1,10 +1,10 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a resumed run needs to give the same result as an uninterrupted one.
 
-    checkpoints/step-00005000.pt     torch.save of `Checkpoint.tree`; read with weights_only=True, so reading runs no code
+    checkpoints/step-00005000.pt     torch.save of the fields of `Checkpoint`; read with weights_only=True, so reading runs no code
 
-Every random choice about data is seeded by its position in the run, so the number of steps done stands for the place in the
-data. What remains is what each process has: its random number generators (for dropout and the like), and its sums since the
-last line of the log.
+Every random choice about data is seeded by its position in the run, so the number of steps determines the next batch. A checkpoint
+also holds the state of each process: its random number generators (used by dropout and the like), and its sums since the last line
+of the log.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ class Checkpoint:
     classes: tuple[tuple[int, str], ...]
     """Id and name of each class, by label."""
     processes: list[dict[str, Any]]
-    """What each process has of its own, by rank."""
+    """The state of each process, by rank: ``random`` (`random_state`) and ``meter`` (`Meter.state_dict`)."""
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint whole or not at all, then delete all but the newest ``keep``.
+    """Write a checkpoint atomically, then delete all but the newest ``keep``.
 
-    Raises `UserError` where it cannot be written; the earlier ones are then untouched.
+    Raises `UserError` where it cannot be written; the earlier checkpoints then stay.
     """
     path = directory / f"step-{checkpoint.step:08d}.pt"
-    # asdict would copy every tensor; the fields are enough.
+    # dataclasses.asdict would copy every tensor.
     tree = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
     write_whole(path, lambda temporary: _save(tree, temporary))
     for old in _by_age(directory)[keep:]:
@@ -81,7 +81,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def newest_checkpoint(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; says in the log which newer ones are not. None where there is none at all.
+    """The newest checkpoint that is not damaged; the log names newer ones that are. None where there is no checkpoint.
 
     Raises `UserError` where there are checkpoints but all are damaged.
     """
@@ -90,16 +90,18 @@ def newest_checkpoint(directory: Path) -> Checkpoint | None:
         try:
             return _read(path)
         except _Damaged as problem:
-            logger.warning("%s: %s; trying the one before", path, problem)
+            logger.warning("%s: %s; reading the checkpoint before it", path, problem)
     if paths:
-        raise UserError(f"{directory}: all {len(paths)} checkpoints are damaged; start anew (train.weights=last.safetensors)")
+        raise UserError(
+            f"{directory}: all {len(paths)} checkpoints are damaged; start a new run with train.weights=last.safetensors"
+        )
     return None
 
 
 def random_state() -> dict[str, Any]:
     """The state of this process's random number generators: torch, CUDA, numpy, Python."""
     version, words, gauss = random.getstate()
-    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002  (code of others draws from it)
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002  (other libraries draw from it)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -114,7 +116,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Undo everything that happened to the generators since `random_state`."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -126,16 +128,16 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def seed_process(seed: int, rank: int) -> None:
-    """Give the generators of each process another state, decided by ``seed``."""
+    """Seed the generators of this process; the state depends on ``seed`` and ``rank``."""
     words = np.random.SeedSequence([seed, rank]).generate_state(3)
     torch.manual_seed(int(words[0]))
-    np.random.seed(words[1])  # noqa: NPY002  (for code of others that draws from it)
+    np.random.seed(words[1])  # noqa: NPY002  (other libraries draw from it)
     random.seed(int(words[2]))
 
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """What happens inside leaves no trace in the generators."""
+    """Restore the state of the generators on leaving."""
     state = random_state()
     try:
         yield
@@ -146,27 +148,27 @@ def preserved_random_state() -> Iterator[None]:
 def _save(tree: dict[str, Any], path: Path) -> None:
     try:
         torch.save(tree, path)
-    except RuntimeError as error:  # torch's own writer says nothing of the disk's answer
+    except RuntimeError as error:  # torch's writer does not pass on the error of the operating system
         raise OSError(str(error).splitlines()[0]) from None
 
 
 def _by_age(directory: Path) -> list[Path]:
     """The checkpoints, newest first."""
-    found = [(int(match[1]), path) for path in directory.glob("step-*.pt") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    steps = [(int(match[1]), path) for path in directory.glob("step-*.pt") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(steps, reverse=True)]
 
 
 class _Damaged(Exception):
-    """Why a checkpoint cannot be used, in words that follow its name."""
+    """Why a checkpoint cannot be used; the message follows its name."""
 
 
 def _read(path: Path) -> Checkpoint:
-    """Its archive holds a checksum of every part, which `torch.load` does not look at. Raises `_Damaged`."""
+    """Check the checksums of the archive, which `torch.load` does not, and load it. Raises `_Damaged`."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
         if part:
-            raise _Damaged(f"is damaged ({part} does not fit its checksum)")
+            raise _Damaged(f"is damaged ({part} has another checksum)")
         tree = torch.load(path, map_location="cpu", weights_only=True)
         version = tree.pop("version")
         if version == VERSION:
@@ -177,4 +179,4 @@ def _read(path: Path) -> Checkpoint:
         raise _Damaged(f"cannot be read ({error.strerror})") from None
     except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, TypeError):
         raise _Damaged("is an archive, but not of a checkpoint") from None
-    raise UserError(f"{path}: is of version {version}, this Boxwood reads {VERSION}; go on with the Boxwood that wrote it")
+    raise UserError(f"{path}: has format version {version}, this Boxwood reads {VERSION}; resume with the Boxwood that wrote it")

@@ -1,4 +1,4 @@
-"""What training starts from: a precision that the device has, data that the model can learn from, and weights from a file."""
+"""The weights that training starts from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
     difference = saved.categories.difference(categories)
     if anew:
         logger.warning(
-            "%s: of %d classes, data.train has %d; these start anew: %s",
+            "%s: has %d classes, data.train has %d; these tensors are randomly initialised: %s",
             where,
             len(saved.categories),
             len(categories),
@@ -44,7 +44,7 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
         )
     elif difference:
         logger.warning(
-            "%s: as many classes as data.train but others; their outputs are kept: %s (the first is the file)", where, difference
+            "%s: as many classes as data.train, but others; their weights are loaded: %s (the first is the file)", where, difference
         )
     for key, theirs, ours in differences(saved.config.model, config.model):
         logger.warning("%s: trained with model.%s = %r, this run has %r", where, key, theirs, ours)

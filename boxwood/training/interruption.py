@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+"""Ctrl-C and SIGTERM: finish the step, save, stop."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """All processes have agreed to stop here."""
+    """Raised on all processes at the same step, or at the same batch of an evaluation."""
 
 
 class Interruption:
-    """While entered, SIGINT and SIGTERM only set ``requested``; a second SIGINT stops at once, by `KeyboardInterrupt`.
+    """A context in which SIGINT and SIGTERM set ``requested``; a second SIGINT raises `KeyboardInterrupt` at once.
 
-    A second SIGTERM changes nothing: torchrun may send one after it has passed on a Ctrl-C. Signals belong to the main thread;
-    entered in another, this does nothing.
+    A second SIGTERM changes nothing: torchrun may send one after it has passed on a Ctrl-C. Python handles signals in the main
+    thread alone; in another thread the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -47,22 +47,22 @@ class Interruption:
         self.requested = True
 
     def check(self) -> None:
-        """Raise `Interrupted` on all processes if any of them is asked to stop."""
+        """Raise `Interrupted` on all processes if any of them has got a signal."""
         if any_process(self.requested)[0]:
             raise Interrupted
 
     def until(self, batches: Generator[T]) -> Iterator[T]:
-        """The batches, until all processes have had theirs; raises `Interrupted` on all of them once any is asked to stop.
+        """The batches of this process; raises `Interrupted` on all processes once any of them has got a signal.
 
-        The processes speak to each other before every batch, also those that have fewer, so that none waits for one that has left.
+        The processes exchange a message before every batch, and until the last of them is done, so that none waits for another.
         """
         with closing(batches):
             while True:
                 batch = next(batches, None)
-                stop, more = any_process(self.requested, batch is not None)
-                if stop:
+                is_stopped, has_more = any_process(self.requested, batch is not None)
+                if is_stopped:
                     raise Interrupted
                 if batch is not None:
                     yield batch
-                elif not more:
+                elif not has_more:
                     return

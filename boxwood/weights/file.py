@@ -1,7 +1,7 @@
 """The weights file: safetensors, with the configuration and the classes in its metadata.
 
-A file says by itself which network it belongs to, and reading it runs no code. The metadata (text by text) are ``format``
-(``boxwood``), ``format_version``, ``config`` (a complete `RunConfig` as YAML) and ``categories`` (JSON).
+A file is self-contained, since it holds the configuration of its network, and reading it runs no code. Its metadata, all text, are
+``format`` (``boxwood``), ``format_version``, ``config`` (a complete `RunConfig` as YAML) and ``categories`` (JSON).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000
-"""safetensors' own limit."""
+"""The limit of safetensors."""
 MAX_NAMED = 6
-"""Tensors that an error names of each sort."""
+"""Tensors that an error names for each problem."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class SavedWeights:
 
 
 def save_weights(path: Path | str, state: Mapping[str, Tensor], config: RunConfig, categories: Categories) -> None:
-    """Write a state dict with its configuration and classes, whole or not at all.
+    """Write a state dict with its configuration and classes, completely or not at all.
 
-    Raises `UserError` where the file cannot be written; what was there before is then untouched.
+    Raises `UserError` where the file cannot be written; an existing file is then unchanged.
     """
     metadata = {
         "format": "boxwood",
@@ -57,7 +57,7 @@ def save_weights(path: Path | str, state: Mapping[str, Tensor], config: RunConfi
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in state.items():
-        # safetensors refuses tensors that share memory (tied weights), so the second is a copy.
+        # safetensors refuses tensors that share memory (tied weights), so the second is copied.
         value = tensor.detach().cpu().contiguous()
         tensors[name] = value.clone() if value.numel() and value.data_ptr() in storages else value
         storages.add(value.data_ptr())
@@ -67,9 +67,9 @@ def save_weights(path: Path | str, state: Mapping[str, Tensor], config: RunConfi
 def read_weights(path: Path | str) -> SavedWeights:
     """Read a file written by `save_weights`; tensors on the CPU.
 
-    A configuration that uses classes outside Boxwood (kinds ``module:Class``) needs their modules imported first. Raises
-    `UserError` where the file is missing, no safetensors, cut short, not Boxwood's, of a newer format, or its configuration
-    cannot be understood.
+    A configuration with classes outside Boxwood (kinds ``module:Class``) needs their modules imported first. Raises `UserError`
+    where the file is missing, truncated, not a safetensors file of Boxwood's, of a newer format, or its configuration is not
+    valid.
     """
     path = Path(path)
     metadata = _metadata(path)
@@ -97,9 +97,9 @@ def read_weights(path: Path | str) -> SavedWeights:
 def restore_model(
     saved: SavedWeights, *, model: ModelConfig | None = None, test: TestConfig | None = None, where: str = "weights"
 ) -> nn.Module:
-    """The detector (`boxwood.models.Detector`) that a file holds, on the CPU; ``model`` and ``test`` replace its own settings.
+    """The detector (`boxwood.models.Detector`) that a file holds, on the CPU; ``model`` and ``test`` replace its configuration.
 
-    What its body was once started from is not fetched again. Raises `UserError` as `load_state` does.
+    Pretrained weights of its backbone are not downloaded again. Raises `UserError` as `load_state` does.
     """
     restored = without_pretrained(model or saved.config.model).build(saved.categories, test or saved.config.test)
     load_state(restored, saved.state, where=where)
@@ -109,32 +109,35 @@ def restore_model(
 def load_state(
     model: nn.Module, state: Mapping[str, Tensor], *, saved_classes: int | None = None, where: str = "weights"
 ) -> list[str]:
-    """Load a state dict into a model with ``categories``; returns the names of the tensors that were left as the model made
-    them.
+    """Load a state dict into a model with ``categories``; returns the names of the tensors that keep the model's own values.
 
-    Nothing is left, unless the state is of ``saved_classes`` classes and the model has another number: then tensors that differ
-    in one dimension, and there as the number of classes does (a multiple of it, with or without a background), keep the model's
-    values. Raises `UserError`, and changes nothing, where anything else differs: it names the tensors that are missing,
-    unexpected, or of another shape. ``where`` begins the message.
+    There are none, unless the state has ``saved_classes`` classes and the model another number: then tensors that differ in one
+    dimension, by the ratio of the numbers of classes (with or without a background class), keep the model's values. Raises
+    `UserError`, and changes nothing, where anything else differs: it names the tensors that are missing, unexpected, or of another
+    shape. ``where`` begins the message.
     """
-    own = model.state_dict()
+    model_state = model.state_dict()
     categories = getattr(model, "categories", None)
     classes = (saved_classes, len(categories)) if saved_classes is not None and categories is not None else None
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    other = [name for name in own if name in state and own[name].shape != state[name].shape]
-    anew = [name for name in other if classes is not None and _follows_classes(state[name].shape, own[name].shape, *classes)]
-    wrong = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in other if name not in anew]
+    missing = [name for name in model_state if name not in state]
+    unexpected = [name for name in state if name not in model_state]
+    other = [name for name in model_state if name in state and model_state[name].shape != state[name].shape]
+    skipped = [
+        name for name in other if classes is not None and _follows_classes(state[name].shape, model_state[name].shape, *classes)
+    ]
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(model_state[name].shape)}" for name in other if name not in skipped
+    ]
     if missing or unexpected or wrong:
-        sorts = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
-        told = "; ".join(f"{len(names)} tensors {sort} ({some_of(names)})" for sort, names in sorts.items() if names)
-        raise UserError(f"{where}: of another architecture than the model: {told}; use their own configuration")
-    model.load_state_dict({**state, **{name: own[name] for name in anew}})
-    return anew
+        problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
+        details = "; ".join(f"{len(names)} tensors {problem} ({some_of(names)})" for problem, names in problems.items() if names)
+        raise UserError(f"{where}: of another architecture than the model: {details}; use their own configuration")
+    model.load_state_dict({**state, **{name: model_state[name] for name in skipped}})
+    return skipped
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first few of many tensors' names, for a message, and how many more there are."""
+    """The first few tensor names for a message, and how many more there are."""
     more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more
 
@@ -143,7 +146,7 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file that is as long as its header says."""
+    """The metadata of a safetensors file, which must be complete."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -153,7 +156,7 @@ def _metadata(path: Path) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing .safetensors file") from None
     except SafetensorError:
-        # It begins with the length of its header, in 8 bytes, and the header, which is JSON.
+        # The file begins with the length of its header in 8 bytes, and the header is JSON.
         if len(start) == 9 and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES and start[8:] == b"{":
             raise UserError(f"{path}: is cut short or damaged; copy it again") from None
         raise UserError(f"{path}: not a safetensors file; name one that boxwood train wrote") from None
@@ -174,12 +177,14 @@ def _categories(tree: dict[str, Any]) -> Categories:
     return Categories(tuple(int(number) for number in tree["ids"]), tuple(str(name) for name in tree["names"]), keypoints)
 
 
-def _follows_classes(saved: torch.Size, own: torch.Size, saved_classes: int, own_classes: int) -> bool:
+def _follows_classes(saved: torch.Size, model: torch.Size, saved_classes: int, model_classes: int) -> bool:
     """Whether two shapes differ in one dimension, the same multiple of the classes in both, or of classes and background."""
-    if len(saved) != len(own):
+    if len(saved) != len(model):
         return False
-    pairs = [(a, b) for a, b in zip(saved, own, strict=True) if a != b]
-    return len(pairs) == 1 and any(pairs[0][0] * (own_classes + extra) == pairs[0][1] * (saved_classes + extra) for extra in (0, 1))
+    pairs = [(a, b) for a, b in zip(saved, model, strict=True) if a != b]
+    return len(pairs) == 1 and any(
+        pairs[0][0] * (model_classes + extra) == pairs[0][1] * (saved_classes + extra) for extra in (0, 1)
+    )
 
 
 def _line(error: BaseException) -> str:

@@ -184,6 +184,8 @@ def test_truth_of_a_mixture() -> None:
         MixtureConfig(parts=(PlainData(), PlainData())).open().to_coco()
     seen = [i for batch in eval_batches(mixture().open(), (), batch_size=3, workers=0) for i in batch.image_ids]
     assert sorted(seen) == [*range(6), *range(50, 54)]
+    with pytest.raises(UserError, match=r"needs other samples, which only training has"):
+        next(eval_batches(mixture().open(), (Recorder(),), batch_size=3, workers=0))
 
 
 def test_no_images() -> None:

@@ -313,5 +313,7 @@ def test_drawing_is_for_training() -> None:
     coco = {"kind": "coco", "annotations": "a.json", "images": "a"}
     tree = {"train": {**coco, "transforms": [{"kind": "copy_paste"}]}, "val": coco}
     assert isinstance(from_tree(DataConfig, tree).train.transforms[0], CopyPaste)
+    with pytest.raises(ConfigError, match=r"has a mixture as val, which is for training only"):
+        from_tree(DataConfig, {"train": coco, "val": {"kind": "mixture", "parts": [coco]}})
     with pytest.raises(ConfigError, match=r"has copy_paste as val.transforms.0: only training can draw other samples"):
         from_tree(DataConfig, {**tree, "val": tree["train"]})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -14,15 +12,14 @@ from torchvision.transforms.v2.functional import resize
 
 from boxwood.data.images import read_image
 from boxwood.structures import Batch, Categories, Target
+from tests.facts import FACTS
 
-PHOTOS = sorted((Path(__file__).parents[3] / "shared" / "photos").glob("*.jpg"))[:3]
+PHOTOS = sorted((FACTS / "photos").glob("*.jpg"))
 CLASSES = Categories(tuple(range(1, 91)), tuple(f"class{i}" for i in range(1, 91)))
 
 
 def photos(size: tuple[int, int]) -> list[Tensor]:
     """Three photographs, (3, H, W) uint8."""
-    if len(PHOTOS) < 3:
-        pytest.skip("needs three photographs in ../shared/photos")
     return [resize(read_image(path), list(size), antialias=True) for path in PHOTOS]
 
 

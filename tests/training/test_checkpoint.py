@@ -85,7 +85,7 @@ def test_none_at_all(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "checkpoints") is None
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_remain(tmp_path: Path) -> None:
     for step in (5, 10, 99_999_999, 100_000_000):
         save_checkpoint(tmp_path, checkpoint_of(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-100000000.pt", "step-99999999.pt"]
@@ -94,7 +94,9 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "zip"])
-def test_a_damaged_one_is_told_and_the_one_before_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
     save_checkpoint(tmp_path, checkpoint_of(5), keep=2)
     path = save_checkpoint(tmp_path, checkpoint_of(10), keep=2)
     content = bytearray(path.read_bytes())
@@ -110,8 +112,8 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(tmp_path: Path, caplog
         content = bytearray(b"PK\x05\x06" + b"\0" * 18)  # an archive of nothing
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        found = newest_checkpoint(tmp_path)
-    assert found is not None and found.step == 5
+        newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.step == 5
     [message] = caplog.messages
     assert str(path) in message and "\n" not in message
     (tmp_path / "step-00000005.pt").write_bytes(b"")
@@ -136,14 +138,14 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, checkpoint_of(10), keep=1)
     assert "step-00000010.pt: cannot be written" in str(error.value) and "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005.pt"]
-    found = newest_checkpoint(tmp_path)
-    assert found is not None and found.step == 5
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.step == 5
 
 
-def test_training_goes_on_past_a_full_disk(
+def test_training_continues_after_a_full_disk(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full at the second of three checkpoints; the third, at the end, is an error, and the first is there to go on from."""
+    """Full at the second of three checkpoints; the third, at the end, is an error, and the first is there to resume from."""
     train(tiny_run(), tmp_path / "whole")
     out = tmp_path / "run"
     count = 0

@@ -1,4 +1,4 @@
-"""Two processes under torchrun against one: the same curve, the same evaluation, exact resume, and nobody waits forever."""
+"""Two processes under torchrun against one: the same curve, the same evaluation, exact resume, and no process waits forever."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["bbox_AP"] == pytest.approx(b["bbox_AP"], abs=1e-6)
     assert len(json.loads((tmp_path / "two" / "eval" / "detections.json").read_text())) == 7
-    assert output.count("step 20/20  loss") == 1, "only the first process speaks"
+    assert output.count("step 20/20  loss") == 1, "rank 0 alone logs"
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
 
 
@@ -130,7 +130,7 @@ def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_nan_on_one_process_is_told_by_all(tmp_path: Path) -> None:
+def test_a_nan_on_one_process_ends_all_with_its_image(tmp_path: Path) -> None:
     run = tiny_run(steps=100)
     run.data.train = TinyData(nan_box_in=105)
     status, output = torchrun.run(written(run, tmp_path), tmp_path / "run")
@@ -139,7 +139,7 @@ def test_a_nan_on_one_process_is_told_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_and_nothing_is_written(tmp_path: Path) -> None:
     status, output = torchrun.run(written(tiny_run(batch_size=3), tmp_path), tmp_path / "run")
     assert status != 0
     assert "train.batch_size: 3 images cannot be shared by 2 processes" in output

@@ -50,8 +50,8 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     with RunLog(tmp_path, 100, start=20, evaluated=10) as log:
         log.val(20, {"loss": 1.0})
         log.train(30, VALUES)
-    found = [(entry["step"], entry["split"]) for entry in entries(tmp_path)]
-    assert found == [(10, "train"), (10, "val"), (20, "train"), (20, "val"), (30, "train")]
+    lines = [(entry["step"], entry["split"]) for entry in entries(tmp_path)]
+    assert lines == [(10, "train"), (10, "val"), (20, "train"), (20, "val"), (30, "train")]
 
 
 def test_a_log_that_cannot_be_written_does_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -195,7 +195,7 @@ class CsvLogger:
 """
 
 
-def test_a_logger_of_ones_own_is_one_file(boxwood: Boxwood, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_of_a_user_is_one_file(boxwood: Boxwood, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "my_csv_logger.py").write_text(CSV_LOGGER)
@@ -208,7 +208,7 @@ def test_a_logger_of_ones_own_is_one_file(boxwood: Boxwood, shapes: Path, tmp_pa
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [float(row[2]) for row in rows[1:]] == [line["loss"] for line in lines]
 
-    # Another logger is no other run; it is told where the run resumes.
+    # A run may resume with another logger, which gets the step.
     changed = ["train", "run", "train.loggers=[{kind: my_csv_logger:CsvLoggerConfig}]", "--import", "my_csv_logger", "--resume"]
     assert boxwood(*changed).status == 0
     assert Path("run/loss.csv").read_text() == "start,2\n"

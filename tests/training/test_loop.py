@@ -17,9 +17,12 @@ import torch
 from boxwood import safe_yaml
 from boxwood.config import differences, from_yaml
 from boxwood.errors import UserError
-from boxwood.run_config import AdamWConfig, OptimizerConfig, RunConfig, SGDConfig, StepScheduleConfig
+from boxwood.evaluation import Metrics
+from boxwood.evaluation.measures import CocoEvaluatorConfig, Voc2010EvaluatorConfig
+from boxwood.run_config import AdamWConfig, OptimizerConfig, ParameterRule, RunConfig, ScheduleConfig, SGDConfig, StepScheduleConfig
 from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
+from boxwood.training.checkpoint import newest_checkpoint
 from boxwood.training.state import TrainingState
 from boxwood.weights import read_weights
 from tests.training import tiny
@@ -53,7 +56,7 @@ def hard_run(**train_settings: Any) -> RunConfig:
 # ------------------------------------------------------------------------------------------------- a run and its files
 
 
-def test_a_run_leaves_what_users_rely_on(tmp_path: Path) -> None:
+def test_the_files_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = tiny_run(eval_every=6, checkpoint_every=5, keep_checkpoints=1)
     metrics = train(run, out)
@@ -95,7 +98,7 @@ def test_the_same_configuration_gives_the_same_weights_and_the_seed_matters(tmp_
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_learning_happens(tmp_path: Path) -> None:
+def test_the_loss_falls(tmp_path: Path) -> None:
     train(tiny_run(steps=60, log_every=10), tmp_path / "run")
     curve = [loss for _, loss in losses(tmp_path / "run")]
     assert curve[-1] < curve[0] / 4
@@ -121,6 +124,39 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
     train(stopped, tmp_path / "six")
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "six"))
     assert not same(weights(tmp_path / "whole", "best"), weights(tmp_path / "whole"))
+
+
+class WorstConfig(CocoEvaluatorConfig):
+    """COCO's numbers, of which the lowest AP is the best."""
+
+    def primary(self, metrics: Metrics) -> float:
+        return -float(metrics["bbox"]["AP"])
+
+
+def test_the_measure_decides_which_weights_are_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.1, 0.5, 0.05, 0.3])
+    monkeypatch.setattr("boxwood.training.validation.evaluate", lambda *_: {"bbox": {"AP": next(scores)}})
+    run = tiny_run(eval_every=3, checkpoint_every=9, keep_checkpoints=5)
+    run.evaluator = WorstConfig()
+    train(run, tmp_path / "run")
+    third = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert third is not None and third.best == -0.05
+    (tmp_path / "run" / "checkpoints" / "step-00000012.pt").unlink()
+    third = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert third is not None and same(weights(tmp_path / "run", "best"), third.model)
+
+
+def test_training_is_scored_by_the_measure_of_the_configuration(tmp_path: Path) -> None:
+    """And by nothing else; the weights are those of any other measure."""
+    run = hard_run()
+    train(run, tmp_path / "coco")
+    run.evaluator = Voc2010EvaluatorConfig(min_overlap=0.1)
+    metrics = train(run, tmp_path / "voc")
+    assert set(metrics["voc"]) == {"AP"} and metrics["voc"]["AP"] > 0 and "bbox" not in metrics
+    assert [entry["voc_AP"] for entry in lines(tmp_path / "voc", "val")][-1] == metrics["voc"]["AP"]
+    assert same(weights(tmp_path / "coco"), weights(tmp_path / "voc"))
+    detections = [json.loads((tmp_path / name / "eval" / "detections.json").read_text()) for name in ("coco", "voc")]
+    assert detections[0] == detections[1]
 
 
 def test_validation_losses_are_in_eval_mode_and_do_not_vary(tmp_path: Path) -> None:
@@ -165,13 +201,21 @@ def test_bf16_and_pictures_without_boxes(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- stop and resume
 
 
-@pytest.mark.parametrize(("optimizer", "call"), [(SGDConfig, 1), (AdamWConfig, 11), (SGDConfig, 13)])
+SLOW_BODY = (ParameterRule(pattern="body.*", lr=0.25, weight_decay=0.01),)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "call"),
+    [(SGDConfig(), 1), (AdamWConfig(), 11), (SGDConfig(lr_factors=SLOW_BODY), 13)],
+    ids=["sgd", "adamw", "rules"],
+)
 def test_resumed_training_is_the_same_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: type[OptimizerConfig], call: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerConfig, call: int
 ) -> None:
     """Interrupted in the forward pass ``call`` (of 2 an update), between lines of the log and evaluations."""
     run = hard_run()
-    run.optim = optimizer(lr=0.02, warmup_steps=4)
+    run.optim = optimizer
+    run.optim.warmup_steps = 4
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train(run, whole)
     monkeypatch.setenv("TINY_SIGNAL", f"SIGINT:{call}:0")
@@ -180,7 +224,7 @@ def test_resumed_training_is_the_same_to_the_bit(
     done = (call + 1) // 2
     assert (parts / "checkpoints" / f"step-{done:08d}.pt").exists()
     monkeypatch.delenv("TINY_SIGNAL")
-    # What others draw before the run goes on must not matter.
+    # Numbers that other code draws before the run resumes must not matter.
     torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
     metrics = train(run, parts, resume=True)
     assert same(weights(whole), weights(parts)) and same(weights(whole, "best"), weights(parts, "best"))
@@ -188,7 +232,7 @@ def test_resumed_training_is_the_same_to_the_bit(
     assert metrics["bbox"] == expected["bbox"]
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends without a chance to save: what it logged after the checkpoint stands once in the end."""
     run = hard_run(checkpoint_every=5, log_every=2)
     train(run, tmp_path / "whole")
@@ -264,6 +308,33 @@ def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
         train(changed, tmp_path / "run", resume=True)
 
 
+class HeldConfig(ScheduleConfig):
+    """The whole rate up to update ``until``, then a tenth."""
+
+    until: int = 4
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0 if step < self.until else 0.1
+
+
+def test_a_schedule_may_change_after_the_updates_that_are_made(tmp_path: Path) -> None:
+    run = tiny_run(steps=6)
+    run.optim.schedule = HeldConfig(until=8)
+    train(run, tmp_path / "run")
+    run.optim.schedule, run.train.steps = HeldConfig(until=10), 12
+    train(run, tmp_path / "run", resume=True)
+    train(run, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    run.optim.schedule = HeldConfig(until=5)
+    with pytest.raises(
+        UserError, match=r"with another optim\.schedule\.until the 12 updates made would have had other learning rates"
+    ):
+        train(run, tmp_path / "run", resume=True)
+    run.optim = AdamWConfig(schedule=HeldConfig(until=10))
+    with pytest.raises(UserError, match=r"optim\.kind was 'sgd', is 'adamw'"):
+        train(run, tmp_path / "run", resume=True)
+
+
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -301,7 +372,7 @@ def test_an_image_that_cannot_be_read_leaves_no_directory(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(("split", "step"), [("train", 7), ("val", 12)])
-def test_an_image_that_is_found_broken_late_costs_no_training(
+def test_an_image_that_is_broken_late_in_a_run_loses_no_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, split: str, step: int
 ) -> None:
     run = hard_run(eval_every=0)
@@ -326,7 +397,7 @@ def test_an_image_that_is_found_broken_late_costs_no_training(
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "best.safetensors", "checkpoints/step-00000001.pt"])
-def test_what_a_run_has_won_is_not_overwritten(tmp_path: Path, name: str) -> None:
+def test_results_of_a_run_are_not_overwritten(tmp_path: Path, name: str) -> None:
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
     path.write_text("something")
@@ -335,7 +406,7 @@ def test_what_a_run_has_won_is_not_overwritten(tmp_path: Path, name: str) -> Non
     assert path.read_text() == "something"
 
 
-def test_a_configuration_that_a_person_wrote_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_configuration_file_of_a_user_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("# mine\nbase: demo_shapes\n")
     with pytest.raises(UserError, match=r"holds a config\.yaml that no run wrote"):
         train(tiny_run(), tmp_path)
@@ -359,6 +430,25 @@ def test_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> Non
     assert "workers" not in str(error.value)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_data_set_without_images(tmp_path: Path, split: str) -> None:
+    run = tiny_run()
+    setattr(run.data, split, TinyData(count=0))
+    with pytest.raises(UserError, match=rf"data\.{split}: has no images; choose annotations that have some") as error:
+        train(run, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_measure_that_the_detector_cannot_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TinyConfig, "class_agnostic", True)
+    run = tiny_run()
+    run.evaluator = Voc2010EvaluatorConfig()
+    with pytest.raises(UserError, match="the measure voc2010 compares classes"):
+        train(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_categories_in_val(tmp_path: Path) -> None:
     run = tiny_run()
     run.data.val = TinyData(ids=(3, 7, 9))
@@ -378,7 +468,7 @@ def test_other_categories_in_val(tmp_path: Path) -> None:
         ({"weights": "no.safetensors"}, r"no\.safetensors: cannot be read"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     if (settings.get("device") == "cuda" and torch.cuda.is_available()) or (
         settings.get("device") == "mps" and torch.backends.mps.is_available()
     ):
@@ -399,7 +489,7 @@ def test_initial_weights_and_layers_of_other_classes(tmp_path: Path, caplog: pyt
     run.data.train, run.data.val = TinyData(ids=(1, 2, 3, 4)), TinyData(ids=(1, 2, 3, 4), count=4)
     with caplog.at_level(logging.WARNING):
         train(run, tmp_path / "second")
-    assert "of 2 classes, data.train has 4; these start anew: classify.weight, classify.bias" in caplog.text
+    assert "has 2 classes, data.train has 4; these tensors are randomly initialised: classify.weight, classify.bias" in caplog.text
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert torch.equal(first["locate.weight"], second["locate.weight"])
     assert first["classify.bias"].shape == (3,) and second["classify.bias"].shape == (5,)
@@ -445,7 +535,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     ):
         assert words in text
     assert int(text.split("at step ")[1].split("\n")[0]) in (1, 2)
-    assert all(torch.isfinite(tensor).all() for tensor in states[0].values()), "the weights were kept from it"
+    assert all(torch.isfinite(tensor).all() for tensor in states[0].values()), "it did not reach the weights"
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [], "nothing of it is on the disk"
 
 

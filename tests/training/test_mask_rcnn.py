@@ -1,4 +1,4 @@
-"""The promises of the training loop, kept by a real network: Mask R-CNN on generated pictures."""
+"""The training loop with a real network: Mask R-CNN on generated pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training.test_distributed import lines
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A run that starts from a network that has learnt a little: a fresh one scores all anchors alike, and then rounding decides
+    """A run that starts from a network trained for a few steps: a random one scores all anchors alike, and then rounding decides
     which of two anchors is suppressed."""
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=12, val=3, seed=0, size=(96, 128))

@@ -113,7 +113,7 @@ def test_sgd_moves_each_group_by_its_rule() -> None:
     assert model.frozen.weight[0, 0, 0, 0].item() == 2.0
 
 
-def test_adamw_takes_the_steps_of_torchs_own() -> None:
+def test_adamw_equals_torch_called_by_hand() -> None:
     """Three steps through the component and of `torch.optim.AdamW`, called by hand with the same numbers."""
     models = [Parts(), Parts()]
     models[1].load_state_dict(models[0].state_dict())
@@ -143,12 +143,12 @@ def factors_of(model: nn.Module, *rules: ParameterRule, **settings: float) -> di
 
 
 def test_a_factor_for_each_stage_of_a_backbone() -> None:
-    """As in layer-wise decay: a stage nearer to the image learns more slowly. All of the stage has its factor, and each once."""
-    body = nn.ModuleDict({"backbone": ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None).build()})
-    body["head"] = nn.Linear(4, 2)
+    """As in layer-wise decay: the nearer a stage is to the image, the lower its rate. All parameters of a stage have its factor."""
+    model = nn.ModuleDict({"backbone": ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None).build()})
+    model["head"] = nn.Linear(4, 2)
     rules = [ParameterRule(pattern=f"backbone.layer{stage}.*", lr=0.5 ** (5 - stage)) for stage in (1, 2, 3, 4)]
-    factors = factors_of(body, *rules, bias_lr_factor=2.0)
-    assert set(factors) == {name for name, _ in body.named_parameters()}
+    factors = factors_of(model, *rules, bias_lr_factor=2.0)
+    assert set(factors) == {name for name, _ in model.named_parameters()}
     for name, (factor, decay) in factors.items():
         part = name.split(".")[1]
         expected = {"layer1": 0.0625, "layer2": 0.125, "layer3": 0.25, "layer4": 0.5}.get(part, 1.0)

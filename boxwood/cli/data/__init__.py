@@ -1,4 +1,4 @@
-"""boxwood data: look at a data set before it is trained on, generate one, or bring one in from another format."""
+"""boxwood data: check, count, draw, generate and convert data sets."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ __all__ = ["data"]
 
 @click.group(cls=LazyGroup, package=__name__, names=("check", "stats", "show", "shapes", "convert", "proposals", "select"))
 def data() -> None:
-    """Check a data set, count what is in it, look at its samples, generate one, or bring one in from another format."""
+    """Check a data set, count its boxes, draw its samples, generate one, or convert one from another format."""

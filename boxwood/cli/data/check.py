@@ -30,11 +30,11 @@ def check(
     no_exif: bool,
     fix: Path | None,
 ) -> None:
-    """Find what is wrong in a data set; exit status 1 where anything is.
+    """Find what is wrong in a data set; exit status 1 where there are faults.
 
-    Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired"), stops ("refused"),
-    or takes it as it is, which is seldom meant ("look", which alone leaves with 0). Of a CONFIG both sets are checked, and whether
-    boxes are tiny in its images, or images are in both.
+    Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired") or stops
+    ("refused"). "look" is allowed but rarely intended, and alone gives exit status 0. Of a CONFIG both sets are checked, also for
+    boxes that are tiny in the network's input and for images that are in both sets.
 
     \b
       boxwood data check train.json --images photos

@@ -15,8 +15,8 @@ WRITTEN = ("coco", "voc", "yolo")
 @click.command()
 @click.argument("origin", metavar="A", type=click.Path(path_type=Path))
 @click.argument("target", metavar="B", type=click.Path(path_type=Path))
-@click.option("--from", "form", type=click.Choice(READ), help="What A is: seen by default.")
-@click.option("--to", "into", type=click.Choice(WRITTEN), help="What B is to be: coco by default where B is a .json.")
+@click.option("--from", "form", type=click.Choice(READ), help="The format of A; recognised by default.")
+@click.option("--to", "into", type=click.Choice(WRITTEN), help="The format of B; coco by default where B is a .json.")
 @click.option("--split", metavar="NAME", help="Which part: of VOC a file of ImageSets/Main, of YOLO train, val or test.")
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="The images, of Open Images.")
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE.csv", help="The names of classes, of Open Images.")
@@ -39,7 +39,7 @@ def convert(
       Cityscapes  a part of gtFine, such as gtFine/train
       CVAT        an annotations.xml ("CVAT for images 1.1")
       LabelMe     a folder of its .json files
-      LVIS        a .json file, with --from lvis: its images' names are taken from their addresses
+      LVIS        a .json file, with --from lvis: the names of images are taken from their URLs
       Open Images a table of boxes (.csv), with --images and --classes class-descriptions-boxable.csv
 
     \b

@@ -14,7 +14,7 @@ __all__ = ["proposals"]
 @click.option("--annotations", type=click.Path(path_type=Path), required=True, metavar="FILE.json", help="The images' COCO file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.safetensors")
 def proposals(boxes: Path, annotations: Path, out: Path) -> None:
-    """Write selective search's boxes (MATLAB) as a file of proposals, from which Fast R-CNN learns.
+    """Write selective search's boxes (MATLAB) as a file of proposals, which Fast R-CNN trains on.
 
     \b
       boxwood data proposals voc_2007_trainval.mat --annotations voc_2007_trainval.json --out trainval.safetensors

@@ -16,16 +16,18 @@ __all__ = ["show"]
 @overrides_argument
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the pictures go.")
 @click.option("--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many pictures.")
-@click.option("--detections", type=click.Path(path_type=Path), metavar="FILE", help="Draw these, beside the truth of the val set.")
 @click.option(
-    "--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of detections: draw those from here on."
+    "--detections", type=click.Path(path_type=Path), metavar="FILE", help="Draw these beside the ground truth of the val set."
+)
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="The lowest score of a detection that is drawn."
 )
 @imports_option
 def show(config: str, overrides: tuple[str, ...], out: Path, count: int, detections: Path | None, score: float) -> None:
-    """Draw the first training samples as the network will see them: scaled, flipped, with the boxes and masks it learns from.
+    """Draw the first training samples as the network sees them: scaled, flipped, with their targets.
 
-    With --detections (COCO results, or Detectron's detections.pkl): the first pictures of the val set, its truth on the left, the
-    detections on the right.
+    With --detections (COCO results, or Detectron's detections.pkl): the first pictures of the val set, the ground truth on the
+    left, the detections on the right.
 
     \b
       boxwood data show runs/nuts --out seen

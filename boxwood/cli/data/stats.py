@@ -14,13 +14,18 @@ __all__ = ["stats"]
 @click.command()
 @click.argument("source", metavar="CONFIG|ANNOTATIONS.json")
 @overrides_argument
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html", help="Draw them too: a page that needs no network.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write charts too: an HTML page that loads nothing from the network.",
+)
 @imports_option
 def stats(source: str, overrides: tuple[str, ...], out: Path | None) -> None:
-    """Count classes, boxes and their sizes, and say what that suggests.
+    """Count classes, boxes and their sizes, and print what they suggest.
 
-    Of a CONFIG both sets are counted, as its network would see them: scaled to its input and beside its anchors. An
-    ANNOTATIONS.json is looked at as a network of Detectron's size would.
+    Of a CONFIG both sets are counted in the input of its network, and compared with its anchors. For an ANNOTATIONS.json the input
+    and the anchors are those of Detectron's networks.
 
     \b
       boxwood data stats train.json --out stats.html

@@ -1,6 +1,6 @@
-"""Checks at the door: what can be wrong in a data set, found at once, and either repaired or refused.
+"""Checks that run when a data set is opened: every kind of fault at once, each either repaired or refused.
 
-A check looks at arrays, not at rows, so that a file of a million annotations opens in the time that JSON takes.
+Checks are vectorised, so that a file of a million annotations is checked in the time that its JSON takes to parse.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """What becomes of it in training."""
+        """What training does about it: ``repaired``, ``refused``, or ``look`` (nothing)."""
         return "look" if self.look else "refused" if self.refused else "repaired"
 
     def __str__(self) -> str:
@@ -80,30 +80,30 @@ class RepairedBoxes:
 
 
 def check_identities(file: CocoFile) -> list[Finding]:
-    """Ids and names that stand twice or refer to nothing; every such finding is refused."""
+    """Duplicate ids and names, and ids that refer to nothing; every such finding is refused."""
     category_ids = np.array([category["id"] for category in file.categories], dtype=np.int64)
     names = [str(category["name"]) for category in file.categories]
-    found = [
-        _found(
-            "image ids stand twice", _repeated(file.image_ids), lambda i: f"{file.image_ids[i]} '{file.file_name(i)}' (row {i})"
+    findings = [
+        _finding(
+            "duplicate image ids", _repeated(file.image_ids), lambda i: f"{file.image_ids[i]} '{file.file_name(i)}' (row {i})"
         ),
-        _found("image names stand twice", _repeated(_names(file)), lambda i: f"'{file.file_name(i)}' (row {i})"),
-        _found("annotation ids stand twice", _repeated(file.ids), file.describe),
-        _found("category ids stand twice", _repeated(category_ids), lambda i: f"{category_ids[i]} '{names[i]}' (row {i})"),
-        _found("category names stand twice", _repeated(np.array(names)), lambda i: f"'{names[i]}' (row {i})"),
-        _found("annotations of images that the file does not have", file.image_rows < 0, file.describe),
-        _found(
+        _finding("duplicate image names", _repeated(_names(file)), lambda i: f"'{file.file_name(i)}' (row {i})"),
+        _finding("duplicate annotation ids", _repeated(file.ids), file.describe),
+        _finding("duplicate category ids", _repeated(category_ids), lambda i: f"{category_ids[i]} '{names[i]}' (row {i})"),
+        _finding("duplicate category names", _repeated(np.array(names)), lambda i: f"'{names[i]}' (row {i})"),
+        _finding("annotations of images that the file does not have", file.image_rows < 0, file.describe),
+        _finding(
             "annotations of categories that the file does not have",
             ~np.isin(file.category_ids, category_ids),
             lambda i: f"category {file.category_ids[i]}, {file.describe(i)}",
         ),
-        _found(
+        _finding(
             "images without a positive size",
             np.any(file.image_sizes <= 0, axis=1),
             lambda i: f"'{file.file_name(i)}' (row {i}): {_by(file.image_sizes[i])}",
         ),
     ]
-    return [finding for finding in found if finding]
+    return [finding for finding in findings if finding]
 
 
 def check_boxes(file: CocoFile) -> tuple[RepairedBoxes, list[Finding]]:
@@ -126,13 +126,13 @@ def check_boxes(file: CocoFile) -> tuple[RepairedBoxes, list[Finding]]:
         return f"{describe(i)} in {int(limits[i, 0])} x {int(limits[i, 1])} pixels"
 
     left_out = "left out of training"
-    found = [
-        _found("boxes with nan or infinity", ~finite, describe, repair=f"{left_out} and of the truth"),
-        _found("boxes without width or height", degenerate, describe, repair=left_out),
-        _found("boxes outside their image", outside, describe_in_image, repair=left_out),
-        _found("boxes partly outside their image", partly, describe_in_image, repair="clipped to the image"),
+    findings = [
+        _finding("boxes with nan or infinity", ~finite, describe, repair=f"{left_out} and of the truth"),
+        _finding("boxes without width or height", degenerate, describe, repair=left_out),
+        _finding("boxes outside their image", outside, describe_in_image, repair=left_out),
+        _finding("boxes partly outside their image", partly, describe_in_image, repair="clipped to the image"),
     ]
-    return RepairedBoxes(clipped.astype(np.float32), sound & ~outside), [finding for finding in found if finding]
+    return RepairedBoxes(clipped.astype(np.float32), sound & ~outside), [finding for finding in findings if finding]
 
 
 def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
@@ -141,7 +141,7 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
     Parts that are no polygon are left out; run lengths of another size than the image are refused.
     """
     lengths = np.diff(file.points)
-    # A running count of what is not finite tells it of every part at once.
+    # A cumulative count of numbers that are not finite says for every part at once whether it has any.
     broken = np.concatenate([[0], np.cumsum(~np.isfinite(file.coordinates))])
     usable = (lengths >= 6) & (lengths % 2 == 0) & (np.diff(broken[file.points]) == 0)
     owner = np.repeat(np.arange(len(file.ids)), np.diff(file.parts))
@@ -149,14 +149,14 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
     other_size = is_rle & np.any(file.rle_sizes != file.image_sizes[file.image_rows], axis=1)
     usable_parts = np.diff(np.concatenate([[0], np.cumsum(usable)])[file.parts])
     without = ~is_rle & (usable_parts == 0)
-    found = [
-        _found(
+    findings = [
+        _finding(
             "polygon parts with under 3 points or with nan",
             ~usable,
             lambda part: f"{file.describe(int(owner[part]))}: {lengths[part]} numbers",
             repair="these parts left out",
         ),
-        _found(
+        _finding(
             "run-length masks of another size than their image",
             other_size,
             lambda i: f"{file.describe(i)}: mask {_by(file.rle_sizes[i])}, image {_by(file.image_sizes[file.image_rows[i]])}",
@@ -164,12 +164,12 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
     ]
     if not without.all():
         problem = "annotations without a mask beside others that have one"
-        found.append(_found(problem, without, file.describe, repair="no mask is learnt from these"))
-    return usable, [finding for finding in found if finding]
+        findings.append(_finding(problem, without, file.describe, repair="these are left out of the mask loss"))
+    return usable, [finding for finding in findings if finding]
 
 
 def check_run_lengths(file: CocoFile) -> list[Finding]:
-    """Run-length masks that cannot be decoded. Decodes each of them, so that this is not done whenever a file is opened."""
+    """Run-length masks that cannot be decoded. All are decoded, which takes too long to be done whenever a file is opened."""
     damaged: dict[int, str] = {}
     for annotation in np.flatnonzero(file.mask_kinds > POLYGONS).tolist():
         try:
@@ -181,7 +181,7 @@ def check_run_lengths(file: CocoFile) -> list[Finding]:
 
 
 def check_images(file: CocoFile, folder: str | Path) -> list[Finding]:
-    """Images that the file names and the folder does not have; refused. Lists each folder once, and opens no image."""
+    """Images that the file names and the folder does not have; refused. Each folder is listed once, and no image is opened."""
     if not Path(folder).is_dir():
         raise UserError(
             f"{folder}: is no folder; name the one in which '{file.file_name(0)}' and the other images of {file.path} lie"
@@ -195,7 +195,7 @@ def check_images(file: CocoFile, folder: str | Path) -> list[Finding]:
             directory = Path(folder, parent or ("/" if name.startswith("/") else ""))
             present[parent] = set(os.listdir(directory)) if directory.is_dir() else set()
         missing[row] = base not in present[parent]
-    finding = _found(
+    finding = _finding(
         f"of {len(names)} images of {file.path} are not in {folder}",
         missing,
         lambda row: f"'{names[row]}'",
@@ -205,7 +205,7 @@ def check_images(file: CocoFile, folder: str | Path) -> list[Finding]:
 
 
 def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decode: bool = False) -> list[Finding]:
-    """Images that cannot be read, or whose size is not the file's: reads every header, with ``decode`` every pixel too."""
+    """Images that cannot be read, or whose size differs from the file's: reads every header, with ``decode`` all pixels too."""
     unreadable: dict[int, str] = {}
     turned: dict[int, str] = {}
     resized: dict[int, str] = {}
@@ -222,12 +222,12 @@ def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decod
         seen = header.oriented if exif else header.stored
         if tuple(size) == seen:
             continue
-        words = f"'{name}' is {_by(seen)}, {file.path} says {_by(size)}"
+        text = f"'{name}' is {_by(seen)}, {file.path} says {_by(size)}"
         if exif and tuple(size) == header.stored:
-            turned[row] = words
+            turned[row] = text
         else:
-            resized[row] = words
-    found = [
+            resized[row] = text
+    findings = [
         _listed("images that cannot be read", unreadable),
         _listed(
             "images whose annotations were made without their EXIF orientation",
@@ -236,7 +236,7 @@ def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decod
         ),
         _listed("images of another size than the annotation file says", resized, advice="correct 'height' and 'width'"),
     ]
-    return [finding for finding in found if finding]
+    return [finding for finding in findings if finding]
 
 
 def check_same_categories(train: Categories, val: Categories) -> None:
@@ -255,13 +255,13 @@ def check_same_categories(train: Categories, val: Categories) -> None:
 
 
 def refuse(findings: Iterable[Finding], where: str) -> None:
-    """Raise one `UserError` with everything that is refused; nothing where all was repaired."""
+    """Raise one `UserError` with all findings that are refused, if there are any."""
     refused = [str(finding) for finding in findings if finding.refused]
     if refused:
         raise UserError(f"{where}: " + " | ".join(refused))
 
 
-def _found(
+def _finding(
     problem: str,
     wrong: NDArray[np.bool_],
     describe: Callable[[int], str],
@@ -275,14 +275,14 @@ def _found(
     return Finding(problem, len(rows), tuple(describe(int(row)) for row in rows[:NUM_EXAMPLES]), repair, advice)
 
 
-def _listed(problem: str, words: dict[int, str], *, repair: str = "", advice: str = "replace these files") -> Finding | None:
-    if not words:
+def _listed(problem: str, examples: dict[int, str], *, repair: str = "", advice: str = "replace these files") -> Finding | None:
+    if not examples:
         return None
-    return Finding(problem, len(words), tuple(list(words.values())[:NUM_EXAMPLES]), repair, advice)
+    return Finding(problem, len(examples), tuple(list(examples.values())[:NUM_EXAMPLES]), repair, advice)
 
 
 def _repeated(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """True at every value that stood before."""
+    """True at every value that occurs earlier."""
     _, first = np.unique(values, return_index=True)
     repeated = np.ones(len(values), dtype=np.bool_)
     repeated[first] = False

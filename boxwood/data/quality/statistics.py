@@ -1,9 +1,9 @@
-"""What is in a data set, beside what a network would make of it, and what that suggests.
+"""Classes, boxes and sizes of a data set in the input of a network, and what they suggest.
 
 Lengths are in pixels of the network's input: an image is scaled as `boxwood.data.ResizeShortestEdge` does. The suggestions are
 rules of thumb, each with the figure that it comes from.
 
-Letters: A boxes that are learnt (no crowd regions, none without area), I images, K classes.
+Letters: A boxes to train on (no crowd regions, none without area), I images, K classes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Anchors", "Statistics", "advice", "count", "describe", "reached"]
 Array = NDArray[np.float64]
 
 ENOUGH = 0.95
-"""Of the boxes: so many should be reached by an anchor."""
+"""The anchors fit where they reach this fraction of the boxes."""
 LEAST_SIDE = 16.0
-"""Pixels: the root of a box's area that is four cells of the finest map that detectors read, of stride 4."""
+"""Pixels, root of a box's area: four cells of the finest feature map that detectors read, of stride 4."""
 RARE = 0.1
-"""A class in under this part of the images that the most frequent one is in is worth repeating."""
+"""A class in fewer images than this fraction of those of the most frequent class is rare."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Statistics:
     sizes: Array
     """(A, 2) width and height."""
     scales: Array
-    """(I,) by which an image is made larger."""
+    """(I,) the factor by which an image is resized."""
     has: NDArray[np.bool_]
     """(I, K) whether an image shows a class."""
 
@@ -78,12 +78,12 @@ def count(file: CocoFile, short: int, long: int) -> Statistics:
     """The statistics of a file whose annotations all have their images (`boxwood.data.quality.checks.check_identities`)."""
     scales = np.array([resized_size((h, w), short, long)[0] / h if min(h, w) > 0 else 1.0 for h, w in file.image_sizes.tolist()])
     placed, _ = check_boxes(file)
-    learnt = placed.usable & ~file.crowd & ~file.ignore & (file.image_rows >= 0)
-    corners = placed.boxes[learnt].astype(np.float64)
+    trained_on = placed.usable & ~file.crowd & ~file.ignore & (file.image_rows >= 0)
+    corners = placed.boxes[trained_on].astype(np.float64)
     ids = np.array([category["id"] for category in file.categories], dtype=np.int64)
     order = np.argsort(ids)
-    labels = order[np.searchsorted(ids[order], file.category_ids[learnt]).clip(max=len(ids) - 1)]
-    rows = file.image_rows[learnt]
+    labels = order[np.searchsorted(ids[order], file.category_ids[trained_on]).clip(max=len(ids) - 1)]
+    rows = file.image_rows[trained_on]
     has = np.zeros((len(file.image_ids), len(ids)), dtype=np.bool_)
     has[rows, labels] = True
     return Statistics(
@@ -100,8 +100,7 @@ def count(file: CocoFile, short: int, long: int) -> Statistics:
 
 
 def reached(sizes: Array, anchors: Anchors, overlap: float = 0.5) -> float:
-    """The share of boxes (A, 2) that an anchor of the right place would overlap by ``overlap`` (IoU) or more; 1 where there are
-    none.
+    """The fraction of boxes (A, 2) that an anchor at the same centre overlaps with an IoU of at least ``overlap``; 1 without boxes.
 
     >>> square = Anchors((32.0,), (1.0,))
     >>> reached(np.array([[32.0, 32.0], [32.0, 17.0], [32.0, 15.0], [8.0, 8.0]]), square)
@@ -111,15 +110,15 @@ def reached(sizes: Array, anchors: Anchors, overlap: float = 0.5) -> float:
 
 
 def advice(statistics: Statistics, anchors: Anchors | None, detections_per_image: int) -> list[str]:
-    """What the statistics suggest, a sentence each; the keys of a configuration that would do it are named."""
-    said = [*_about_size(statistics), *_about_anchors(statistics, anchors), *_about_classes(statistics)]
+    """What the statistics suggest, a sentence each, with the keys of the configuration to change."""
+    sentences = [*_about_size(statistics), *_about_anchors(statistics, anchors), *_about_classes(statistics)]
     if (crowded := int((statistics.per_image > detections_per_image).sum())) > 0:
         most = int(statistics.per_image.max())
-        said.append(
-            f"{crowded:,} images have more than {detections_per_image} boxes, {most:,} at most, and so many are found: "
+        sentences.append(
+            f"{crowded:,} images have more than {detections_per_image} boxes, {most:,} at most, and no more are detected: "
             f"test.detections_per_image={-(-most // 100) * 100}"
         )
-    return said
+    return sentences
 
 
 def describe(file: CocoFile) -> list[str]:
@@ -153,7 +152,7 @@ def describe(file: CocoFile) -> list[str]:
 
 
 def _best_overlaps(sizes: Array, anchors: Anchors) -> Array:
-    """(A,) the IoU of each box with the anchor that it fits best, both around one point."""
+    """(A,) the IoU of each box with its best anchor, both at the same centre."""
     best = np.zeros(len(sizes))
     for size in anchors.sizes:
         for ratio in anchors.ratios:
@@ -164,23 +163,21 @@ def _best_overlaps(sizes: Array, anchors: Anchors) -> Array:
 
 
 def _about_size(statistics: Statistics) -> list[str]:
-    """Larger images where many boxes are small, as far as the images themselves are larger."""
+    """A larger input where many boxes are small, up to twice the images' size."""
     sides = statistics.sides
     if not len(sides) or (small := float((sides < LEAST_SIDE).mean())) <= 0.1:
         return []
-    grown = LEAST_SIDE / max(float(np.quantile(sides, 0.1)), 1e-6)
-    # Twice an image's own size shows nothing more.
-    most = 2 / float(np.median(statistics.scales))
-    told = f"{small:.0%} of the boxes are under {LEAST_SIDE:g} pixels (root of the area) at a shorter side of {statistics.short}"
-    if most <= 1.1:
-        return [
-            f"{told}, which is twice the images' own already: cut the originals into tiles rather than scale them down, if you can"
-        ]
-    short = int(statistics.short * min(grown, most) / 32 + 0.5) * 32
+    wanted_scale = LEAST_SIDE / max(float(np.quantile(sides, 0.1)), 1e-6)
+    # Enlarging an image further adds no detail.
+    max_scale = 2 / float(np.median(statistics.scales))
+    finding = f"{small:.0%} of the boxes are under {LEAST_SIDE:g} pixels (root of the area) at a shorter side of {statistics.short}"
+    if max_scale <= 1.1:
+        return [f"{finding}, which is already twice the images' size: cut the originals into tiles instead of scaling them down"]
+    short = int(statistics.short * min(wanted_scale, max_scale) / 32 + 0.5) * 32
     if short <= statistics.short:
         return []
     long = int(statistics.long * short / statistics.short)
-    return [f"{told}; in larger ones the network sees more of them: transforms.0.short=[{short}] and .long={long} (train and val)"]
+    return [f"{finding}; larger images help: transforms.0.short=[{short}] and .long={long} (train and val)"]
 
 
 def _about_anchors(statistics: Statistics, anchors: Anchors | None) -> list[str]:
@@ -188,9 +185,9 @@ def _about_anchors(statistics: Statistics, anchors: Anchors | None) -> list[str]
     if anchors is None or not len(sizes):
         return []
     now = reached(sizes, anchors)
-    told = f"{now:.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"
+    finding = f"{now:.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"
     if now >= ENOUGH:
-        return [f"{told}: the anchors fit"]
+        return [f"{finding}: the anchors fit"]
     low, middle, high = np.quantile(np.log2(statistics.ratios), (0.05, 0.5, 0.95))
     other_ratios = tuple(round(float(2**exponent), 2) for exponent in (low, middle, high))
     suggested = max(
@@ -203,9 +200,9 @@ def _about_anchors(statistics: Statistics, anchors: Anchors | None) -> list[str]
     )
     then = reached(sizes, suggested)
     if then < now + 0.01:
-        return [f"{told}; no other sizes or ratios reach many more"]
+        return [f"{finding}; no other sizes or ratios reach many more"]
     return [
-        f"{told}; anchors of sizes {_listed(suggested.sizes)} and ratios {_listed(suggested.ratios)} would reach {then:.1%} "
+        f"{finding}; anchors of sizes {_listed(suggested.sizes)} and ratios {_listed(suggested.ratios)} would reach {then:.1%} "
         "(anchor_sizes and anchor_ratios of model.rpn or model.head)"
     ]
 

@@ -1,6 +1,8 @@
-"""What is allowed in a data set and yet is seldom meant: to be looked at by a person, not refused.
+"""Warnings: what is allowed in a data set but rarely intended, for a person to look at; training does not refuse it.
 
-A check looks at one file (`look_at`), at its boxes as a network would see them (`look_at_sizes`), or at two files (`look_at_both`).
+look_at         one annotation file
+look_at_sizes   its boxes in the input of a network
+look_at_both    the train and the val set together
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ FEW = 10
 LEAST_OVERLAP = 0.5
 """IoU of a box and the extent of its mask."""
 MARGIN = 0.25
-"""By how much of its box's sides a keypoint may lie outside it."""
+"""A keypoint may be outside its box by this fraction of the box's sides."""
 
 
 def look_at(file: CocoFile) -> list[Finding]:
-    """Boxes that stand twice, classes with few instances or with names that differ by case, masks that do not meet their boxes,
+    """Duplicate boxes, classes with few instances or with names that differ by case, masks that do not meet their boxes,
     keypoints outside their image or box. Every annotation must have its image (`boxwood.data.quality.checks.check_identities`)."""
     outside, apart = odd_keypoints(file)
-    found = [
+    findings = [
         _look(
-            "boxes that stand twice in an image",
+            "duplicate boxes in an image",
             duplicated_boxes(file),
             file,
-            "annotate each instance once; --fix leaves the second out",
+            "annotate each instance once; --fix leaves duplicates out",
         ),
         _few_instances(file),
         _same_but_for_case(file),
@@ -48,11 +50,11 @@ def look_at(file: CocoFile) -> list[Finding]:
         _look("instances with keypoints outside their image", outside, file, "correct them; --fix marks those as not labelled"),
         _look("instances with keypoints far outside their box", apart, file, "correct the keypoints or the box"),
     ]
-    return [finding for finding in found if finding]
+    return [finding for finding in findings if finding]
 
 
 def look_at_sizes(file: CocoFile, short: int, long: int) -> list[Finding]:
-    """Boxes that are tiny for a network whose images have a shorter side ``short`` and none over ``long``."""
+    """Boxes that are tiny in the input of a network: images of a shorter side ``short``, at most ``long``."""
     scales = np.array([resized_size((h, w), short, long)[0] / h if min(h, w) > 0 else 1.0 for h, w in file.image_sizes.tolist()])
     sides = np.nan_to_num(file.boxes[:, 2:].min(axis=1)) * scales[file.image_rows]
     tiny = (sides > 0) & (sides < TINY) & ~file.crowd
@@ -62,17 +64,17 @@ def look_at_sizes(file: CocoFile, short: int, long: int) -> list[Finding]:
 
 
 def look_at_both(train: CocoFile, train_folder: str | Path, val: CocoFile, val_folder: str | Path) -> list[Finding]:
-    """Images that are in both sets, by the bytes of their files: what is learnt is not measured then."""
+    """Images that are in both sets, by the bytes of their files: AP on images that were trained on says nothing."""
     of_size: dict[int, list[Path]] = defaultdict(list)
     for path in _files(train, train_folder):
         of_size[path.stat().st_size].append(path)
-    known: dict[int, dict[bytes, Path]] = {}
+    digests: dict[int, dict[bytes, Path]] = {}
     shared: list[str] = []
     for path in _files(val, val_folder):
         size = path.stat().st_size
-        if size not in known:
-            known[size] = {_digest(other): other for other in of_size.get(size, [])}
-        if known[size] and (twin := known[size].get(_digest(path))) is not None:
+        if size not in digests:
+            digests[size] = {_digest(other): other for other in of_size.get(size, [])}
+        if digests[size] and (twin := digests[size].get(_digest(path))) is not None:
             shared.append(f"'{path.name}' is '{twin.name}' of train")
     if not shared:
         return []
@@ -99,7 +101,7 @@ def odd_keypoints(file: CocoFile) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]
         limits = file.image_sizes[file.image_rows[rows]][:, None, ::-1]
         beyond = labelled & ((places < -1) | (places > limits)).any(axis=2)
         corner, sides = file.boxes[rows, None, :2], file.boxes[rows, None, 2:]
-        # A hidden one may well lie outside the box of what is seen.
+        # A hidden keypoint may well be outside the box around the visible part.
         away = (points[..., 2] == 2) & ((places < corner - MARGIN * sides) | (places > corner + (1 + MARGIN) * sides)).any(axis=2)
         outside[rows] = beyond.any(axis=1)
         apart[rows] = (away & ~beyond).any(axis=1)
@@ -137,7 +139,7 @@ def _same_but_for_case(file: CocoFile) -> Finding | None:
     twins = [" and ".join(f"'{name}'" for name in names) for names in spelled.values() if len(names) > 1]
     if not twins:
         return None
-    advice = "make them one class, or give them names that tell them apart"
+    advice = "merge them, or give them different names"
     return Finding(
         "classes whose names differ by case or spaces alone", len(twins), tuple(twins[:NUM_EXAMPLES]), "", advice, look=True
     )
@@ -149,7 +151,7 @@ def _apart_from_mask(file: CocoFile) -> NDArray[np.bool_]:
         extent = _extent(file, row)
         box = file.boxes[row]
         if extent is None or not np.isfinite(box).all():
-            continue  # which other checks tell
+            continue  # other checks report these
         start, end = np.maximum(box[:2], extent[:2]), np.minimum(box[:2] + box[2:], extent[:2] + extent[2:])
         shared = float(np.clip(end - start, 0, None).prod())
         total = float(box[2:].prod() + extent[2:].prod()) - shared

@@ -1,7 +1,7 @@
 "use strict";
 // Shapes of the gallery, in pixels of its small pictures:
-//   truth  [class, x, y, width, height, score that found it or null, 1 for a crowd region, outline, keypoints]
-//   found  [class, x, y, width, height, score, 1 right / 0 wrong / -1 not counted, outline, keypoints], best first
+//   truth  [class, x, y, width, height, score of the matching detection or null, 1 for a crowd region, outline, keypoints]
+//   found  [class, x, y, width, height, score, 1 true positive / 0 false positive / -1 ignored, outline, keypoints], best first
 
 const byId = (id) => document.getElementById(id);
 const data = (id) => byId(id) && JSON.parse(byId(id).textContent);
