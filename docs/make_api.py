@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 HEAD = """# The public names
 
-All names in `dir(boxwood)`, from their docstrings; `python docs/make_api.py` writes this page. [The library](library.md) shows how they are used together.
-`>>>` lines are doctests, which the test suite runs.
+All names in `dir(boxwood)`, from their docstrings; `python docs/make_api.py` writes this page.
+[The library](library.md) shows how they are used together. `>>>` lines are doctests, which the test suite runs.
 """
 Definition: TypeAlias = ast.ClassDef | ast.FunctionDef
 
@@ -89,7 +89,11 @@ def fields(definition: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
             if "ClassVar" in ast.unparse(node.annotation):
                 continue
             text = ""
-            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
+            if (
+                isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+                and isinstance(following.value.value, str)
+            ):
                 text = following.value.value
             yield node.target.id, ast.unparse(node.annotation), re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split()))
 
@@ -160,7 +164,11 @@ def describe_package(name: str) -> str:
     first = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
     exported: list[str] = []
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" and isinstance(node.value, ast.List | ast.Tuple):
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "__all__"
+            and isinstance(node.value, ast.List | ast.Tuple)
+        ):
             exported = [item.value for item in node.value.elts if isinstance(item, ast.Constant)]
     target = path.parent if path.name == "__init__.py" else path
     names = ", ".join(f"`{item}`" for item in exported)
