@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from boxwood.training.loop import train
     from boxwood.zoo.download import download_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Batch",
     "Categories",

@@ -152,7 +152,7 @@ def test_a_run_goes_on(boxwood: Boxwood, run: Run, near: float, at_home: Path, s
     ended.unlink()
     some_threads(json.loads((folder / "environment.json").read_text())["threads"])  # they decide how sums are rounded
     outcome = boxwood("train", folder.name, "--resume")
-    assert outcome.status == 0 and "after step 6 of 12" in outcome.err, outcome.err
+    assert outcome.status == 0 and "resumed after step 6 of 12" in outcome.err, outcome.err
     found = load_file(ended)
     assert list(found) == list(expected)
     for name, tensor in expected.items():

@@ -1,0 +1,67 @@
+"""Where the host waits for a GPU: at most three times a training step and three times an inference, whatever the number of images.
+
+No GPU is needed (`tests.models.simulated_gpu`). The places are those of docs/architecture.md, between its marks "waits".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from boxwood.structures import Batch
+from tests.models.simulated_gpu import SimulatedGPU
+from tests.models.toys import ARCHITECTURES, batch, build
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled"),
+    pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated"),  # torchvision calls it
+]
+
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+SIZES = ((96, 128), (64, 96), (90, 120), (96, 100))
+INSTANCES = (3, 0, 2, 1)
+
+
+def documented(kind: str) -> dict[str, int]:
+    """The files of one kind of row of the page's table, and how often the host waits there at most."""
+    section = re.search(r"<!-- waits -->(.*)<!-- /waits -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert section
+    rows = re.findall(rf"^\| {kind} \| `boxwood/(\S+)` \| .* \| (?:at most )?(\d).* \|$", section[1], re.MULTILINE)
+    assert rows
+    return {file: int(number) for file, number in rows}
+
+
+def waits(model: Any, images: Batch) -> Counter[str]:
+    """The files in which the host waits, with numbers, in a step of training or in the detections of a batch."""
+    with SimulatedGPU() as gpu:
+        gpu.move(model)
+        on_gpu = images.to("cuda")
+        gpu.waits.clear()  # copying the batch is the loader's
+        if on_gpu.targets is None:
+            with torch.no_grad():
+                model.detections(model(on_gpu), on_gpu)
+        else:
+            losses = model.losses(model(on_gpu), on_gpu.targets)
+            torch.stack(list(losses.values())).sum().backward()
+        return Counter(wait.file for wait in gpu.waits)
+
+
+@pytest.mark.parametrize("kind", ["a training step", "inference of a batch"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_host_waits_at_few_places(name: str, kind: str) -> None:
+    training = kind == "a training step"
+    found = []
+    for number in (1, 4):
+        model = build(name).train(training)
+        model.fixed_shapes = True
+        images = batch(SIZES[:number], INSTANCES[:number] if training else None, proposals=name == "fast_rcnn_fpn")
+        found.append(waits(model, images))
+    assert found[0] == found[1], "the same for any number of images"
+    assert found[0].total() <= 3
+    allowed = documented(kind)
+    assert all(number <= allowed.get(file, 0) for file, number in found[0].items()), (found[0], allowed)

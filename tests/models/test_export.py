@@ -1,0 +1,121 @@
+"""Every architecture becomes a program of tensors with `torch.export`, which says what the network itself says: on other images, at
+other sizes, in other numbers, and where there is nothing to find."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from boxwood.models.ground_truth import padded
+from boxwood.structures import Batch
+from tests.models.toys import ARCHITECTURES, PROPOSALS, batch, build
+
+Outputs = dict[str, Tensor]
+
+TRACED = ((160, 224), (150, 200))
+OTHERS = (((160, 224), (160, 180)), ((160, 352), (130, 340)), ((320, 192), (320, 190), (200, 170)))
+"""Heights and widths of the images of a batch."""
+
+
+class Program(nn.Module):
+    """What is exported: tensors in, the tensors of the final instances out, in pixels of the network's input."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.model.fixed_shapes = True
+
+    def forward(self, images: Tensor, sizes: Tensor, proposals: Tensor | None = None, counts: Tensor | None = None) -> Outputs:
+        """``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64; for a network without RPN ``proposals`` (B, K, 4), of which the
+        first ``counts`` (B,) of each image count."""
+        given = None
+        if proposals is not None and counts is not None:
+            counted = torch.arange(proposals.shape[1], device=counts.device) < counts[:, None]
+            given = tuple((proposals * counted[..., None]).unbind(0))  # a row of zeros is no proposal
+        return found(self.model(Batch(images, sizes, (), proposals=given, originals=sizes)))
+
+
+def found(output: Any) -> Outputs:
+    instances = output.instances
+    return {
+        "boxes": instances.boxes,
+        "scores": instances.scores,
+        "labels": instances.labels,
+        "valid": instances.valid,
+        **instances.fields,
+    }
+
+
+def arguments(batch: Batch) -> tuple[Tensor, ...]:
+    if batch.proposals is None:
+        return batch.images, batch.sizes
+    proposals = padded(batch.proposals)
+    proposals = nn.functional.pad(
+        proposals, (0, 0, 0, PROPOSALS - proposals.shape[1]), value=7.0
+    )  # what does not count may be anything
+    return batch.images, batch.sizes, proposals, torch.tensor([len(boxes) for boxes in batch.proposals])
+
+
+def dimensions(name: str) -> tuple[dict[int, Any], ...]:
+    """Which dimensions of the arguments are free. A map of a single cell is a case of its own for torch, so the sides of images
+    begin above the stride of the coarsest map; smaller images are padded, as all are."""
+    coarsest = {"retinanet": 128, "faster_rcnn_c4": 16, "mask_rcnn_c4": 16, "rfcn": 16}.get(name, 64)
+    height, width = (Dim(side, min=coarsest // 32 + 1, max=64) for side in ("height", "width"))
+    if name == "fast_rcnn_fpn":  # how many images there are, and how many proposals of each, is fixed
+        return {2: 32 * height, 3: 32 * width}, {}, {}, {}
+    number = Dim("number", min=1, max=16)
+    return {0: number, 2: 32 * height, 3: 32 * width}, {0: number}
+
+
+def export(name: str, *, dynamic: bool, strict: bool, sizes: Sequence[tuple[int, int]]) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(
+            Program(build(name)),
+            arguments(batch(sizes, proposals=name == "fast_rcnn_fpn")),
+            dynamic_shapes=dimensions(name) if dynamic else None,
+            strict=strict,
+        )
+
+
+def agree(name: str, program: nn.Module, sizes: Sequence[tuple[int, int]], *, nothing: bool = False) -> None:
+    """The program's instances are those of the network as it is without fixed shapes. ``nothing``: the last image has no pixels, so
+    there is nothing to find in it."""
+    images = batch(sizes, proposals=name == "fast_rcnn_fpn", seed=len(sizes) + sizes[0][0])
+    if nothing:
+        images.sizes[-1] = 0
+    with torch.no_grad():
+        expected, got = found(build(name)(images)), program(*arguments(images))
+    assert got.keys() == expected.keys()
+    assert torch.equal(got["valid"], expected["valid"])
+    assert expected["valid"].any(dim=1).tolist() == [True] * (len(sizes) - nothing) + [False] * nothing
+    for key, values in expected.items():
+        valid = expected["valid"]
+        torch.testing.assert_close(got[key][valid], values[valid], rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_network_exported_for_one_size_finds_the_same(name: str) -> None:
+    saved = io.BytesIO()
+    torch.export.save(export(name, dynamic=False, strict=False, sizes=TRACED[:1]), saved)
+    saved.seek(0)
+    program = torch.export.load(saved).module()
+    agree(name, program, [(160, 224)])
+    agree(name, program, [(130, 210)])
+    agree(name, program, [(160, 224)], nothing=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_network_exported_for_all_sizes_finds_the_same(name: str, strict: bool) -> None:
+    program = export(name, dynamic=True, strict=strict, sizes=TRACED).module()
+    for sizes in OTHERS:
+        for number in [2] if name == "fast_rcnn_fpn" else range(1, len(sizes) + 1):
+            agree(name, program, sizes[:number], nothing=False)
+    agree(name, program, OTHERS[0], nothing=True)
