@@ -45,7 +45,6 @@ def ground_truth_of(targets: Sequence[Target]) -> GroundTruth:
     )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def padded(parts: Sequence[Tensor], least: int = 1) -> Tensor:
     """Tensors (n_i, ...) of B images -> (B, N, ...): zeros behind the n_i; N is the largest n_i, and at least ``least``.
 

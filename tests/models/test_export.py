@@ -69,6 +69,8 @@ def dimensions(name: str) -> tuple[dict[int, Any], ...]:
     height, width = (Dim(side, min=coarsest // 32 + 1, max=64) for side in ("height", "width"))
     if name == "fast_rcnn_fpn":  # how many images there are, and how many proposals of each, is fixed
         return {2: 32 * height, 3: 32 * width}, {}, {}, {}
+    if name == "keypoint_rcnn_fpn":  # how many images there are is fixed: a few boxes are decoded at a time
+        return {2: 32 * height, 3: 32 * width}, {}
     number = Dim("number", min=1, max=16)
     return {0: number, 2: 32 * height, 3: 32 * width}, {0: number}
 
@@ -116,6 +118,6 @@ def test_a_network_exported_for_one_size_finds_the_same(name: str) -> None:
 def test_a_network_exported_for_all_sizes_finds_the_same(name: str, strict: bool) -> None:
     program = export(name, dynamic=True, strict=strict, sizes=TRACED).module()
     for sizes in OTHERS:
-        for number in [2] if name == "fast_rcnn_fpn" else range(1, len(sizes) + 1):
+        for number in [2] if name in ("fast_rcnn_fpn", "keypoint_rcnn_fpn") else range(1, len(sizes) + 1):
             agree(name, program, sizes[:number], nothing=False)
     agree(name, program, OTHERS[0], nothing=True)
