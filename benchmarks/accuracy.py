@@ -41,6 +41,7 @@ import boxwood
 from boxwood.data.loader import eval_batches, transformed_sample
 from boxwood.data.sampler import train_order
 from boxwood.evaluation import CocoEvaluator, Metrics
+from boxwood.fields import DetectedKeypoints
 from boxwood.recipes import resolve
 from boxwood.run_config import RunConfig
 from boxwood.structures import Bitmap, Categories, Detections, Sample
@@ -158,7 +159,8 @@ def train_torchvision(config: RunConfig, task: str) -> Metrics:
             detections.mask_probabilities = found["masks"][:, 0]
         if task == "keypoints":
             peaks = found["keypoints_scores"][..., None]
-            detections.keypoints = torch.cat([found["keypoints"][..., :2] * scale, peaks], dim=2)
+            points = torch.cat([found["keypoints"][..., :2] * scale, peaks], dim=2)
+            detections.fields["keypoints"] = DetectedKeypoints(points)
         evaluator.add(batch.image_ids[0], detections)
     return evaluator.compute()
 

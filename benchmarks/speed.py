@@ -47,6 +47,7 @@ from boxwood.data.loader import collate, transformed_sample
 from boxwood.data.sampler import Place
 from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator
+from boxwood.fields import Keypoints
 from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
 from boxwood.models.detector import without_pretrained
@@ -333,10 +334,11 @@ def training_case(
         target = Target(of_image, labels, torch.zeros(0, 4))
         truth = {"boxes": of_image, "labels": labels + 1}
         if name == "Mask R-CNN":
-            target.masks = InstanceMasks(grid, of_image)
+            target.fields["masks"] = InstanceMasks(grid, of_image)
             truth["masks"] = paste_masks(grid.float(), of_image, size).to(torch.uint8)
         elif name == "Keypoint R-CNN":
-            target.keypoints = truth["keypoints"] = points_of_image
+            truth["keypoints"] = points_of_image
+            target.fields["keypoints"] = Keypoints(points_of_image)
         targets.append(target)
         truths.append(truth)
     images = [picture(height, width)] * count

@@ -43,16 +43,18 @@ if TYPE_CHECKING:
     from boxwood.library.selection import select_detections
     from boxwood.library.statistics import statistics
     from boxwood.library.weights import import_weights, inspect_weights, remap_classes
+    from boxwood.models.detector import Detector
     from boxwood.run_config import RunConfig
     from boxwood.structures import Batch, Categories, Detections, Sample, Target
     from boxwood.training.loop import train
     from boxwood.zoo.download import download_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Batch",
     "Categories",
     "Detections",
+    "Detector",
     "Evaluation",
     "Finding",
     "Prediction",
@@ -104,6 +106,7 @@ PACKAGES = (
 """Packages and modules that are attributes of ``boxwood`` without being imported first: ``boxwood.recipes.names()``."""
 
 _HOME = {  # name -> module, or module:name where it is called otherwise there
+    "Detector": "boxwood.models.detector",
     "Evaluation": "boxwood.inference.evaluate",
     "Finding": "boxwood.data.quality.checks",
     "Prediction": "boxwood.inference.predict",

@@ -115,6 +115,10 @@ class Config(BaseModel):
         return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+_DESCRIBED: set[type[Component]] = set()
+"""The components whose JSON Schema is being made."""
+
+
 class Component(Config):
     """A configuration that stands for one of several exchangeable classes, told apart by ``kind``.
 
@@ -170,7 +174,18 @@ class Component(Config):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One alternative a kind, so that an editor can complete the keys of each."""
+        """One alternative a kind, so that an editor can complete the keys of each. A component in one of its own kind (the parts of
+        a mixture of data sets) is an object with one of the kinds."""
+        if cls in _DESCRIBED:
+            return {"type": "object", "properties": {"kind": {"enum": list(cls.kinds())}}}
+        _DESCRIBED.add(cls)
+        try:
+            return cls._described(core_schema, handler)
+        finally:
+            _DESCRIBED.discard(cls)
+
+    @classmethod
+    def _described(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         alternatives = []
         for kind, chosen in cls.kinds().items():
             schema = handler.resolve_ref_schema(handler(core_schema if chosen is cls else chosen.__pydantic_core_schema__))

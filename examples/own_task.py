@@ -15,7 +15,7 @@ from boxwood.models.ground_truth import padded
 from boxwood.models.heads import ConvMaskHeadConfig, MaskHeadConfig
 from boxwood.models.second_stage import instance_rows
 from boxwood.models.tasks import InstanceTask
-from boxwood.recipes import faster_rcnn_mobilenetv2_fpn
+from boxwood.recipes import demo_shapes
 from boxwood.run_config import RunConfig
 
 PLACES = torch.tensor([(0.2, 0.3), (0.7, 0.4), (0.4, 0.8)])
@@ -73,8 +73,8 @@ class Accuracy(EvaluatorConfig):  # 1 less the mean error of the values at the p
 
 
 def points() -> RunConfig:
-    run = faster_rcnn_mobilenetv2_fpn()
+    run = demo_shapes()
     run.model.tasks, run.evaluator = (PointTask(),), Accuracy()
     for part in (run.data.train, run.data.val):
-        part.transforms = (AddPoints(), *part.transforms)
+        part.transforms = (*part.transforms[:1], AddPoints(), *part.transforms[1:])
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,28 @@ hypothesis.settings.register_profile("boxwood", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("boxwood")
 
 
+SHARED = Path(__file__).parents[2] / "shared"
+"""Larger data than the repository has; it lies beside the repository where Boxwood is developed."""
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU, the tests that need one are a single skip."""
+    """What the machine lacks is a single skip, however many tests need it."""
     import torch
 
-    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu and not torch.cuda.is_available():
-        on_gpu[0].add_marker(pytest.mark.skip(reason=f"no CUDA GPU, for {len(on_gpu)} tests"))
-        config.hook.pytest_deselected(items=on_gpu[1:])
-        items[:] = [item for item in items if item not in on_gpu[1:]]
+    lacking: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            lacking.setdefault("no CUDA GPU", []).append(item)
+        elif item.get_closest_marker("shared") and not SHARED.is_dir():
+            lacking.setdefault(f"no folder {SHARED}", []).append(item)
+        elif "chrome" in getattr(item, "fixturenames", ()) and not all(map(shutil.which, ("chromium", "chromedriver"))):
+            reason = "no chromium and chromedriver on the PATH (Debian: apt install chromium chromium-driver)"
+            lacking.setdefault(reason, []).append(item)
+    for reason, (first, *others) in lacking.items():
+        first.add_marker(pytest.mark.skip(reason=f"{reason}, for {len(others) + 1} tests"))
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 @dataclass

@@ -20,12 +20,11 @@ from hotcoco import mask as rle
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.conftest import Boxwood
+from tests.conftest import SHARED, Boxwood
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OWN = Path(__file__).parent / "facts" / "compat"
-SHARED = Path(__file__).parents[2] / "shared" / "compat"
 
 
 class Run(NamedTuple):
@@ -36,15 +35,21 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        if not self.root.is_dir():
-            pytest.skip(f"{self.root} is not there: the larger runs lie beside the repository, not in it")
         return self.root / self.path
 
 
 own = Run(OWN, "whole")
-shared = {name: Run(SHARED, f"runs/{name}") for name in ("c4", "detectron1", "keypoint", "mask", "retinanet", "rfcn", "rpn")}
-DETECTORS = [own, *(run for name, run in shared.items() if name != "rpn")]
-WHOLE = [pytest.param(own, 1e-5, id="whole"), pytest.param(shared["mask"], 1e-4, id="mask", marks=pytest.mark.slow)]
+shared = {
+    name: Run(SHARED / "compat", f"runs/{name}") for name in ("c4", "detectron1", "keypoint", "mask", "retinanet", "rfcn", "rpn")
+}
+RUNS = {"whole": pytest.param(own, id="whole")} | {
+    name: pytest.param(run, id=name, marks=pytest.mark.shared) for name, run in shared.items()
+}
+DETECTORS = [run for name, run in RUNS.items() if name != "rpn"]
+WHOLE = [
+    pytest.param(own, 1e-5, id="whole"),
+    pytest.param(shared["mask"], 1e-4, id="mask", marks=[pytest.mark.shared, pytest.mark.slow]),
+]
 """And how near a run that goes on must come to its end. Where the processor is of the kind that wrote it, the two are equal; the
 optimizer of the second, AdamW, enlarges what another one rounds otherwise."""
 
@@ -78,7 +83,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------------- predictions
 
 
-@pytest.mark.parametrize("run", DETECTORS, ids=called)
+@pytest.mark.parametrize("run", DETECTORS)
 def test_predictions(boxwood: Boxwood, run: Run, at_home: Path) -> None:
     """Those of ``boxwood predict data/val --model RUN --score 0.001 --no-pictures``, up to the rounding of another processor."""
     folder = settled(run, at_home)
@@ -112,7 +117,7 @@ def compare(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None
             np.testing.assert_allclose(other["keypoints"], record["keypoints"], atol=1e-2)
 
 
-@pytest.mark.parametrize("run", [*DETECTORS, shared["rpn"]], ids=called)
+@pytest.mark.parametrize("run", RUNS.values())
 def test_weights_can_be_loaded(run: Run, at_home: Path) -> None:
     """In Python, and every tensor is in its place."""
     import boxwood
@@ -147,7 +152,7 @@ def test_a_run_goes_on(boxwood: Boxwood, run: Run, near: float, at_home: Path, s
     ended.unlink()
     some_threads(json.loads((folder / "environment.json").read_text())["threads"])  # they decide how sums are rounded
     outcome = boxwood("train", folder.name, "--resume")
-    assert outcome.status == 0 and "going on after step 6 of 12" in outcome.err, outcome.err
+    assert outcome.status == 0 and "resumed after step 6 of 12" in outcome.err, outcome.err
     found = load_file(ended)
     assert list(found) == list(expected)
     for name, tensor in expected.items():
@@ -174,6 +179,7 @@ def proposals_in(path: Path) -> dict[int, np.ndarray[Any, Any]]:
     return dict(zip(tensors["image_ids"].tolist(), parts, strict=True))
 
 
+@pytest.mark.shared
 def test_proposals_are_found_again(boxwood: Boxwood, at_home: Path) -> None:
     """``boxwood eval`` of the RPN writes the file that it wrote."""
     folder = settled(shared["rpn"], at_home)
@@ -190,6 +196,7 @@ def test_proposals_are_found_again(boxwood: Boxwood, at_home: Path) -> None:
         assert (nearest < 1e-3).mean() > 0.995
 
 
+@pytest.mark.shared
 def test_proposals_are_learnt_from(boxwood: Boxwood, at_home: Path) -> None:
     """A Fast R-CNN trains a step on the file, and reads of it the boxes that stand in it."""
     from boxwood.recipes import resolve

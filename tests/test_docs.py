@@ -7,12 +7,16 @@ or ``# NAME.yaml``).
 
 from __future__ import annotations
 
+import ast
+import doctest
+import importlib.util
 import re
 import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -25,8 +29,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
-LANGUAGES = {"python", "console", "yaml", ""}
-"""Of blocks: those that are tried, and plain text, which must not hide a command."""
+LANGUAGES = {"python", "console", "yaml", "pycon", "mermaid", ""}
+"""Of blocks: those that are tried, doctests and diagrams that scripts write, and plain text, which must not hide a command."""
 
 
 def blocks(page: Path) -> Iterator[tuple[int, str, str]]:
@@ -161,6 +165,73 @@ def test_pictures_are_as_drawn() -> None:
     assert {path.stem: path.read_text(encoding="utf-8") for path in algorithms.glob("*.svg")} == expected, (
         "python docs/algorithms/draw.py"
     )
+
+
+def script(name: str) -> ModuleType:
+    """A script of the documentation, which is no part of a package; its doctests run here."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert doctest.testmod(module).failed == 0
+    return module
+
+
+def text_of(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_the_house_is_as_drawn() -> None:
+    page = text_of("architecture.md")
+    assert script("draw_house").drawn(page) == page, "python docs/draw_house.py"
+
+
+def test_every_room_is_described() -> None:
+    described = set(re.findall(r"`([\w/.]+)`", " ".join(re.findall(r"^\| (`.+?) \|", text_of("architecture.md"), re.MULTILINE))))
+    package = ROOT / "boxwood"
+    rooms = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()} | {
+        path.name for path in package.glob("*.py")
+    }
+    assert rooms - {"__init__.py", "__main__.py"} <= described
+    assert [name for name in described if name.endswith(("/", ".py")) and not (package / name).exists()] == []
+
+
+def test_the_public_names_are_as_documented() -> None:
+    assert script("make_api").page() == text_of("api.md"), "python docs/make_api.py"
+
+
+def names_of(path: Path) -> set[str]:
+    """What a file or the files of a folder define: functions, classes, constants."""
+    found = set()
+    for file in [path] if path.is_file() else sorted(path.glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                found |= {ast.unparse(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])}
+    return found
+
+
+def test_what_moved_is_there() -> None:
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", text_of("moved.md"), re.MULTILINE)
+    addresses = {address for _, new in rows for address in re.findall(r"`(boxwood(?:\.\w+)+)`", new)}
+    assert len(addresses) > 60
+    for address in addresses - {"boxwood.recipe"}:
+        path = ROOT.joinpath(*address.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file() or path.name in names_of(path.parent.with_suffix(".py")), address
+    for old, new in rows:  # what has another module now is not in the old one too
+        for address in re.findall(r"`(boxwood(?:\.\w+)+)`", old):
+            if "as before" not in new and "logic" not in old and "parts" not in old and f"`{address}`" not in new:
+                path = ROOT.joinpath(*address.split("."))
+                assert not path.is_dir() and not path.with_suffix(".py").exists(), address
+
+
+def test_what_detectron2_has_is_where_the_page_says() -> None:
+    rows = [line.split(" | ")[-1] for line in text_of("reading.md").splitlines() if line.startswith("| `")]
+    places = [match for row in rows for match in re.findall(r"((?:`\w+`(?:, | and )?)+) in \[`[^`]+`\]\(\.\./([^)]+)\)", row)]
+    assert len(places) > 25
+    for names, path in places:
+        assert set(re.findall(r"`(\w+)`", names)) <= names_of(ROOT / path), f"{path}: {names}"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "algorithms").glob("*.md")), ids=lambda page: page.stem)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from boxwood.errors import UserError
 from boxwood.files import make_folder, write_text, write_whole
+
+NOBODY = 65534
 
 
 def test_folders_are_made_and_old_files_replaced(tmp_path: Path) -> None:
@@ -44,10 +48,21 @@ def test_folders_that_cannot_be(tmp_path: Path, name: str) -> None:
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder in which this process may not write. Root may write everywhere, so that it becomes the user nobody meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        if root := os.geteuid() == 0:
+            os.setresuid(NOBODY, NOBODY, 0)
+        yield Path(folder)
+        if root:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no such permissions")
+def test_a_folder_without_permission(read_only: Path) -> None:
     with pytest.raises(UserError, match="may not be written to"):
-        write_text(tmp_path / "text", "new")
+        write_text(read_only / "text", "new")
     with pytest.raises(UserError, match=r"cannot be made \(Permission denied\)"):
-        make_folder(tmp_path / "new")
+        make_folder(read_only / "new")

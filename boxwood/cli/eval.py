@@ -58,7 +58,8 @@ def eval(
     if result.rank > 0:
         return
     click.echo(result.table())
-    click.echo(f"\n{result.about}; written to {out}, with the report {out / 'report.html'}")
+    report = f", with the report {out / 'report.html'}" if result.has_detections else ""
+    click.echo(f"\n{result.about}; written to {out}{report}")
     if result.detections_are_new and isinstance(result.evaluator, ProposalEvaluator):
         file = out / "proposals.safetensors"
         click.echo(f"Fast R-CNN trains on such a file of its train set: data.train.proposals=..., data.val.proposals={file}")

@@ -43,7 +43,7 @@ from boxwood.inference.tta import augmented
 from boxwood.interop.open_weights import OpenedWeights, open_weights, weights_file
 from boxwood.interop.zoo import is_published
 from boxwood.models import ModelConfig, TestConfig
-from boxwood.models.detector import GEOMETRIES
+from boxwood.models.detector import GEOMETRIES, Detector, set_fixed_shapes
 from boxwood.models.postprocess import suppress
 from boxwood.recipes import import_module, resolve
 from boxwood.report import write_report
@@ -86,8 +86,18 @@ class Evaluation:
     """Of this process."""
 
     @property
+    def has_detections(self) -> bool:
+        """Whether the evaluator keeps the detections, as all of Boxwood's do; one of a user's own need not, and there is no report
+        then."""
+        evaluator: object = self.evaluator
+        return isinstance(evaluator, CollectingEvaluator | ProposalEvaluator)
+
+    @property
     def detections(self) -> dict[int, list[dict[str, Any]]]:
-        """The detections of each image by its id, as COCO results, best first; proposals have one class of the id 1."""
+        """The detections of each image by its id, as COCO results, best first; proposals have one class of the id 1. Empty where
+        the evaluator does not keep them."""
+        if not self.has_detections:
+            return {}
         ids: Sequence[int] = (1,) if isinstance(self.evaluator, ProposalEvaluator) else self.categories.ids
         results = self.evaluator.results
         return {image_id: results[image_id].records(image_id, ids) for image_id in sorted(results)}
@@ -126,9 +136,8 @@ class Evaluation:
             return
         out = Path(out)
         save_metrics(self.metrics, out / "metrics.json")
-        evaluator: Any = self.evaluator
-        if not isinstance(evaluator, CollectingEvaluator | ProposalEvaluator):
-            return  # a measure of a user's own keeps what it needs, and no detections for a report
+        if not self.has_detections:
+            return
         if isinstance(self.evaluator, ProposalEvaluator):
             if self.detections_are_new:
                 write_proposals(out / "proposals.safetensors", self.evaluator.columns())
@@ -151,7 +160,7 @@ class Evaluation:
 
 
 def evaluate(
-    source: str | Path | RunConfig | Predictor | nn.Module,
+    source: str | Path | RunConfig | Predictor | Detector,
     data: DatasetConfig | Dataset | None = None,
     *,
     weights: str | Path | None = None,
@@ -163,7 +172,7 @@ def evaluate(
     """Measure a detector on a data set.
 
     ``source`` is a run, a weights file or a name of the zoo; a configuration (`RunConfig`, or the name of one) with ``weights``; or
-    a model in memory, a `Predictor` or a `boxwood.models.Detector`, which is not changed. ``overrides`` (``key=value``) change the
+    a model in memory, a `Predictor` or a `Detector`, which is not changed. ``overrides`` (``key=value``) change the
     configuration. ``data`` replaces its ``data.val``, whose transforms stay; a detector in memory needs ``data``, whose own
     transforms are applied. ``measure`` chooses the rules: ``coco``, ``voc2007``, ``voc2010``, ``lvis``, ``cityscapes``,
     ``module:Class`` or an `EvaluatorConfig`; None: the configuration's ``evaluator``, else COCO's.
@@ -178,7 +187,7 @@ def evaluate(
     if isinstance(measure, str) and ":" in measure:
         import_module(measure.partition(":")[0])
     folder = None if out is None else Path(out)
-    if isinstance(source, nn.Module | Predictor):
+    if isinstance(source, Detector | Predictor):
         if weights is not None or detections is not None or overrides:
             raise UserError("weights, detections and overrides belong to a configuration; a model in memory takes none of them")
         return _evaluate_in_memory(source, data, measure, folder)
@@ -264,20 +273,21 @@ def _run_network(
         saved = opened.saved
         _check_categories(saved.categories, dataset, opened.source)
         network = prepare(restore_model(saved, model=config.model, test=config.test, where=opened.source))
+        set_fixed_shapes(network, device)
         model, transforms = augmented(network, config.data.val.transforms, config.test)
         settings, workers = _settings(config, measure), config.data.workers
         return _measured(model, saved.categories, dataset, transforms, device, settings, workers, opened.source, out)
 
 
 def _evaluate_in_memory(
-    source: Predictor | nn.Module, data: DatasetConfig | Dataset | None, measure: Measure | None, out: Path | None
+    source: Predictor | Detector, data: DatasetConfig | Dataset | None, measure: Measure | None, out: Path | None
 ) -> Evaluation:
     """Run a model that is in memory, on the device where it is."""
     model = source.model if isinstance(source, Predictor) else source
     config = source.config if isinstance(source, Predictor) else None
     if data is None and config is not None:
         data = config.data.val
-    if data is None or (isinstance(source, nn.Module) and not isinstance(data, DatasetConfig)):
+    if data is None or (isinstance(source, Detector) and not isinstance(data, DatasetConfig)):
         raise UserError("a model in memory is measured on data=CONFIG, such as CocoConfig(...), whose transforms are applied")
     transforms = source.transforms if isinstance(source, Predictor) else data.transforms  # type: ignore[union-attr]  # checked
     kind = getattr(model, "config", None)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from boxwood.config import from_yaml
 from boxwood.errors import UserError
 from boxwood.interop.weights import read_pth
 from boxwood.interop.zoo import is_published, read_published
+from boxwood.models.detector import Detector
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.weights.file import SavedWeights, read_weights, restore_model
@@ -56,8 +55,8 @@ def open_weights(source: str | Path, config: RunConfig | None = None) -> OpenedW
     return OpenedWeights(_read_checkpoint(path) if path.suffix == ".pt" else read_weights(path), str(path))
 
 
-def load_model(source: str | Path) -> nn.Module:
-    """A detector (`boxwood.models.Detector`) to train further: weights loaded, in train mode, on the CPU.
+def load_model(source: str | Path) -> Detector:
+    """A detector to train further: weights loaded, in train mode, on the CPU.
 
     ``source`` is what `open_weights` takes. The model has ``categories``, ``losses(output, targets)`` and
     ``detections(output, batch)``; `boxwood.load` gives one to be called with pictures instead. Raises `UserError` as

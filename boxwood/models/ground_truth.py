@@ -33,6 +33,7 @@ class GroundTruth:
     """The number of instances of each image."""
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of instances is another for every batch
 def ground_truth_of(targets: Sequence[Target]) -> GroundTruth:
     """The targets of a batch in one row; N is at least 1, so that no batch is a special case."""
     return GroundTruth(

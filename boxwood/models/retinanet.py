@@ -185,6 +185,7 @@ class RetinaNet(Network):
 # -------------------------------------------------------------------------------------------------- stages as functions
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def assign(
     anchors: Tensor,

@@ -187,6 +187,7 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     return Proposals(best_boxes, best, best > -torch.inf, source_index, rpn.anchors.shape[0])
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def sample_anchors(
     rpn: RPNOutput, truth: GroundTruth, batch: Batch, scales: Tensor, config: RPNConfig, geometry: Geometry = CONTINUOUS

@@ -124,6 +124,7 @@ def given_proposals(batch: Batch, scales: Tensor, geometry: Geometry = CONTINUOU
     return Proposals(boxes, torch.zeros_like(boxes[..., 0]), valid, rows, valid.shape[1])
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def sample_rois(
     proposals: Proposals,

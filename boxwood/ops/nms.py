@@ -63,11 +63,12 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
         for members in torch.split(rows, lengths):
             kept[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
         return kept
-    # All groups at once, each shifted to a place of its own; in float64, so that the shift costs no precision. Invalid boxes are
-    # moved away from the others and have no area.
+    # All groups at once, each shifted to a place of its own; in float64, so that the shift costs no precision. Invalid boxes
+    # become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
     extent = boxes.max() - boxes.min().clamp(max=0) + 1
     shifted = boxes.double() + (groups * extent.double())[:, None]
-    shifted = torch.where(valid[:, None], shifted, -extent.double())
+    far = torch.arange(4, device=boxes.device) // 2 - 2 * extent.double()
+    shifted = torch.where(valid[:, None], shifted, far)
     survivors = torchvision.ops.nms(shifted, scores.double().masked_fill(~valid, -torch.inf), threshold)
     return kept.index_fill(0, survivors, True) & valid
 

@@ -18,10 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:
-    """Load ``train.weights``; what follows the number of classes starts anew where that differs, with a line in the log.
-
-    Of a body alone (``detectron/imagenet/R-50``) the rest stays as the model made it.
-    """
+    """Load ``train.weights``. Tensors whose shape depends on the number of classes stay randomly initialised where that differs,
+    and so does all but the backbone where the file holds a backbone alone (``detectron/imagenet/R-50``); the log says so."""
     assert config.train.weights is not None
     where = f"train.weights={config.train.weights}"
     opened = open_weights(config.train.weights, config)

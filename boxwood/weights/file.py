@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from boxwood.config import from_yaml, to_yaml
 from boxwood.errors import UserError
 from boxwood.files import write_whole
-from boxwood.models.detector import ModelConfig, without_pretrained
+from boxwood.models.detector import Detector, ModelConfig, without_pretrained
 from boxwood.models.inference_config import TestConfig
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, KeypointFacts
@@ -96,8 +96,8 @@ def read_weights(path: Path | str) -> SavedWeights:
 
 def restore_model(
     saved: SavedWeights, *, model: ModelConfig | None = None, test: TestConfig | None = None, where: str = "weights"
-) -> nn.Module:
-    """The detector (`boxwood.models.Detector`) that a file holds, on the CPU; ``model`` and ``test`` replace its configuration.
+) -> Detector:
+    """The detector that a file holds, on the CPU; ``model`` and ``test`` replace its configuration.
 
     Pretrained weights of its backbone are not downloaded again. Raises `UserError` as `load_state` does.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,12 @@ SIZE = 160
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
-@dataclass
 class FixedMasks(Detections):
     """Detections whose masks are given as run-length codes, so that a test decides every pixel."""
 
-    codes: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, *columns: Any, codes: Sequence[dict[str, Any]] = (), **more: Any) -> None:
+        super().__init__(*columns, **more)
+        self.codes = list(codes)
 
     def rles(self) -> list[dict[str, Any]]:
         return self.codes

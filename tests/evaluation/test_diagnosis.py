@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from boxwood.evaluation import CocoEvaluator
+from boxwood.fields import MaskProbabilities
 from boxwood.structures import Categories, Detections
 from tests.evaluation.cases import detections
 
@@ -190,7 +191,7 @@ def test_never_in_the_same_image() -> None:
 
 def with_masks(found: dict[int, Detections], value: float) -> dict[int, Detections]:
     for one in found.values():
-        one.mask_probabilities = torch.full((len(one), 28, 28), value)
+        one.fields["masks"] = MaskProbabilities(torch.full((len(one), 28, 28), value))
     return found
 
 

@@ -1,4 +1,5 @@
-"""A GPU that is not there: tensors that say they are on cuda:0 and hold their values on the CPU, and a list of where the host waits.
+"""A GPU that is not there: tensors that say they are on cuda:0 and hold their values on the CPU, and a list of where the host
+waits.
 
 Fake tensors alone (`torch._subclasses.FakeTensorMode`) have no values, so a program that reads one ends there, and what it would do
 next is not seen; nor do they look inside custom operators, and autograd refuses them where there is no driver. Here every operator
@@ -23,12 +24,11 @@ from __future__ import annotations
 import linecache
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from unittest import mock
 
 import torch
@@ -105,7 +105,7 @@ class GPUTensor(torch.Tensor):
 class SimulatedGPU:
     """While it is open, the device "cuda" is simulated; ``waits`` grows."""
 
-    _open: list[SimulatedGPU] = []
+    _open: ClassVar[list[SimulatedGPU]] = []
 
     def __init__(self) -> None:
         self.waits: list[Wait] = []
@@ -120,9 +120,9 @@ class SimulatedGPU:
         self.context.enter_context(fakes)  # it keeps torch from looking for a driver where Python asks for "cuda"
         self.context.enter_context(_set(torch._C._only_lift_cpu_tensors, torch._C._set_only_lift_cpu_tensors, True))
         generator = torch.Generator
-        self.context.enter_context(mock.patch.object(torch, "Generator", lambda device="cpu": generator()))
+        self.context.enter_context(mock.patch.object(torch, "Generator", side_effect=lambda device="cpu": generator()))
         # Each node of the graph then knows the line that made it.
-        self.context.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
+        self.context.enter_context(torch.autograd.detect_anomaly(check_nan=False))
         self._open.append(self)
         self.context.callback(self._open.pop)
         self.context.enter_context(_EveryOperator(fakes, self.wait))
@@ -178,8 +178,7 @@ class _EveryOperator(TorchDispatchMode):
             self.wait(f"{_name(func)} {reason}")
             return _always(CUDA)
         try:
-            with self.fakes, warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torchvision's nms asks for a new size by an old name
+            with self.fakes:
                 result = func(*tree_map(self._fake, args), **tree_map(self._fake, kwargs))
         except (DataDependentOutputException, DynamicOutputShapeException):
             self.wait(_name(func))

@@ -56,17 +56,21 @@ def arguments(batch: Batch) -> tuple[Tensor, ...]:
     if batch.proposals is None:
         return batch.images, batch.sizes
     proposals = padded(batch.proposals)
-    proposals = nn.functional.pad(proposals, (0, 0, 0, PROPOSALS - proposals.shape[1]), value=7.0)  # what does not count may be anything
+    proposals = nn.functional.pad(
+        proposals, (0, 0, 0, PROPOSALS - proposals.shape[1]), value=7.0
+    )  # what does not count may be anything
     return batch.images, batch.sizes, proposals, torch.tensor([len(boxes) for boxes in batch.proposals])
 
 
 def dimensions(name: str) -> tuple[dict[int, Any], ...]:
-    """Which dimensions of the arguments are free. A map of a single cell is a case of its own for torch, so the sides of images begin
-    above the stride of the coarsest map; smaller images are padded, as all are."""
+    """Which dimensions of the arguments are free. A map of a single cell is a case of its own for torch, so the sides of images
+    begin above the stride of the coarsest map; smaller images are padded, as all are."""
     coarsest = {"retinanet": 128, "faster_rcnn_c4": 16, "mask_rcnn_c4": 16, "rfcn": 16}.get(name, 64)
     height, width = (Dim(side, min=coarsest // 32 + 1, max=64) for side in ("height", "width"))
     if name == "fast_rcnn_fpn":  # how many images there are, and how many proposals of each, is fixed
         return {2: 32 * height, 3: 32 * width}, {}, {}, {}
+    if name == "keypoint_rcnn_fpn":  # how many images there are is fixed: a few boxes are decoded at a time
+        return {2: 32 * height, 3: 32 * width}, {}
     number = Dim("number", min=1, max=16)
     return {0: number, 2: 32 * height, 3: 32 * width}, {0: number}
 
@@ -114,6 +118,6 @@ def test_a_network_exported_for_one_size_finds_the_same(name: str) -> None:
 def test_a_network_exported_for_all_sizes_finds_the_same(name: str, strict: bool) -> None:
     program = export(name, dynamic=True, strict=strict, sizes=TRACED).module()
     for sizes in OTHERS:
-        for number in [2] if name == "fast_rcnn_fpn" else range(1, len(sizes) + 1):
+        for number in [2] if name in ("fast_rcnn_fpn", "keypoint_rcnn_fpn") else range(1, len(sizes) + 1):
             agree(name, program, sizes[:number], nothing=False)
     agree(name, program, OTHERS[0], nothing=True)

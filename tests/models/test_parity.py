@@ -131,6 +131,10 @@ def first_ones(positive: Tensor, negative: Tensor, num: int, fraction: float) ->
 
 
 def our_sampler(positive: Tensor, negative: Tensor, num: int, fraction: float, chance: Tensor) -> tuple[Tensor, Tensor]:
+    if positive.dim() == 2:  # of a batch
+        columns = zip(positive, negative, chance, strict=True)
+        indices, valid = zip(*(our_sampler(p, n, num, fraction, c) for p, n, c in columns), strict=True)
+        return torch.stack(indices), torch.stack(valid)
     chosen = torch.cat(first_ones(positive, negative, num, fraction))
     missing = min(num, len(positive)) - len(chosen)
     valid = torch.cat([torch.ones(len(chosen), dtype=torch.bool), torch.zeros(missing, dtype=torch.bool)])

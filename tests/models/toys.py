@@ -72,7 +72,13 @@ def _rpn(*anchor_sizes: tuple[float, ...]) -> RPNConfig:
 
 def _rcnn(**parts: Any) -> RCNNConfig:
     rois = RoIConfig(samples_per_image=16, positive_fraction=0.5)
-    common = {"backbone": FiveConvsConfig(), "fpn": FPNConfig(channels=16), "rpn": _rpn(), "rois": rois, "box_head": TwoFCHeadConfig(width=24)}
+    common = {
+        "backbone": FiveConvsConfig(),
+        "fpn": FPNConfig(channels=16),
+        "rpn": _rpn(),
+        "rois": rois,
+        "box_head": TwoFCHeadConfig(width=24),
+    }
     return RCNNConfig(**{**common, **parts})
 
 
@@ -130,9 +136,11 @@ def enliven(model: nn.Module) -> None:
         parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
 
 
-def batch(sizes: Sequence[tuple[int, int]], instances: Sequence[int] | None = None, *, proposals: bool = False, seed: int = 0) -> Batch:
+def batch(
+    sizes: Sequence[tuple[int, int]], instances: Sequence[int] | None = None, *, proposals: bool = False, seed: int = 0
+) -> Batch:
     """Noise of ``sizes`` (height, width), padded to multiples of 32. ``instances`` asks for targets, so many an image; proposals
-    are different in number for each image. ``seed`` decides all, what a network chooses at random too."""
+    are different in number for each image."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
@@ -144,7 +152,7 @@ def batch(sizes: Sequence[tuple[int, int]], instances: Sequence[int] | None = No
         torch.tensor(sizes),
         tuple(sizes),
         tuple(range(len(sizes))),
-        seeds=tuple(1000 * seed + index for index in range(len(sizes))),
+        seeds=tuple(range(len(sizes))),
         targets=None if instances is None else tuple(target(s, n, generator) for s, n in zip(sizes, instances, strict=True)),
         proposals=tuple(boxes(s, PROPOSALS - i, generator) for i, s in enumerate(sizes)) if proposals else None,
     )

@@ -465,7 +465,7 @@ def test_other_categories_in_val(tmp_path: Path) -> None:
         ({"device": "mps"}, r"train\.device=mps"),
         ({"precision": "fp16"}, r"train\.precision=fp16: needs a CUDA GPU"),
         ({"accumulate": 3}, r"train\.batch_size=4 is no multiple of train\.accumulate=3"),
-        ({"weights": "no.safetensors"}, r"no\.safetensors: cannot be read"),
+        ({"weights": "no.safetensors"}, r"no\.safetensors: there is no such"),
     ],
 )
 def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:

@@ -131,7 +131,7 @@ def test_training_starts_from_a_body(site: Site, tmp_path: Path) -> None:
 def test_a_body_is_no_detector(site: Site, tmp_path: Path) -> None:
     write(tmp_path / "R-50.pkl", random_blobs({"conv1_w": (64, 3, 7, 7)}), None)
     publish(site, "detectron/imagenet/R-50", tmp_path / "R-50.pkl")
-    with pytest.raises(UserError, match="body of ImageNet"):
+    with pytest.raises(UserError, match="is an ImageNet backbone"):
         read_published("detectron/imagenet/R-50")
 
 

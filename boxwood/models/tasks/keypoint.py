@@ -118,13 +118,18 @@ def keypoint_loss(
     ``keypoint_logits`` (R, J, S, S) belong to ``rows`` of the flattened sample, ``keypoints`` (n_i, J, 3) to the images.
     """
     labels = sample.labels.flatten()[rows]
-    positive = (labels >= 0) & (labels < num_classes)
+    cells, inside = _targets(rows, sample, keypoints, keypoint_logits.shape[-1], geometry)
+    is_target = inside & ((labels >= 0) & (labels < num_classes))[:, None]
+    losses = F.cross_entropy(keypoint_logits.float().flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
+    return global_mean((losses * is_target.flatten()).sum(), is_target.sum())
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of instances is another for every batch
+@torch.no_grad()
+def _targets(rows: Tensor, sample: RoISample, keypoints: Sequence[Tensor], size: int, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The cell of each keypoint (R, J) of each row's instance, and whether it is labelled and inside the RoI (R, J)."""
     instance_points = padded(keypoints)
     points = instance_points.flatten(0, 1)[instance_rows(rows, sample, instance_points.shape[1])]
     shift = geometry.keypoint_shift * sample.scales[rows // sample.boxes.shape[1]]
     points = torch.cat([points[..., :2] - shift[:, None], points[..., 2:]], dim=-1)
-    rois = geometry.region(sample.boxes.flatten(0, 1)[rows])
-    cells, is_target = keypoint_targets(points, rois, keypoint_logits.shape[-1])
-    is_target = is_target & positive[:, None]
-    losses = F.cross_entropy(keypoint_logits.float().flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
-    return global_mean((losses * is_target.flatten()).sum(), is_target.sum())
+    return keypoint_targets(points, geometry.region(sample.boxes.flatten(0, 1)[rows]), size)

@@ -113,15 +113,23 @@ def mask_loss(
     """
     num_classes, size = mask_logits.shape[1], mask_logits.shape[-1]
     labels = sample.labels.flatten()[rows]
-    positive = (labels >= 0) & (labels < num_classes)
-    bitmaps, boxes = padded([part.bitmaps for part in masks]), padded([part.boxes for part in masks])
-    instances = instance_rows(rows, sample, bitmaps.shape[1])
-    rois = geometry.region(sample.boxes.flatten(0, 1)[rows])
-    truth = mask_targets(bitmaps.flatten(0, 1), boxes.flatten(0, 1), rois, instances, size)
+    truth, has_mask = _targets(rows, sample, masks, size, geometry)
     truth = (truth >= 0.5).float() if binary_targets else truth
-    # An instance that came without a mask has a bitmap of zeros, and no loss.
-    positive &= (bitmaps.flatten(0, 1).flatten(1).amax(dim=1) > 0)[instances]
+    positive = (labels >= 0) & (labels < num_classes) & has_mask
     label = labels.clamp(0, num_classes - 1)
     logits = mask_logits[torch.arange(rows.shape[0], device=rows.device), label].float()
     cells = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
     return global_mean((cells * positive).sum(), positive.sum())
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of instances is another for every batch
+@torch.no_grad()
+def _targets(
+    rows: Tensor, sample: RoISample, masks: Sequence[InstanceMasks], size: int, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    """The mask of each row's instance inside its RoI (R, M, M), 0..1, and (R,) bool: whether the instance came with a mask."""
+    bitmaps, boxes = padded([part.bitmaps for part in masks]), padded([part.boxes for part in masks])
+    instances = instance_rows(rows, sample, bitmaps.shape[1])
+    rois = geometry.region(sample.boxes.flatten(0, 1)[rows])
+    truth = mask_targets(bitmaps.flatten(0, 1), boxes.flatten(0, 1), rois, instances, size)
+    return truth, (bitmaps.flatten(0, 1).flatten(1).amax(dim=1) > 0)[instances]

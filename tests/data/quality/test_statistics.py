@@ -119,7 +119,7 @@ def test_the_threshold_in_a_data_set(shapes: Path) -> None:
 def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     done = boxwood("data", "stats", "demo_shapes", *tiny(shapes), "--out", tmp_path / "stats.html")
     assert done.status == 0, done.err
-    assert "as Mask R-CNN, ResNet-18-FPN (images of 64 to" in done.out and done.out.rstrip().endswith("stats.html")
+    assert "Mask R-CNN, ResNet-18-FPN (images of 64 to" in done.out and done.out.rstrip().endswith("stats.html")
     page = (tmp_path / "stats.html").read_text()
     boxes = len(json.loads((shapes / "train.json").read_text())["annotations"])
     assert page.count("<svg") == 6 and f"<b>{boxes}</b>boxes" in page and "train.json" in page and "val.json" in page
