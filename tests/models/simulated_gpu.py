@@ -24,6 +24,7 @@ from __future__ import annotations
 import linecache
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class SimulatedGPU:
         generator = torch.Generator
         self.context.enter_context(mock.patch.object(torch, "Generator", side_effect=lambda device="cpu": generator()))
         # Each node of the graph then knows the line that made it.
-        self.context.enter_context(torch.autograd.detect_anomaly(check_nan=False))
+        self.context.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
         self._open.append(self)
         self.context.callback(self._open.pop)
         self.context.enter_context(_EveryOperator(fakes, self.wait))
@@ -178,7 +179,8 @@ class _EveryOperator(TorchDispatchMode):
             self.wait(f"{_name(func)} {reason}")
             return _always(CUDA)
         try:
-            with self.fakes:
+            with self.fakes, warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torchvision's nms asks for a new size by an old name
                 result = func(*tree_map(self._fake, args), **tree_map(self._fake, kwargs))
         except (DataDependentOutputException, DynamicOutputShapeException):
             self.wait(_name(func))

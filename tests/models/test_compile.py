@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -37,6 +38,24 @@ def test_a_compiled_step_is_the_plain_one(name: str, limit: int) -> None:
             after_two = counter.frame_count
     assert counter.frame_count <= limit
     assert counter.frame_count - after_two <= 4, "sizes are dynamic from the second batch on"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["faster_rcnn_fpn", "mask_rcnn_fpn", "retinanet"])
+def test_a_step_compiled_to_machine_code_is_the_plain_one(name: str) -> None:
+    torch._dynamo.reset()
+    model = build(name).train()
+    model.fixed_shapes = True
+    images = batch([(160, 192), (150, 185)], [3, 2])
+    expected, gradients = step(model, losses_of, images)
+    with torch._inductor.config.patch(compile_threads=1):  # in this process
+        losses, compiled_gradients = step(model, torch.compile(losses_of), images)
+    for key, loss in expected.items():
+        torch.testing.assert_close(losses[key], loss, rtol=1e-6, atol=1e-5)
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(compiled_gradients[key], gradient, rtol=1e-3, atol=1e-4)
 
 
 def losses_of(model: Any, images: Batch) -> dict[str, Tensor]:

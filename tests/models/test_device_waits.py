@@ -17,11 +17,6 @@ from boxwood.structures import Batch
 from tests.models.simulated_gpu import SimulatedGPU
 from tests.models.toys import ARCHITECTURES, batch, build
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled"),
-    pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated"),  # torchvision calls it
-]
-
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 SIZES = ((96, 128), (64, 96), (90, 120), (96, 100))
 INSTANCES = (3, 0, 2, 1)

@@ -101,7 +101,10 @@ def agree(name: str, program: nn.Module, sizes: Sequence[tuple[int, int]], *, no
         torch.testing.assert_close(got[key][valid], values[valid], rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+SLOW = ("faster_rcnn_fpn", "mask_rcnn_fpn", "keypoint_rcnn_fpn")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ARCHITECTURES])
 def test_a_network_exported_for_one_size_finds_the_same(name: str) -> None:
     saved = io.BytesIO()
     torch.export.save(export(name, dynamic=False, strict=False, sizes=TRACED[:1]), saved)

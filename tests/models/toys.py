@@ -140,7 +140,7 @@ def batch(
     sizes: Sequence[tuple[int, int]], instances: Sequence[int] | None = None, *, proposals: bool = False, seed: int = 0
 ) -> Batch:
     """Noise of ``sizes`` (height, width), padded to multiples of 32. ``instances`` asks for targets, so many an image; proposals
-    are different in number for each image."""
+    are different in number for each image. ``seed`` decides all, what a network chooses at random too."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
@@ -152,7 +152,7 @@ def batch(
         torch.tensor(sizes),
         tuple(sizes),
         tuple(range(len(sizes))),
-        seeds=tuple(range(len(sizes))),
+        seeds=tuple(1000 * seed + index for index in range(len(sizes))),
         targets=None if instances is None else tuple(target(s, n, generator) for s, n in zip(sizes, instances, strict=True)),
         proposals=tuple(boxes(s, PROPOSALS - i, generator) for i, s in enumerate(sizes)) if proposals else None,
     )
