@@ -13,14 +13,17 @@ sees it; detections are in the pixels of the original image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from boxwood.errors import UserError
 from boxwood.fields import (
     Affine,
     Bitmap,
@@ -459,8 +462,12 @@ class Detections:
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
-    def __getitem__(self, index: Tensor | slice) -> Detections:
-        """The detections chosen by a slice, a boolean mask or indices."""
+    def __getitem__(self, index: Tensor | slice | int) -> Detections:
+        """The detections of a slice, a boolean mask, indices, or one index; always `Detections`. Raises IndexError past the end."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"detection {index} of {len(self)}")
+            index = slice(index % len(self), index % len(self) + 1)
         rows = torch.arange(len(self), device=self.boxes.device)[index] if isinstance(index, slice) else index
         fields = {name: field[rows] for name, field in self.fields.items()}
         return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], fields=fields)
@@ -507,6 +514,49 @@ class Detections:
             self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device), fields=fields
         )
 
+    def __iter__(self) -> Iterator[Detections]:
+        """One detection after another, best first."""
+        return (self[row] for row in range(len(self)))
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height), ``score``, and what each field adds
+        (``segmentation``, ``keypoints``). ``category_ids`` has the id of each label (`Categories.ids`).
+
+        >>> found = Detections(torch.tensor([[1.0, 2.0, 5.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]), (8, 8))
+        >>> found.to_coco(7, (10, 20))
+        [{'image_id': 7, 'category_id': 20, 'bbox': [1.0, 2.0, 4.0, 6.0], 'score': 0.5}]
+        """
+        return [{"image_id": image_id, "category_id": category_ids[label], **record} for label, record in self._records()]
+
+    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The label of each detection, and its box, score and fields as COCO results have them."""
+        of_fields = [field.records(self.boxes, self.size) for field in self.fields.values()]
+        columns = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        for row, ((x1, y1, x2, y2), score, label) in enumerate(columns):
+            record = {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+            yield label, record | {key: value for field in of_fields for key, value in field[row].items()}
+
+    def to_pandas(self) -> Any:
+        """A table (`pandas.DataFrame`) with a row a detection: x1, y1, x2, y2, score, label, name. Raises `UserError` where pandas
+        is not installed."""
+        pandas = _imported("pandas")
+        columns = dict(zip(("x1", "y1", "x2", "y2"), self.boxes.cpu().numpy().T, strict=True))
+        return pandas.DataFrame(
+            {**columns, "score": self.scores.cpu().numpy(), "label": self.labels.cpu().numpy(), "name": self.names}
+        )
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, with masks of the whole image and names. Raises `UserError` where supervision is
+        not installed."""
+        supervision = _imported("supervision")
+        return supervision.Detections(
+            xyxy=self.boxes.cpu().numpy(),
+            mask=None if self.masks is None else self.masks.cpu().numpy(),
+            confidence=self.scores.cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data={"class_name": np.array(self.names)},
+        )
+
     def draw(self, image: Any, score: float = 0.5) -> Image.Image:
         """The picture with the detections of at least ``score`` drawn on it.
 
@@ -527,3 +577,11 @@ class Detections:
             skeleton=shown.skeleton,
             overlays=[field.draw for field in shown.fields.values()],
         )
+
+
+def _imported(name: str) -> Any:
+    """A package that Boxwood does not need itself."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{name} is not installed; run: pip install {name}") from None

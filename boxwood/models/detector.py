@@ -62,11 +62,12 @@ class Detector(nn.Module, ABC):
         """The instances of each image, in its original pixels; ``output`` comes from a batch without targets."""
 
 
-def set_fixed_shapes(model: nn.Module, device: torch.device) -> None:
-    """Set `Detector.fixed_shapes` of a detector, or of one that ``model`` wraps, as is faster on ``device``: off on a CPU."""
+def set_fixed_shapes(model: nn.Module, device: torch.device, *, compiled: bool = False) -> None:
+    """Set `Detector.fixed_shapes` of a detector, or of one that ``model`` wraps: off on a CPU, where it is slower, unless the model
+    is compiled."""
     for module in model.modules():
         if isinstance(module, Detector):
-            module.fixed_shapes = device.type != "cpu"
+            module.fixed_shapes = compiled or device.type != "cpu"
 
 
 GEOMETRIES: dict[str, Geometry] = {"continuous": CONTINUOUS, "detectron1": DETECTRON1}

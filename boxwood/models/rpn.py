@@ -175,7 +175,10 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     levels = torch.cat([torch.full_like(part, level) for level, part in enumerate(level_anchors)], dim=1)
     groups = levels * boxes.shape[0] + torch.arange(boxes.shape[0], device=boxes.device)[:, None]
     flat = (boxes.flatten(0, 1), logits.flatten(), groups.flatten())
-    kept = geometry.nms_mask(*flat, config.nms_threshold, large.flatten()).view_as(large)
+    # In training there are so many boxes that a GPU works on a third of the images at a time.
+    third = -(-boxes.shape[0] // 3)
+    lengths = [min(third, boxes.shape[0] - first) * boxes.shape[1] for first in range(0, boxes.shape[0], third)] if training else ()
+    kept = geometry.nms_mask(*flat, config.nms_threshold, large.flatten(), lengths).view_as(large)
     logits = logits.masked_fill(~kept, -torch.inf)
     if config.topk_per_batch and training and len(rpn.level_lengths) > 1:
         least = logits.flatten().topk(min(proposals, logits.numel())).values[-1]

@@ -51,9 +51,16 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.cat([start, torch.minimum(boxes[..., 2:].clamp(min=1), limit)], dim=-1)
 
 
-def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, valid: Tensor | None = None) -> Tensor:
+def nms_mask(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor | None,
+    threshold: float,
+    valid: Tensor | None = None,
+    lengths: Sequence[int] = (),
+) -> Tensor:
     """`boxwood.ops.nms.nms_mask`, in which an overlap of exactly ``threshold`` suppresses too."""
-    return nms.nms_mask(boxes, scores, groups, math.nextafter(threshold, 0.0), valid)
+    return nms.nms_mask(boxes, scores, groups, math.nextafter(threshold, 0.0), valid, lengths)
 
 
 def mask_crops(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Iterator[tuple[int, int, Tensor]]:

@@ -5,6 +5,7 @@ Letters: N boxes, G groups of them (labels), M boxes of the largest group, V vot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -19,7 +20,14 @@ Decay = Literal["linear", "gaussian", "hard"]
 VoteScoring = Literal["id", "avg", "iou_avg", "generalized_avg", "quasi_sum", "temp_avg"]
 
 
-def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, valid: Tensor | None = None) -> Tensor:
+def nms_mask(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor | None,
+    threshold: float,
+    valid: Tensor | None = None,
+    lengths: Sequence[int] = (),
+) -> Tensor:
     """Which boxes survive greedy suppression among the boxes of their group.
 
     In order of score, a box is kept unless it overlaps a kept box of its group by an IoU of more than ``threshold``.
@@ -30,6 +38,8 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: fl
         groups: (N,) int64: labels or levels, each suppressed on its own; None is one group.
         threshold: IoU.
         valid: (N,) bool: the others are neither kept nor do they suppress.
+        lengths: of consecutive parts of the boxes that share no group, which a GPU then works on one after another: its time grows
+            with the square of a part, and the host waits once for each. Empty: all at once.
 
     Returns:
         (N,) bool.
@@ -40,15 +50,15 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: fl
     """
     groups = torch.zeros_like(scores, dtype=torch.int64) if groups is None else groups
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
-    kept: Tensor = _grouped_nms(boxes.float(), scores.float(), groups, valid, threshold)
+    kept: Tensor = _grouped_nms(boxes.float(), scores.float(), groups, valid, threshold, list(lengths))
     return kept
 
 
 @torch.library.custom_op("boxwood::grouped_nms", mutates_args=())
-def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
     """`nms_mask` as one operator, whose result has a fixed shape: graphs that contain it can be exported and compiled.
 
-    On a GPU the host waits for it once, since torchvision's operator returns as many indices as there are survivors.
+    On a GPU the host waits for it once a part, since torchvision's operator returns as many indices as there are survivors.
     """
     import torchvision.ops  # imported when first used: the import takes most of a second and 160 MB
 
@@ -63,18 +73,23 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
         for members in torch.split(rows, lengths):
             kept[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
         return kept
-    # All groups at once, each shifted to a place of its own; in float64, so that the shift costs no precision. Invalid boxes
-    # become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
+    # All groups of a part at once, each shifted to a place of its own; in float64, so that the shift costs no precision. Invalid
+    # boxes become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
     extent = boxes.max() - boxes.min().clamp(max=0) + 1
     shifted = boxes.double() + (groups * extent.double())[:, None]
     far = torch.arange(4, device=boxes.device) // 2 - 2 * extent.double()
     shifted = torch.where(valid[:, None], shifted, far)
-    survivors = torchvision.ops.nms(shifted, scores.double().masked_fill(~valid, -torch.inf), threshold)
-    return kept.index_fill(0, survivors, True) & valid
+    masked_scores = scores.double().masked_fill(~valid, -torch.inf)
+    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, kept)]
+    parts_kept = [
+        part.index_fill(0, torchvision.ops.nms(part_boxes, part_scores, threshold), True)
+        for part_boxes, part_scores, part in zip(*parts, strict=True)
+    ]
+    return torch.cat(parts_kept) & valid
 
 
 @_grouped_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
     return torch.empty_like(valid)
 
 

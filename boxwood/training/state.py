@@ -84,7 +84,7 @@ def start(
     elif config.train.weights is not None:
         load_initial_weights(model, config, categories)
     model.to(device)
-    set_fixed_shapes(model, device)
+    set_fixed_shapes(model, device, compiled=config.train.compile)
     model.to(memory_format=torch.channels_last)
     if config.train.compile:
         model.compile()

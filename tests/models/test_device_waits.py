@@ -51,12 +51,13 @@ def waits(model: Any, images: Batch) -> Counter[str]:
 def test_the_host_waits_at_few_places(name: str, kind: str) -> None:
     training = kind == "a training step"
     found = []
-    for number in (1, 4):
+    for number in (1, 3, 4):
         model = build(name).train(training)
         model.fixed_shapes = True
         images = batch(SIZES[:number], INSTANCES[:number] if training else None, proposals=name == "fast_rcnn_fpn")
         found.append(waits(model, images))
-    assert found[0] == found[1], "the same for any number of images"
-    assert found[0].total() <= 3
+    assert training or found[0] == found[1] == found[2], "the same for any number of images"
     allowed = documented(kind)
-    assert all(number <= allowed.get(file, 0) for file, number in found[0].items()), (found[0], allowed)
+    for places in found:
+        assert places.total() <= 3
+        assert all(number <= allowed.get(file, 0) for file, number in places.items()), (places, allowed)
