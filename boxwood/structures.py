@@ -526,10 +526,10 @@ class Detections:
         >>> found.to_coco(7, (10, 20))
         [{'image_id': 7, 'category_id': 20, 'bbox': [1.0, 2.0, 4.0, 6.0], 'score': 0.5}]
         """
-        return [{"image_id": image_id, "category_id": category_ids[label], **record} for label, record in self._records()]
+        return [{"image_id": image_id, "category_id": category_ids[label], **record} for label, record in self.records()]
 
-    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The label of each detection, and its box, score and fields as COCO results have them."""
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Of each detection its label, and its ``bbox``, ``score`` and fields as COCO results have them."""
         of_fields = [field.records(self.boxes, self.size) for field in self.fields.values()]
         columns = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         for row, ((x1, y1, x2, y2), score, label) in enumerate(columns):

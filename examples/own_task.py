@@ -4,9 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import ImageDraw
-from torch import Tensor, nn
 
 from boxwood.data import Transform
 from boxwood.evaluation.measures import EvaluatorConfig
@@ -16,7 +14,6 @@ from boxwood.models.heads import ConvMaskHeadConfig, MaskHeadConfig
 from boxwood.models.second_stage import instance_rows
 from boxwood.models.tasks import InstanceTask
 from boxwood.recipes import demo_shapes
-from boxwood.run_config import RunConfig
 
 PLACES = torch.tensor([(0.2, 0.3), (0.7, 0.4), (0.4, 0.8)])
 
@@ -29,15 +26,18 @@ class Points(TensorField):  # of the truth, (N, P, 4): x, y in pixels of the ima
 
 class AddPoints(Transform):  # the reader of a data set that has such points would do this
     def __call__(self, sample: Any, rng: Any) -> Any:
-        corners, ends = sample.boxes[:, None].chunk(2, dim=-1)
-        places = torch.cat([corners + PLACES * (ends - corners), PLACES.expand(len(corners), -1, -1)], dim=-1)
-        sample.fields = {**sample.fields, "points": Points(places)}
+        places = torch.lerp(*sample.boxes[:, None].chunk(2, dim=-1), PLACES)
+        sample.fields = {**sample.fields, "points": Points(torch.cat([places, PLACES.expand_as(places)], dim=-1))}
         return sample
 
 
 class ValueMaps(TensorField):  # of the detections, (N, 2, M, M) over their boxes
-    def at(self, places: Tensor) -> Tensor:  # (N or 1, P, 2) 0..1 in the box -> (N, P, 2)
-        return F.grid_sample(self.values, 2 * places[:, None].expand(len(self), 1, -1, -1) - 1, align_corners=False)[:, :, 0].mT
+    def at(self, places: torch.Tensor) -> torch.Tensor:  # (N or 1, P, 2) 0..1 in the box -> (N, P, 2)
+        grid = 2 * places[:, None].expand(len(self), 1, -1, -1) - 1
+        return torch.nn.functional.grid_sample(self.values, grid, align_corners=False)[:, :, 0].mT
+
+    def records(self, boxes: Any, size: Any) -> Any:  # in predictions.json
+        return [{"values": values} for values in self.at(PLACES[None].to(self.values)).tolist()]
 
     def draw(self, picture: Any, row: int, box: Any, color: Any, line: int) -> None:
         (x1, y1, x2, y2), (u, v) = box, self.at(PLACES[None])[row, 0].tolist()
@@ -48,13 +48,13 @@ class PointTask(InstanceTask):
     name, prefix, field_class = "points", "point", ValueMaps
     head: MaskHeadConfig = ConvMaskHeadConfig(convs=1, width=32)
 
-    def predictors(self, channels: int, categories: Any) -> dict[str, nn.Module]:
-        return {"point_maps": nn.Conv2d(channels, 2, 1)}
+    def predictors(self, channels: int, categories: Any) -> dict[str, torch.nn.Module]:
+        return {"point_maps": torch.nn.Conv2d(channels, 2, 1)}
 
-    def logits(self, network: Any, features: Tensor) -> Tensor:
+    def logits(self, network: Any, features: torch.Tensor) -> torch.Tensor:
         return network.point_maps(network.point_head(features)).float().sigmoid()
 
-    def loss(self, network: Any, logits: Tensor, rows: Tensor, sample: Any, targets: Any) -> Tensor:
+    def loss(self, network: Any, logits: torch.Tensor, rows: torch.Tensor, sample: Any, targets: Any) -> torch.Tensor:
         points, labels = padded([target.fields["points"].values for target in targets]), sample.labels.flatten()[rows]
         points, boxes = points.flatten(0, 1)[instance_rows(rows, sample, points.shape[1])], sample.boxes.flatten(0, 1)[rows]
         places = (points[..., :2] - boxes[:, None, :2]) / (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)[:, None]
@@ -64,7 +64,7 @@ class PointTask(InstanceTask):
 
 class Accuracy(EvaluatorConfig):  # 1 less the mean error of the values at the points of all detections
     def build(self, truth: Any, categories: Any, **limits: Any) -> Any:
-        errors: list[Tensor] = []
+        errors: list[torch.Tensor] = []
         return SimpleNamespace(
             add=lambda image_id, found: errors.append((found.fields["points"].at(PLACES[None]) - PLACES).abs().flatten()),
             gather=lambda: None,
@@ -72,7 +72,7 @@ class Accuracy(EvaluatorConfig):  # 1 less the mean error of the values at the p
         )
 
 
-def points() -> RunConfig:
+def points() -> Any:
     run = demo_shapes()
     run.model.tasks, run.evaluator = (PointTask(),), Accuracy()
     for part in (run.data.train, run.data.val):

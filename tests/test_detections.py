@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import torch
 from hotcoco import mask
 
 from boxwood.errors import UserError
+from boxwood.evaluation.results import select_again
+from boxwood.evaluation.truth import ImageResults
 from boxwood.fields import TensorField
+from boxwood.inference.records import records_of
 from boxwood.structures import Detections
 
 
@@ -52,6 +56,25 @@ def test_coco_results() -> None:
     pixels = mask.decode(records[1]["segmentation"])
     assert pixels.shape == (20, 30) and pixels.all()
     assert {record["image_id"] for record in records} == {7} and "depth" not in records[0]
+
+
+class Depths(TensorField):
+    def records(self, boxes: torch.Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+        return [{"depth": depth} for depth in self.values.tolist()]
+
+
+def test_a_field_of_a_users_own_in_every_record() -> None:
+    """In COCO results, in `boxwood predict`'s file, and in the results of an evaluation, also after another selection."""
+    found = three()
+    found.fields["depth"] = Depths(torch.tensor([1.0, 2.0, 3.0]))
+    results = ImageResults.of(found, with_masks=False)
+    (selected,) = select_again({7: results}, lambda boxes, scores, labels: (boxes[1:], scores[1:], torch.tensor([1, 2]))).values()
+    assert [record["depth"] for record in found.to_coco(7, (10, 20))] == [1, 2, 3]
+    assert [record["depth"] for record in records_of(found, file_name="a.jpg")] == [1, 2, 3]
+    assert results.records(7, (10, 20)) == [
+        {key: value for key, value in record.items() if key != "segmentation"} for record in found.to_coco(7, (10, 20))
+    ]
+    assert [record["depth"] for record in selected.records(7, (10, 20))] == [2, 3]
 
 
 def test_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,11 @@ def test_own_task(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     field = found.fields["points"]
     assert len(field) == len(found) > 0 and field.values.shape[1:] == (2, 28, 28)  # type: ignore[attr-defined]
     plain = replace(found, fields={})
+    (values,) = field.at(torch.tensor([[[0.2, 0.3], [0.7, 0.4], [0.4, 0.8]]]))[:1].tolist()  # type: ignore[attr-defined]
+    arguments = ["predict", picture, "--model", out, "--import", "examples.own_task", "--score", 0, "--out", tmp_path / "seen"]
+    assert boxwood(*arguments).status == 0
+    (first, *_) = json.loads((tmp_path / "seen" / "predictions.json").read_text())
+    assert np.allclose(first["values"], values, atol=1e-4)
     assert np.array(found.draw(picture, score=0.0)).tolist() != np.array(plain.draw(picture, score=0.0)).tolist()
 
 

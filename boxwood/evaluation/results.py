@@ -100,6 +100,7 @@ def select_again(results: Results, select: Select) -> Results:
             found.labels[rows],
             None if found.rles is None else [found.rles[row] for row in rows.tolist()],
             None if found.keypoints is None else found.keypoints[rows],
+            None if found.others is None else [found.others[row] for row in rows.tolist()],
         )
     return selected
 

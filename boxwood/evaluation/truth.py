@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from boxwood.distributed import gather_objects
 from boxwood.errors import UserError
+from boxwood.fields import DetectedKeypoints, MaskProbabilities
 from boxwood.structures import Detections
 
 __all__ = ["ImageResults", "Results", "Truth", "gather_results"]
@@ -30,6 +31,8 @@ class ImageResults:
     """Masks as COCO run-length codes."""
     keypoints: NDArray[np.float64] | None = None
     """(N, K * 3) x, y as indices of pixels, as COCO has them, and a score."""
+    others: list[dict[str, Any]] | None = None
+    """What the records have of fields other than masks and keypoints, one dictionary a detection."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -45,10 +48,18 @@ class ImageResults:
             keypoints = (detections.keypoints.detach().cpu().double().numpy() - half).reshape(
                 len(scores), 3 * detections.keypoints.shape[1]
             )
-        return cls(boxes, scores, detections.labels.cpu().numpy(), detections.rles() if with_masks else None, keypoints)
+        compared = (MaskProbabilities, DetectedKeypoints)
+        of_fields = [
+            field.records(detections.boxes, detections.size)
+            for field in detections.fields.values()
+            if not isinstance(field, compared)
+        ]
+        others = [{key: value for part in parts for key, value in part.items()} for parts in zip(*of_fields, strict=True)]
+        rles = detections.rles() if with_masks else None
+        return cls(boxes, scores, detections.labels.cpu().numpy(), rles, keypoints, others or None)
 
     def records(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The detections as COCO results; ``segmentation`` and ``keypoints`` where there are such."""
+        """The detections as COCO results; ``segmentation``, ``keypoints`` and what other fields add where there are such."""
         records = []
         for rank, label in enumerate(self.labels.tolist()):
             record = {
@@ -61,6 +72,8 @@ class ImageResults:
                 record["segmentation"] = self.rles[rank]
             if self.keypoints is not None:
                 record["keypoints"] = self.keypoints[rank].tolist()
+            if self.others is not None:
+                record |= self.others[rank]
             records.append(record)
         return records
 

@@ -48,19 +48,8 @@ def draw_records(
 def records_of(detections: Detections, **about: Any) -> list[dict[str, Any]]:
     """The detections of one picture as COCO-like records with the names of the categories; each has the keys of ``about`` too, such
     as the file's name. Keypoints are x and y as pixel indices, as in COCO, and a score."""
-    rles = detections.rles()
-    result: list[dict[str, Any]] = []
-    for index, (name, score, box) in enumerate(
-        zip(detections.names, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
-    ):
-        x1, y1, x2, y2 = box
-        record = {**about, "category": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        if rles is not None:
-            record["segmentation"] = rles[index]
-        if detections.keypoints is not None:
-            record["keypoints"] = [v for x, y, score in detections.keypoints[index].tolist() for v in (x - 0.5, y - 0.5, score)]
-        result.append(record)
-    return result
+    records = zip(detections.names, detections.records(), strict=True)
+    return [{**about, "category": name, **record} for name, (_, record) in records]
 
 
 def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
