@@ -50,7 +50,7 @@ from boxwood.evaluation import CocoEvaluator
 from boxwood.fields import Keypoints
 from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
-from boxwood.models.detector import without_pretrained
+from boxwood.models.config import without_pretrained
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.masks import paste_masks
 from boxwood.ops.roi_align import roi_align

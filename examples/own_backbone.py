@@ -20,7 +20,7 @@ from boxwood import RunConfig
 from boxwood.models import RCNNConfig
 from boxwood.models.backbones import Backbone, BackboneConfig, ConvNorm
 from boxwood.models.backbones.backbone import make_norm
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig
 from boxwood.recipes import demo_shapes
 
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from boxwood import Batch, Categories, Detections, RunConfig, Target, recipes
 from boxwood.config import from_tree, to_tree
 from boxwood.inference.tta import augmented
-from boxwood.models.detector import without_pretrained
+from boxwood.models.config import without_pretrained
 from boxwood.structures import InstanceMasks, KeypointFacts
 
 GEOMETRIES: dict[str, tuple[str, ...]] = {

@@ -6,15 +6,13 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from boxwood.data.annotations import read_annotations
 from boxwood.data.coco_file import POLYGONS, CocoFile
-from boxwood.data.dataset import DatasetConfig
 from boxwood.data.images import read_image
 from boxwood.data.proposals import merged, prepared, read_proposals
 from boxwood.data.quality.checks import check_boxes, check_identities, check_images, check_masks, refuse
@@ -22,7 +20,7 @@ from boxwood.data.sampler import repeat_factors
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
-__all__ = ["CocoConfig", "CocoDataset", "categories_of", "keypoint_facts"]
+__all__ = ["CocoDataset", "categories_of", "keypoint_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,43 +38,6 @@ _PERSON_SIGMAS = {
 """The OKS constants of COCO's 17 keypoints (cocodataset.org, keypoints evaluation), by name without its side."""
 _SIGMA = 0.05
 """The OKS constant of all other keypoints."""
-
-
-class CocoConfig(DatasetConfig):
-    """A data set in COCO's format or another that `boxwood.data.annotations` reads: annotations, and the folder of the images."""
-
-    short_kind: ClassVar[str] = "coco"
-
-    annotations: str
-    """The JSON file, or the file or folder of another format."""
-    images: str
-    """The folder to which the file names in the annotations are relative."""
-    split: str | None = None
-    """The part of the annotations: for VOC a file of ImageSets/Main, for YOLO train, val or test."""
-    keep_empty: bool = True
-    """Keep images without annotations, which are negative examples."""
-    exif: bool = True
-    """Rotate images by their EXIF orientation."""
-    proposals: str | tuple[str, ...] | None = None
-    """A file of proposals for these images (`boxwood.data.proposals`), or several that together cover them: the RoIs of a detector
-    without an RPN."""
-    proposal_limit: int | None = Field(2000, ge=1)
-    """The number of proposals of each image that are used, best first; None: all."""
-    repeat_threshold: float | None = Field(None, gt=0, le=1)
-    """Images with a class that occurs in less than this fraction of all images are repeated in training; LVIS: 0.001
-    (`boxwood.data.sampler.repeat_factors`)."""
-
-    def open(self) -> CocoDataset:
-        return CocoDataset(
-            self.annotations,
-            self.images,
-            split=self.split,
-            keep_empty=self.keep_empty,
-            exif=self.exif,
-            proposals=self.proposals,
-            proposal_limit=self.proposal_limit,
-            repeat_threshold=self.repeat_threshold,
-        )
 
 
 class CocoDataset:

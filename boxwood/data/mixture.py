@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from boxwood.data.dataset import Dataset, DatasetConfig
+from boxwood.data.dataset import Dataset
 from boxwood.data.transforms import Transform
 from boxwood.errors import UserError
 from boxwood.structures import Sample
 
-__all__ = ["MixtureConfig", "MixtureDataset"]
-
-
-class MixtureConfig(DatasetConfig):
-    """Several data sets of the same classes. Each part has its own transforms; those of the mixture are applied after them."""
-
-    short_kind: ClassVar[str] = "mixture"
-    for_evaluation: ClassVar[bool] = False
-
-    parts: tuple[DatasetConfig, ...] = Field(min_length=1)
-    """The data sets; a part may be a mixture without a ratio."""
-    ratio: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """How many images of each part are in every batch, as a ratio: with 3, 1 a batch of 8 has 6 images of the first part and 2 of
-    the second; each part starts over when all its images were used. None: each image of each part occurs once an epoch."""
-
-    def open(self) -> MixtureDataset:
-        return MixtureDataset([part.open() for part in self.parts], [part.transforms for part in self.parts], self.ratio)
+__all__ = ["MixtureDataset"]
 
 
 class MixtureDataset:

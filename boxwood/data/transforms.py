@@ -10,17 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import reduce
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch.nn.functional import interpolate
 
 from boxwood.config import Component
 from boxwood.errors import UserError
-from boxwood.fields import Affine, Segmentations
-from boxwood.structures import Sample
+
+if TYPE_CHECKING:
+    from boxwood.structures import Sample
 
 __all__ = [
     "CopyPaste",
@@ -31,8 +30,6 @@ __all__ = [
     "ResizeShortestEdge",
     "ScaleJitter",
     "Transform",
-    "cropped",
-    "resized",
     "resized_size",
 ]
 
@@ -77,7 +74,7 @@ class ResizeShortestEdge(Transform):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         short = self.short[int(rng.integers(len(self.short)))] if len(self.short) > 1 else self.short[0]
-        return resized(sample, resized_size(sample.size, short, self.long), antialias=self.antialias)
+        return sample.resized(resized_size(sample.size, short, self.long), antialias=self.antialias)
 
 
 class HorizontalFlip(Transform):
@@ -88,9 +85,7 @@ class HorizontalFlip(Transform):
     p: float = Field(0.5, ge=0, le=1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        if rng.random() >= self.p:
-            return sample
-        return sample.transformed(Affine.flip(sample.size), sample.image.flip(-1))
+        return sample.flipped() if rng.random() < self.p else sample
 
 
 class RandomCrop(Transform):
@@ -117,7 +112,7 @@ class RandomCrop(Transform):
         ]
         height, width = (min(max(1, round(side)), length) for side, length in zip(lengths, sample.size, strict=True))
         top, left = (int(rng.integers(length - side + 1)) for length, side in zip(sample.size, (height, width), strict=True))
-        return cropped(sample, top, left, (height, width), self.min_area)
+        return sample.cropped(top, left, (height, width), self.min_area)
 
 
 class ScaleJitter(Transform):
@@ -145,10 +140,10 @@ class ScaleJitter(Transform):
         fit = min(side / length for side, length in zip(self.size, sample.size, strict=True))
         factor = fit * rng.uniform(*self.scale)
         height, width = (max(1, round(length * factor)) for length in sample.size)
-        sample = resized(sample, (height, width))
+        sample = sample.resized((height, width))
         spare = (max(0, height - self.size[0]), max(0, width - self.size[1]))
         top, left = (int(rng.integers(pixels + 1)) for pixels in spare)
-        return cropped(sample, top, left, self.size, self.min_area, self.fill)
+        return sample.cropped(top, left, self.size, self.min_area, self.fill)
 
 
 class CopyPaste(DrawingTransform):
@@ -167,11 +162,15 @@ class CopyPaste(DrawingTransform):
     """Instances that keep at most this fraction of the area of their box are dropped."""
 
     def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        import torch
+
+        from boxwood.fields import Segmentations
+
         if rng.random() >= self.p:
             return sample
         other = draw()
         if other.size != sample.size:
-            other = cropped(other, 0, 0, sample.size)
+            other = other.cropped(0, 0, sample.size)
         pasted = other.select(~other.crowd & torch.from_numpy(rng.random(len(other.boxes)) < 0.5))
         masks = pasted.fields.get("masks")
         if not isinstance(masks, Segmentations):
@@ -206,6 +205,11 @@ class Mosaic(DrawingTransform):
         return self
 
     def mix(self, sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample]) -> Sample:
+        import torch
+
+        from boxwood.fields import Affine
+        from boxwood.structures import Sample
+
         if rng.random() >= self.p:
             return sample
         y, x = (int(side * rng.uniform(0.25, 0.75)) for side in self.size)
@@ -217,29 +221,10 @@ class Mosaic(DrawingTransform):
                 size = (bottom - top, right - left)
                 # The corner at the centre: the lower right one of the upper left image, and so on.
                 corner = (0 if top else tile.size[0] - size[0], 0 if left else tile.size[1] - size[1])
-                tile = cropped(tile, *corner, size, self.min_area, self.fill)
+                tile = tile.cropped(*corner, size, self.min_area, self.fill)
                 canvas[:, top:bottom, left:right] = tile.image
                 tiles.append(tile.transformed(Affine.crop(-top, -left, self.size), canvas))
         return reduce(Sample.joined, tiles)
-
-
-def cropped(
-    sample: Sample,
-    top: int,
-    left: int,
-    size: tuple[int, int],
-    min_area: float = 0.0,
-    fill: tuple[int, int, int] = (0, 0, 0),
-) -> Sample:
-    """The window of ``size`` (height, width) with its corner at (``left``, ``top``), padded with ``fill`` beyond the image.
-
-    Instances that keep at most the fraction ``min_area`` of the area of their box are dropped (`Sample.clipped`).
-    """
-    inside = sample.image[:, max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
-    image = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, *size)
-    y, x = max(-top, 0), max(-left, 0)
-    image[:, y : y + inside.shape[1], x : x + inside.shape[2]] = inside
-    return sample.transformed(Affine.crop(top, left, size), image).clipped(min_area)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
@@ -252,14 +237,3 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
     """
     scale = min(short / min(size), long / max(size))
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
-
-
-def resized(sample: Sample, size: tuple[int, int], *, antialias: bool = True) -> Sample:
-    """The sample with an image of ``size`` (height, width), and everything else scaled with it."""
-    if size == sample.size:
-        return sample
-    # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
-    image = sample.image[None].contiguous(memory_format=torch.channels_last)
-    image = interpolate(image, size, mode="bilinear", antialias=antialias)[0]
-    # The scale follows from the rounded size, so that a box at the border stays at the border.
-    return sample.transformed(Affine.resize(sample.size, size), image)

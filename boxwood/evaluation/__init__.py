@@ -3,10 +3,9 @@
 The names below are imported when they are first used: a configuration names a measure without torch and hotcoco.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from boxwood.lazy import lazy_names
 
 if TYPE_CHECKING:
     from boxwood.evaluation.backend import Backend
@@ -39,20 +38,31 @@ __all__ = [
     "save_metrics",
 ]
 
-_HOME = {
-    "Backend": "backend",
-    "CityscapesEvaluator": "cityscapes",
-    "CocoEvaluator": "coco",
-    **dict.fromkeys(("CollectingEvaluator", "Evaluator", "Metrics", "evaluate"), "evaluator"),
-    "LvisEvaluator": "lvis",
-    **dict.fromkeys(("EvaluatorConfig", "Measure", "choose_measure", "make_evaluator"), "measures"),
-    "ProposalEvaluator": "proposals",
-    **dict.fromkeys(("format_table", "save_detections", "save_metrics"), "table"),
-    "VocEvaluator": "voc",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "backend": ("Backend",),
+        "cityscapes": ("CityscapesEvaluator",),
+        "coco": ("CocoEvaluator",),
+        "evaluator": (
+            "CollectingEvaluator",
+            "Evaluator",
+            "Metrics",
+            "evaluate",
+        ),
+        "lvis": ("LvisEvaluator",),
+        "measures": (
+            "EvaluatorConfig",
+            "Measure",
+            "choose_measure",
+            "make_evaluator",
+        ),
+        "proposals": ("ProposalEvaluator",),
+        "table": (
+            "format_table",
+            "save_detections",
+            "save_metrics",
+        ),
+        "voc": ("VocEvaluator",),
+    },
+)

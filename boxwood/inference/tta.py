@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.data.loader import collate
-from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform, resized
+from boxwood.data.transforms import HorizontalFlip, ResizeShortestEdge, Transform
 from boxwood.errors import UserError
 from boxwood.models import RCNN, RFCN, RetinaNet
 from boxwood.models.inference_config import TestConfig, ViewsConfig
@@ -229,7 +229,7 @@ def _batch(sample: Sample, view: View, device: torch.device) -> Batch:
     seen, rng = copy.copy(sample), np.random.default_rng(0)
     if view.ratio != 1.0:
         height, width = sample.size
-        seen = resized(seen, (height, max(1, round(width * view.ratio))))
+        seen = seen.resized((height, max(1, round(width * view.ratio))))
     for transform in view.transforms:
         seen = transform(seen, rng)
     return collate([seen], [0], with_targets=False).to(device)

@@ -25,11 +25,7 @@ from boxwood.errors import UserError
 from boxwood.interop.state_dict import Report, Rules, collect, finish, ratio_by_ratio, split_name, their_name
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.resnet import BLOCKS
-from boxwood.models.detector import ModelConfig
-from boxwood.models.proposal_network import ProposerConfig
-from boxwood.models.rcnn import RCNNConfig
-from boxwood.models.retinanet import RetinaNetConfig
-from boxwood.models.rfcn import RFCNConfig
+from boxwood.models.config import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 
 __all__ = ["DetectronFile", "convert", "count_classes", "read_detectron"]
 

@@ -17,12 +17,8 @@ from torch import Tensor, nn
 
 from boxwood.errors import UserError
 from boxwood.interop.state_dict import Report, Rules, collect, finish, ratio_by_ratio, split_name, their_name
-from boxwood.models.anchors import AnchorsConfig
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.detector import ModelConfig
-from boxwood.models.proposal_network import ProposerConfig
-from boxwood.models.rcnn import RCNNConfig
-from boxwood.models.retinanet import RetinaNetConfig
+from boxwood.models.config import AnchorsConfig, ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig
 
 __all__ = ["convert", "with_conventions"]
 

@@ -16,13 +16,8 @@ from boxwood.errors import UserError
 from boxwood.interop.state_dict import Collected, Report, finish
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.resnet import from_torchvision as resnet_from_torchvision
-from boxwood.models.detector import ModelConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, ModelConfig, RCNNConfig, RetinaNetConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
-from boxwood.models.rcnn import RCNNConfig
-from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 
 __all__ = ["convert", "rcnn_config", "rcnn_state", "recognized", "retinanet_config", "retinanet_state"]
 

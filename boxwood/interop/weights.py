@@ -24,10 +24,8 @@ from boxwood.errors import UserError
 from boxwood.interop import caffe, detectron, detectron2, torchvision
 from boxwood.interop.detectron_config.pickled import from_embedded
 from boxwood.interop.state_dict import Report
-from boxwood.models.detector import ModelConfig, without_pretrained
+from boxwood.models.config import ModelConfig, RetinaNetConfig, RFCNConfig, without_pretrained
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.retinanet import RetinaNetConfig
-from boxwood.models.rfcn import RFCNConfig
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights

@@ -12,7 +12,7 @@ from boxwood.data.quality.checks import check_identities, refuse
 from boxwood.data.quality.statistics import Anchors, Statistics, advice, count, describe
 from boxwood.errors import UserError
 from boxwood.library.annotations import coco_parts, is_annotation_file, overview, run_config
-from boxwood.models.anchors import AnchorsConfig
+from boxwood.models.config import AnchorsConfig
 from boxwood.report.statistics import write_statistics
 from boxwood.run_config import RunConfig
 

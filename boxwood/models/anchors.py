@@ -7,24 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from boxwood.config import Config
 from boxwood.errors import UserError
+from boxwood.models.config import AnchorsConfig
 from boxwood.ops.geometry import Geometry
 
-__all__ = ["AnchorsConfig", "anchor_cells"]
-
-
-class AnchorsConfig(Config):
-    """Base of what says which anchors stand on the maps."""
-
-    anchor_sizes: tuple[tuple[float, ...], ...]
-    """Square roots of the anchors' areas in pixels, for each level, finest first."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height / width."""
-    anchor_offset: float = 0.0
-    """Where a cell's anchors are centred, in cells from its corner."""
-    rounded_anchors: bool = False
-    """Round the anchors' corners to whole pixels; torchvision's weights were trained so."""
+__all__ = ["anchor_cells"]
 
 
 def anchor_cells(key: str, config: AnchorsConfig, strides: Sequence[int], geometry: Geometry) -> Tensor:

@@ -9,31 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from boxwood.config import Component, Config
+from boxwood.models.config import ModelConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import to_detections
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.ops.geometry import CONTINUOUS, Geometry
-from boxwood.structures import Batch, Categories, Detections, FirstSample, Target
+from boxwood.structures import Batch, Categories, Detections, Target
 
-__all__ = [
-    "Detector",
-    "ModelConfig",
-    "Network",
-    "normalize_images",
-    "set_fixed_shapes",
-    "with_training_rules",
-    "without_pretrained",
-]
-
-M = TypeVar("M", bound="ModelConfig")
+__all__ = ["Detector", "Network", "normalize_images", "set_fixed_shapes"]
 
 
 class Detector(nn.Module, ABC):
@@ -71,75 +60,6 @@ def set_fixed_shapes(model: nn.Module, device: torch.device, *, compiled: bool =
 
 
 GEOMETRIES: dict[str, Geometry] = {"continuous": CONTINUOUS, "detectron1": DETECTRON1}
-
-
-class ModelConfig(Component):
-    """Base of every architecture's configuration."""
-
-    class_agnostic: ClassVar[bool] = False
-    """Its boxes have no classes (RPN alone): they are evaluated as proposals."""
-
-    geometry: Literal["continuous", "detectron1"] = "continuous"
-    """The box convention: continuous coordinates, or inclusive pixels as Detectron has them (`boxwood.ops.detectron1`), for its
-    weights. Rules of training that are null follow it: continuous ones are Boxwood's, the others Detectron's."""
-    size_divisor: int = Field(32, gt=0)
-    """A batch's height and width are multiples of it; Detectron padded to 32 with a pyramid, to 128 for RetinaNet, else not at
-    all (1)."""
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Subtracted from each channel of an image in 0..255."""
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    """Divides each channel after the mean is subtracted."""
-
-    @property
-    def title(self) -> str:
-        """What a person calls it: Faster R-CNN, ResNet-50-FPN."""
-        return type(self).__name__.removesuffix("Config")
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """What it predicts for each instance besides class and box: ``masks``, ``keypoints``, ..."""
-        return ()
-
-    @property
-    def needs_proposals(self) -> bool:
-        """Whether proposals have to come with the data."""
-        return False
-
-    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
-        """Raise `UserError` where the data set at ``key`` lacks what the model is trained on or reads; ``first`` gives its first
-        sample."""
-
-    @abstractmethod
-    def build(self, categories: Categories, test: TestConfig) -> Detector:
-        """The network for these classes, with randomly initialised weights where no pretrained backbone is asked for."""
-
-
-def without_pretrained(model: M) -> M:
-    """A copy of the configuration with randomly initialised weights: for a network whose weights come from a file."""
-    copy = model.model_copy(deep=True)
-    for part in _parts(copy):
-        if "weights" in type(part).model_fields:
-            part.weights = None  # type: ignore[attr-defined]  # of backbones that have such a field
-    return copy
-
-
-def with_training_rules(model: M) -> M:
-    """A copy of the configuration in which rules of training that are None follow ``geometry``."""
-    copy = model.model_copy(deep=True)
-    for part in _parts(copy):
-        for name, rule in getattr(part, f"{model.geometry}_rules", {}).items():
-            if getattr(part, name) is None:
-                setattr(part, name, rule)
-    return copy
-
-
-def _parts(config: Config) -> list[Config]:
-    """The configuration and those in it, at any depth."""
-    parts = [config]
-    for part in parts:
-        for _, value in part:
-            parts += [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, Config)]
-    return parts
 
 
 def normalize_images(

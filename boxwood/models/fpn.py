@@ -8,29 +8,15 @@ two by convolutions of stride 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.config import Config
-from boxwood.models.backbones.backbone import BackboneConfig, ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import ConvNorm, make_norm
+from boxwood.models.backbones.config import Norm
+from boxwood.models.config import FPNConfig
 
-__all__ = ["FPN", "FPNConfig", "LastMap", "backbone_title", "build_fpn"]
-
-
-class FPNConfig(Config):
-    """The pyramid over a body."""
-
-    channels: int = 256
-    norm: Norm | None = None
-    """After each convolution, which then has no bias; None for convolutions with bias alone."""
-    zero_init_lateral: bool = False
-    """Begin with laterals of zeros, so that each level is at first the one above alone; the coarsest is as ever
-    (Detectron's ZERO_INIT_LATERAL)."""
-    top: Literal["subsampled", "conv_c5", "conv_p5"] = "subsampled"
-    """What stands above the body's coarsest level: one level that is every second cell of it (FPN, section 4.1), or two by strided
-    3x3 convolutions, from the body's own map (RetinaNet, section 4) or from the pyramid's."""
+__all__ = ["FPN", "LastMap", "build_fpn"]
 
 
 class FPN(nn.Module):
@@ -88,11 +74,6 @@ class LastMap(nn.Module):
 def build_fpn(config: FPNConfig | None, channels_in: Sequence[int], strides: Sequence[int]) -> FPN | LastMap:
     """The pyramid over maps of these channels and strides; without a configuration their last."""
     return LastMap(channels_in, strides) if config is None else FPN(config, channels_in, strides)
-
-
-def backbone_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
-    """What a person calls a body and what is read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
-    return backbone.title_alone if fpn is None else f"{backbone.title}-FPN"
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, norm: Norm | None, stride: int = 1) -> nn.Module:

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from boxwood.config import Config
-from boxwood.ops.nms import Decay, VoteScoring
 
 __all__ = [
     "BoxViewsConfig",
@@ -25,7 +24,7 @@ class SoftNMSConfig(Config):
     """Overlapping boxes keep a lower score instead of being dropped (`boxwood.ops.nms.soft_nms`). The IoU from which the
     linear and the hard rule act is ``test.nms_threshold``."""
 
-    decay: Decay = "linear"
+    decay: Literal["linear", "gaussian", "hard"] = "linear"
     sigma: float = Field(0.5, gt=0)
     """Of the Gaussian rule."""
     floor: float = Field(1e-4, ge=0)
@@ -37,7 +36,7 @@ class VoteConfig(Config):
 
     threshold: float = Field(0.8, gt=0, le=1)
     """The IoU from which a box has a vote."""
-    scoring: VoteScoring = "id"
+    scoring: Literal["id", "avg", "iou_avg", "generalized_avg", "quasi_sum", "temp_avg"] = "id"
     """What becomes of the score."""
     beta: float = Field(1.0, gt=0)
     """Of some of those; Detectron had the key and never read it."""

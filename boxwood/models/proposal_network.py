@@ -12,45 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import ModelConfig, Network, with_training_rules
-from boxwood.models.fpn import FPNConfig, backbone_title, build_fpn
+from boxwood.models.config import ProposerConfig, with_training_rules
+from boxwood.models.detector import Network
+from boxwood.models.fpn import build_fpn
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Instances, to_detections
-from boxwood.models.rpn import RPN, AnchorSample, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.rpn import RPN, AnchorSample, RPNOutput, propose, rpn_losses, sample_anchors
 from boxwood.structures import Batch, Categories, Detections, Target
 
-__all__ = ["Proposer", "ProposerConfig", "ProposerOutput"]
+__all__ = ["Proposer", "ProposerOutput"]
 
 OBJECT = Categories((1,), ("object",))
-
-
-class ProposerConfig(ModelConfig):
-    """A region proposal network on its own."""
-
-    short_kind: ClassVar[str] = "rpn"
-    class_agnostic: ClassVar[bool] = True
-
-    backbone: BackboneConfig = Field(default_factory=ResNetConfig)
-    fpn: FPNConfig | None = Field(default_factory=FPNConfig)
-    """None: the RPN reads the backbone's last map; ``rpn.anchor_sizes`` then has one level."""
-    rpn: RPNConfig = Field(default_factory=lambda: RPNConfig(test_proposals=2000))
-    """``rpn.test_proposals`` and not ``test.detections_per_image`` says how many boxes come out."""
-
-    @property
-    def title(self) -> str:
-        return f"RPN, {backbone_title(self.backbone, self.fpn)}"
-
-    def build(self, categories: Categories, test: TestConfig) -> Proposer:
-        return Proposer(self, categories, test)
 
 
 @dataclass(slots=True)

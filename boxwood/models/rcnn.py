@@ -16,86 +16,34 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
-from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import ModelConfig, Network, with_training_rules
-from boxwood.models.fpn import FPNConfig, backbone_title, build_fpn
+from boxwood.models.config import RCNNConfig, with_training_rules
+from boxwood.models.detector import Network
+from boxwood.models.fpn import build_fpn
 from boxwood.models.ground_truth import ground_truth_of
-from boxwood.models.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, RoIHead, RoIHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import RoIHead, RoIHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances, to_detections
-from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNOutput, propose, rpn_losses, sample_anchors
 from boxwood.models.second_stage import (
-    RoIConfig,
     RoISample,
     box_losses,
     candidates_of,
-    check_proposals,
     given_proposals,
     pool_regions,
     sample_rois,
     scatter_rows,
     valid_rows,
 )
-from boxwood.models.tasks import InstanceTask, KeypointTask, MaskTask
-from boxwood.structures import Batch, Categories, Detections, FirstSample, Target
+from boxwood.models.tasks import InstanceTask
+from boxwood.structures import Batch, Categories, Detections, Target
 
-__all__ = ["RCNN", "RCNNConfig", "RCNNOutput"]
-
-
-class RCNNConfig(ModelConfig):
-    """A two-stage detector; with a mask head it is Mask R-CNN, with a keypoint head Keypoint R-CNN, or both."""
-
-    short_kind: ClassVar[str] = "rcnn"
-
-    backbone: BackboneConfig = Field(default_factory=ResNetConfig)
-    fpn: FPNConfig | None = Field(default_factory=FPNConfig)
-    """None: everything reads the backbone's last map (C4, dilated C5, VGG); ``rpn.anchor_sizes`` then has one level."""
-    rpn: RPNConfig | None = Field(default_factory=RPNConfig)
-    """None: proposals come with the data (Fast R-CNN)."""
-    rois: RoIConfig = Field(default_factory=RoIConfig)
-    box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
-    mask_head: MaskHeadConfig | None = None
-    keypoint_head: KeypointHeadConfig | None = None
-    tasks: tuple[InstanceTask, ...] = ()
-    """More of what is predicted for each instance."""
-
-    def all_tasks(self) -> tuple[InstanceTask, ...]:
-        """Masks and keypoints where there are heads for them, then ``tasks``."""
-        masks = () if self.mask_head is None else (MaskTask(head=self.mask_head),)
-        keypoints = () if self.keypoint_head is None else (KeypointTask(head=self.keypoint_head),)
-        return (*masks, *keypoints, *self.tasks)
-
-    @property
-    def title(self) -> str:
-        names = [task.title for task in self.all_tasks() if task.title]
-        algorithm = " and ".join(names) if names else "Fast" if self.rpn is None else "Faster"
-        given = " on given proposals" if names and self.rpn is None else ""
-        return f"{algorithm} R-CNN{given}, {backbone_title(self.backbone, self.fpn)}"
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        return tuple(task.name for task in self.all_tasks())
-
-    @property
-    def needs_proposals(self) -> bool:
-        return self.rpn is None
-
-    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
-        for task in reversed(self.all_tasks()):
-            task.check_data(categories, first, key)
-        if self.rpn is None:
-            check_proposals(first, key)
-
-    def build(self, categories: Categories, test: TestConfig) -> RCNN:
-        return RCNN(self, categories, test)
+__all__ = ["RCNN", "RCNNOutput"]
 
 
 @dataclass(slots=True)

@@ -12,18 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from boxwood.models.anchors import AnchorsConfig, anchor_cells
-from boxwood.models.backbones import BackboneConfig, ResNetConfig
-from boxwood.models.backbones.backbone import ConvNorm, Norm, freeze_tail, make_norm
-from boxwood.models.detector import ModelConfig, Network, with_training_rules
-from boxwood.models.fpn import FPN, FPNConfig, backbone_title
+from boxwood.models.anchors import anchor_cells
+from boxwood.models.backbones.backbone import ConvNorm, freeze_tail, make_norm
+from boxwood.models.config import RetinaNetConfig, RetinaNetHeadConfig, with_training_rules
+from boxwood.models.detector import Network
+from boxwood.models.fpn import FPN
 from boxwood.models.ground_truth import GroundTruth, ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances
@@ -34,75 +32,7 @@ from boxwood.ops.losses import focal, global_mean, smooth_l1
 from boxwood.ops.matching import BACKGROUND, IGNORED, match_boxes
 from boxwood.structures import Batch, Categories, Target
 
-__all__ = ["RetinaNet", "RetinaNetConfig", "RetinaNetHeadConfig", "RetinaNetOutput"]
-
-OCTAVES = tuple(2 ** (third / 3) for third in range(3))
-
-
-class RetinaNetHeadConfig(AnchorsConfig):
-    """Anchors, the towers over them, what they learn and how many of them become candidates."""
-
-    anchor_sizes: tuple[tuple[float, ...], ...] = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
-    """Square roots of the anchors' areas in pixels, for each level, finest first: three an octave (section 4)."""
-    convs: int = 4
-    """3x3 convolutions of a tower, as wide as the pyramid."""
-    norm: Norm | None = None
-    """After each of them, which then has no bias; None for convolutions with bias alone."""
-    shared_tower: bool = False
-    """One tower for classes and boxes instead of one each."""
-    prior: float = 0.01
-    """What every anchor's every class begins with, so that the many negatives do not drown the first steps (section 4.1)."""
-    foreground_iou: float = 0.5
-    background_iou: float = 0.4
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
-    smooth_l1_beta: float = 0.11
-    test_candidates: int = 1000
-    """The best (anchor, class) pairs of each level that go into NMS."""
-    low_quality_matches: bool | None = None
-    """Each instance's best anchors are positive whatever their IoU; False: from ``background_iou`` on (Detectron). None: as
-    ``geometry`` implies."""
-    ignore_crowd_and_padding: bool | None = None
-    """Background anchors that are centred in the padding, or of which half lies in a crowd region, are not used; False: they are
-    background (Detectron). None: as ``geometry`` implies."""
-    loss_normalizer: Literal["positives", "positives_plus_one"] | None = None
-    """What the losses are divided by: the number of positives, or of positives (before ``low_quality_matches`` drops any) and one
-    more an image (Detectron). None: as ``geometry`` implies."""
-    threshold_coarsest_level: bool | None = None
-    """``test.score_threshold`` holds for the coarsest level too; False: it may give detections of any score (Detectron). None: as
-    ``geometry`` implies."""
-
-    continuous_rules: ClassVar[dict[str, Any]] = {
-        "low_quality_matches": True,
-        "ignore_crowd_and_padding": True,
-        "loss_normalizer": "positives",
-        "threshold_coarsest_level": True,
-    }
-    detectron1_rules: ClassVar[dict[str, Any]] = {
-        "low_quality_matches": False,
-        "ignore_crowd_and_padding": False,
-        "loss_normalizer": "positives_plus_one",
-        "threshold_coarsest_level": False,
-    }
-
-
-class RetinaNetConfig(ModelConfig):
-    """A one-stage detector on a pyramid from stride 8 on."""
-
-    short_kind: ClassVar[str] = "retinanet"
-
-    backbone: BackboneConfig = Field(default_factory=ResNetConfig)
-    """Its maps of stride 8 and coarser are used."""
-    fpn: FPNConfig = Field(default_factory=lambda: FPNConfig(top="conv_c5"))
-    head: RetinaNetHeadConfig = Field(default_factory=RetinaNetHeadConfig)
-
-    @property
-    def title(self) -> str:
-        return f"RetinaNet, {backbone_title(self.backbone, self.fpn)}"
-
-    def build(self, categories: Categories, test: TestConfig) -> RetinaNet:
-        return RetinaNet(self, categories, test)
+__all__ = ["RetinaNet", "RetinaNetOutput"]
 
 
 @dataclass(slots=True)

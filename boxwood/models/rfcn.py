@@ -14,80 +14,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from boxwood.models.backbones import BackboneConfig, ResNetConfig
 from boxwood.models.backbones.backbone import freeze_tail
-from boxwood.models.detector import ModelConfig, Network, with_training_rules
+from boxwood.models.config import RFCNConfig, with_training_rules
+from boxwood.models.detector import Network
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances
-from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.second_stage import (
-    RoIConfig,
-    RoISample,
-    box_losses,
-    candidates_of,
-    check_proposals,
-    given_proposals,
-    sample_rois,
-    scatter_rows,
-    valid_rows,
-)
+from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.second_stage import RoISample, box_losses, candidates_of, given_proposals, sample_rois, scatter_rows, valid_rows
 from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
-from boxwood.structures import Batch, Categories, FirstSample, Target
+from boxwood.structures import Batch, Categories, Target
 
-__all__ = ["RFCN", "RFCNConfig", "RFCNOutput"]
-
-
-class RFCNConfig(ModelConfig):
-    """A two-stage detector that is convolutional to the end. The defaults are the paper's."""
-
-    short_kind: ClassVar[str] = "rfcn"
-
-    backbone: BackboneConfig = Field(default_factory=lambda: ResNetConfig(last_stage="dilated"))
-    """The score maps read its last map, the RPN the one before (section 2: res5 with stride 16, and res4)."""
-    rpn: RPNConfig | None = Field(
-        default_factory=lambda: RPNConfig(
-            anchor_sizes=((128.0, 256.0, 512.0),),
-            train_candidates=6000,
-            train_proposals=300,
-            test_candidates=6000,
-            test_proposals=300,
-        )
-    )
-    """None: proposals come with the data."""
-    rois: RoIConfig = Field(
-        default_factory=lambda: RoIConfig(samples_per_image=300, positive_fraction=1.0, hardest=128, class_agnostic=True)
-    )
-    """``pooling``, ``sampling_ratio`` and ``aligned`` are not used. With ``hardest`` all proposals are compared; for training
-    without it, sample as Faster R-CNN does: ``samples_per_image`` 128, ``positive_fraction`` 0.25."""
-    width: int | None = 1024
-    """Channels of a 1x1 convolution ahead of the score maps; None for none."""
-    grid: int = 7
-    """k, cells a side of an RoI."""
-    interpolate: bool = False
-    """Read the score maps at exact places, as RoIAlign does, and not whole cells of theirs as in the paper: for objects of a few of
-    those cells, which would look the same from a little beside."""
-
-    @property
-    def title(self) -> str:
-        return f"R-FCN, {self.backbone.title}"
-
-    @property
-    def needs_proposals(self) -> bool:
-        return self.rpn is None
-
-    def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
-        if self.rpn is None:
-            check_proposals(first, key)
-
-    def build(self, categories: Categories, test: TestConfig) -> RFCN:
-        return RFCN(self, categories, test)
+__all__ = ["RFCN", "RFCNOutput"]
 
 
 @dataclass(slots=True)

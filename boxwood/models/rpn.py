@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.anchors import AnchorsConfig, anchor_cells
+from boxwood.models.anchors import anchor_cells
+from boxwood.models.config import RPNConfig
 from boxwood.models.ground_truth import GroundTruth
 from boxwood.ops.anchors import anchor_grid, centred_inside
 from boxwood.ops.boxes import decode, encode, ioa
@@ -26,51 +26,7 @@ from boxwood.ops.matching import BACKGROUND, match_boxes
 from boxwood.ops.sampling import sample_balanced, uniform
 from boxwood.structures import Batch
 
-__all__ = [
-    "RPN",
-    "AnchorSample",
-    "Proposals",
-    "RPNConfig",
-    "RPNOutput",
-    "propose",
-    "rpn_losses",
-    "sample_anchors",
-]
-
-
-class RPNConfig(AnchorsConfig):
-    """Anchors, what they learn, and how many of them become proposals."""
-
-    anchor_sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    convs: int = 1
-    """3x3 convolutions ahead of the two predictors."""
-    straddle: float | None = None
-    """Learn only from anchors that leave the image by at most so many pixels (Faster R-CNN, section 3.1.3; Detectron: 0); None:
-    from all whose centre is in it."""
-    foreground_iou: float = 0.7
-    background_iou: float = 0.3
-    samples_per_image: int = 256
-    positive_fraction: float = 0.5
-    smooth_l1_beta: float = 1 / 9
-    nms_threshold: float = 0.7
-    train_candidates: int = 2000
-    """The best anchors of each level that go into suppression."""
-    train_proposals: int = 1000
-    """The best proposals of each image that are kept after it."""
-    test_candidates: int = 1000
-    test_proposals: int = 1000
-    topk_per_batch: bool | None = None
-    """In training on a pyramid, ``train_proposals`` is the number for all images of a process's batch together (Detectron); None:
-    as ``geometry`` implies."""
-    loss_normalizer: Literal["sampled", "configured"] | None = None
-    """What the losses are divided by: the number of sampled anchors, or Detectron's rule: the box loss by the number in the
-    anchor's image, objectness on a pyramid by ``samples_per_image`` an image. None: as ``geometry`` implies."""
-    ignore_crowd: bool | None = None
-    """Negative anchors of which at least half lies in a crowd region are not used; False: they are negatives (Detectron). None:
-    as ``geometry`` implies."""
-
-    detectron1_rules: ClassVar[dict[str, Any]] = {"topk_per_batch": True, "loss_normalizer": "configured", "ignore_crowd": False}
-    continuous_rules: ClassVar[dict[str, Any]] = {"topk_per_batch": False, "loss_normalizer": "sampled", "ignore_crowd": True}
+__all__ = ["RPN", "AnchorSample", "Proposals", "RPNOutput", "propose", "rpn_losses", "sample_anchors"]
 
 
 @dataclass(slots=True)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwood.config import Config
 from boxwood.errors import UserError
+from boxwood.models.config import RoIConfig
 from boxwood.models.ground_truth import GroundTruth, padded
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates
@@ -29,14 +28,12 @@ from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.matching import BACKGROUND, match_boxes
 from boxwood.ops.roi_align import assign_levels, pool_levels
 from boxwood.ops.sampling import sample_balanced, uniform
-from boxwood.structures import Batch, FirstSample
+from boxwood.structures import Batch
 
 __all__ = [
-    "RoIConfig",
     "RoISample",
     "box_losses",
     "candidates_of",
-    "check_proposals",
     "class_boxes",
     "given_proposals",
     "instance_rows",
@@ -50,33 +47,6 @@ __all__ = [
 MAX_CANDIDATES = 4096
 """The best (RoI, class) pairs of an image that go into the last suppression. It is greedy, so leaving out the rest changes a
 result only where fewer than ``detections_per_image`` of so many survive."""
-
-
-class RoIConfig(Config):
-    """Which regions the second stage learns from, and how features are taken from them."""
-
-    samples_per_image: int = 512
-    positive_fraction: float = 0.25
-    foreground_iou: float = 0.5
-    hardest: int | None = None
-    """Of the sampled regions of an image, learn from so many whose loss is largest (online hard example mining); None: from all."""
-    class_agnostic: bool = False
-    """Regress one box an RoI instead of one for each class."""
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    """What dx, dy, dw, dh are multiplied with, so that they vary by about 1."""
-    smooth_l1_beta: float = 1.0
-    pooling: Literal["align", "max"] = "align"
-    """RoIAlign, or the older RoIPool, which knows neither of the following."""
-    sampling_ratio: int = 2
-    """Points a cell and side that RoIAlign averages; 0 takes as many as the cell has map pixels."""
-    aligned: bool = True
-    """RoIAlign with pixel centres at i + 0.5; torchvision's weights were trained without."""
-    ignore_crowd: bool | None = None
-    """Background regions of which at least half lies in a crowd region are not used; False: they are background. None: as
-    ``geometry`` implies."""
-
-    detectron1_rules: ClassVar[dict[str, Any]] = {"ignore_crowd": False}
-    continuous_rules: ClassVar[dict[str, Any]] = {"ignore_crowd": True}
 
 
 @dataclass(slots=True)
@@ -98,16 +68,6 @@ class RoISample:
 
 
 # ------------------------------------------------------------------------------------------------------ before the network
-
-
-def check_proposals(first: FirstSample, key: str) -> None:
-    """Raise `UserError` where the data set at ``key`` has no proposals; ``first`` gives its first sample."""
-    sample = first()
-    if sample is not None and sample.proposals is None:
-        raise UserError(
-            f"{key}: has no proposals, and this detector has no RPN to make them; set {key}.proposals to a file of them (boxwood "
-            "eval of an RPN writes one), or take a recipe with an RPN, such as faster_rcnn_mobilenetv2_fpn"
-        )
 
 
 def given_proposals(batch: Batch, scales: Tensor, geometry: Geometry = CONTINUOUS) -> Proposals:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.models import ProposerConfig, RCNNConfig, RFCNConfig
 from boxwood.models.backbones import BackboneConfig, ResNetConfig, VGG16Config, VGGCNNM1024Config
+from boxwood.models.config import RoIConfig, RPNConfig
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x, on_proposals
 from boxwood.run_config import RunConfig, StepScheduleConfig
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.models import RCNNConfig
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.run_config import AdamWConfig, CosineScheduleConfig, RunConfig, TrainConfig
 
 __all__ = ["demo_shapes"]

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.models import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, TestConfig
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import (
     AverageHeadConfig,
     ConvFCHeadConfig,
@@ -25,9 +25,6 @@ from boxwood.models.heads import (
     TwoFCHeadConfig,
 )
 from boxwood.models.inference_config import BoxViewsConfig, KeypointViewsConfig, MaskViewsConfig, TTAConfig, VoteConfig
-from boxwood.models.retinanet import RetinaNetHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 
 __all__ = ["BASELINES", "Baseline", "build", "describe", "sorts"]

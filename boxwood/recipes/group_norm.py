@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from boxwood.models import RCNNConfig
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig
 from boxwood.recipes.coco import faster_rcnn_r50_fpn_1x
 from boxwood.run_config import RunConfig, StepScheduleConfig

@@ -10,11 +10,8 @@ from __future__ import annotations
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.models import ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import MobileNetV2Config, ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig
-from boxwood.models.retinanet import RetinaNetHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.recipes.coco import on_proposals
 from boxwood.run_config import AdamWConfig, RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 

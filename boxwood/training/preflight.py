@@ -10,7 +10,7 @@ from boxwood.data.dataset import Dataset
 from boxwood.data.mixture import MixtureDataset
 from boxwood.errors import UserError
 from boxwood.evaluation import choose_measure
-from boxwood.models.detector import ModelConfig
+from boxwood.models.config import ModelConfig
 from boxwood.run_config import RunConfig
 
 logger = logging.getLogger(__name__)

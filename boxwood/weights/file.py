@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from boxwood.config import from_yaml, to_yaml
 from boxwood.errors import UserError
 from boxwood.files import write_whole
-from boxwood.models.detector import Detector, ModelConfig, without_pretrained
+from boxwood.models.config import ModelConfig, without_pretrained
+from boxwood.models.detector import Detector
 from boxwood.models.inference_config import TestConfig
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, KeypointFacts

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from boxwood.errors import UserError
-from boxwood.models.detector import ModelConfig, without_pretrained
+from boxwood.models.config import ModelConfig, RetinaNetConfig, without_pretrained
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.retinanet import RetinaNetConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights
 

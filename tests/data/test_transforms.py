@@ -24,7 +24,6 @@ from boxwood.data.transforms import (
     ResizeShortestEdge,
     ScaleJitter,
     Transform,
-    cropped,
     resized_size,
 )
 from boxwood.errors import UserError
@@ -188,10 +187,10 @@ def test_a_crop_shows_its_window(seed: int, height: int, width: int, instances: 
 def test_a_crop_may_reach_beyond_the_image() -> None:
     sample = make_sample(height=4, width=6, instances=0)
     before = sample.image.clone()
-    after = cropped(sample, -1, 2, (9, 5), fill=(1, 2, 3))
+    after = sample.cropped(-1, 2, (9, 5), fill=(1, 2, 3))
     assert torch.equal(after.image[:, 1:5, :4], before[:, :, 2:])
     assert after.image[:, 0].tolist() == [[value] * 5 for value in (1, 2, 3)] and (after.image[0, :, 4] == 1).all()
-    assert (cropped(sample, 50, 50, (3, 3)).image == 0).all()
+    assert (sample.cropped(50, 50, (3, 3)).image == 0).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -275,7 +274,7 @@ def test_copy_paste_leaves_crowds_and_cuts_other_sizes() -> None:
     for seed in range(10):
         after = CopyPaste().mix(base, np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200, crowd=True))
         assert after.labels.tolist() == [100]
-        small = cropped(rectangle(1, (0, 0, 5, 5), 100), 0, 0, (8, 7))
+        small = rectangle(1, (0, 0, 5, 5), 100).cropped(0, 0, (8, 7))
         after = CopyPaste().mix(small, np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200))
         assert after.size == (8, 7) and all(box in ([0, 0, 5, 5], [5, 5, 7, 8]) for box in after.boxes.tolist())
         everything = CopyPaste().mix(

@@ -12,7 +12,7 @@ import torch
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from boxwood.inference.predictor import prepare
-from boxwood.models.detector import without_pretrained
+from boxwood.models.config import without_pretrained
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
 from tests.conftest import Boxwood, tiny

@@ -17,11 +17,10 @@ from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
 from boxwood.errors import UserError
 from boxwood.inference.predictor import Predictor, load, prepare
 from boxwood.models.backbones import ConvNorm, MobileNetV2Config, ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RCNNConfig, RPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.rcnn import RCNN, RCNNConfig
-from boxwood.models.rpn import RPNConfig
+from boxwood.models.rcnn import RCNN
 from boxwood.run_config import RunConfig
 from boxwood.structures import Batch, Categories, Detections
 from boxwood.weights import save_weights

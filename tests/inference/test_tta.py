@@ -16,7 +16,7 @@ from boxwood.errors import UserError
 from boxwood.inference.tta import AugmentedDetector, augmented, views_of
 from boxwood.models import RCNN, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, ProposerConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import (
     BoxViewsConfig,
@@ -28,10 +28,6 @@ from boxwood.models.inference_config import (
     ViewsConfig,
     VoteConfig,
 )
-from boxwood.models.proposal_network import ProposerConfig
-from boxwood.models.retinanet import RetinaNetHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.structures import Batch, Categories, Detections, KeypointFacts, Sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")

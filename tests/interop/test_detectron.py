@@ -15,10 +15,9 @@ from boxwood.errors import UserError
 from boxwood.interop.detectron import convert, read_detectron
 from boxwood.models import ModelConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import ResNetConfig, VGG16Config, VGGCNNM1024Config
-from boxwood.models.detector import without_pretrained
+from boxwood.models.config import RoIConfig, without_pretrained
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.zoo.table import entries

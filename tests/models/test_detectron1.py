@@ -16,15 +16,15 @@ from torch import Tensor
 from boxwood.fields import DetectedKeypoints
 from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Instances, find_keypoints, select_instances, to_detections
-from boxwood.models.retinanet import RetinaNetHeadConfig, RetinaNetOutput, assign
+from boxwood.models.retinanet import RetinaNetOutput, assign
 from boxwood.models.retinanet import candidates_of as candidates_of_levels
-from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.second_stage import RoIConfig, candidates_of, given_proposals, pool_regions, sample_rois
+from boxwood.models.rpn import AnchorSample, Proposals, RPNOutput, propose, rpn_losses, sample_anchors
+from boxwood.models.second_stage import candidates_of, given_proposals, pool_regions, sample_rois
 from boxwood.models.tasks.keypoint import keypoint_loss
 from boxwood.ops.detectron1 import DETECTRON1
 from boxwood.structures import Batch, Categories, KeypointFacts, Target

@@ -16,12 +16,10 @@ from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import rcnn_config, rcnn_state
 from boxwood.models import rpn, second_stage
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RCNNConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.rcnn import RCNN, RCNNConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
+from boxwood.models.rcnn import RCNN
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
 from tests.models.peers import ExactAnchors, batch_of, enliven, photos, spread
 from tests.models.test_parity import our_sampler, their_sampler

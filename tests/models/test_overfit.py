@@ -30,16 +30,20 @@ from boxwood.data.proposals import write_proposals
 from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator, evaluate, make_evaluator
 from boxwood.models.backbones import Backbone, BackboneConfig
-from boxwood.models.detector import ModelConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import (
+    FPNConfig,
+    ModelConfig,
+    ProposerConfig,
+    RCNNConfig,
+    RetinaNetConfig,
+    RetinaNetHeadConfig,
+    RFCNConfig,
+    RoIConfig,
+    RPNConfig,
+)
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.proposal_network import ProposerConfig
-from boxwood.models.rcnn import RCNNConfig
-from boxwood.models.retinanet import OCTAVES, RetinaNetConfig, RetinaNetHeadConfig
-from boxwood.models.rfcn import RFCNConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
+from boxwood.models.retinanet import OCTAVES
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
 

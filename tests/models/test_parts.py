@@ -15,16 +15,17 @@ from torch import Tensor
 
 from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.config import FPNConfig, ProposerConfig, RCNNConfig, RFCNConfig, RoIConfig, RPNConfig
+from boxwood.models.fpn import FPN
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import select_instances
-from boxwood.models.proposal_network import Proposer, ProposerConfig
-from boxwood.models.rcnn import RCNN, RCNNConfig
-from boxwood.models.rfcn import RFCN, RFCNConfig
-from boxwood.models.rpn import Proposals, RPNConfig
-from boxwood.models.second_stage import RoIConfig, RoISample, box_losses, candidates_of, given_proposals, pool_regions, sample_rois
+from boxwood.models.proposal_network import Proposer
+from boxwood.models.rcnn import RCNN
+from boxwood.models.rfcn import RFCN
+from boxwood.models.rpn import Proposals
+from boxwood.models.second_stage import RoISample, box_losses, candidates_of, given_proposals, pool_regions, sample_rois
 from boxwood.structures import Batch
 from tests.models.test_rcnn import CLASSES, HEIGHT, NONE, ONE, TWO, WIDTH, batch_of, target_of
 

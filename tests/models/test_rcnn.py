@@ -18,14 +18,14 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from boxwood.errors import UserError
 from boxwood.models.backbones import ResNetConfig
+from boxwood.models.config import FPNConfig, RCNNConfig, RoIConfig, RPNConfig
 from boxwood.models.detector import normalize_images
-from boxwood.models.fpn import FPNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import select_instances
-from boxwood.models.rcnn import RCNN, RCNNConfig, RCNNOutput
-from boxwood.models.rpn import AnchorSample, Proposals, RPNConfig, RPNOutput, propose, rpn_losses
-from boxwood.models.second_stage import RoIConfig, RoISample, box_losses, candidates_of
+from boxwood.models.rcnn import RCNN, RCNNOutput
+from boxwood.models.rpn import AnchorSample, Proposals, RPNOutput, propose, rpn_losses
+from boxwood.models.second_stage import RoISample, box_losses, candidates_of
 from boxwood.models.tasks.mask import mask_loss
 from boxwood.ops.boxes import ioa
 from boxwood.ops.masks import mask_targets

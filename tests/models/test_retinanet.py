@@ -15,10 +15,11 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import retinanet_config, retinanet_state
 from boxwood.models.backbones import ResNetConfig
-from boxwood.models.fpn import FPN, FPNConfig
+from boxwood.models.config import FPNConfig, RetinaNetConfig, RetinaNetHeadConfig
+from boxwood.models.fpn import FPN
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHeadConfig, assign
+from boxwood.models.retinanet import RetinaNet, assign
 from boxwood.ops.boxes import giou
 from boxwood.ops.losses import focal
 from boxwood.structures import Batch, Categories, Target

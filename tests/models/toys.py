@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.models.backbones import Backbone, BackboneConfig, ResNetConfig
-from boxwood.models.detector import ModelConfig
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import (
+    FPNConfig,
+    ModelConfig,
+    ProposerConfig,
+    RCNNConfig,
+    RetinaNetConfig,
+    RetinaNetHeadConfig,
+    RFCNConfig,
+    RoIConfig,
+    RPNConfig,
+)
 from boxwood.models.heads import AverageHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.proposal_network import ProposerConfig
-from boxwood.models.rcnn import RCNNConfig
-from boxwood.models.retinanet import RetinaNetConfig, RetinaNetHeadConfig
-from boxwood.models.rfcn import RFCNConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 
 __all__ = ["ARCHITECTURES", "CATEGORIES", "TEST", "batch", "build"]

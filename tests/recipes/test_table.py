@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from boxwood import recipes
 from boxwood.models import ModelConfig
-from boxwood.models.detector import without_pretrained
+from boxwood.models.config import without_pretrained
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 from boxwood.weights.file import read_weights, restore_model, save_weights
 

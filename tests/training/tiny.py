@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.data.dataset import DataConfig, Dataset, DatasetConfig
-from boxwood.models.detector import ModelConfig, normalize_images
+from boxwood.data.config import DataConfig, DatasetConfig
+from boxwood.data.dataset import Dataset
+from boxwood.models.config import ModelConfig
+from boxwood.models.detector import normalize_images
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.losses import global_mean
 from boxwood.run_config import RunConfig, SGDConfig, TrainConfig

@@ -9,7 +9,7 @@ from boxwood.interop.detectron_config.architecture import Plan, mask_head_name
 from boxwood.interop.detectron_config.values import Values
 from boxwood.models import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import BackboneConfig, ResNetConfig, VGG16Config, VGGCNNM1024Config
-from boxwood.models.fpn import FPNConfig
+from boxwood.models.config import FPNConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
 from boxwood.models.heads import (
     AverageHeadConfig,
     BoxHeadConfig,
@@ -18,9 +18,6 @@ from boxwood.models.heads import (
     ConvMaskHeadConfig,
     TwoFCHeadConfig,
 )
-from boxwood.models.retinanet import RetinaNetHeadConfig
-from boxwood.models.rpn import RPNConfig
-from boxwood.models.second_stage import RoIConfig
 
 __all__ = ["make_model"]
 

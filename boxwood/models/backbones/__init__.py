@@ -1,11 +1,24 @@
-"""Bodies, one family a file."""
+"""Backbones, one family a file; names are imported when they are first used."""
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm
-from boxwood.models.backbones.check import check_backbone
-from boxwood.models.backbones.mobilenet import MobileNetV2, MobileNetV2Config
-from boxwood.models.backbones.resnet import ResNet, ResNetConfig
-from boxwood.models.backbones.timm_backbone import TimmBackbone, TimmConfig
-from boxwood.models.backbones.vgg import VGG16, VGGCNNM1024, VGG16Config, VGGCNNM1024Config
+from typing import TYPE_CHECKING
+
+from boxwood.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from boxwood.models.backbones.backbone import Backbone, ConvNorm
+    from boxwood.models.backbones.check import check_backbone
+    from boxwood.models.backbones.config import (
+        BackboneConfig,
+        MobileNetV2Config,
+        ResNetConfig,
+        TimmConfig,
+        VGG16Config,
+        VGGCNNM1024Config,
+    )
+    from boxwood.models.backbones.mobilenet import MobileNetV2
+    from boxwood.models.backbones.resnet import ResNet
+    from boxwood.models.backbones.timm_backbone import TimmBackbone
+    from boxwood.models.backbones.vgg import VGG16, VGGCNNM1024
 
 __all__ = [
     "VGG16",
@@ -23,3 +36,29 @@ __all__ = [
     "VGGCNNM1024Config",
     "check_backbone",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "backbone": (
+            "Backbone",
+            "ConvNorm",
+        ),
+        "check": ("check_backbone",),
+        "config": (
+            "BackboneConfig",
+            "MobileNetV2Config",
+            "ResNetConfig",
+            "TimmConfig",
+            "VGG16Config",
+            "VGGCNNM1024Config",
+        ),
+        "mobilenet": ("MobileNetV2",),
+        "resnet": ("ResNet",),
+        "timm_backbone": ("TimmBackbone",),
+        "vgg": (
+            "VGG16",
+            "VGGCNNM1024",
+        ),
+    },
+)

@@ -9,22 +9,20 @@ import logging
 import pickle
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.config import Component, did_you_mean
+from boxwood.config import did_you_mean
 from boxwood.errors import UserError
+from boxwood.models.backbones.config import Norm
 
-__all__ = ["Backbone", "BackboneConfig", "ConvNorm", "Norm", "freeze_tail", "imagenet_weights", "make_norm"]
+__all__ = ["Backbone", "ConvNorm", "freeze_tail", "imagenet_weights", "make_norm"]
 
 logger = logging.getLogger(__name__)
 
-Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
-"""Frozen batch norm (its statistics and scales fixed, as in Detectron), batch norm over one or all processes, group norm of 32
-groups."""
 
 GROUPS = 32
 """Of group norm (Wu and He, 2018, section 4)."""
@@ -55,24 +53,6 @@ class Backbone(nn.Module):
         A body with a tail sets ``self.tail`` to a module, or overrides this to point at one that it has by another name.
         """
         return self._modules.get("tail")
-
-
-class BackboneConfig(Component):
-    """Base of every body's configuration."""
-
-    @property
-    def title(self) -> str:
-        """What a person calls it: ResNet-50."""
-        return type(self).__name__.removesuffix("Config")
-
-    @property
-    def title_alone(self) -> str:
-        """The same with the name of its last map, for a detector that reads no other: ResNet-50-C4."""
-        return self.title
-
-    @abstractmethod
-    def build(self) -> Backbone:
-        """The body, with pretrained weights where the configuration names them."""
 
 
 def freeze_tail(backbone: Backbone) -> None:

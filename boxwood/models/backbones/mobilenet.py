@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
+from boxwood.models.backbones.backbone import Backbone, ConvNorm, imagenet_weights, make_norm
+from boxwood.models.backbones.config import MobileNetV2Config
 
-__all__ = ["MobileNetV2", "MobileNetV2Config"]
-
-
-class MobileNetV2Config(BackboneConfig):
-    """A MobileNetV2 body that returns the last map of each stride from 4 to 32."""
-
-    short_kind: ClassVar[str] = "mobilenet_v2"
-
-    norm: Norm = "frozen_bn"
-    dilated: bool = False
-    """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and the 3x3 convolutions behind it
-    are dilated by 2 (for R-FCN). Every second of its pixels is what the strided map has."""
-    weights: str | None = "IMAGENET1K_V1"
-    """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
-
-    @property
-    def title(self) -> str:
-        return "MobileNetV2"
-
-    def build(self) -> MobileNetV2:
-        return MobileNetV2(self)
+__all__ = ["MobileNetV2"]
 
 
 class MobileNetV2(Backbone):

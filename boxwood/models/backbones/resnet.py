@@ -6,15 +6,14 @@ stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm, Norm, imagenet_weights, make_norm
+from boxwood.models.backbones.backbone import Backbone, ConvNorm, imagenet_weights, make_norm
+from boxwood.models.backbones.config import Norm, ResNetConfig
 
-__all__ = ["ResNet", "ResNetConfig", "from_torchvision"]
+__all__ = ["ResNet", "from_torchvision"]
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 EXPANSION = {18: 1, 34: 1, 50: 4, 101: 4, 152: 4}
@@ -28,46 +27,6 @@ PUBLISHED = {
     (101, 1, 128): "wide_resnet101_2",
 }
 """torchvision's networks with weights, by depth, groups and width per group."""
-
-
-class ResNetConfig(BackboneConfig):
-    """A ResNet or ResNeXt body that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
-
-    ResNeXt-101 32x8d is ``depth=101, groups=32, width_per_group=8``.
-    """
-
-    short_kind: ClassVar[str] = "resnet"
-
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    width: int = 64
-    """Channels of the stem; the stages have 1, 2, 4 and 8 times as many inside their blocks. 64 in the paper and in all weights."""
-    groups: int = 1
-    """Into how many the 3x3 convolutions of bottlenecks are divided: ResNeXt's cardinality."""
-    width_per_group: int = 64
-    """Channels of a group in layer1's 3x3 convolutions, for a ``width`` of 64."""
-    norm: Norm = "frozen_bn"
-    stride_in: Literal["1x1", "3x3"] = "3x3"
-    """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
-    last_stage: Literal["map", "dilated", "tail"] = "map"
-    """What becomes of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
-    3x3 convolutions behind the one that no longer strides look twice as far (R-FCN, section 2); or the tail, run on single regions
-    (the C4 of Mask R-CNN, section 3)."""
-    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
-    """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
-    weights: str | None = "IMAGENET1K_V1"
-    """A member of torchvision's weights enum for this network; None starts from random weights."""
-
-    @property
-    def title(self) -> str:
-        """ResNet-50, or ResNeXt-101-32x8d."""
-        return f"ResNet-{self.depth}" if self.groups == 1 else f"ResNeXt-{self.depth}-{self.groups}x{self.width_per_group}d"
-
-    @property
-    def title_alone(self) -> str:
-        return self.title + {"map": "-C5", "dilated": "-C5-dilated", "tail": "-C4"}[self.last_stage]
-
-    def build(self) -> ResNet:
-        return ResNet(self)
 
 
 class ResNet(Backbone):

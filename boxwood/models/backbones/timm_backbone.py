@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import logging
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from boxwood.config import did_you_mean
 from boxwood.errors import UserError
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig
+from boxwood.models.backbones.backbone import Backbone
 from boxwood.models.backbones.check import check_backbone
+from boxwood.models.backbones.config import TimmConfig
 
-__all__ = ["TimmBackbone", "TimmConfig"]
+__all__ = ["TimmBackbone"]
 
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class TimmConfig(BackboneConfig):
-    """A body of timm that returns its last map of each stride from 4 to 32, as far as it has them."""
-
-    short_kind: ClassVar[str] = "timm"
-
-    name: str
-    """As timm calls it, with or without the name of its weights: ``convnext_tiny``, ``resnet50.a1_in1k``."""
-    frozen_bn: bool = True
-    """Whether batch norms keep their statistics and scales, which batches of few images would spoil. Other norms are trained."""
-    weights: Literal["pretrained"] | None = "pretrained"
-    """The weights that timm publishes under this name; None starts from random weights."""
-
-    @property
-    def title(self) -> str:
-        return self.name
-
-    def build(self) -> TimmBackbone:
-        return TimmBackbone(self)
 
 
 class TimmBackbone(Backbone):

@@ -8,35 +8,14 @@ Neither paper's dropout is here, as in Detectron.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, BackboneConfig, imagenet_weights
+from boxwood.models.backbones.backbone import Backbone, imagenet_weights
+from boxwood.models.backbones.config import VGG16Config, VGGCNNM1024Config
 
-__all__ = ["VGG16", "VGGCNNM1024", "VGG16Config", "VGGCNNM1024Config"]
-
-
-class VGG16Config(BackboneConfig):
-    """A VGG-16 body that returns conv3_3, conv4_3 and conv5_3, with fc6 and fc7 as its tail."""
-
-    short_kind: ClassVar[str] = "vgg16"
-
-    fully_connected: bool = True
-    """Whether there are fc6 and fc7, 120 million weights that a pyramid over the maps would not use."""
-    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
-    """How many stages are not trained: 0 none, 2 conv1_* and conv2_* (as in Detectron), 5 all convolutions. The tail is trained."""
-    weights: Literal["IMAGENET1K_V1"] | None = "IMAGENET1K_V1"
-    """The member of torchvision's `VGG16_Weights` that was trained with the other bodies' pixel mean and deviation; None starts
-    from random weights."""
-
-    @property
-    def title(self) -> str:
-        return "VGG16"
-
-    def build(self) -> VGG16:
-        return VGG16(self)
+__all__ = ["VGG16", "VGGCNNM1024"]
 
 
 class VGG16(Backbone):
@@ -82,22 +61,6 @@ class VGG16(Backbone):
 
     def _stages(self) -> list[nn.Sequential]:
         return [self.conv1, self.conv2, self.conv3, self.conv4, self.conv5]
-
-
-class VGGCNNM1024Config(BackboneConfig):
-    """A VGG_CNN_M_1024 body that returns conv5, with fc6 and fc7 as its tail. Nobody publishes weights for PyTorch."""
-
-    short_kind: ClassVar[str] = "vgg_cnn_m_1024"
-
-    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 1
-    """How many convolutions are not trained: 0 none, 1 conv1 (as in Detectron), ... 5 all. The tail is trained."""
-
-    @property
-    def title(self) -> str:
-        return "VGG-CNN-M-1024"
-
-    def build(self) -> VGGCNNM1024:
-        return VGGCNNM1024(self)
 
 
 class VGGCNNM1024(Backbone):

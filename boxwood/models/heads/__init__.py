@@ -1,12 +1,26 @@
 """Heads of R-CNN: small networks on the features of one RoI. They know nothing of images, anchors or losses.
 
-A head of your own is one class and one configuration that builds it; see ``examples/own_head.py``.
+A user-defined head is one class and one configuration that builds it; see ``examples/own_head.py``. Names are imported when they
+are first used.
 """
 
-from boxwood.models.heads.box import AverageHeadConfig, BoxHeadConfig, ConvFCHeadConfig, TwoFCHeadConfig
-from boxwood.models.heads.head import RoIHead, RoIHeadConfig
-from boxwood.models.heads.keypoint import ConvKeypointHeadConfig, KeypointHeadConfig
-from boxwood.models.heads.mask import ConvMaskHeadConfig, MaskHeadConfig
+from typing import TYPE_CHECKING
+
+from boxwood.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from boxwood.models.heads.config import (
+        AverageHeadConfig,
+        BoxHeadConfig,
+        ConvFCHeadConfig,
+        ConvKeypointHeadConfig,
+        ConvMaskHeadConfig,
+        KeypointHeadConfig,
+        MaskHeadConfig,
+        RoIHeadConfig,
+        TwoFCHeadConfig,
+    )
+    from boxwood.models.heads.head import RoIHead
 
 __all__ = [
     "AverageHeadConfig",
@@ -20,3 +34,21 @@ __all__ = [
     "RoIHeadConfig",
     "TwoFCHeadConfig",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "config": (
+            "AverageHeadConfig",
+            "BoxHeadConfig",
+            "ConvFCHeadConfig",
+            "ConvKeypointHeadConfig",
+            "ConvMaskHeadConfig",
+            "KeypointHeadConfig",
+            "MaskHeadConfig",
+            "RoIHeadConfig",
+            "TwoFCHeadConfig",
+        ),
+        "head": ("RoIHead",),
+    },
+)

@@ -2,62 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Norm
-from boxwood.models.heads.head import RoIHead, RoIHeadConfig, convolutions
+from boxwood.models.heads.config import ConvFCHeadConfig
+from boxwood.models.heads.head import RoIHead, convolutions
 
-__all__ = ["AverageHeadConfig", "BoxHeadConfig", "ConvFCHeadConfig", "TwoFCHeadConfig"]
-
-
-class BoxHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output is classified and regressed."""
-
-    resolution: int = 7
-
-
-class AverageHeadConfig(BoxHeadConfig):
-    """The mean over the cells: all there is to do behind a body's tail (ResNet, 2015, figure 3; R-CNN on C4).
-
-    The tail decides the resolution: 14 for a ResNet's res5, 7 for VGG16's fully connected layers, 6 for VGG-CNN-M-1024's.
-    """
-
-    short_kind: ClassVar[str] = "average"
-
-    resolution: int = 14
-    source: Literal["maps", "tail", "own_tail"] = "tail"
-
-    def build(self, channels: int) -> RoIHead:
-        return AverageHead(channels)
-
-
-class TwoFCHeadConfig(BoxHeadConfig):
-    """Two fully connected layers (FPN, section 4.2)."""
-
-    short_kind: ClassVar[str] = "two_fc"
-
-    width: int = 1024
-
-    def build(self, channels: int) -> RoIHead:
-        return TwoFCHead(channels * self.resolution**2, self.width)
-
-
-class ConvFCHeadConfig(BoxHeadConfig):
-    """3x3 convolutions and one fully connected layer, the head for training from scratch (Wu and He, 2018, section 5.2)."""
-
-    short_kind: ClassVar[str] = "conv_fc"
-
-    convs: int = 4
-    conv_width: int = 256
-    width: int = 1024
-    norm: Norm | None = "gn"
-    """After each convolution, which then has no bias; None for convolutions with bias alone."""
-
-    def build(self, channels: int) -> RoIHead:
-        return ConvFCHead(self, channels)
+__all__ = []
 
 
 class AverageHead(RoIHead):

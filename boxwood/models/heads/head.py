@@ -6,17 +6,14 @@ A head of your own is one class and one configuration that builds it; see ``exam
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from boxwood.config import Component
-from boxwood.models.backbones.backbone import ConvNorm, Norm, make_norm
+from boxwood.models.backbones.backbone import ConvNorm, make_norm
+from boxwood.models.backbones.config import Norm
 
-__all__ = [
-    "RoIHead",
-    "RoIHeadConfig",
-]
+__all__ = ["RoIHead"]
 
 
 class RoIHead(nn.Module):
@@ -29,20 +26,6 @@ class RoIHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(R, C, P, P) -> (R, channels) for a box head, (R, channels, M, M) for a mask head, (R, channels, P, P) for a
         keypoint head. R = 0 is ordinary."""
-
-
-class RoIHeadConfig(Component):
-    """Base of every head's configuration. Derive from one of the three below, which say what the head is for."""
-
-    resolution: int
-    """P, cells a side of the features that are pooled from an RoI."""
-    source: Literal["maps", "tail", "own_tail"] = "maps"
-    """What the head reads: the pooled features; what the body's tail (Detectron's C4: res5) makes of them, one tail for all heads
-    that say so; or what a copy of the tail does that this head alone teaches."""
-
-    @abstractmethod
-    def build(self, channels: int) -> RoIHead:
-        """A head for features of ``channels`` channels."""
 
 
 def convolutions(count: int, channels: int, width: int, norm: Norm | None) -> tuple[nn.ModuleList, int]:

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwood.models.heads.head import RoIHead, RoIHeadConfig, convolutions
+from boxwood.models.heads.config import ConvKeypointHeadConfig
+from boxwood.models.heads.head import RoIHead, convolutions
 
-__all__ = ["ConvKeypointHeadConfig", "KeypointHeadConfig"]
-
-
-class KeypointHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output becomes a heatmap an RoI and keypoint, four times as fine as the head's output."""
-
-    resolution: int = 14
-
-
-class ConvKeypointHeadConfig(KeypointHeadConfig):
-    """A stack of 3x3 convolutions (Mask R-CNN, section 5)."""
-
-    short_kind: ClassVar[str] = "conv_keypoint"
-
-    convs: int = 8
-    width: int = 512
-
-    def build(self, channels: int) -> RoIHead:
-        return ConvKeypointHead(self, channels)
+__all__ = []
 
 
 class ConvKeypointHead(RoIHead):

@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Norm
-from boxwood.models.heads.head import RoIHead, RoIHeadConfig, convolutions, msra_fill
+from boxwood.models.heads.config import ConvMaskHeadConfig
+from boxwood.models.heads.head import RoIHead, convolutions, msra_fill
 
-__all__ = ["ConvMaskHeadConfig", "MaskHeadConfig"]
-
-
-class MaskHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output becomes a mask an RoI and class; the head decides M."""
-
-    resolution: int = 14
-    binary_mask_targets: bool | None = None
-    """Mask targets are 0 or 1 (Detectron), not the covered share of a cell; None: as ``geometry`` implies."""
-
-    detectron1_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": True}
-    continuous_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": False}
-
-
-class ConvMaskHeadConfig(MaskHeadConfig):
-    """A stack of 3x3 convolutions and a deconvolution that doubles the resolution (Mask R-CNN, figure 4).
-
-    Detectron's names: v1up4convs is this, v1up has 2 convolutions; v0upshare has none and reads the ``tail``, v0up its
-    ``own_tail``.
-    """
-
-    short_kind: ClassVar[str] = "conv_mask"
-
-    convs: int = 4
-    width: int = 256
-    norm: Norm | None = None
-    """After each 3x3 convolution, which then has no bias; None for convolutions with bias alone."""
-
-    def build(self, channels: int) -> RoIHead:
-        return ConvMaskHead(self, channels)
+__all__ = []
 
 
 class ConvMaskHead(RoIHead):

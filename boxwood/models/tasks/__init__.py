@@ -1,10 +1,28 @@
 """Instance tasks: what a two-stage detector predicts for a region besides class and box. Masks are one file, keypoints another.
 
-A task of your own is one class in one file; see ``examples/own_task.py``.
+A user-defined task is one class in one file; see ``examples/own_task.py``. Names are imported when they are first used.
 """
 
-from boxwood.models.tasks.keypoint import KeypointTask
-from boxwood.models.tasks.mask import MaskTask
-from boxwood.models.tasks.task import InstanceTask
+from typing import TYPE_CHECKING
 
-__all__ = ["InstanceTask", "KeypointTask", "MaskTask"]
+from boxwood.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from boxwood.models.tasks.keypoint import KeypointTask
+    from boxwood.models.tasks.mask import MaskTask
+    from boxwood.models.tasks.task import InstanceTask
+
+__all__ = [
+    "InstanceTask",
+    "KeypointTask",
+    "MaskTask",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "keypoint": ("KeypointTask",),
+        "mask": ("MaskTask",),
+        "task": ("InstanceTask",),
+    },
+)

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar
 
 from boxwood.config import Component
-from boxwood.fields import InstanceField, TensorField
-from boxwood.models.detector import Network
-from boxwood.models.heads import RoIHeadConfig
+from boxwood.models.heads.config import RoIHeadConfig
 from boxwood.models.inference_config import TTAConfig, ViewsConfig
-from boxwood.models.postprocess import Instances
-from boxwood.models.second_stage import RoISample
-from boxwood.structures import Batch, Categories, FirstSample, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from boxwood.fields import InstanceField, TensorField
+    from boxwood.models.detector import Network
+    from boxwood.models.postprocess import Instances
+    from boxwood.models.second_stage import RoISample
+    from boxwood.structures import Batch, Categories, FirstSample, Target
 
 __all__ = ["InstanceTask"]
 
@@ -40,8 +42,8 @@ class InstanceTask(Component):
     """Of its modules' names: ``mask``."""
     title: ClassVar[str] = ""
     """In the network's title: Mask (R-CNN)."""
-    field_class: ClassVar[type[TensorField]] = TensorField
-    """The class of its field in detections."""
+    field_class: ClassVar[type[TensorField] | None] = None
+    """The class of its field in detections; None: `boxwood.fields.TensorField`."""
 
     head: RoIHeadConfig
     """The layers between the features of a RoI and the predictors."""
@@ -84,7 +86,9 @@ class InstanceTask(Component):
 
     def field(self, network: Network, values: Tensor) -> InstanceField:
         """The field of an image's `Detections`: (n, ...) in pixels of the original; here one of ``field_class``."""
-        return self.field_class(values)
+        from boxwood.fields import TensorField
+
+        return (self.field_class or TensorField)(values)
 
     # ------------------------------------------------------------------------------------------- test-time augmentation
 

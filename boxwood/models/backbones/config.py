@@ -1,0 +1,175 @@
+"""The configurations of the backbones; ``build`` imports the network, so that a configuration is read without torch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from boxwood.config import Component
+
+if TYPE_CHECKING:
+    from boxwood.models.backbones.backbone import Backbone
+    from boxwood.models.backbones.mobilenet import MobileNetV2
+    from boxwood.models.backbones.resnet import ResNet
+    from boxwood.models.backbones.timm_backbone import TimmBackbone
+    from boxwood.models.backbones.vgg import VGG16, VGGCNNM1024
+
+__all__ = [
+    "BackboneConfig",
+    "MobileNetV2Config",
+    "Norm",
+    "ResNetConfig",
+    "TimmConfig",
+    "VGG16Config",
+    "VGGCNNM1024Config",
+]
+
+
+Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
+"""Frozen batch norm (its statistics and scales fixed, as in Detectron), batch norm over one or all processes, group norm of 32
+groups."""
+
+
+class BackboneConfig(Component):
+    """Base of every body's configuration."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: ResNet-50."""
+        return type(self).__name__.removesuffix("Config")
+
+    @property
+    def title_alone(self) -> str:
+        """The same with the name of its last map, for a detector that reads no other: ResNet-50-C4."""
+        return self.title
+
+    @abstractmethod
+    def build(self) -> Backbone:
+        """The body, with pretrained weights where the configuration names them."""
+
+
+class ResNetConfig(BackboneConfig):
+    """A ResNet or ResNeXt body that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
+
+    ResNeXt-101 32x8d is ``depth=101, groups=32, width_per_group=8``.
+    """
+
+    short_kind: ClassVar[str] = "resnet"
+
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    width: int = 64
+    """Channels of the stem; the stages have 1, 2, 4 and 8 times as many inside their blocks. 64 in the paper and in all weights."""
+    groups: int = 1
+    """Into how many the 3x3 convolutions of bottlenecks are divided: ResNeXt's cardinality."""
+    width_per_group: int = 64
+    """Channels of a group in layer1's 3x3 convolutions, for a ``width`` of 64."""
+    norm: Norm = "frozen_bn"
+    stride_in: Literal["1x1", "3x3"] = "3x3"
+    """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
+    last_stage: Literal["map", "dilated", "tail"] = "map"
+    """What becomes of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
+    3x3 convolutions behind the one that no longer strides look twice as far (R-FCN, section 2); or the tail, run on single regions
+    (the C4 of Mask R-CNN, section 3)."""
+    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
+    """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
+    weights: str | None = "IMAGENET1K_V1"
+    """A member of torchvision's weights enum for this network; None starts from random weights."""
+
+    @property
+    def title(self) -> str:
+        """ResNet-50, or ResNeXt-101-32x8d."""
+        return f"ResNet-{self.depth}" if self.groups == 1 else f"ResNeXt-{self.depth}-{self.groups}x{self.width_per_group}d"
+
+    @property
+    def title_alone(self) -> str:
+        return self.title + {"map": "-C5", "dilated": "-C5-dilated", "tail": "-C4"}[self.last_stage]
+
+    def build(self) -> ResNet:
+        from boxwood.models.backbones.resnet import ResNet
+
+        return ResNet(self)
+
+
+class MobileNetV2Config(BackboneConfig):
+    """A MobileNetV2 body that returns the last map of each stride from 4 to 32."""
+
+    short_kind: ClassVar[str] = "mobilenet_v2"
+
+    norm: Norm = "frozen_bn"
+    dilated: bool = False
+    """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and the 3x3 convolutions behind it
+    are dilated by 2 (for R-FCN). Every second of its pixels is what the strided map has."""
+    weights: str | None = "IMAGENET1K_V1"
+    """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
+
+    @property
+    def title(self) -> str:
+        return "MobileNetV2"
+
+    def build(self) -> MobileNetV2:
+        from boxwood.models.backbones.mobilenet import MobileNetV2
+
+        return MobileNetV2(self)
+
+
+class VGG16Config(BackboneConfig):
+    """A VGG-16 body that returns conv3_3, conv4_3 and conv5_3, with fc6 and fc7 as its tail."""
+
+    short_kind: ClassVar[str] = "vgg16"
+
+    fully_connected: bool = True
+    """Whether there are fc6 and fc7, 120 million weights that a pyramid over the maps would not use."""
+    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
+    """How many stages are not trained: 0 none, 2 conv1_* and conv2_* (as in Detectron), 5 all convolutions. The tail is trained."""
+    weights: Literal["IMAGENET1K_V1"] | None = "IMAGENET1K_V1"
+    """The member of torchvision's `VGG16_Weights` that was trained with the other bodies' pixel mean and deviation; None starts
+    from random weights."""
+
+    @property
+    def title(self) -> str:
+        return "VGG16"
+
+    def build(self) -> VGG16:
+        from boxwood.models.backbones.vgg import VGG16
+
+        return VGG16(self)
+
+
+class VGGCNNM1024Config(BackboneConfig):
+    """A VGG_CNN_M_1024 body that returns conv5, with fc6 and fc7 as its tail. Nobody publishes weights for PyTorch."""
+
+    short_kind: ClassVar[str] = "vgg_cnn_m_1024"
+
+    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 1
+    """How many convolutions are not trained: 0 none, 1 conv1 (as in Detectron), ... 5 all. The tail is trained."""
+
+    @property
+    def title(self) -> str:
+        return "VGG-CNN-M-1024"
+
+    def build(self) -> VGGCNNM1024:
+        from boxwood.models.backbones.vgg import VGGCNNM1024
+
+        return VGGCNNM1024(self)
+
+
+class TimmConfig(BackboneConfig):
+    """A body of timm that returns its last map of each stride from 4 to 32, as far as it has them."""
+
+    short_kind: ClassVar[str] = "timm"
+
+    name: str
+    """As timm calls it, with or without the name of its weights: ``convnext_tiny``, ``resnet50.a1_in1k``."""
+    frozen_bn: bool = True
+    """Whether batch norms keep their statistics and scales, which batches of few images would spoil. Other norms are trained."""
+    weights: Literal["pretrained"] | None = "pretrained"
+    """The weights that timm publishes under this name; None starts from random weights."""
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def build(self) -> TimmBackbone:
+        from boxwood.models.backbones.timm_backbone import TimmBackbone
+
+        return TimmBackbone(self)

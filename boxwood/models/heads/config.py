@@ -1,0 +1,142 @@
+"""The configurations of R-CNN's heads; ``build`` imports the network, so that a configuration is read without torch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from boxwood.config import Component
+from boxwood.models.backbones.config import Norm
+
+if TYPE_CHECKING:
+    from boxwood.models.heads.head import RoIHead
+
+__all__ = [
+    "AverageHeadConfig",
+    "BoxHeadConfig",
+    "ConvFCHeadConfig",
+    "ConvKeypointHeadConfig",
+    "ConvMaskHeadConfig",
+    "KeypointHeadConfig",
+    "MaskHeadConfig",
+    "RoIHeadConfig",
+    "TwoFCHeadConfig",
+]
+
+
+class RoIHeadConfig(Component):
+    """Base of every head's configuration. Derive from one of the three below, which say what the head is for."""
+
+    resolution: int
+    """P, cells a side of the features that are pooled from an RoI."""
+    source: Literal["maps", "tail", "own_tail"] = "maps"
+    """What the head reads: the pooled features; what the body's tail (Detectron's C4: res5) makes of them, one tail for all heads
+    that say so; or what a copy of the tail does that this head alone teaches."""
+
+    @abstractmethod
+    def build(self, channels: int) -> RoIHead:
+        """A head for features of ``channels`` channels."""
+
+
+class BoxHeadConfig(RoIHeadConfig):
+    """Base of the heads whose output is classified and regressed."""
+
+    resolution: int = 7
+
+
+class AverageHeadConfig(BoxHeadConfig):
+    """The mean over the cells: all there is to do behind a body's tail (ResNet, 2015, figure 3; R-CNN on C4).
+
+    The tail decides the resolution: 14 for a ResNet's res5, 7 for VGG16's fully connected layers, 6 for VGG-CNN-M-1024's.
+    """
+
+    short_kind: ClassVar[str] = "average"
+
+    resolution: int = 14
+    source: Literal["maps", "tail", "own_tail"] = "tail"
+
+    def build(self, channels: int) -> RoIHead:
+        from boxwood.models.heads.box import AverageHead
+
+        return AverageHead(channels)
+
+
+class TwoFCHeadConfig(BoxHeadConfig):
+    """Two fully connected layers (FPN, section 4.2)."""
+
+    short_kind: ClassVar[str] = "two_fc"
+
+    width: int = 1024
+
+    def build(self, channels: int) -> RoIHead:
+        from boxwood.models.heads.box import TwoFCHead
+
+        return TwoFCHead(channels * self.resolution**2, self.width)
+
+
+class ConvFCHeadConfig(BoxHeadConfig):
+    """3x3 convolutions and one fully connected layer, the head for training from scratch (Wu and He, 2018, section 5.2)."""
+
+    short_kind: ClassVar[str] = "conv_fc"
+
+    convs: int = 4
+    conv_width: int = 256
+    width: int = 1024
+    norm: Norm | None = "gn"
+    """After each convolution, which then has no bias; None for convolutions with bias alone."""
+
+    def build(self, channels: int) -> RoIHead:
+        from boxwood.models.heads.box import ConvFCHead
+
+        return ConvFCHead(self, channels)
+
+
+class MaskHeadConfig(RoIHeadConfig):
+    """Base of the heads whose output becomes a mask an RoI and class; the head decides M."""
+
+    resolution: int = 14
+    binary_mask_targets: bool | None = None
+    """Mask targets are 0 or 1 (Detectron), not the covered share of a cell; None: as ``geometry`` implies."""
+
+    detectron1_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": True}
+    continuous_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": False}
+
+
+class ConvMaskHeadConfig(MaskHeadConfig):
+    """A stack of 3x3 convolutions and a deconvolution that doubles the resolution (Mask R-CNN, figure 4).
+
+    Detectron's names: v1up4convs is this, v1up has 2 convolutions; v0upshare has none and reads the ``tail``, v0up its
+    ``own_tail``.
+    """
+
+    short_kind: ClassVar[str] = "conv_mask"
+
+    convs: int = 4
+    width: int = 256
+    norm: Norm | None = None
+    """After each 3x3 convolution, which then has no bias; None for convolutions with bias alone."""
+
+    def build(self, channels: int) -> RoIHead:
+        from boxwood.models.heads.mask import ConvMaskHead
+
+        return ConvMaskHead(self, channels)
+
+
+class KeypointHeadConfig(RoIHeadConfig):
+    """Base of the heads whose output becomes a heatmap an RoI and keypoint, four times as fine as the head's output."""
+
+    resolution: int = 14
+
+
+class ConvKeypointHeadConfig(KeypointHeadConfig):
+    """A stack of 3x3 convolutions (Mask R-CNN, section 5)."""
+
+    short_kind: ClassVar[str] = "conv_keypoint"
+
+    convs: int = 8
+    width: int = 512
+
+    def build(self, channels: int) -> RoIHead:
+        from boxwood.models.heads.keypoint import ConvKeypointHead
+
+        return ConvKeypointHead(self, channels)
