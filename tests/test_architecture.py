@@ -178,7 +178,13 @@ def test_nothing_asks_which_geometry_it_has() -> None:
                 assert not named, f"{path.name}: {function.name}"
 
 
-WITHOUT_TORCH = ("models/config.py", "models/backbones/config.py", "models/heads/config.py", "models/tasks/task.py", "data/config.py")
+WITHOUT_TORCH = (
+    "models/config.py",
+    "models/backbones/config.py",
+    "models/heads/config.py",
+    "models/tasks/task.py",
+    "data/config.py",
+)
 """Files that name classes which need torch and import them only where they build them, since these import the file."""
 
 

@@ -56,21 +56,21 @@ __all__ = [
 
 
 class FPNConfig(Config):
-    """The pyramid over a body."""
+    """The pyramid over a backbone."""
 
     channels: int = 256
     norm: Norm | None = None
     """After each convolution, which then has no bias; None for convolutions with bias alone."""
     zero_init_lateral: bool = False
-    """Begin with laterals of zeros, so that each level is at first the one above alone; the coarsest is as ever
+    """Begin with laterals of zeros, so that each level is at first the one above alone; the coarsest is as usual
     (Detectron's ZERO_INIT_LATERAL)."""
     top: Literal["subsampled", "conv_c5", "conv_p5"] = "subsampled"
-    """What stands above the body's coarsest level: one level that is every second cell of it (FPN, section 4.1), or two by strided
-    3x3 convolutions, from the body's own map (RetinaNet, section 4) or from the pyramid's."""
+    """The levels above the backbone's coarsest: one that is every second cell of it (FPN, section 4.1), or two by strided 3x3
+    convolutions, of the backbone's map (RetinaNet, section 4) or of the pyramid's."""
 
 
 class AnchorsConfig(Config):
-    """Base of what says which anchors stand on the maps."""
+    """Base of the configurations that have anchors."""
 
     anchor_sizes: tuple[tuple[float, ...], ...]
     """Square roots of the anchors' areas in pixels, for each level, finest first."""
@@ -83,7 +83,7 @@ class AnchorsConfig(Config):
 
 
 class RPNConfig(AnchorsConfig):
-    """Anchors, what they learn, and how many of them become proposals."""
+    """Anchors, their targets, and how many of them become proposals."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
     convs: int = 1
@@ -128,7 +128,7 @@ class RoIConfig(Config):
     class_agnostic: bool = False
     """Regress one box an RoI instead of one for each class."""
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    """What dx, dy, dw, dh are multiplied with, so that they vary by about 1."""
+    """Factors of dx, dy, dw, dh, with which they vary by about 1."""
     smooth_l1_beta: float = 1.0
     pooling: Literal["align", "max"] = "align"
     """RoIAlign, or the older RoIPool, which knows neither of the following."""
@@ -169,12 +169,12 @@ class ModelConfig(Component):
 
     @property
     def title(self) -> str:
-        """What a person calls it: Faster R-CNN, ResNet-50-FPN."""
+        """Its usual name: Faster R-CNN, ResNet-50-FPN."""
         return type(self).__name__.removesuffix("Config")
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """What it predicts for each instance besides class and box: ``masks``, ``keypoints``, ..."""
+        """The fields it predicts for each instance besides class and box: ``masks``, ``keypoints``, ..."""
         return ()
 
     @property
@@ -206,7 +206,7 @@ class RCNNConfig(ModelConfig):
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
     tasks: tuple[InstanceTask, ...] = ()
-    """More of what is predicted for each instance."""
+    """Further predictions for each instance."""
 
     def all_tasks(self) -> tuple[InstanceTask, ...]:
         """Masks and keypoints where there are heads for them, then ``tasks``."""
@@ -274,8 +274,8 @@ class RFCNConfig(ModelConfig):
     grid: int = 7
     """k, cells a side of an RoI."""
     interpolate: bool = False
-    """Read the score maps at exact places, as RoIAlign does, and not whole cells of theirs as in the paper: for objects of a few of
-    those cells, which would look the same from a little beside."""
+    """Read the score maps at exact positions, as RoIAlign does, and not whole cells as in the paper: for objects of a few cells,
+    whose scores would not change with a small shift of the region."""
 
     @property
     def title(self) -> str:
@@ -299,7 +299,7 @@ OCTAVES = tuple(2 ** (third / 3) for third in range(3))
 
 
 class RetinaNetHeadConfig(AnchorsConfig):
-    """Anchors, the towers over them, what they learn and how many of them become candidates."""
+    """Anchors, the towers, the losses, and how many anchors become candidates."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
     """Square roots of the anchors' areas in pixels, for each level, finest first: three an octave (section 4)."""
@@ -310,7 +310,7 @@ class RetinaNetHeadConfig(AnchorsConfig):
     shared_tower: bool = False
     """One tower for classes and boxes instead of one each."""
     prior: float = 0.01
-    """What every anchor's every class begins with, so that the many negatives do not drown the first steps (section 4.1)."""
+    """The initial score of each class at each anchor, so that negatives do not dominate the first steps (section 4.1)."""
     foreground_iou: float = 0.5
     background_iou: float = 0.4
     focal_alpha: float = 0.25
@@ -367,7 +367,7 @@ class RetinaNetConfig(ModelConfig):
 
 
 class ProposerConfig(ModelConfig):
-    """A region proposal network on its own."""
+    """A region proposal network alone."""
 
     short_kind: ClassVar[str] = "rpn"
     class_agnostic: ClassVar[bool] = True
@@ -376,7 +376,7 @@ class ProposerConfig(ModelConfig):
     fpn: FPNConfig | None = Field(default_factory=FPNConfig)
     """None: the RPN reads the backbone's last map; ``rpn.anchor_sizes`` then has one level."""
     rpn: RPNConfig = Field(default_factory=lambda: RPNConfig(test_proposals=2000))
-    """``rpn.test_proposals`` and not ``test.detections_per_image`` says how many boxes come out."""
+    """``rpn.test_proposals`` and not ``test.detections_per_image`` is the number of boxes."""
 
     @property
     def title(self) -> str:
@@ -392,7 +392,7 @@ class ProposerConfig(ModelConfig):
 
 
 def backbone_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
-    """What a person calls a body and what is read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
+    """The title of a backbone and the maps that are read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
     return backbone.title_alone if fpn is None else f"{backbone.title}-FPN"
 
 

@@ -1,6 +1,6 @@
-"""Feature Pyramid Network (Lin et al., 2017): maps of equal width and rich meaning at every stride.
+"""Feature Pyramid Network (Lin et al., 2017): maps of equal width, of high-level features at every stride.
 
-From the coarsest map down, each level is a 1x1 projection of the body's map plus the level above, doubled in size; a 3x3
+From the coarsest map down, each level is a 1x1 projection of the backbone's map plus the level above, doubled in size; a 3x3
 convolution of the sum is the output (section 3, figure 3). Coarser levels are added on top: one by taking every second cell, or
 two by convolutions of stride 2.
 """
@@ -20,13 +20,13 @@ __all__ = ["FPN", "LastMap", "build_fpn"]
 
 
 class FPN(nn.Module):
-    """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and at coarser ones."""
+    """Maps of the backbone (finest first) -> maps of ``channels`` channels at the same strides, and at coarser ones."""
 
     channels: int
     strides: tuple[int, ...]
     """Pixels of the input a cell of each map that ``forward`` returns."""
     backbone_strides: tuple[int, ...]
-    """Of these, those of the body's own maps; what is coarser stands on top of them."""
+    """Of these, the strides of the backbone's maps; the levels above are coarser."""
 
     def __init__(self, config: FPNConfig, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class FPN(nn.Module):
 
 
 class LastMap(nn.Module):
-    """What stands in the place of a pyramid where there is none: the body's last map as it is."""
+    """Replaces the pyramid where there is none: the backbone's last map as it is."""
 
     def __init__(self, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class LastMap(nn.Module):
 
 
 def build_fpn(config: FPNConfig | None, channels_in: Sequence[int], strides: Sequence[int]) -> FPN | LastMap:
-    """The pyramid over maps of these channels and strides; without a configuration their last."""
+    """The pyramid over maps of these channels and strides; without a configuration the last of them."""
     return LastMap(channels_in, strides) if config is None else FPN(config, channels_in, strides)
 
 

@@ -1,4 +1,4 @@
-"""RPN alone (Ren et al., Faster R-CNN, 2015, section 3.1): a detector of regions that may hold something, whatever it is.
+"""RPN alone (Ren et al., Faster R-CNN, 2015, section 3.1): a detector of regions that may hold an object of any class.
 
     images -> backbone -> maps: a feature pyramid, or the backbone's last map -> RPN
         training:   sampled anchors -> losses
@@ -33,7 +33,7 @@ OBJECT = Categories((1,), ("object",))
 
 @dataclass(slots=True)
 class ProposerOutput:
-    """What the network says about every anchor. Training fills the sample, inference the instances."""
+    """The outputs for every anchor. Training fills the sample, inference the instances."""
 
     rpn: RPNOutput
     anchor_sample: AnchorSample | None = None
@@ -42,7 +42,7 @@ class ProposerOutput:
 
 
 class Proposer(Network):
-    """The network; a `boxwood.models.detector.Detector`. Of the truth it learns the boxes alone."""
+    """The network; a `boxwood.models.detector.Detector`. It learns from the boxes of the ground truth alone."""
 
     def __init__(self, config: ProposerConfig, categories: Categories, test: TestConfig) -> None:
         super().__init__(config, categories, test)

@@ -37,11 +37,11 @@ __all__ = ["RetinaNet", "RetinaNetOutput"]
 
 @dataclass(slots=True)
 class RetinaNetOutput:
-    """What the network says about every anchor; inference fills the instances."""
+    """The outputs for every anchor; inference fills the instances."""
 
     class_logits: tuple[Tensor, ...]
-    """(B, A_l, C) a level, before the sigmoid: a class is there or not, each on its own. They are not joined, being the largest of
-    all that is computed."""
+    """(B, A_l, C) a level, before the sigmoid: each class is independent of the others. They are not joined, being the largest
+    tensors that are computed."""
     box_deltas: tuple[Tensor, ...]
     """(B, A_l, 4) a level."""
     anchors: tuple[Tensor, ...]
@@ -161,7 +161,7 @@ def candidates_of(
     sizes = (output.sizes[:, None] / scales.flip(-1)).round()
     levels: list[tuple[Tensor, ...]] = []
     for logits, deltas, anchors in zip(output.class_logits, output.box_deltas, output.anchors, strict=True):
-        # The best k pairs belong to the k anchors whose best class is best: most anchors are left aside at a glance.
+        # The best k pairs belong to the k anchors whose best class is best, so the others need not be sorted.
         best = logits.amax(dim=2).topk(min(config.test_candidates, anchors.shape[0]), dim=1).indices
         pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)
         scores, pair = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)

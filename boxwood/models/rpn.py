@@ -31,7 +31,7 @@ __all__ = ["RPN", "AnchorSample", "Proposals", "RPNOutput", "propose", "rpn_loss
 
 @dataclass(slots=True)
 class RPNOutput:
-    """What the network says about every anchor."""
+    """The outputs for every anchor."""
 
     logits: Tensor
     """(B, A) objectness before the sigmoid."""
@@ -60,7 +60,7 @@ class Proposals:
 
 @dataclass(slots=True)
 class AnchorSample:
-    """The anchors that a step learns from."""
+    """The sampled anchors of a training step."""
 
     indices: Tensor
     """(B, S) int64 into the anchors."""
@@ -134,8 +134,8 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     # In training there are so many boxes that a GPU works on a third of the images at a time.
     third = -(-boxes.shape[0] // 3)
     lengths = [min(third, boxes.shape[0] - first) * boxes.shape[1] for first in range(0, boxes.shape[0], third)] if training else ()
-    kept = geometry.nms_mask(*flat, config.nms_threshold, large.flatten(), lengths).view_as(large)
-    logits = logits.masked_fill(~kept, -torch.inf)
+    survives = geometry.nms_mask(*flat, config.nms_threshold, large.flatten(), lengths).view_as(large)
+    logits = logits.masked_fill(~survives, -torch.inf)
     if config.topk_per_batch and training and len(rpn.level_lengths) > 1:
         least = logits.flatten().topk(min(proposals, logits.numel())).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -1,4 +1,4 @@
-"""The second stage of R-CNN: which regions it learns from, what it reads from the maps, its losses and its results.
+"""The second stage of R-CNN: the regions it learns from, their features, its losses and its results.
 
     proposals + truth -> sample_rois -> RoISample -> (the network) -> box_losses, mask_loss, keypoint_loss
     proposals -> (the network) -> boxwood.models.postprocess.select_instances -> Instances
@@ -51,7 +51,7 @@ result only where fewer than ``detections_per_image`` of so many survive."""
 
 @dataclass(slots=True)
 class RoISample:
-    """The regions of a training batch and what each is to learn; positives stand before negatives."""
+    """The sampled regions of a training batch and their targets; positives before negatives."""
 
     boxes: Tensor
     """(B, K, 4) xyxy, pixels of the network's input."""
@@ -143,10 +143,10 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, conf
     """
     num_classes = class_logits.shape[2] - 1
     positive = (sample.labels >= 0) & (sample.labels < num_classes)
-    own = sample.labels.clamp(0, box_deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
+    columns = sample.labels.clamp(0, box_deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
     classes = F.cross_entropy(class_logits.flatten(0, 1), sample.labels.flatten(), ignore_index=-1, reduction="none")
     classes = classes.view_as(sample.labels)
-    box = smooth_l1(box_deltas.gather(2, own)[:, :, 0], sample.deltas, config.smooth_l1_beta).sum(dim=-1) * positive
+    box = smooth_l1(box_deltas.gather(2, columns)[:, :, 0], sample.deltas, config.smooth_l1_beta).sum(dim=-1) * positive
     learns = sample.valid
     if config.hardest is not None:
         difficulty = (classes + box).detach().masked_fill(~sample.valid, -1.0)
@@ -181,8 +181,8 @@ def candidates_of(
     scores, pairs = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
     labels, rows = pairs % num_classes, pairs // num_classes
     rois = proposals.boxes.gather(1, rows[..., None].expand(-1, -1, 4))
-    own = rows * boxes_each + labels.clamp(max=boxes_each - 1)
-    deltas = box_deltas.flatten(1, 2).gather(1, own[..., None].expand(-1, -1, 4))
+    delta_rows = rows * boxes_each + labels.clamp(max=boxes_each - 1)
+    deltas = box_deltas.flatten(1, 2).gather(1, delta_rows[..., None].expand(-1, -1, 4))
     rois = geometry.rescale(rois, (1 / scales).expand(*rois.shape[:2], 2))
     boxes = geometry.clip(decode(deltas, rois, box_weights), sizes)
     large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_detection
@@ -199,7 +199,7 @@ def class_boxes(
     box_weights: Sequence[float],
     geometry: Geometry = CONTINUOUS,
 ) -> tuple[Tensor, Tensor]:
-    """What `candidates_of` chooses from: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
+    """The input of `candidates_of`'s top-k: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
     scales = scales[:, None]
     sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
     num_classes = class_logits.shape[2] - 1

@@ -31,11 +31,11 @@ groups."""
 
 
 class BackboneConfig(Component):
-    """Base of every body's configuration."""
+    """Base of every backbone's configuration."""
 
     @property
     def title(self) -> str:
-        """What a person calls it: ResNet-50."""
+        """Its usual name: ResNet-50."""
         return type(self).__name__.removesuffix("Config")
 
     @property
@@ -45,11 +45,11 @@ class BackboneConfig(Component):
 
     @abstractmethod
     def build(self) -> Backbone:
-        """The body, with pretrained weights where the configuration names them."""
+        """The backbone, with pretrained weights where the configuration names them."""
 
 
 class ResNetConfig(BackboneConfig):
-    """A ResNet or ResNeXt body that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
+    """A ResNet or ResNeXt backbone that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
 
     ResNeXt-101 32x8d is ``depth=101, groups=32, width_per_group=8``.
     """
@@ -67,8 +67,8 @@ class ResNetConfig(BackboneConfig):
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
     last_stage: Literal["map", "dilated", "tail"] = "map"
-    """What becomes of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
-    3x3 convolutions behind the one that no longer strides look twice as far (R-FCN, section 2); or the tail, run on single regions
+    """The use of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
+    3x3 convolutions behind the one that no longer strides are dilated by 2 (R-FCN, section 2); or the tail, run on single regions
     (the C4 of Mask R-CNN, section 3)."""
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
@@ -91,14 +91,14 @@ class ResNetConfig(BackboneConfig):
 
 
 class MobileNetV2Config(BackboneConfig):
-    """A MobileNetV2 body that returns the last map of each stride from 4 to 32."""
+    """A MobileNetV2 backbone that returns the last map of each stride from 4 to 32."""
 
     short_kind: ClassVar[str] = "mobilenet_v2"
 
     norm: Norm = "frozen_bn"
     dilated: bool = False
     """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and the 3x3 convolutions behind it
-    are dilated by 2 (for R-FCN). Every second of its pixels is what the strided map has."""
+    are dilated by 2 (for R-FCN). Every second of its pixels is a pixel of the strided map."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
 
@@ -113,7 +113,7 @@ class MobileNetV2Config(BackboneConfig):
 
 
 class VGG16Config(BackboneConfig):
-    """A VGG-16 body that returns conv3_3, conv4_3 and conv5_3, with fc6 and fc7 as its tail."""
+    """A VGG-16 backbone that returns conv3_3, conv4_3 and conv5_3, with fc6 and fc7 as its tail."""
 
     short_kind: ClassVar[str] = "vgg16"
 
@@ -122,7 +122,7 @@ class VGG16Config(BackboneConfig):
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 2 conv1_* and conv2_* (as in Detectron), 5 all convolutions. The tail is trained."""
     weights: Literal["IMAGENET1K_V1"] | None = "IMAGENET1K_V1"
-    """The member of torchvision's `VGG16_Weights` that was trained with the other bodies' pixel mean and deviation; None starts
+    """The member of torchvision's `VGG16_Weights` that was trained with the other backbones' pixel mean and deviation; None starts
     from random weights."""
 
     @property
@@ -136,7 +136,7 @@ class VGG16Config(BackboneConfig):
 
 
 class VGGCNNM1024Config(BackboneConfig):
-    """A VGG_CNN_M_1024 body that returns conv5, with fc6 and fc7 as its tail. Nobody publishes weights for PyTorch."""
+    """A VGG_CNN_M_1024 backbone that returns conv5, with fc6 and fc7 as its tail. Nobody publishes weights for PyTorch."""
 
     short_kind: ClassVar[str] = "vgg_cnn_m_1024"
 
@@ -154,7 +154,7 @@ class VGGCNNM1024Config(BackboneConfig):
 
 
 class TimmConfig(BackboneConfig):
-    """A body of timm that returns its last map of each stride from 4 to 32, as far as it has them."""
+    """A network of timm as a backbone that returns its last map of each stride from 4 to 32, as far as it has them."""
 
     short_kind: ClassVar[str] = "timm"
 

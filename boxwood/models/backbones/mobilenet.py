@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018): a light body for CPUs. The network is torchvision's; here it becomes a body."""
+"""MobileNetV2 (Sandler et al., 2018): a light backbone for CPUs, made of torchvision's network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MobileNetV2"]
 
 
 class MobileNetV2(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32; dilated, the last is of 16."""
+    """The backbone. ``forward`` returns four maps of strides 4, 8, 16, 32; dilated, the last is of 16."""
 
     channels = (24, 32, 96, 1280)
     taps = (3, 6, 13, 18)

@@ -1,5 +1,5 @@
-"""ResNet (He et al., Deep Residual Learning, 2015) and ResNeXt (Xie et al., Aggregated Residual Transformations, 2017): the body
-of most R-CNNs.
+"""ResNet (He et al., Deep Residual Learning, 2015) and ResNeXt (Xie et al., Aggregated Residual Transformations, 2017): the
+backbone of most R-CNNs.
 
 stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
 """
@@ -30,7 +30,7 @@ PUBLISHED = {
 
 
 class ResNet(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32 (16 where the last is dilated), or three before a tail."""
+    """The backbone. ``forward`` returns four maps of strides 4, 8, 16, 32 (dilated, the last is of 16), or three before a tail."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -130,8 +130,8 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
     """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; dilated, none does."""
     dilation = 2 if index == 3 and config.last_stage == "dilated" else 1
-    # A 3x3 convolution that strode itself saw the finer map already; one that stood behind a strided 1x1 must now look twice as
-    # far, as all later ones must.
+    # A 3x3 convolution that had the stride itself read the finer map already; one behind a strided 1x1 must now be dilated by 2,
+    # as all later ones must.
     early = config.depth >= 50 and config.stride_in == "1x1"
     channels_out = (config.width << index) * EXPANSION[config.depth]
     channels = config.width if index == 0 else channels_out // 2

@@ -1,4 +1,4 @@
-"""VGG: the bodies before ResNet. VGG-16 (Simonyan and Zisserman, 2014, table 1, column D), on which Fast and Faster R-CNN were
+"""VGG: the backbones before ResNet. VGG-16 (Simonyan and Zisserman, 2014, table 1, column D), on which Fast and Faster R-CNN were
 built, and VGG_CNN_M_1024 (Chatfield et al., Return of the Devil in the Details, 2014), the small one of those papers.
 
 Both have two fully connected layers behind the last map, fc6 and fc7, that work on the features of single regions: their tail.
@@ -19,7 +19,7 @@ __all__ = ["VGG16", "VGGCNNM1024"]
 
 
 class VGG16(Backbone):
-    """The body. ``forward`` returns three maps of strides 4, 8, 16; the tail takes (R, 512, 7, 7) and returns (R, 4096, 1, 1)."""
+    """The backbone. ``forward`` returns three maps of strides 4, 8, 16; the tail maps (R, 512, 7, 7) to (R, 4096, 1, 1)."""
 
     channels = (256, 512, 512)
     strides = (4, 8, 16)
@@ -64,10 +64,10 @@ class VGG16(Backbone):
 
 
 class VGGCNNM1024(Backbone):
-    """The body. ``forward`` returns one map; the tail takes (R, 512, 6, 6) and returns (R, 1024, 1, 1).
+    """The backbone. ``forward`` returns one map; the tail takes (R, 512, 6, 6) and returns (R, 1024, 1, 1).
 
-    The map's stride is 16, but its grid is not that of the other bodies: nothing is padded before conv3, so that (H, W),
-    multiples of 16, become (H / 16 - 2, W / 16 - 2) cells, and cell (i, j) looks at the input around pixel (16 i + 21, 16 j + 21).
+    The map's stride is 16, but its grid is not that of the other backbones: nothing is padded before conv3, so that (H, W),
+    multiples of 16, become (H / 16 - 2, W / 16 - 2) cells, and cell (i, j) sees the input around pixel (16 i + 21, 16 j + 21).
     Anchors and RoIAlign take it for (16 i, 16 j), as they did in Detectron; the heads learn the shift.
     """
 

@@ -25,13 +25,13 @@ __all__ = [
 
 
 class RoIHeadConfig(Component):
-    """Base of every head's configuration. Derive from one of the three below, which say what the head is for."""
+    """Base of every head's configuration. Derive from `BoxHeadConfig`, `MaskHeadConfig` or `KeypointHeadConfig`."""
 
     resolution: int
     """P, cells a side of the features that are pooled from an RoI."""
     source: Literal["maps", "tail", "own_tail"] = "maps"
-    """What the head reads: the pooled features; what the body's tail (Detectron's C4: res5) makes of them, one tail for all heads
-    that say so; or what a copy of the tail does that this head alone teaches."""
+    """The head's input: the pooled features; the output of the backbone's tail (Detectron's C4: res5) on them, shared by all heads
+    with this source; or that of a copy of the tail, which this head alone trains."""
 
     @abstractmethod
     def build(self, channels: int) -> RoIHead:
@@ -45,7 +45,7 @@ class BoxHeadConfig(RoIHeadConfig):
 
 
 class AverageHeadConfig(BoxHeadConfig):
-    """The mean over the cells: all there is to do behind a body's tail (ResNet, 2015, figure 3; R-CNN on C4).
+    """The mean over the cells, behind a backbone's tail (ResNet, 2015, figure 3; R-CNN on C4).
 
     The tail decides the resolution: 14 for a ResNet's res5, 7 for VGG16's fully connected layers, 6 for VGG-CNN-M-1024's.
     """
@@ -92,7 +92,7 @@ class ConvFCHeadConfig(BoxHeadConfig):
 
 
 class MaskHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output becomes a mask an RoI and class; the head decides M."""
+    """Base of the heads whose output becomes a mask per RoI and class; the head decides M."""
 
     resolution: int = 14
     binary_mask_targets: bool | None = None
@@ -123,7 +123,7 @@ class ConvMaskHeadConfig(MaskHeadConfig):
 
 
 class KeypointHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output becomes a heatmap an RoI and keypoint, four times as fine as the head's output."""
+    """Base of the heads whose output becomes a heatmap per RoI and keypoint, four times as fine as the head's output."""
 
     resolution: int = 14
 

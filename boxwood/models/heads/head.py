@@ -1,6 +1,6 @@
 """Heads of R-CNN: small networks on the features of one RoI. They know nothing of images, anchors or losses.
 
-A head of your own is one class and one configuration that builds it; see ``examples/own_head.py``.
+A user-defined head is one class and one configuration that builds it; see ``examples/own_head.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class RoIHead(nn.Module):
     """Base of every head: features in, features out; the predictors behind it belong to the architecture."""
 
     channels: int
-    """Width of what ``forward`` returns."""
+    """Channels that ``forward`` returns."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Instance tasks: what a two-stage detector predicts for a region besides class and box. Masks are one file, keypoints another.
+"""Instance tasks: predictions of a two-stage detector for a region besides class and box. Masks are one file, keypoints another.
 
 A user-defined task is one class in one file; see ``examples/own_task.py``. Names are imported when they are first used.
 """
