@@ -173,7 +173,7 @@ def convert(
 
 
 def _our_names(name: str, state: Mapping[str, Tensor]) -> list[str]:
-    """Our name of a tensor of torchvision's; empty for a tensor of its classifier."""
+    """A list of our name of a tensor of torchvision's; empty for a tensor of its classifier."""
     if name.startswith("backbone.body."):
         return [f"backbone.{ours}" for ours in resnet_from_torchvision({name.removeprefix("backbone.body."): state[name]})]
     names = (*RETINANET_V2_NAMES,) if "head.classification_head.conv.0.1.weight" in state else RETINANET_NAMES

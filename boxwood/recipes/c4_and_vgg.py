@@ -124,7 +124,7 @@ def _before_detectron(*, lr: float, batch_size: int, steps: int, drops: tuple[in
 
 def _rfcn(depth: int) -> RunConfig:
     """Dai et al. (2016), section 4.2: 8 images per step, a learning rate of 0.001 for 90,000 steps and 0.0001 for 30,000. The
-    anchors are of Faster R-CNN on COCO."""
+    anchors are those of Faster R-CNN on COCO."""
     config = _before_detectron(lr=0.001, batch_size=8, steps=120_000, drops=(90_000,))
     config.model = RFCNConfig(
         backbone=ResNetConfig.model_validate({"depth": depth, "last_stage": "dilated", "frozen_stages": 2}),

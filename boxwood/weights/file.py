@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000
 """The limit of safetensors."""
 MAX_NAMED = 6
-"""Most tensors that an error names for each problem."""
+"""Maximum number of tensors that an error names for each problem."""
 
 
 @dataclass(frozen=True)

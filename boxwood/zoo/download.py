@@ -40,8 +40,8 @@ CHUNK = 1 << 20
 
 
 def download_model(name: str, *, proposals: bool = False) -> list[Path]:
-    """Paths of the weights of a published model, which are downloaded and verified if they are not in the cache; with ``proposals``
-    of the published proposals of an RPN instead.
+    """The paths of a published model's weights, which are downloaded and verified if they are not in the cache; with ``proposals``
+    those of an RPN's published proposals instead.
 
     Raises `UserError` where there is no such model, it was not published, or it cannot be downloaded, verified or written.
     """

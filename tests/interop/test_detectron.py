@@ -164,9 +164,7 @@ def test_tensors_that_do_not_fit_are_named(change: str) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_mask_heads_on_c4(shared: bool) -> None:
-    """v0upshare reads the box head's res5; v0up has another res5, which takes its values from that one where the file lacks
-    them.
-    """
+    """v0upshare reads the box head's res5; v0up has another res5, which copies that one where the file lacks values."""
     config = RCNNConfig(
         backbone=ResNetConfig(last_stage="tail", stride_in="1x1", weights=None),
         fpn=None,

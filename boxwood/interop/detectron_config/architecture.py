@@ -194,7 +194,7 @@ def switch_off(values: Values, plan: Plan) -> None:
     if plan.kind != "rfcn":
         off("there is no R-FCN", "RFCN.")
     else:
-        off("R-FCN has its own pooling", "FAST_RCNN.")
+        off("R-FCN has position-sensitive pooling", "FAST_RCNN.")
     if plan.conv_body.family != "resnet":
         off("the backbone is no ResNet", "RESNETS.", "TRAIN.FREEZE_AT")
     if not (plan.group_norm or values.values.get("FPN.USE_GN") or "_gn" in plan.box_head + values.peek("MRCNN.ROI_MASK_HEAD")):

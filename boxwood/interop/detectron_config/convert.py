@@ -39,9 +39,9 @@ def from_detectron(
 ) -> Converted:
     """The configuration that a tree of Detectron's keys describes; a key that it lacks has Detectron's default.
 
-    ``leave_out`` names keys, or groups of keys (``TEST.BBOX_AUG``), to leave out if they cannot be honoured; without ``strict``
-    all such keys are left out, and also keys that Detectron's last version does not have. ``where`` is the name of the file and
-    ``lines`` the line of each key, for messages. Raises `ConfigError` with all problems at once.
+    ``leave_out`` names keys, or groups of keys (``TEST.BBOX_AUG``), to leave out, so that they have their default; without
+    ``strict`` keys that cannot be honoured, or that Detectron's last version does not have, are left out too. ``where`` is the name
+    of the file and ``lines`` the line of each key, for messages. Raises `ConfigError` with all problems at once.
 
     >>> tree = {"MODEL": {"TYPE": "retinanet"}, "SOLVER": {"MAX_ITR": 10}}
     >>> from_detectron(tree)

@@ -23,7 +23,7 @@ __all__ = ["from_embedded", "parse_embedded"]
 MAX_CHARACTERS = 200_000
 MAX_DEPTH = 40
 MAX_NODES = 50_000
-"""Most nodes of the text with its aliases expanded; dumps use aliases for repeated values, such as numpy's types."""
+"""Maximum number of nodes of the text with its aliases expanded; dumps use aliases for repeated values, such as numpy's types."""
 
 _YAML = "tag:yaml.org,2002:"
 _PYTHON = f"{_YAML}python/"

@@ -211,11 +211,7 @@ def make_optim(values: Values, batch_size: int) -> SGDConfig:
         "cosine_decay": ("BASE_LR",),
     }
     if policy not in policies:
-        why = (
-            "the learning rate falls in steps or as a cosine"
-            if policy == "exp_decay"
-            else f"unknown{did_you_mean(policy, policies)}"
-        )
+        why = "it must be steps or a cosine" if policy == "exp_decay" else f"unknown{did_you_mean(policy, policies)}"
         values.refuse("SOLVER.LR_POLICY", why)
         policy = "steps_with_decay"
     for name in ("BASE_LR", "GAMMA", "STEPS", "LRS", "STEP_SIZE"):

@@ -15,7 +15,7 @@ __all__ = ["Note", "Values", "read_pairs", "read_values"]
 
 MAX_TEXT = 10_000
 MAX_DEPTH = 20
-"""Most open brackets in a value that is written as a Python literal."""
+"""Maximum number of open brackets in a value that is written as a Python literal."""
 _GROUPS = {key.rpartition(".")[0] for key in KEYS} | {key.rpartition(".")[0] for key in (*DEPRECATED, *RENAMED)}
 _GROUPS |= {group.partition(".")[0] for group in _GROUPS}
 
@@ -215,7 +215,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _depth(text: str) -> int:
-    """The most brackets that are open at once, as Python's parser may fail on a thousand; signs nest too, so 100 count as one."""
+    """The maximum number of brackets open at once; Python's parser may fail on a thousand. Signs nest too: 100 count as one."""
     deepest = depth = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
