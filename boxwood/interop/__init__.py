@@ -1,1 +1,1 @@
-"""Other programs: Detectron's configuration files, weights of Detectron, detectron2, torchvision and Caffe, the model zoo."""
+"""Files of other programs: Detectron's configurations, weights of Detectron, detectron2, torchvision and Caffe, the model zoo."""

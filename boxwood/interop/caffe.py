@@ -1,4 +1,4 @@
-"""Caffe's ImageNet networks (``.caffemodel``) as Detectron's blobs: batch norms folded into a scale and a shift, its own names.
+"""Caffe's ImageNet networks (``.caffemodel``) as Detectron's blobs: under its names, batch norms folded into scale and shift.
 
 The file is a protocol buffer, ``NetParameter`` of caffe.proto, of which only the fields below are read; it holds no code.
 """
@@ -20,7 +20,7 @@ __all__ = ["read_caffemodel"]
 Arrays = list[NDArray[np.float32]]
 
 MAX_BYTES = 2**31 - 1
-"""A protocol buffer's own limit."""
+"""The limit of protocol buffers."""
 
 MESSAGES = {
     "BlobShape": {"dim": (1, "int64", "packed")},
@@ -39,15 +39,15 @@ MESSAGES = {
     "OldLayer": {"name": (4, "string", ""), "type": (5, "int32", ""), "blobs": (6, "Blob", "repeated")},
     "Net": {"layers": (2, "OldLayer", "repeated"), "layer": (100, "Layer", "repeated")},
 }
-"""Message -> field -> number, type, and whether there are many of it."""
+"""Message -> field -> number, type, and whether it is repeated."""
 OLD_TYPES = {4: "Convolution", 14: "InnerProduct"}
 
 
 def read_caffemodel(path: Path) -> dict[str, NDArray[np.float32]]:
     """The blobs of a ResNet or a VGG under Detectron's names: ``conv1_w``, ``res_conv1_bn_s``, ``res2_0_branch2a_w``, ``fc6_b``.
 
-    Raises `UserError` where the file cannot be read, is no network of Caffe, or has layers in which a batch norm and its scale do
-    not fit each other. Needs protobuf.
+    Raises `UserError` where the file cannot be read, is no network of Caffe, or has a batch norm without its scale or a scale
+    without its batch norm. Needs protobuf.
     """
     blobs: dict[str, NDArray[np.float32]] = {}
     norms: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
@@ -59,26 +59,28 @@ def read_caffemodel(path: Path) -> dict[str, NDArray[np.float32]]:
             if len(arrays) > 1:
                 blobs[f"{base}_b"] = arrays[1].ravel()
         elif kind == "BatchNorm" and len(arrays) == 3:
-            # The third is by how much the sums of both were weighted.
+            # The third array is the factor that the mean and the variance have to be divided by.
             total = float(arrays[2].ravel()[0]) or 1.0
             norms[_normed(name)] = (arrays[0].ravel() / total, np.sqrt(arrays[1].ravel() / total + np.float32(eps)))
         elif kind == "Scale" and len(arrays) == 2:
             scales[_normed(name)] = [array.ravel() for array in arrays]
     if norms.keys() != scales.keys():
-        raise UserError(f"{path}: batch norm and scale of {sorted(norms.keys() ^ scales.keys())[0]} do not come together")
+        raise UserError(
+            f"{path}: batch norm and scale of {sorted(norms.keys() ^ scales.keys())[0]} do not both exist; copy the file again"
+        )
     if not blobs:
         raise UserError(f"{path}: has no convolutions; name a .caffemodel of an ImageNet network")
     for base, (mean, deviation) in norms.items():
         gain, shift = scales[base]
         scale = gain / deviation
-        bias = blobs.pop(f"{base}_b", np.float32(0))  # of the convolution before it
+        bias = blobs.pop(f"{base}_b", np.float32(0))  # bias of the convolution before the norm
         norm = "res_conv1" if base == "conv1" else base
         blobs[f"{norm}_bn_s"], blobs[f"{norm}_bn_b"] = scale, shift + (bias - mean) * scale
     return blobs
 
 
 def _layers(path: Path) -> Iterator[tuple[str, str, Arrays, float]]:
-    """Name, type, arrays and the epsilon of a batch norm, of every layer."""
+    """For every layer: name, type, arrays, and the epsilon of a batch norm."""
     try:
         from google.protobuf.message import DecodeError
     except ImportError:
@@ -109,7 +111,7 @@ def _array(blob: Any, path: Path, layer: str) -> NDArray[np.float32]:
 
 
 def _message(name: str) -> Any:
-    """The class of a message of `MESSAGES`."""
+    """The protobuf class of a message of `MESSAGES`."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
@@ -118,11 +120,11 @@ def _message(name: str) -> Any:
     for message, fields in MESSAGES.items():
         described = file.message_type.add(name=message)
         for key, (number, kind, many) in fields.items():
-            own = described.field.add(name=key, number=number, label=field.LABEL_REPEATED if many else field.LABEL_OPTIONAL)
-            own.type = scalars.get(kind, field.TYPE_MESSAGE)
+            added = described.field.add(name=key, number=number, label=field.LABEL_REPEATED if many else field.LABEL_OPTIONAL)
+            added.type = scalars.get(kind, field.TYPE_MESSAGE)
             if kind not in scalars:
-                own.type_name = f".caffe.{kind}"
-            own.options.packed = many == "packed"
+                added.type_name = f".caffe.{kind}"
+            added.options.packed = many == "packed"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
@@ -138,7 +140,7 @@ def _normed(name: str) -> str:
 
 
 def _detectrons(name: str) -> str:
-    """Detectron's name of a layer: blocks are counted from 0, where Caffe's had letters, of long stages ``a, b1, b2, ...``.
+    """Detectron's name of a layer: blocks are counted from 0; Caffe's blocks have letters, and in long stages ``a, b1, b2, ...``.
 
     >>> _detectrons("res2c_branch2a"), _detectrons("res4b11_branch2c"), _detectrons("conv1_2")
     ('res2_2_branch2a', 'res4_11_branch2c', 'conv1_2')

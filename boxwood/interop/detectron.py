@@ -1,12 +1,12 @@
-"""Detectron's weights (``.pkl``, Caffe2): its blobs under our names, in our order of classes, anchors and colours.
+"""Detectron's weights (``.pkl``, Caffe2): its blobs under our names, in our order of classes, anchors and colour channels.
 
-A file is a pickle of Python 2: ``{"blobs": {name: array}, "cfg": text}``, or the blobs alone (its ImageNet bodies). It is read by
-`boxwood.safe_pickle`, which runs nothing. What differs here:
+A file is a pickle of Python 2: ``{"blobs": {name: array}, "cfg": text}``, or the blobs alone (its ImageNet backbones). It is read
+by `boxwood.safe_pickle`, which runs no code. The differences:
 
-* background is class 0 there; here it is the last class logit, and has neither boxes nor masks;
-* RetinaNet's anchors stand octave by octave there, ratio by ratio here;
-* images are BGR there, so the first convolution is turned around;
-* a batch norm is a scale and a shift there: here with a mean of 0 and a variance of 1.
+* in Detectron background is class 0; here it is the last class logit, and has neither boxes nor masks;
+* in Detectron RetinaNet's anchors are ordered by octave, then ratio; here by ratio, then octave;
+* Detectron's images are BGR, so the input channels of the first convolution are reversed;
+* Detectron's batch norm is a scale and a shift; here it also has a mean of 0 and a variance of 1.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ Blobs = Mapping[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class DetectronFile:
-    """What a ``.pkl`` of Detectron holds."""
+    """The contents of a ``.pkl`` of Detectron."""
 
     blobs: Blobs
     config: str | None
-    """Its configuration as Detectron wrote it, if it is there."""
+    """The configuration as Detectron wrote it; None if the file has none."""
 
 
 def read_detectron(path: Path) -> DetectronFile:
-    """Read either container. Raises `UserError` where it is no pickle of plain data, or holds no blobs."""
+    """Read a ``.pkl`` of either form. Raises `UserError` where it is no pickle of plain data, or holds no blobs."""
     tree = safe_pickle.read(path)
     content = tree.get("blobs", tree) if isinstance(tree, dict) else None
     arrays = {name: value for name, value in (content or {}).items() if isinstance(value, np.ndarray)}
@@ -55,11 +55,11 @@ def read_detectron(path: Path) -> DetectronFile:
 def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> tuple[dict[str, Tensor], Report]:
     """The state dict of ``model``, which was built from ``config``, from Detectron's blobs.
 
-    A file without any blob of a head is a body: the other tensors stay as the model made them. Raises `UserError` where blobs are
-    missing or of another shape; it names them.
+    A file without any blob of a head is a backbone: the other tensors keep the values of ``model``. Raises `UserError` where blobs
+    are missing or of another shape; it names them.
     """
     rules = _rules(config)
-    # A blob may be of float16, or what memory a file has mapped.
+    # A blob may be of float16, or memory-mapped.
     theirs = {name: torch.from_numpy(np.array(blob, dtype=np.float32)) for name, blob in blobs.items() if blob.dtype.kind in "fiu"}
     collected = collect(
         model.state_dict(),
@@ -68,16 +68,16 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
         lambda value, module: arrange(value, module, config),
         _implied,
     )
-    found, lacking = collected.found, collected.lacking
-    # RPN alone on C4 was saved without the body's last stage, which it does not run.
-    excused = {name for name in lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
-    if all(map(_is_body, found)) and not any(map(_is_body, lacking.keys() - excused)):
-        excused = set(lacking)
+    missing = collected.missing
+    # RPN alone on C4 was saved without the backbone's last stage, which it does not run.
+    excused = {name for name in missing if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
+    if all(map(_is_backbone, collected.matched)) and not any(map(_is_backbone, missing.keys() - excused)):
+        excused = set(missing)
     return finish(model, collected, blobs, where, excused)
 
 
 def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
-    """How many classes the blobs have, without background; None where no output has classes (RPN alone, a body)."""
+    """The number of classes of the blobs, without background; None where no output has classes (RPN alone, a backbone)."""
     if isinstance(config, RetinaNetConfig) and "retnet_cls_pred_fpn3_b" in blobs:
         return len(blobs["retnet_cls_pred_fpn3_b"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
     if isinstance(config, RFCNConfig) and "conv_cls_b" in blobs:
@@ -86,7 +86,7 @@ def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
 
 
 def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
-    """A blob's values, weight or bias, in our order; the same tensor where that is Detectron's."""
+    """A blob's values, weight or bias, in our order; the same tensor where Detectron's order is ours."""
     if module in ("backbone.conv1", "backbone.conv1.conv", "backbone.conv1.0") and value.dim() == 4:
         return value.flip(1)
     if isinstance(config, RetinaNetConfig) and module in ("class_logits", "box_deltas"):
@@ -105,25 +105,25 @@ def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _is_body(name: str) -> bool:
+def _is_backbone(name: str) -> bool:
     return name.startswith(("backbone.", "mask_tail.", "keypoint_tail."))
 
 
 def _implied(name: str) -> float | None:
-    """What Detectron did not save of a norm: its mean of 0, and its variance of 1, less what is added to that before the root, so
-    that the scale is the blob's to the last digit."""
+    """The values of a norm that Detectron did not save: a mean of 0, and a variance of 1 minus the epsilon that is added to it, so
+    that the scale is exactly the blob's."""
     return {"running_mean": 0.0, "running_var": 1 - 1e-5, "num_batches_tracked": 0.0}.get(name.rpartition(".")[2])
 
 
 def _blobs_of(name: str, rules: Rules, config: ModelConfig) -> list[str]:
-    """What Detectron may call our tensor ``name``; the first that is there is it."""
+    """Detectron's possible names of our tensor ``name``; the first that the file has is used."""
     if _implied(name) is not None:
         return []
     module, part, leaf = split_name(name)
     base = their_name(module, rules, f"{config.title}: Detectron")
     if part == "norm":
         group_norm = f"{base}_gn_{'s' if leaf == 'weight' else 'b'}"
-        # The stem's is the one name that breaks the rule.
+        # Only the norm of the stem is named by another rule.
         affine = f"{'res_conv1' if base == 'conv1' else base}_bn_{'s' if leaf == 'weight' else 'b'}"
         names = [affine, group_norm]
     else:
@@ -132,18 +132,18 @@ def _blobs_of(name: str, rules: Rules, config: ModelConfig) -> list[str]:
 
 
 def _rules(config: ModelConfig) -> Rules:
-    """Our modules and what Detectron calls them."""
+    """Patterns of our modules, and Detectron's names of them."""
     assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig | RFCNConfig)
-    body, has_pyramid = config.backbone, not isinstance(config, RFCNConfig) and config.fpn is not None
+    backbone, has_pyramid = config.backbone, not isinstance(config, RFCNConfig) and config.fpn is not None
     taps: list[str] = []
-    if has_pyramid and isinstance(body, ResNetConfig):
-        taps = [f"res{stage}_{blocks - 1}_sum" for stage, blocks in enumerate(BLOCKS[body.depth], start=2)]
+    if has_pyramid and isinstance(backbone, ResNetConfig):
+        taps = [f"res{stage}_{blocks - 1}_sum" for stage, blocks in enumerate(BLOCKS[backbone.depth], start=2)]
         taps = taps[1:] if isinstance(config, RetinaNetConfig) else taps
     level = "_fpn2" if has_pyramid else ""
     one_stage = isinstance(config, RetinaNetConfig)
     masks = "_mask_fcn" if getattr(getattr(config, "mask_head", None), "norm", None) == "gn" else "_[mask]_fcn"
     return (
-        *_body_rules(),
+        *_backbone_rules(),
         (r"fpn\.inner\.(\d)", lambda m: f"fpn_inner_{taps[int(m[1])]}" + ("" if int(m[1]) == len(taps) - 1 else "_lateral")),
         (r"fpn\.outer\.(\d)", lambda m: f"fpn_{taps[int(m[1])]}"),
         (r"fpn\.p(\d)", lambda m: f"fpn_{m[1]}"),
@@ -167,7 +167,7 @@ def _rules(config: ModelConfig) -> Rules:
     )
 
 
-def _body_rules() -> Rules:
+def _backbone_rules() -> Rules:
     tails = {"mask": "_[mask]_", "keypoint": "_[pose]_"}
     return (
         (r"backbone\.conv1", lambda m: "conv1"),

@@ -1,11 +1,11 @@
-"""detectron2's weights (``.pkl`` of its zoo, ``.pth`` of its checkpoints): its names as ours, and the settings they mean.
+"""detectron2's weights (``.pkl`` of its zoo, ``.pth`` of its checkpoints) under our names, and the settings that they require.
 
-Its R-CNNs with FPN or C4 and its RetinaNets are known, with frozen batch norm or group norm. What differs here:
+R-CNN with FPN or C4, RPN and RetinaNet are supported, with frozen batch norm or group norm. The differences:
 
-* anchors of a cell stand size by size there, ratio by ratio here;
-* images are BGR there, so the first convolution is turned around.
+* in detectron2 the anchors of a cell are ordered by size, then ratio; here by ratio, then size;
+* detectron2's images are BGR, so the input channels of the first convolution are reversed.
 
-Background is last there too, and has no boxes and no masks.
+Background is the last class in detectron2 too, and has no boxes and no masks.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ __all__ = ["convert", "with_conventions"]
 
 
 def with_conventions(model: ModelConfig, state: Mapping[str, Tensor], where: str) -> ModelConfig:
-    """A copy of the configuration with what detectron2's weights were trained under: aligned RoIAlign with as many points as a
-    cell has map pixels, its colours, and the body of its zoo (MSRA's ResNets stride in the 1x1 convolution, the others in the 3x3).
+    """A copy of the configuration with the settings that detectron2's weights were trained with: aligned RoIAlign with as many
+    sampling points as a cell has map pixels, detectron2's pixel means and deviations, its anchors, and the stride of the backbone
+    (MSRA's ResNets have it in the 1x1 convolution, the others in the 3x3).
 
     Raises `UserError` for an architecture that detectron2 does not have.
     """
     if not isinstance(model, RCNNConfig | RetinaNetConfig | ProposerConfig) or not isinstance(model.backbone, ResNetConfig):
-        raise UserError(f"{where}: detectron2 had nothing like {model.title}; take a recipe of R-CNN, RPN or RetinaNet on a ResNet")
+        raise UserError(f"{where}: detectron2 has nothing like {model.title}; use a recipe of R-CNN, RPN or RetinaNet on a ResNet")
     changed = model.model_copy(deep=True)
     assert isinstance(changed, RCNNConfig | RetinaNetConfig | ProposerConfig) and isinstance(changed.backbone, ResNetConfig)
     msra = changed.backbone.groups == 1 and changed.backbone.norm == "frozen_bn"
@@ -60,7 +61,7 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, 
     Raises `UserError` for a Cascade R-CNN, and where tensors are missing or of another shape; it names them.
     """
     if any(re.match(r"roi_heads\.box_(head|predictor)\.\d\.", name) for name in state):
-        raise UserError(f"{where}: is a Cascade R-CNN, which Boxwood does not have; take another model")
+        raise UserError(f"{where}: is a Cascade R-CNN, which Boxwood does not have; use another model")
     rules = _rules(config)
 
     def candidates(name: str) -> list[str]:
@@ -75,8 +76,8 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, 
         lambda value, module: _arrange(value, module, config),
         lambda name: 0.0 if name.endswith(".num_batches_tracked") else None,
     )
-    # RPN alone on C4 does not run the body's last stage, so it was saved without.
-    excused = {name for name in collected.lacking if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
+    # RPN alone on C4 does not run the backbone's last stage, so it was saved without.
+    excused = {name for name in collected.missing if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
     return finish(model, collected, state, where, excused)
 
 
@@ -84,7 +85,7 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, 
 
 
 def _arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
-    """Values in our order of colours and anchors; the same tensor where that is theirs."""
+    """Values in our order of colour channels and anchors; the same tensor where detectron2's order is ours."""
     if module == "backbone.conv1.conv":
         return value.flip(1)
     anchors = _anchors(config)
@@ -101,17 +102,17 @@ def _anchors(config: ModelConfig) -> AnchorsConfig | None:
 
 def _rules(config: ModelConfig) -> Rules:
     assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig)
-    body = "backbone." if config.fpn is None else "backbone.bottom_up."
+    backbone = "backbone." if config.fpn is None else "backbone.bottom_up."
     finest = 3 if isinstance(config, RetinaNetConfig) else 2
     box, mask, keypoint = "roi_heads.box_head", "roi_heads.mask_head", "roi_heads.keypoint_head"
     one_stage = isinstance(config, RetinaNetConfig)
     predictor = "head" if one_stage else "roi_heads.box_predictor"
 
     def stage(layer: str) -> str:
-        return "roi_heads.res5" if layer == "4" and config.fpn is None else f"{body}res{int(layer) + 1}"
+        return "roi_heads.res5" if layer == "4" and config.fpn is None else f"{backbone}res{int(layer) + 1}"
 
     return (
-        (r"backbone\.conv1", lambda m: f"{body}stem.conv1"),
+        (r"backbone\.conv1", lambda m: f"{backbone}stem.conv1"),
         (r"backbone\.layer(\d)\.(\d+)\.downsample", lambda m: f"{stage(m[1])}.{m[2]}.shortcut"),
         (r"backbone\.layer(\d)\.(\d+)\.(conv\d)", lambda m: f"{stage(m[1])}.{m[2]}.{m[3]}"),
         (r"fpn\.inner\.(\d)", lambda m: f"backbone.fpn_lateral{int(m[1]) + finest}"),

@@ -27,13 +27,13 @@ IN_A_RUN = ("best.safetensors", "last.safetensors")
 
 @dataclass(frozen=True)
 class OpenedWeights:
-    """Weights, and where they were read."""
+    """Weights, and the source they were read from."""
 
     saved: SavedWeights
     source: str
     """The file, or the name in the zoo."""
     initialised: tuple[str, ...] = ()
-    """Tensors that the file does not have and that are randomly initialised: all but the backbone of an ImageNet backbone."""
+    """Randomly initialised tensors, which the file lacks: all outside the backbone for an ImageNet backbone."""
 
 
 def open_weights(source: str | Path, config: RunConfig | None = None) -> OpenedWeights:
@@ -50,7 +50,7 @@ def open_weights(source: str | Path, config: RunConfig | None = None) -> OpenedW
     path, name = Path(source), str(source)
     if is_published(name) and not path.exists():
         imported = read_published(name, config if "/imagenet/" in name else None)
-        return OpenedWeights(imported.saved, name, tuple(imported.report.anew))
+        return OpenedWeights(imported.saved, name, tuple(imported.report.initialised))
     path = weights_file(path)
     return OpenedWeights(_read_checkpoint(path) if path.suffix == ".pt" else read_weights(path), str(path))
 
@@ -58,16 +58,16 @@ def open_weights(source: str | Path, config: RunConfig | None = None) -> OpenedW
 def load_model(source: str | Path) -> Detector:
     """A detector to train further: weights loaded, in train mode, on the CPU.
 
-    ``source`` is what `open_weights` takes. The model has ``categories``, ``losses(output, targets)`` and
-    ``detections(output, batch)``; `boxwood.load` gives one to be called with pictures instead. Raises `UserError` as
-    `open_weights` does, and where the weights do not fit their configuration.
+    ``source`` is as for `open_weights`. The model has ``categories``, ``losses(output, targets)`` and
+    ``detections(output, batch)``; to predict on pictures, use `boxwood.load`. Raises `UserError` as `open_weights` does, and where
+    the weights do not fit their configuration.
     """
     opened = open_weights(source)
     return restore_model(opened.saved, where=opened.source).train()
 
 
 def weights_file(source: Path) -> Path:
-    """The weights file of a run, given as its directory or its ``config.yaml``; a path of a file stays as it is.
+    """The weights file of a run, given as its directory or its ``config.yaml``; another file's path is returned unchanged.
 
     Raises `UserError` where there is none.
     """
@@ -87,7 +87,7 @@ def weights_file(source: Path) -> Path:
 
 
 def _read_checkpoint(path: Path) -> SavedWeights:
-    """The weights in a checkpoint of a run. It holds the ids and names of the classes alone; their keypoints are in the run's
+    """The weights in a checkpoint of a run. It holds only the ids and names of the classes; their keypoints are in the run's
     weights file."""
     tree = read_pth(path)
     if not isinstance(tree, dict) or not {"model", "config", "classes"} <= tree.keys():
@@ -101,7 +101,7 @@ def _read_checkpoint(path: Path) -> SavedWeights:
 
 
 def _keypoints_of_run(run: Path, ids: tuple[Any, ...]) -> KeypointFacts | None:
-    """The facts of keypoints in the weights file of a run with these classes."""
+    """The keypoints of the classes, from the weights file of the run; None if it has none or other classes."""
     for name in IN_A_RUN:
         if (run / name).is_file() and (categories := read_weights(run / name).categories).ids == ids:
             return categories.keypoints

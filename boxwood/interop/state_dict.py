@@ -1,4 +1,4 @@
-"""Weights of another program put under our names: what each tensor is called there, and what became of all of them."""
+"""Renames the weights of another program to our names, and reports where each tensor came from."""
 
 from __future__ import annotations
 
@@ -15,50 +15,55 @@ from boxwood.weights.file import some_of
 __all__ = ["Collected", "Report", "Rules", "collect", "finish", "ratio_by_ratio", "split_name", "their_name"]
 
 Rules = Sequence[tuple[str, Callable[[re.Match[str]], str]]]
-"""Patterns of our modules, and what the other program calls the one that matches."""
+"""Patterns of our modules, and functions that return the other program's name of a match."""
 
 
 @dataclass
 class Report:
-    """The tensors of a model, by where they came from; together all of them."""
+    """All tensors of a model, by origin."""
 
     loaded: dict[str, str] = field(default_factory=dict)
-    """Our name -> theirs, values as they were."""
+    """Our name -> theirs, values unchanged."""
     reordered: dict[str, str] = field(default_factory=dict)
-    """Our name -> theirs, values put in our order of classes, anchors or colours."""
+    """Our name -> theirs, values changed to our order of classes, anchors or colour channels."""
     constant: list[str] = field(default_factory=list)
-    """Made, since theirs follow from the format: statistics of 0 and 1."""
-    anew: list[str] = field(default_factory=list)
-    """Left as the model made them, since the file has a body alone."""
+    """Our names of constants that the file does not hold, since its format implies them: statistics of 0 and 1."""
+    initialised: list[str] = field(default_factory=list)
+    """Our names of tensors that keep the model's initial values, since the file has only a backbone."""
     unused: list[str] = field(default_factory=list)
-    """Theirs, that belong to nothing here: the optimizer's, a classifier's, fixed filters."""
+    """Their names of tensors without a counterpart here: of the optimizer, of a classifier, fixed filters."""
 
     def summary(self) -> str:
         """One line of counts."""
-        counts = (("loaded", self.loaded), ("reordered", self.reordered), ("constant", self.constant), ("anew", self.anew))
+        counts = (
+            ("loaded", self.loaded),
+            ("reordered", self.reordered),
+            ("constant", self.constant),
+            ("initialised", self.initialised),
+        )
         ours = ", ".join(f"{len(names)} {sort}" for sort, names in counts if names)
         return f"{ours}; {len(self.unused)} tensors of the file not used"
 
     def table(self) -> str:
-        """One line a tensor: what became of it, our name, theirs."""
+        """One line for each tensor: its origin, our name, theirs."""
         rows = [("loaded", ours, theirs) for ours, theirs in self.loaded.items()]
         rows += [("reordered", ours, theirs) for ours, theirs in self.reordered.items()]
-        rows += [("constant", ours, "") for ours in self.constant] + [("anew", ours, "") for ours in self.anew]
+        rows += [("constant", ours, "") for ours in self.constant] + [("initialised", ours, "") for ours in self.initialised]
         rows += [("unused", "", theirs) for theirs in self.unused]
         width = max((len(ours) for _, ours, _ in rows), default=0)
-        return "\n".join(f"{sort:9}  {ours:{width}}  {theirs}".rstrip() for sort, ours, theirs in rows)
+        return "\n".join(f"{sort:11}  {ours:{width}}  {theirs}".rstrip() for sort, ours, theirs in rows)
 
 
 @dataclass
 class Collected:
-    """What a file has for the tensors of a model."""
+    """The values in a file for the tensors of a model."""
 
-    found: dict[str, tuple[str, Tensor, bool]] = field(default_factory=dict)
-    """Our name -> their name, the values in our order, and whether that is another than theirs."""
+    matched: dict[str, tuple[str, Tensor, bool]] = field(default_factory=dict)
+    """Our name -> their name, the values in our order, and whether that differs from theirs."""
     constant: dict[str, Tensor] = field(default_factory=dict)
     """Our name -> the value that the format implies."""
-    lacking: dict[str, str] = field(default_factory=dict)
-    """Our name -> what the file should have called it."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Our name -> the name that the file should have."""
 
 
 def collect(
@@ -70,9 +75,9 @@ def collect(
 ) -> Collected:
     """Look up our tensors ``names`` in a file.
 
-    ``candidates`` of a name are what it may be called there, the first that is there is it; ``arrange(value, module)`` brings
-    values into our order and returns the same tensor where that is theirs; ``implied`` is what a tensor that is not there always
-    is, None where it has to be there.
+    ``candidates(name)`` are its possible names in the file, of which the first that exists is used; ``arrange(value, module)`` puts
+    values in our order and returns the same tensor where that is theirs; ``implied(name)`` is the constant value of a tensor that
+    the file lacks, None if the file must have it.
     """
     collected = Collected()
     for name in names:
@@ -80,43 +85,44 @@ def collect(
         source = next((candidate for candidate in possible if candidate in theirs), None)
         if source is not None:
             arranged = arrange(theirs[source], name.rpartition(".")[0])
-            collected.found[name] = (source, arranged, arranged is not theirs[source])
+            collected.matched[name] = (source, arranged, arranged is not theirs[source])
         elif (constant := implied(name)) is not None:
             collected.constant[name] = torch.tensor(constant)
         else:
-            collected.lacking[name] = possible[0]
+            collected.missing[name] = possible[0]
     return collected
 
 
 def finish(
     model: nn.Module, collected: Collected, theirs: Iterable[str], where: str, excused: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    """The state dict of ``model`` with what was collected, and the account of all tensors; ``theirs`` are all names of the file.
+    """The state dict of ``model`` with the collected values, and the report; ``theirs`` are all tensor names of the file.
 
-    Raises `UserError` where tensors are missing that are not ``excused``, or are of another shape: it names them.
+    Missing tensors in ``excused`` keep the model's values. Raises `UserError`, which names them, where others are missing or have
+    another shape.
     """
-    if needed := [source for name, source in collected.lacking.items() if name not in excused]:
+    if needed := [source for name, source in collected.missing.items() if name not in excused]:
         raise UserError(
             f"{where}: lacks {len(needed)} tensors of the model: {some_of(needed)}; name the configuration it was trained with"
         )
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     wrong = [
         f"{source} gives {name} the shape {tuple(value.shape)} instead of {tuple(state[name].shape)}"
-        for name, (source, value, _) in collected.found.items()
+        for name, (source, value, _) in collected.matched.items()
         if value.shape != state[name].shape
     ]
     if wrong:
         raise UserError(f"{where}: does not fit the model: {some_of(wrong)}; name the configuration that it was trained with")
-    for name, (_, value, _) in collected.found.items():
+    for name, (_, value, _) in collected.matched.items():
         state[name] = value.to(state[name].dtype).contiguous()
     for name, value in collected.constant.items():
         state[name] = value.to(state[name].dtype).expand_as(state[name]).contiguous()
-    used = {source for source, _, _ in collected.found.values()}
+    used = {source for source, _, _ in collected.matched.values()}
     report = Report(
-        loaded={ours: source for ours, (source, _, other) in collected.found.items() if not other},
-        reordered={ours: source for ours, (source, _, other) in collected.found.items() if other},
+        loaded={ours: source for ours, (source, _, other) in collected.matched.items() if not other},
+        reordered={ours: source for ours, (source, _, other) in collected.matched.items() if other},
         constant=list(collected.constant),
-        anew=list(collected.lacking),
+        initialised=list(collected.missing),
         unused=sorted(name for name in theirs if name not in used),
     )
     return state, report
@@ -134,15 +140,15 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 def their_name(module: str, rules: Rules, what: str) -> str:
-    """What the first rule that matches makes of our ``module``. Raises `UserError` where none does; ``what`` begins it."""
+    """The other program's name of our ``module``. Raises `UserError`, which begins with ``what``, where no rule matches."""
     name = next((rule(match) for pattern, rule in rules if (match := re.fullmatch(pattern, module))), None)
     if name is None:
-        raise UserError(f"{what} had nothing like its {module}, so no weights of it can be imported")
+        raise UserError(f"{what} has nothing like the module {module}, so its weights cannot be imported")
     return name
 
 
 def ratio_by_ratio(value: Tensor, sizes: int, ratios: int) -> Tensor:
-    """Outputs (sizes * ratios * c, ...) of a cell's anchors that stand size by size, put ratio by ratio as ours do.
+    """Outputs (sizes * ratios * c, ...) of a cell's anchors, from the order size, ratio to our order ratio, size.
 
     >>> ratio_by_ratio(torch.arange(6), sizes=2, ratios=3).tolist()
     [0, 3, 1, 4, 2, 5]

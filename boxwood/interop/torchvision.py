@@ -1,7 +1,7 @@
-"""torchvision's R-CNNs and RetinaNets as ours: their weights under our names, and the settings they were trained with.
+"""torchvision's R-CNNs and RetinaNets: their weights under our names, and the settings that they were trained with.
 
-torchvision counts background as class 0; here it is the last class logit, and has no boxes and no masks. Its RetinaNets have a
-class 0 that was never taught; here they have none.
+In torchvision background is class 0; here it is the last class logit, and has no boxes and no masks. torchvision's RetinaNets have
+a class 0 that is never trained; here they have none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvM
 __all__ = ["convert", "rcnn_config", "rcnn_state", "recognized", "retinanet_config", "retinanet_state"]
 
 Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""Patterns of torchvision's names, and what stands for them here."""
+"""Patterns of torchvision's names, and our names."""
 
 NAMES: Names = (
     (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.inner.\1."),
@@ -36,7 +36,7 @@ NAMES: Names = (
     (r"roi_heads\.mask_head\.(\d)\.0\.", r"mask_head.convs.\1."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_logits."),
-    (r"roi_heads\.keypoint_head\.(\d+)\.", lambda found: f"keypoint_head.convs.{int(found[1]) // 2}."),
+    (r"roi_heads\.keypoint_head\.(\d+)\.", lambda match: f"keypoint_head.convs.{int(match[1]) // 2}."),
     (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint_logits."),
 )
 V2_NAMES: Names = (
@@ -72,8 +72,8 @@ def rcnn_config(*, masks: bool = False, keypoints: bool = False, v2: bool = Fals
     """The settings of ``fasterrcnn_resnet50_fpn``, with ``masks`` of ``maskrcnn_resnet50_fpn``, with ``keypoints`` of
     ``keypointrcnn_resnet50_fpn``, with ``v2`` of the second version of the first two; no weights.
 
-    One thing is not a setting: torchvision takes the stride of its coarsest anchors as the height of the input over the rows of the
-    map, rounded down, so 61 instead of 64 at 800 rows. Here it is 64; at multiples of 64 both agree.
+    One difference remains: torchvision's stride of the coarsest anchors is the height of the input over the rows of the map,
+    rounded down, such as 61 instead of 64 at 800 rows. Here it is 64; at multiples of 64 both agree.
     """
     return RCNNConfig(
         backbone=ResNetConfig(depth=50, norm="bn" if v2 else "frozen_bn", frozen_stages=0 if v2 else 2, weights=None),
@@ -87,9 +87,9 @@ def rcnn_config(*, masks: bool = False, keypoints: bool = False, v2: bool = Fals
 
 
 def rcnn_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of torchvision's Faster, Mask or Keypoint R-CNN on a ResNet with FPN, either version -> ours.
+    """Our state dict from that of torchvision's Faster, Mask or Keypoint R-CNN on a ResNet with FPN, of either version.
 
-    Raises ValueError for a name that belongs to none of them.
+    Raises ValueError for a tensor name that none of them has.
     """
     renamed = _renamed(state, "Faster, Mask or Keypoint R-CNN with FPN")
     return {name: _without_background(name, value) for name, value in renamed.items()}
@@ -111,9 +111,9 @@ def retinanet_config(*, v2: bool = False) -> RetinaNetConfig:
 
 
 def retinanet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of torchvision's RetinaNet on a ResNet with FPN, either version -> ours.
+    """Our state dict from that of torchvision's RetinaNet on a ResNet with FPN, of either version.
 
-    Raises ValueError for a name that belongs to neither.
+    Raises ValueError for a tensor name that neither has.
     """
     ours = _renamed(state, "RetinaNet with FPN")
     per_cell = len(ours["box_deltas.bias"]) // 4
@@ -124,11 +124,13 @@ def retinanet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recognized(state: Mapping[str, Tensor], where: str) -> RCNNConfig | RetinaNetConfig:
-    """The settings of the detector that a state dict of torchvision belongs to. Raises `UserError` where there is none of ours."""
+    """The settings of the detector whose state dict torchvision saved. Raises `UserError` where Boxwood has no such detector."""
     if "head.classification_head.cls_logits.weight" in state and "backbone.fpn.inner_blocks.0.0.weight" in state:
         return retinanet_config(v2="head.classification_head.conv.0.1.weight" in state)
     if "roi_heads.box_predictor.cls_score.weight" not in state or "backbone.body.layer1.0.conv1.weight" not in state:
-        raise UserError(f"{where}: is no R-CNN or RetinaNet of torchvision on a ResNet with FPN; Boxwood has none of its others")
+        raise UserError(
+            f"{where}: is no R-CNN or RetinaNet of torchvision on a ResNet with FPN; Boxwood has no other of its detectors"
+        )
     return rcnn_config(
         masks="roi_heads.mask_predictor.mask_fcn_logits.weight" in state,
         keypoints="roi_heads.keypoint_predictor.kps_score_lowres.weight" in state,
@@ -141,8 +143,8 @@ def convert(
 ) -> tuple[dict[str, Tensor], Report]:
     """The state dict of ``model``, which was built from ``config``, from torchvision's.
 
-    ``eps`` is what was added to the variances of frozen norms: 0 in the weights that torchvision published first. Raises
-    `UserError` where tensors are missing or of another shape; it names them.
+    ``eps`` is the epsilon that was added to the variances of frozen norms: 0 for the weights that torchvision published first.
+    Raises `UserError` where tensors are missing or of another shape; it names them.
     """
     try:
         ours = retinanet_state(state) if isinstance(config, RetinaNetConfig) else rcnn_state(state)
@@ -152,17 +154,21 @@ def convert(
     collected = Collected()
     for name in model.state_dict():
         if name not in ours:
-            collected.lacking[name] = name
+            collected.missing[name] = name
             continue
-        collected.found[name] = (theirs[name], ours[name], not torch.equal(ours[name], state[theirs[name]]))
+        collected.matched[name] = (theirs[name], ours[name], not torch.equal(ours[name], state[theirs[name]]))
         if name.endswith("norm.weight") and (variance := ours.get(f"{name.removesuffix('weight')}running_var")) is not None:
-            source, value, other = collected.found[name]
-            collected.found[name] = (source, value * ((variance + 1e-5) / (variance + eps)).sqrt() if eps != 1e-5 else value, other)
+            source, value, other = collected.matched[name]
+            collected.matched[name] = (
+                source,
+                value * ((variance + 1e-5) / (variance + eps)).sqrt() if eps != 1e-5 else value,
+                other,
+            )
     return finish(model, collected, state, where)
 
 
 def _our_names(name: str, state: Mapping[str, Tensor]) -> list[str]:
-    """What one of torchvision's tensors is called here; none for one of its classifier."""
+    """A list of our name of a tensor of torchvision's; empty for a tensor of its classifier."""
     if name.startswith("backbone.body."):
         return [f"backbone.{ours}" for ours in resnet_from_torchvision({name.removeprefix("backbone.body."): state[name]})]
     names = (*RETINANET_V2_NAMES,) if "head.classification_head.conv.0.1.weight" in state else RETINANET_NAMES

@@ -1,5 +1,5 @@
-"""Weights of other programs as Boxwood's, with a configuration and classes. No code in the files is run, and a report lists where
-every tensor came from.
+"""Imports weights of other programs, with a configuration and classes. No code in the files is run, and a report lists the origin
+of every tensor.
 
 file -> its arrays -> (names and order of Detectron, detectron2, torchvision or Caffe -> Boxwood's) -> SavedWeights, Report
 """
@@ -40,7 +40,7 @@ MAX_UNPACKED = 16_000_000_000
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights in Boxwood's form, and where every tensor came from."""
+    """Weights in Boxwood's form, and the origin of every tensor."""
 
     saved: SavedWeights
     report: Report
@@ -53,7 +53,7 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
 
     ``config`` is the configuration of the network; Detectron's files hold it, and torchvision's networks are recognised.
     ``categories`` are the classes; COCO's and VOC's are recognised by their number. Raises `UserError` where the file cannot be
-    read, wants to run code, or does not fit the configuration.
+    read, contains code, or does not fit the configuration.
     """
     if source == "detectron":
         return _from_detectron(path, detectron.read_detectron(path), config, categories)
@@ -71,7 +71,7 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
     recognized = torchvision.recognized(state, str(path))
     config = _coco(recognized) if config is None else config.model_copy(deep=True)
     config.model = recognized
-    # The first published weights were trained with no epsilon added to the variances of frozen norms.
+    # The weights published first were trained without an epsilon in the variances of frozen norms.
     first = "_coco-" in path.name and "_v2_" not in path.name
     state, categories = _known_classes(state, categories, str(path))
     model = _built(recognized, categories)
@@ -79,8 +79,8 @@ def import_weights(path: Path, source: Source, config: RunConfig | None = None, 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` or ``.pt`` file, or of a ``.pkl`` of plain data; of a checkpoint those below the key ``model``,
-    ``state_dict`` or ``blobs``. Raises `UserError` where it cannot be read, or wants to run code."""
+    """The tensors, by name, of a ``.pth`` or ``.pt`` file, or of a ``.pkl`` of plain data; of a checkpoint those below the key
+    ``model``, ``state_dict`` or ``blobs``. Raises `UserError` where it cannot be read, holds no tensors, or contains code."""
     tree = safe_pickle.read(path) if path.suffix == ".pkl" else read_pth(path)
     for key in ("model", "state_dict", "blobs"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
@@ -93,9 +93,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pth(path: Path) -> Any:
-    """What ``torch.save`` wrote: tensors and plain values alone, on the CPU; reading runs no code.
+    """The contents of a file of ``torch.save``: only tensors and plain values, on the CPU; reading runs no code.
 
-    Raises `UserError` where the file cannot be read, holds anything else, or unpacks to far more bytes than it has.
+    Raises `UserError` where the file cannot be read, holds anything else, or unpacks to far more bytes than its size.
     """
     try:
         unpacked = 0
@@ -107,10 +107,10 @@ def read_pth(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); name an existing file") from None
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused: it holds more than tensors, and nothing else is read; save a state dict alone") from None
+        raise UserError(f"{path}: refused: it holds more than tensors and plain values; save only a state dict") from None
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is cut short or damaged ({' '.join(str(error).split())[:100]}); copy it again") from None
-    raise UserError(f"{path}: refused: it unpacks to far more bytes than it has, which weights do not")
+    raise UserError(f"{path}: refused: it unpacks to far more bytes than its size, which weights do not")
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -149,14 +149,14 @@ def _classes(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> in
     if "roi_heads.box_predictor.cls_score.bias" in state:
         return len(state["roi_heads.box_predictor.cls_score.bias"]) - 1
     if isinstance(config, RetinaNetConfig | RFCNConfig) or config.class_agnostic is False:
-        raise UserError(f"{where}: has no class logits by a name of detectron2's; take its weights of {config.title}")
+        raise UserError(f"{where}: has no class logits under detectron2's name; use weights of {config.title}")
     return len(COCO)
 
 
 def _known_classes(state: dict[str, Tensor], categories: Categories | None, where: str) -> tuple[dict[str, Tensor], Categories]:
-    """Without the outputs for COCO's ten unused category ids, which torchvision has too.
+    """The state dict and its classes; COCO's without the outputs for the ten unused category ids, which torchvision has.
 
-    Where scores are a softmax, the scores of the other classes grow by those of the removed ones, which are close to 0.
+    Where scores are a softmax, the other classes share the scores of the removed ones, which are close to 0.
     """
     retinanet = "head.classification_head.cls_logits.bias" in state
     per_cell = len(state["head.regression_head.bbox_reg.bias"]) // 4 if retinanet else 1
@@ -175,7 +175,7 @@ def _known_classes(state: dict[str, Tensor], categories: Categories | None, wher
 
 
 def _coco(model: ModelConfig) -> RunConfig:
-    """A configuration with COCO 2017, resized as torchvision does."""
+    """A configuration with COCO 2017 as data, resized as in torchvision."""
     resize, folder = (ResizeShortestEdge(short=(800,), long=1333, antialias=False),), "data/coco"
     sets = {
         part: CocoConfig(

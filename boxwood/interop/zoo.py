@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_published(name: str) -> bool:
-    """Whether ``name`` is of the form of the model zoo's: ``detectron/...`` or ``torchvision/...``."""
+    """Whether ``name`` has the form of a name of the model zoo: ``detectron/...`` or ``torchvision/...``."""
     return name.startswith(tuple(f"{source}/" for source in SOURCES))
 
 

@@ -1,6 +1,6 @@
-"""Recipes: functions that return a complete configuration; and finding the one that a person names.
+"""Recipes: functions that return a complete configuration; and `resolve`, which finds a configuration by name or file.
 
-A recipe of your own is such a function in any module: ``boxwood train my_work:mine``.
+A user-defined recipe is such a function in any module: ``boxwood train my_work:mine``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from boxwood.recipes.small import *
 from boxwood.run_config import RunConfig
 
 MODULES = (coco, backbones, c4_and_vgg, group_norm, small, demo)
-"""Each begins with what its recipes have in common."""
+"""The docstring of each says what its recipes have in common."""
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)
 
@@ -34,7 +34,7 @@ __all__ = ["describe", "import_module", "names", "resolve", *(recipe.__name__ fo
 
 
 def names() -> tuple[str, ...]:
-    """The names of the recipes that come with Boxwood: those of `RECIPES`, then Detectron's own.
+    """The names of the recipes that come with Boxwood: those of `RECIPES`, then Detectron's.
 
     >>> "mask_rcnn_r50_fpn_1x" in names(), "detectron/e2e_mask_rcnn_R-50-FPN_1x" in names()
     (True, True)
@@ -43,7 +43,7 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> str:
-    """What the recipe ``name`` is, and what was published for it.
+    """The description of the recipe ``name``, with its published results.
 
     >>> describe("rfcn_r50")
     'R-FCN, ResNet-50 with res5 dilated, online hard example mining, 120,000 steps of 8 images. No AP on COCO is published.'
@@ -55,11 +55,11 @@ def describe(name: str) -> str:
 
 
 def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration that a person names, with ``dotted.key=value`` applied.
+    """The configuration that ``config`` names, with the ``dotted.key=value`` overrides applied.
 
     ``config`` is the name of a recipe, ``module:function`` (the current folder is searched), a YAML file, or a run's directory. A
     YAML file holds all keys, or only those that differ from its ``base``: a recipe, module:function, or another file, named
-    relative to it. Raises `UserError` where there is no such thing, `ConfigError` where keys or values are wrong.
+    relative to it. Raises `UserError` where the name or file does not exist, `ConfigError` where keys or values are wrong.
 
     >>> resolve("faster_rcnn_r50_fpn_1x", ["optim.lr=0.01"]).optim.lr
     0.01
@@ -68,22 +68,22 @@ def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a user's module, from the current folder too. Raises `UserError` where there is none of that name."""
+    """Import a user's module, also from the current folder. Raises `UserError` where there is no module of this name."""
     if (folder := os.getcwd()) not in sys.path:
         sys.path.insert(0, folder)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the module is there and imports something else that is not
+            raise  # the module exists, and imports another that does not
         hint = f"; write {name.removesuffix('.py')!r}" if name.endswith(".py") else ""
         raise UserError(f"no module {name!r} in {folder} or among the installed packages{hint}") from None
     except (ValueError, TypeError):
-        raise UserError(f"{name!r} is no module's name; write it as Python imports it, such as my_work") from None
+        raise UserError(f"{name!r} is no module's name; write it as in a Python import, such as my_work") from None
 
 
 def _find(config: str, above: tuple[Path, ...]) -> RunConfig:
-    """``above`` are the files that have this one as their base."""
+    """The configuration of a recipe, function, file or run; ``above`` are the files whose base it is."""
     for recipe in RECIPES:
         if config == recipe.__name__:
             return recipe()
@@ -105,7 +105,7 @@ def _find(config: str, above: tuple[Path, ...]) -> RunConfig:
 
 def _read(path: Path, above: tuple[Path, ...]) -> RunConfig:
     if path.resolve() in above:
-        raise UserError(f"{path}: is its own base, by way of {above[-1]}; end the circle")
+        raise UserError(f"{path}: is its own base, by way of {above[-1]}; remove this circle")
     tree, lines = read_yaml(path)
     if "base" not in tree:
         return from_tree(RunConfig, tree, str(path), lines)
@@ -116,14 +116,14 @@ def _read(path: Path, above: tuple[Path, ...]) -> RunConfig:
     try:
         config = _find(str(beside) if beside.exists() or beside.suffix in {".yaml", ".yml"} else base, (*above, path.resolve()))
     except ConfigError:
-        raise  # it names the base's own file and lines
+        raise  # it names the file and lines of the base
     except UserError as error:
         raise UserError(f"{path}:{line}: base: {error}") from None
     return overlay(config, tree, str(path), lines)
 
 
 def _call(module: str, function: str) -> RunConfig:
-    """Call a user's recipe. A mistake in its configuration is told with the line that made it."""
+    """Call a user's recipe. Errors in its configuration name the line of the recipe."""
     imported = import_module(module)
     recipe = getattr(imported, function, None)
     if not callable(recipe):

@@ -1,7 +1,7 @@
-"""Detectron's baselines with a feature pyramid on deeper and wider bodies than ResNet-50.
+"""Detectron's baselines with a feature pyramid on deeper and wider backbones than ResNet-50.
 
-What is not said here is as in the recipe on ResNet-50 (`boxwood.recipes.coco`). The numbers are those that Detectron published for
-its own training (FAIR, 2017, COCO 2014 minival); Boxwood has been trained to the end of none of these yet.
+All other settings are those of the recipe on ResNet-50 (`boxwood.recipes.coco`). The numbers are those that Detectron published
+(FAIR, 2017, COCO 2014 minival); Boxwood has not completed the training of any of these recipes yet.
 """
 
 from __future__ import annotations
@@ -44,43 +44,43 @@ __all__ = [
 ]
 
 
-def _on(config: RunConfig, body: ResNetConfig) -> RunConfig:
+def _on(config: RunConfig, backbone: ResNetConfig) -> RunConfig:
     assert isinstance(config.model, RCNNConfig | RetinaNetConfig | ProposerConfig)
-    config.model.backbone = body
+    config.model.backbone = backbone
     return config
 
 
 def _of_8_images(config: RunConfig) -> RunConfig:
-    """One image a GPU where two do not fit: half the learning rate, twice the steps."""
+    """One image per GPU where two do not fit: half the learning rate, twice the steps."""
     config.optim.lr, config.optim.reference_batch_size = config.optim.lr / 2, 8
     config.train.batch_size, config.train.steps = 8, 2 * config.train.steps
     return config
 
 
 def rpn_r101_fpn_1x() -> RunConfig:
-    """RPN alone, ResNet-101-FPN, 90,000 steps of 16 images. Detectron's own ``rpn_R-101-FPN_1x`` published AR 58.2."""
+    """RPN alone, ResNet-101-FPN, 90,000 steps of 16 images. Detectron's ``rpn_R-101-FPN_1x`` published AR 58.2."""
     return _on(rpn_r50_fpn_1x(), ResNetConfig(depth=101))
 
 
 def rpn_x101_32x8d_fpn_1x() -> RunConfig:
-    """RPN alone, ResNeXt-101-32x8d-FPN, 90,000 steps of 16 images. Detectron's own ``rpn_X-101-32x8d-FPN_1x`` published AR 59.5."""
+    """RPN alone, ResNeXt-101-32x8d-FPN, 90,000 steps of 16 images. Detectron's ``rpn_X-101-32x8d-FPN_1x`` published AR 59.5."""
     return _on(rpn_r50_fpn_1x(), ResNetConfig(depth=101, groups=32, width_per_group=8))
 
 
 def rpn_x101_64x4d_fpn_1x() -> RunConfig:
-    """RPN alone, ResNeXt-101-64x4d-FPN, 90,000 steps of 16 images. Detectron's own ``rpn_X-101-64x4d-FPN_1x`` published AR 59.4."""
+    """RPN alone, ResNeXt-101-64x4d-FPN, 90,000 steps of 16 images. Detectron's ``rpn_X-101-64x4d-FPN_1x`` published AR 59.4."""
     return _on(rpn_r50_fpn_1x(), ResNetConfig(depth=101, groups=64, width_per_group=4))
 
 
 def fast_rcnn_r101_fpn_1x() -> RunConfig:
-    """Fast R-CNN, ResNet-101-FPN, 90,000 steps of 16 images. Detectron's own ``fast_rcnn_R-101-FPN_1x`` published box AP 38.5."""
+    """Fast R-CNN, ResNet-101-FPN, 90,000 steps of 16 images. Detectron's ``fast_rcnn_R-101-FPN_1x`` published box AP 38.5."""
     return _on(fast_rcnn_r50_fpn_1x(), ResNetConfig(depth=101))
 
 
 def fast_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
     """Fast R-CNN, ResNeXt-101-32x8d-FPN, 180,000 steps of 8 images.
 
-    Detectron's own ``fast_rcnn_X-101-32x8d-FPN_1x`` published box AP 40.6.
+    Detectron's ``fast_rcnn_X-101-32x8d-FPN_1x`` published box AP 40.6.
     """
     return _of_8_images(_on(fast_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=32, width_per_group=8)))
 
@@ -88,7 +88,7 @@ def fast_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
 def fast_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
     """Fast R-CNN, ResNeXt-101-64x4d-FPN, 180,000 steps of 8 images.
 
-    Detectron's own ``fast_rcnn_X-101-64x4d-FPN_1x`` published box AP 40.4.
+    Detectron's ``fast_rcnn_X-101-64x4d-FPN_1x`` published box AP 40.4.
     """
     return _of_8_images(_on(fast_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=64, width_per_group=4)))
 
@@ -96,7 +96,7 @@ def fast_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
 def faster_rcnn_r101_fpn_1x() -> RunConfig:
     """Faster R-CNN, ResNet-101-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_faster_rcnn_R-101-FPN_1x`` published box AP 39.4.
+    Detectron's ``e2e_faster_rcnn_R-101-FPN_1x`` published box AP 39.4.
     """
     return _on(faster_rcnn_r50_fpn_1x(), ResNetConfig(depth=101))
 
@@ -104,7 +104,7 @@ def faster_rcnn_r101_fpn_1x() -> RunConfig:
 def faster_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
     """Faster R-CNN, ResNeXt-101-32x8d-FPN, 180,000 steps of 8 images.
 
-    Detectron's own ``e2e_faster_rcnn_X-101-32x8d-FPN_1x`` published box AP 41.3.
+    Detectron's ``e2e_faster_rcnn_X-101-32x8d-FPN_1x`` published box AP 41.3.
     """
     return _of_8_images(_on(faster_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=32, width_per_group=8)))
 
@@ -112,7 +112,7 @@ def faster_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
 def faster_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
     """Faster R-CNN, ResNeXt-101-64x4d-FPN, 180,000 steps of 8 images.
 
-    Detectron's own ``e2e_faster_rcnn_X-101-64x4d-FPN_1x`` published box AP 41.5.
+    Detectron's ``e2e_faster_rcnn_X-101-64x4d-FPN_1x`` published box AP 41.5.
     """
     return _of_8_images(_on(faster_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=64, width_per_group=4)))
 
@@ -120,7 +120,7 @@ def faster_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
 def mask_rcnn_r101_fpn_1x() -> RunConfig:
     """Mask R-CNN, ResNet-101-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_mask_rcnn_R-101-FPN_1x`` published box AP 40.0 and mask AP 35.9.
+    Detectron's ``e2e_mask_rcnn_R-101-FPN_1x`` published box AP 40.0 and mask AP 35.9.
     """
     return _on(mask_rcnn_r50_fpn_1x(), ResNetConfig(depth=101))
 
@@ -128,7 +128,7 @@ def mask_rcnn_r101_fpn_1x() -> RunConfig:
 def mask_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
     """Mask R-CNN, ResNeXt-101-32x8d-FPN, 180,000 steps of 8 images.
 
-    Detectron's own ``e2e_mask_rcnn_X-101-32x8d-FPN_1x`` published box AP 42.1 and mask AP 37.3.
+    Detectron's ``e2e_mask_rcnn_X-101-32x8d-FPN_1x`` published box AP 42.1 and mask AP 37.3.
     """
     return _of_8_images(_on(mask_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=32, width_per_group=8)))
 
@@ -136,7 +136,7 @@ def mask_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
 def mask_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
     """Mask R-CNN, ResNeXt-101-64x4d-FPN, 180,000 steps of 8 images.
 
-    Detectron's own ``e2e_mask_rcnn_X-101-64x4d-FPN_1x`` published box AP 42.4 and mask AP 37.5.
+    Detectron's ``e2e_mask_rcnn_X-101-64x4d-FPN_1x`` published box AP 42.4 and mask AP 37.5.
     """
     return _of_8_images(_on(mask_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=64, width_per_group=4)))
 
@@ -144,7 +144,7 @@ def mask_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
 def keypoint_rcnn_r101_fpn_1x() -> RunConfig:
     """Keypoint R-CNN, ResNet-101-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_keypoint_rcnn_R-101-FPN_1x`` published box AP 54.5 and keypoint AP 64.8.
+    Detectron's ``e2e_keypoint_rcnn_R-101-FPN_1x`` published box AP 54.5 and keypoint AP 64.8.
     """
     return _on(keypoint_rcnn_r50_fpn_1x(), ResNetConfig(depth=101))
 
@@ -152,7 +152,7 @@ def keypoint_rcnn_r101_fpn_1x() -> RunConfig:
 def keypoint_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
     """Keypoint R-CNN, ResNeXt-101-32x8d-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_keypoint_rcnn_X-101-32x8d-FPN_1x`` published box AP 56.0 and keypoint AP 66.0.
+    Detectron's ``e2e_keypoint_rcnn_X-101-32x8d-FPN_1x`` published box AP 56.0 and keypoint AP 66.0.
     """
     return _on(keypoint_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=32, width_per_group=8))
 
@@ -160,20 +160,20 @@ def keypoint_rcnn_x101_32x8d_fpn_1x() -> RunConfig:
 def keypoint_rcnn_x101_64x4d_fpn_1x() -> RunConfig:
     """Keypoint R-CNN, ResNeXt-101-64x4d-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_keypoint_rcnn_X-101-64x4d-FPN_1x`` published box AP 56.3 and keypoint AP 66.0.
+    Detectron's ``e2e_keypoint_rcnn_X-101-64x4d-FPN_1x`` published box AP 56.3 and keypoint AP 66.0.
     """
     return _on(keypoint_rcnn_r50_fpn_1x(), ResNetConfig(depth=101, groups=64, width_per_group=4))
 
 
 def retinanet_r101_fpn_1x() -> RunConfig:
-    """RetinaNet, ResNet-101-FPN, 90,000 steps of 16 images. Detectron's own ``retinanet_R-101-FPN_1x`` published box AP 37.7."""
+    """RetinaNet, ResNet-101-FPN, 90,000 steps of 16 images. Detectron's ``retinanet_R-101-FPN_1x`` published box AP 37.7."""
     return _on(retinanet_r50_fpn_1x(), ResNetConfig(depth=101))
 
 
 def retinanet_x101_32x8d_fpn_1x() -> RunConfig:
     """RetinaNet, ResNeXt-101-32x8d-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``retinanet_X-101-32x8d-FPN_1x`` published box AP 39.5.
+    Detectron's ``retinanet_X-101-32x8d-FPN_1x`` published box AP 39.5.
     """
     return _on(retinanet_r50_fpn_1x(), ResNetConfig(depth=101, groups=32, width_per_group=8))
 
@@ -181,27 +181,27 @@ def retinanet_x101_32x8d_fpn_1x() -> RunConfig:
 def retinanet_x101_64x4d_fpn_1x() -> RunConfig:
     """RetinaNet, ResNeXt-101-64x4d-FPN, 90,000 steps of 16 images.
 
-    Detectron's own ``retinanet_X-101-64x4d-FPN_1x`` published box AP 39.8.
+    Detectron's ``retinanet_X-101-64x4d-FPN_1x`` published box AP 39.8.
     """
     return _on(retinanet_r50_fpn_1x(), ResNetConfig(depth=101, groups=64, width_per_group=4))
 
 
 def faster_rcnn_x50_32x4d_fpn_1x() -> RunConfig:
-    """Faster R-CNN, ResNeXt-50-32x4d-FPN, 90,000 steps of 16 images. Detectron names this body, but published no AP."""
+    """Faster R-CNN, ResNeXt-50-32x4d-FPN, 90,000 steps of 16 images. Detectron names this backbone, but published no AP."""
     return _on(faster_rcnn_r50_fpn_1x(), ResNetConfig(depth=50, groups=32, width_per_group=4))
 
 
 def faster_rcnn_r152_fpn_1x() -> RunConfig:
-    """Faster R-CNN, ResNet-152-FPN, 180,000 steps of 8 images. Detectron names this body, but published no AP."""
+    """Faster R-CNN, ResNet-152-FPN, 180,000 steps of 8 images. Detectron names this backbone, but published no AP."""
     return _of_8_images(_on(faster_rcnn_r50_fpn_1x(), ResNetConfig(depth=152)))
 
 
 def mask_rcnn_x152_32x8d_fpn_1_44x() -> RunConfig:
     """Mask R-CNN, ResNeXt-152-32x8d-FPN, 260,000 steps of 8 images of 640 to 800 pixels.
 
-    Detectron's own ``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` published box AP 45.2 and mask AP 39.7, without augmentation at
-    test time. Its body was pretrained on the 5,000 classes of ImageNet-5k, and torchvision has no such weights: name a file of them
-    with ``train.weights``; frozen statistics need them.
+    Detectron's ``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` published box AP 45.2 and mask AP 39.7, without augmentation at
+    test time. Its backbone was pretrained on ImageNet-5k (5,000 classes), for which torchvision has no weights: name a file with
+    ``train.weights``; the frozen batch norms need it.
     """
     config = _on(mask_rcnn_r50_fpn_1x(), ResNetConfig(depth=152, groups=32, width_per_group=8, weights=None))
     config.optim.lr, config.optim.reference_batch_size = 0.01, 8

@@ -1,9 +1,9 @@
-"""Detectors that read one map of the body instead of a pyramid: C4 and R-FCN on ResNets, and R-CNN on VGG.
+"""Detectors on one map of the backbone instead of a pyramid: C4 and R-FCN on ResNets, and R-CNN on VGG.
 
 C4 settings are those of Detectron's ``configs/12_2017_baselines`` (FAIR, 2017), with the departures of `boxwood.recipes.coco`; the
-others are the papers', as far as they say, and what they do not say is Detectron's. The papers trained the RPN and the second stage
-in turns, Boxwood trains them together. The numbers are those that Detectron or the paper published; Boxwood has been trained to the
-end of none of these yet.
+others are those of the papers, or Detectron's where the papers do not state them. The papers trained the RPN and the second stage
+alternately, Boxwood trains them together. The numbers are those that Detectron or the paper published; Boxwood has not completed
+the training of any of these recipes yet.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _rpn_of_c4(*, test_candidates: int = 6000, test_proposals: int = 1000) -> RP
 
 
 def _c4() -> RCNNConfig:
-    """RoIAlign of 14 x 14 cells, as many points a cell as it has map pixels, then res5 and the mean."""
+    """RoIAlign of 14 x 14 cells, with as many sampling points per cell as it has map pixels, then res5 and the mean."""
     return RCNNConfig(
         backbone=ResNetConfig(last_stage="tail"),
         fpn=None,
@@ -61,7 +61,7 @@ def _steps_of_8_images() -> RunConfig:
 
 
 def rpn_r50_c4_1x() -> RunConfig:
-    """RPN alone, ResNet-50-C4, 90,000 steps of 16 images. Detectron's own ``rpn_R-50-C4_1x`` published AR 51.6."""
+    """RPN alone, ResNet-50-C4, 90,000 steps of 16 images. Detectron's ``rpn_R-50-C4_1x`` published AR 51.6."""
     config = faster_rcnn_r50_fpn_1x()
     config.model = ProposerConfig(
         backbone=ResNetConfig(last_stage="tail"), fpn=None, rpn=_rpn_of_c4(test_candidates=12_000, test_proposals=2000)
@@ -70,7 +70,7 @@ def rpn_r50_c4_1x() -> RunConfig:
 
 
 def fast_rcnn_r50_c4_1x() -> RunConfig:
-    """Fast R-CNN, ResNet-50-C4, 180,000 steps of 8 images. Detectron's own ``fast_rcnn_R-50-C4_1x`` published box AP 34.4."""
+    """Fast R-CNN, ResNet-50-C4, 180,000 steps of 8 images. Detectron's ``fast_rcnn_R-50-C4_1x`` published box AP 34.4."""
     config = _steps_of_8_images()
     model = _c4()
     model.rpn = None
@@ -81,7 +81,7 @@ def fast_rcnn_r50_c4_1x() -> RunConfig:
 def faster_rcnn_r50_c4_1x() -> RunConfig:
     """Faster R-CNN, ResNet-50-C4, 180,000 steps of 8 images.
 
-    Detectron's own ``e2e_faster_rcnn_R-50-C4_1x`` published box AP 34.8.
+    Detectron's ``e2e_faster_rcnn_R-50-C4_1x`` published box AP 34.8.
     """
     config = _steps_of_8_images()
     config.model = _c4()
@@ -91,7 +91,7 @@ def faster_rcnn_r50_c4_1x() -> RunConfig:
 def mask_rcnn_r50_c4_1x() -> RunConfig:
     """Mask R-CNN, ResNet-50-C4, 180,000 steps of 8 images; the mask head shares res5 with the box head.
 
-    Detectron's own ``e2e_mask_rcnn_R-50-C4_1x`` published box AP 35.8 and mask AP 31.4.
+    Detectron's ``e2e_mask_rcnn_R-50-C4_1x`` published box AP 35.8 and mask AP 31.4.
     """
     config = _steps_of_8_images()
     model = _c4()
@@ -104,8 +104,8 @@ def mask_rcnn_r50_c4_1x() -> RunConfig:
 
 
 def _before_detectron(*, lr: float, batch_size: int, steps: int, drops: tuple[int, ...]) -> RunConfig:
-    """What the papers of 2015 and 2016 have in common: images of 600 pixels, a weight decay of 0.0005, no warm-up, and suppression
-    of boxes that overlap by more than 0.3 (in py-faster-rcnn and its kin)."""
+    """Common settings of the papers of 2015 and 2016: images of 600 pixels, a weight decay of 0.0005, no warm-up, and NMS at an IoU
+    of 0.3 (as in py-faster-rcnn)."""
     config = faster_rcnn_r50_fpn_1x()
     resize = ResizeShortestEdge(short=(600,), long=1000)
     assert isinstance(config.data.train, CocoConfig)
@@ -122,8 +122,8 @@ def _before_detectron(*, lr: float, batch_size: int, steps: int, drops: tuple[in
 
 
 def _rfcn(depth: int) -> RunConfig:
-    """Dai et al. (2016), section 4.2: 8 images a step, 0.001 for 90,000 steps and 0.0001 for 30,000. The anchors are those of
-    Faster R-CNN on COCO."""
+    """Dai et al. (2016), section 4.2: 8 images per step, a learning rate of 0.001 for 90,000 steps and 0.0001 for 30,000. The
+    anchors are those of Faster R-CNN on COCO."""
     config = _before_detectron(lr=0.001, batch_size=8, steps=120_000, drops=(90_000,))
     config.model = RFCNConfig(
         backbone=ResNetConfig.model_validate({"depth": depth, "last_stage": "dilated", "frozen_stages": 2}),
@@ -154,10 +154,10 @@ def rfcn_r101() -> RunConfig:
 # --------------------------------------------------------------------------------------------------------------------- VGG
 
 
-def _vgg(body: BackboneConfig, resolution: int) -> RCNNConfig:
-    """RoIPool and the body's own fully connected layers."""
+def _vgg(backbone: BackboneConfig, resolution: int) -> RCNNConfig:
+    """RoIPool and the backbone's fully connected layers."""
     return RCNNConfig(
-        backbone=body,
+        backbone=backbone,
         fpn=None,
         rpn=None,
         rois=RoIConfig(samples_per_image=64, pooling="max"),
@@ -165,11 +165,11 @@ def _vgg(body: BackboneConfig, resolution: int) -> RCNNConfig:
     )
 
 
-def _fast_on_vgg(body: BackboneConfig, resolution: int) -> RunConfig:
-    """Girshick (2015), section 2.3: 2 images and 128 RoIs a step, 0.001, decay of biases too, about 2,000 proposals an image;
-    section 5.6: 240,000 steps on COCO. Of a drop of the rate on COCO it says nothing, so there is none."""
+def _fast_on_vgg(backbone: BackboneConfig, resolution: int) -> RunConfig:
+    """Girshick (2015), section 2.3: 2 images and 128 RoIs per step, a learning rate of 0.001, weight decay of biases too, about
+    2,000 proposals per image; section 5.6: 240,000 steps on COCO, without a drop of the learning rate, as none is stated."""
     config = on_proposals(_before_detectron(lr=0.001, batch_size=2, steps=240_000, drops=()))
-    config.model = _vgg(body, resolution)
+    config.model = _vgg(backbone, resolution)
     config.optim.bias_weight_decay = 5e-4
     assert isinstance(config.data.val, CocoConfig)
     config.data.val.proposal_limit = 2000
@@ -179,14 +179,14 @@ def _fast_on_vgg(body: BackboneConfig, resolution: int) -> RunConfig:
 def fast_rcnn_vgg16() -> RunConfig:
     """Fast R-CNN, VGG16, 240,000 steps of 2 images.
 
-    The paper published box AP 19.7 on COCO's test-dev, with the proposals of Selective Search (Girshick, 2015, section 5.6); those
-    can be brought as a file of COCO results.
+    The paper published box AP 19.7 on COCO's test-dev, with the proposals of Selective Search (Girshick, 2015, section 5.6); these
+    can be given as a file of COCO results.
     """
     return _fast_on_vgg(VGG16Config(), 7)
 
 
 def fast_rcnn_vgg_cnn_m_1024() -> RunConfig:
-    """Fast R-CNN, VGG-CNN-M-1024, 240,000 steps of 2 images, from random weights, since torchvision has none of it.
+    """Fast R-CNN, VGG-CNN-M-1024, 240,000 steps of 2 images, from random weights, since torchvision has none.
 
     The paper's settings for VGG16; no AP on COCO is published.
     """
@@ -194,7 +194,7 @@ def fast_rcnn_vgg_cnn_m_1024() -> RunConfig:
 
 
 def faster_rcnn_vgg16() -> RunConfig:
-    """Faster R-CNN, VGG16, 320,000 steps of 8 images: 0.003 for 240,000, then 0.0003 (Ren et al., 2015, section 4.2).
+    """Faster R-CNN, VGG16, 320,000 steps of 8 images, learning rate 0.003 for 240,000, then 0.0003 (Ren et al., 2015, section 4.2).
 
     The paper published box AP 21.2 on COCO's val set, trained on train (table 11).
     """

@@ -1,12 +1,12 @@
 """Detectron's baselines on COCO: a ResNet-50 with a feature pyramid, the 1x schedule.
 
 The settings are those of Detectron's ``configs/12_2017_baselines`` (FAIR, 2017; `Mask R-CNN`, He et al., 2017, and its appendix),
-with these departures: the geometry is continuous (boxes without +1, aligned RoIAlign), the body is torchvision's
-(ImageNet weights with the stride in the 3x3 convolution and RGB means, where Detectron took MSRA's), and COCO 2017's train
-set stands for 2014's train and "valminusminival", which are the same images.
+with these departures: the geometry is continuous (boxes without +1, aligned RoIAlign), the backbone is torchvision's
+(ImageNet weights with the stride in the 3x3 convolution and RGB means, where Detectron used MSRA's), and COCO 2017's train
+set replaces 2014's train and "valminusminival", which are the same images.
 
-The learning rate is for 16 images an update, however many GPUs share them. For fewer images an update, let
-``optim.scale_lr=true`` scale it, and give as many times the steps.
+The learning rate is for 16 images per step, on any number of GPUs. For fewer images per step, let ``optim.scale_lr=true``
+scale it, and increase the steps by the same factor.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
 def faster_rcnn_r50_fpn_1x() -> RunConfig:
     """Faster R-CNN, ResNet-50-FPN, COCO, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_faster_rcnn_R-50-FPN_1x`` published box AP 36.7 on COCO 2014 minival; Boxwood has not been trained to
-    the end of it yet. Put COCO 2017 under ``data/coco`` (``annotations/``, ``train2017/``, ``val2017/``), then::
+    Detectron's ``e2e_faster_rcnn_R-50-FPN_1x`` published box AP 36.7 on COCO 2014 minival; Boxwood has not completed this
+    training yet. Put COCO 2017 under ``data/coco`` (``annotations/``, ``train2017/``, ``val2017/``), then::
 
         torchrun --nproc-per-node 8 -m boxwood train faster_rcnn_r50_fpn_1x
     """
@@ -67,8 +67,8 @@ def faster_rcnn_r50_fpn_1x() -> RunConfig:
 def mask_rcnn_r50_fpn_1x() -> RunConfig:
     """Mask R-CNN, ResNet-50-FPN, COCO, 90,000 steps of 16 images.
 
-    Detectron's own ``e2e_mask_rcnn_R-50-FPN_1x`` published box AP 37.7 and mask AP 33.9 on COCO 2014 minival; Boxwood has not
-    been trained to the end of it yet. Put COCO 2017 under ``data/coco``, then::
+    Detectron's ``e2e_mask_rcnn_R-50-FPN_1x`` published box AP 37.7 and mask AP 33.9 on COCO 2014 minival; Boxwood has not
+    completed this training yet. Put COCO 2017 under ``data/coco``, then::
 
         torchrun --nproc-per-node 8 -m boxwood train mask_rcnn_r50_fpn_1x
     """
@@ -80,8 +80,8 @@ def mask_rcnn_r50_fpn_1x() -> RunConfig:
 def retinanet_r50_fpn_1x() -> RunConfig:
     """RetinaNet, ResNet-50-FPN, COCO, 90,000 steps of 16 images.
 
-    Detectron's own ``retinanet_R-50-FPN_1x`` published box AP 35.7 on COCO 2014 minival; Boxwood has not been trained to the end of
-    it yet. Put COCO 2017 under ``data/coco``, then::
+    Detectron's ``retinanet_R-50-FPN_1x`` published box AP 35.7 on COCO 2014 minival; Boxwood has not completed this training
+    yet. Put COCO 2017 under ``data/coco``, then::
 
         torchrun --nproc-per-node 8 -m boxwood train retinanet_r50_fpn_1x
     """
@@ -94,8 +94,8 @@ def retinanet_r50_fpn_1x() -> RunConfig:
 def keypoint_rcnn_r50_fpn_1x() -> RunConfig:
     """Keypoint R-CNN, ResNet-50-FPN, COCO's persons, 90,000 steps of 16 images of 640 to 800 pixels.
 
-    Detectron's own ``e2e_keypoint_rcnn_R-50-FPN_1x`` published box AP 53.6 and keypoint AP 64.2 (of persons) on COCO 2014 minival;
-    Boxwood has not been trained to the end of it yet. Put COCO 2017 under ``data/coco``, then::
+    Detectron's ``e2e_keypoint_rcnn_R-50-FPN_1x`` published box AP 53.6 and keypoint AP 64.2 (of persons) on COCO 2014 minival;
+    Boxwood has not completed this training yet. Put COCO 2017 under ``data/coco``, then::
 
         torchrun --nproc-per-node 8 -m boxwood train keypoint_rcnn_r50_fpn_1x
     """
@@ -121,8 +121,8 @@ def keypoint_rcnn_r50_fpn_1x() -> RunConfig:
 def rpn_r50_fpn_1x() -> RunConfig:
     """RPN alone, ResNet-50-FPN, COCO, 90,000 steps of 16 images.
 
-    Detectron's own ``rpn_R-50-FPN_1x`` published AR 57.2 (of 1,000 proposals) on COCO 2014 minival; Boxwood has not been trained to
-    the end of it yet. Put COCO 2017 under ``data/coco``, train, then write the proposals of both sets for `fast_rcnn_r50_fpn_1x`::
+    Detectron's ``rpn_R-50-FPN_1x`` published AR 57.2 (of 1,000 proposals) on COCO 2014 minival; Boxwood has not completed this
+    training yet. Put COCO 2017 under ``data/coco``, train, then write the proposals of both sets for `fast_rcnn_r50_fpn_1x`::
 
         torchrun --nproc-per-node 8 -m boxwood train rpn_r50_fpn_1x --out runs/rpn
         torchrun --nproc-per-node 8 -m boxwood eval runs/rpn --out proposals/val
@@ -135,10 +135,10 @@ def rpn_r50_fpn_1x() -> RunConfig:
 
 
 def fast_rcnn_r50_fpn_1x() -> RunConfig:
-    """Fast R-CNN, ResNet-50-FPN, on proposals made beforehand, COCO, 90,000 steps of 16 images.
+    """Fast R-CNN, ResNet-50-FPN, on given proposals, COCO, 90,000 steps of 16 images.
 
-    Detectron's own ``fast_rcnn_R-50-FPN_1x`` published box AP 36.4 on COCO 2014 minival, with the proposals of its
-    ``rpn_R-50-FPN_1x``; Boxwood has not been trained to the end of it yet. Make proposals with `rpn_r50_fpn_1x`, then::
+    Detectron's ``fast_rcnn_R-50-FPN_1x`` published box AP 36.4 on COCO 2014 minival, with the proposals of its
+    ``rpn_R-50-FPN_1x``; Boxwood has not completed this training yet. Make proposals with `rpn_r50_fpn_1x`, then::
 
         torchrun --nproc-per-node 8 -m boxwood train fast_rcnn_r50_fpn_1x
     """
@@ -148,7 +148,7 @@ def fast_rcnn_r50_fpn_1x() -> RunConfig:
 
 
 def on_proposals(config: RunConfig) -> RunConfig:
-    """The same on proposals: 2,000 of an image to learn from, 1,000 to test, as in Detectron."""
+    """``config``, changed to read given proposals: 2,000 per image in training, 1,000 in testing, as in Detectron."""
     for data, part, limit in ((config.data.train, "train", 2000), (config.data.val, "val", 1000)):
         assert isinstance(data, CocoConfig)
         data.proposals, data.proposal_limit = f"proposals/{part}/proposals.safetensors", limit

@@ -1,4 +1,4 @@
-"""The demo's recipe: a small Mask R-CNN that learns generated shapes from nothing, in minutes on two cores."""
+"""The demo's recipe: a small Mask R-CNN that learns generated shapes from random weights, in minutes on two cores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["demo_shapes"]
 def demo_shapes() -> RunConfig:
     """Mask R-CNN, a ResNet-18-FPN of a quarter of its width, from random weights, on generated shapes; `boxwood demo` runs it.
 
-    The body learns with batch norm, since frozen statistics need one that was trained before. Anchors begin at 12 pixels, because
-    the smallest shapes have about 10 at this size, and are square, as the shapes nearly are. By hand::
+    The backbone has trainable batch norm, since frozen batch norm needs pretrained statistics. Anchors begin at 12 pixels, because
+    the smallest shapes have about 10 at this size, and are square, as most shapes nearly are. The commands::
 
         boxwood data shapes --out demo/data
         boxwood train demo_shapes --out demo/run

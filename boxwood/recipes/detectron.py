@@ -1,11 +1,11 @@
-"""Detectron's own 87 configurations, with its geometry, its first weights and its schedules.
+"""Detectron's 87 configurations, with its geometry, initial weights and schedules.
 
-Those of its ``configs/`` (FAIR, 2017 and 2018), each as ``detectron/NAME``; the two of ``test_time_aug``, whose names others have
-too, as ``detectron/test_time_aug/NAME``. They train and test as Detectron did, for its weights and numbers; the recipes
-without ``detectron/`` have today's geometry. Those two and ``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` look at an image several
-times when they are tested.
+Each file of its ``configs/`` (FAIR, 2017 and 2018) is ``detectron/NAME``; the two of ``test_time_aug``, whose names also occur
+elsewhere, are ``detectron/test_time_aug/NAME``. They train and test as Detectron did, for its weights and numbers; the recipes
+without ``detectron/`` have continuous geometry. These two and ``e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x`` have test-time
+augmentation.
 
-All are made from one table of what was trained and what Detectron published for it, in percent on COCO 2014 minival.
+All are generated from one table of configurations and of the results that Detectron published, in percent on COCO 2014 minival.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ Method = Literal[
     "e2e_keypoint_rcnn",
     "retinanet",
 ]
-"""Those of R-CNN without e2e look at proposals of an RPN trained before."""
+"""R-CNN without e2e reads the proposals of an RPN trained before."""
 
 
-class _Body(NamedTuple):
+class _Backbone(NamedTuple):
     depth: Literal[50, 101, 152]
-    first_weights: str
+    initial_weights: str
     groups: int = 1
     width_per_group: int = 64
     c4: bool = False
 
 
-_BODIES = {
-    "R-50-C4": _Body(50, "R-50", c4=True),
-    "R-50-FPN": _Body(50, "R-50"),
-    "R-101-FPN": _Body(101, "R-101"),
-    "X-101-32x8d-FPN": _Body(101, "X-101-32x8d", 32, 8),
-    "X-101-64x4d-FPN": _Body(101, "X-101-64x4d", 64, 4),
-    "X-152-32x8d-FPN-IN5k": _Body(152, "X-152-32x8d-IN5k", 32, 8),
+_BACKBONES = {
+    "R-50-C4": _Backbone(50, "R-50", c4=True),
+    "R-50-FPN": _Backbone(50, "R-50"),
+    "R-101-FPN": _Backbone(101, "R-101"),
+    "X-101-32x8d-FPN": _Backbone(101, "X-101-32x8d", 32, 8),
+    "X-101-64x4d-FPN": _Backbone(101, "X-101-64x4d", 64, 4),
+    "X-152-32x8d-FPN-IN5k": _Backbone(152, "X-152-32x8d-IN5k", 32, 8),
 }
 
 _SCHEDULES = {
@@ -67,31 +67,31 @@ _SCHEDULES = {
     "2x": (120_000, 160_000, 180_000),
     "3x": (210_000, 250_000, 270_000),
 }
-"""Where the rate drops, twice, and the end, in steps of 16 images; of 8 images there are twice as many, at half the rate."""
+"""Two drops of the learning rate, and the end, in steps of 16 images; of 8 images twice as many steps, at half the rate."""
 
 
 class Baseline(NamedTuple):
-    """One configuration: what is trained, for how long, and what Detectron published for it."""
+    """One configuration, and the results that Detectron published for it."""
 
     path: str
-    """Below Detectron's ``configs/``, without ``.yaml``."""
+    """The path below Detectron's ``configs/``, without ``.yaml``."""
     method: Method
-    body: str
+    backbone: str
     drops: tuple[int, ...]
     steps: int
     batch_size: int
     lr: float
     published: tuple[float, ...]
-    """Box AP, and mask or keypoint AP; of an RPN AR of 1,000 proposals; empty where nothing was published."""
+    """Box AP, and mask or keypoint AP; for an RPN the AR of 1,000 proposals; empty if nothing was published."""
     norm: Literal["frozen_bn", "gn"] = "frozen_bn"
     from_scratch: bool = False
     short: tuple[int, ...] = (800,)
-    """Lengths of an image's shorter side in training."""
+    """Lengths of an image's shorter side in training, in pixels."""
     augmented_test: bool = False
-    """Detectron's file asks for augmentation at test time."""
+    """Whether Detectron's file has test-time augmentation."""
 
 
-# What was trained, on which body, and for each schedule what Detectron published.
+# Method, backbone, and for each schedule the results that Detectron published.
 _TABLE: tuple[tuple[Method, str, dict[str, tuple[float, ...]]], ...] = (
     ("rpn", "R-50-C4", {"1x": (51.6,)}),
     ("rpn", "R-50-FPN", {"1x": (57.2,)}),
@@ -137,7 +137,7 @@ _TABLE: tuple[tuple[Method, str, dict[str, tuple[float, ...]]], ...] = (
     ("e2e_keypoint_rcnn", "X-101-64x4d-FPN", {"1x": (56.3, 66.0), "s1x": (56.9, 66.8)}),
 )
 
-# Mask R-CNN with group norm: method, body, schedule, from scratch or not, published.
+# Mask R-CNN with group norm: method, backbone, schedule, whether from scratch, published results.
 _GROUP_NORM: tuple[tuple[Method, str, str, bool, tuple[float, ...]], ...] = (
     ("e2e_mask_rcnn", "R-50-FPN", "2x", False, (40.3, 35.7)),
     ("e2e_mask_rcnn", "R-101-FPN", "2x", False, (41.8, 36.8)),
@@ -152,46 +152,46 @@ _JITTER = (640, 672, 704, 736, 768, 800)
 
 
 def _baselines() -> Iterator[tuple[str, Baseline]]:
-    for method, body, schedules in _TABLE:
+    for method, backbone, schedules in _TABLE:
         for schedule, published in schedules.items():
-            name = f"{method}_{body}_{schedule}"
-            yield name, _scheduled(f"12_2017_baselines/{name}", method, body, schedule, published)
-    for method, body, schedule, from_scratch, published in _GROUP_NORM:
-        name = f"{'scratch_' if from_scratch else ''}{method}_{body}_{schedule}_gn"
-        baseline = _scheduled(f"04_2018_gn_baselines/{name}", method, body, schedule, published)
+            name = f"{method}_{backbone}_{schedule}"
+            yield name, _scheduled(f"12_2017_baselines/{name}", method, backbone, schedule, published)
+    for method, backbone, schedule, from_scratch, published in _GROUP_NORM:
+        name = f"{'scratch_' if from_scratch else ''}{method}_{backbone}_{schedule}_gn"
+        baseline = _scheduled(f"04_2018_gn_baselines/{name}", method, backbone, schedule, published)
         yield name, baseline._replace(norm="gn", from_scratch=from_scratch)
     for gpus in (1, 2, 4, 8):
         name, steps, lr = f"tutorial_{gpus}gpu_e2e_faster_rcnn_R-50-FPN", 60_000 // gpus, 0.0025 * gpus
         drops = (steps // 2, steps * 2 // 3)
         path = f"getting_started/{name}"
         yield name, Baseline(path, "e2e_faster_rcnn", "R-50-FPN", drops, steps, 2 * gpus, lr, (), short=(500,))
-    tried: tuple[tuple[Method, str], ...] = (("e2e_mask_rcnn", "2x"), ("keypoint_rcnn", "1x"))
-    for method, schedule in tried:
+    augmented: tuple[tuple[Method, str], ...] = (("e2e_mask_rcnn", "2x"), ("keypoint_rcnn", "1x"))
+    for method, schedule in augmented:
         path = f"test_time_aug/{method}_R-50-FPN_{schedule}"
         yield path, _scheduled(path, method, "R-50-FPN", schedule, ())._replace(augmented_test=True)
 
 
-def _scheduled(path: str, method: Method, body: str, schedule: str, published: tuple[float, ...]) -> Baseline:
-    """One image a GPU where two did not fit: half the rate, twice the steps."""
+def _scheduled(path: str, method: Method, backbone: str, schedule: str, published: tuple[float, ...]) -> Baseline:
+    """One image per GPU where two did not fit: half the learning rate, twice the steps."""
     *drops, steps = _SCHEDULES[schedule]
-    large = method.removeprefix("e2e_") in ("fast_rcnn", "faster_rcnn", "mask_rcnn") and body not in ("R-50-FPN", "R-101-FPN")
-    times = 2 if large else 1
+    big = method.removeprefix("e2e_") in ("fast_rcnn", "faster_rcnn", "mask_rcnn") and backbone not in ("R-50-FPN", "R-101-FPN")
+    times = 2 if big else 1
     return Baseline(
         path,
         method,
-        body,
+        backbone,
         tuple(times * drop for drop in drops),
         times * steps,
         16 // times,
-        0.01 if large or method == "retinanet" else 0.02,
+        0.01 if big or method == "retinanet" else 0.02,
         published,
-        short=_JITTER if method.endswith("keypoint_rcnn") or body == "X-152-32x8d-FPN-IN5k" else (800,),
-        augmented_test=body == "X-152-32x8d-FPN-IN5k",
+        short=_JITTER if method.endswith("keypoint_rcnn") or backbone == "X-152-32x8d-FPN-IN5k" else (800,),
+        augmented_test=backbone == "X-152-32x8d-FPN-IN5k",
     )
 
 
 BASELINES: dict[str, Baseline] = {f"detectron/{name}": baseline for name, baseline in _baselines()}
-"""By the name of the recipe."""
+"""The baselines by the name of their recipe."""
 
 
 def build(name: str) -> RunConfig:
@@ -218,9 +218,9 @@ def build(name: str) -> RunConfig:
             seed=3,
             eval_every=0,
             checkpoint_every=80_000 // gpus,
-            weights=None if baseline.from_scratch else f"detectron/imagenet/{_first_weights(baseline)}",
+            weights=None if baseline.from_scratch else f"detectron/imagenet/{_initial_weights(baseline)}",
         ),
-        # An RPN alone does not read it, and its files leave Detectron's default.
+        # An RPN alone does not use this threshold, and its files have Detectron's default.
         test=TestConfig(
             nms_threshold=0.3 if baseline.method.startswith("rpn") else 0.5,
             vote=VoteConfig(threshold=0.9) if baseline.augmented_test and baseline.method == "e2e_mask_rcnn" else None,
@@ -230,7 +230,7 @@ def build(name: str) -> RunConfig:
 
 
 def _augmentation(baseline: Baseline) -> TTAConfig:
-    """Eight more scales, and all mirrored. Given proposals keep their places, so their boxes are averaged and not united."""
+    """Eight more scales, all also mirrored. On given proposals boxes are averaged, since the views have the same regions."""
     views = {"flip": True, "scales": (400, 500, 600, 700, 900, 1000, 1100, 1200), "long": 2000, "scale_flip": True}
     if baseline.method == "e2e_mask_rcnn":
         return TTAConfig(boxes=BoxViewsConfig.model_validate(views), masks=MaskViewsConfig.model_validate(views))
@@ -240,7 +240,7 @@ def _augmentation(baseline: Baseline) -> TTAConfig:
 
 
 def describe(name: str) -> str:
-    """What the recipe ``name`` is, where it comes from, and what Detectron published for it.
+    """The description of the recipe ``name``, with its source and the results that Detectron published.
 
     >>> print(describe("detectron/retinanet_R-50-FPN_1x"))
     RetinaNet, ResNet-50-FPN, 90,000 steps of 16 images, of Detectron's 12_2017_baselines; Detectron published box AP 35.7.
@@ -265,18 +265,18 @@ def describe(name: str) -> str:
 
 
 def sorts() -> dict[str, list[str]]:
-    """The names by what they begin with.
+    """The names of the baselines, grouped by their beginning.
 
     >>> {sort: len(names) for sort, names in sorts().items()}["detectron/e2e_mask_rcnn_"]
     15
     """
-    found: dict[str, list[str]] = {}
+    names_by_sort: dict[str, list[str]] = {}
     for name, baseline in BASELINES.items():
-        sort = name.partition(baseline.body)[0]
+        sort = name.partition(baseline.backbone)[0]
         for folded in ("tutorial_", "scratch_", "test_time_aug/"):
             sort = f"detectron/{folded}" if sort.startswith(f"detectron/{folded}") else sort
-        found.setdefault(sort, []).append(name)
-    return found
+        names_by_sort.setdefault(sort, []).append(name)
+    return names_by_sort
 
 
 def _measures(method: Method) -> tuple[str, ...]:
@@ -286,26 +286,26 @@ def _measures(method: Method) -> tuple[str, ...]:
     return ("box AP", *second)
 
 
-def _first_weights(baseline: Baseline) -> str:
-    return _BODIES[baseline.body].first_weights + ("-GN" if baseline.norm == "gn" else "")
+def _initial_weights(baseline: Baseline) -> str:
+    return _BACKBONES[baseline.backbone].initial_weights + ("-GN" if baseline.norm == "gn" else "")
 
 
 # --------------------------------------------------------------------------------------------------------------- the parts
 
 
 def _model(baseline: Baseline) -> ModelConfig:
-    body, method = _BODIES[baseline.body], baseline.method
+    facts, method = _BACKBONES[baseline.backbone], baseline.method
     backbone = ResNetConfig(
-        depth=body.depth,
-        groups=body.groups,
-        width_per_group=body.width_per_group,
+        depth=facts.depth,
+        groups=facts.groups,
+        width_per_group=facts.width_per_group,
         norm=baseline.norm,
-        stride_in="1x1" if body.groups == 1 and baseline.norm == "frozen_bn" else "3x3",  # MSRA's weights, and all others
-        last_stage="tail" if body.c4 else "map",
+        stride_in="1x1" if facts.groups == 1 and baseline.norm == "frozen_bn" else "3x3",  # 1x1 for MSRA's weights
+        last_stage="tail" if facts.c4 else "map",
         frozen_stages=0 if baseline.from_scratch else 2,
         weights=None,
     )
-    fpn = None if body.c4 else FPNConfig(norm="gn" if baseline.norm == "gn" else None)
+    fpn = None if facts.c4 else FPNConfig(norm="gn" if baseline.norm == "gn" else None)
     if method == "retinanet":
         model: ModelConfig = RetinaNetConfig(
             backbone=backbone, fpn=FPNConfig(top="conv_c5"), head=RetinaNetHeadConfig(anchor_ratios=(1.0, 2.0, 0.5))
@@ -317,21 +317,21 @@ def _model(baseline: Baseline) -> ModelConfig:
             backbone=backbone,
             fpn=fpn,
             rpn=_rpn(baseline) if method.startswith("e2e_") else None,
-            rois=RoIConfig(sampling_ratio=0 if body.c4 else 2, aligned=False),
-            box_head=AverageHeadConfig() if body.c4 else ConvFCHeadConfig() if baseline.norm == "gn" else TwoFCHeadConfig(),
+            rois=RoIConfig(sampling_ratio=0 if facts.c4 else 2, aligned=False),
+            box_head=AverageHeadConfig() if facts.c4 else ConvFCHeadConfig() if baseline.norm == "gn" else TwoFCHeadConfig(),
             mask_head=_mask_head(baseline) if "mask" in method else None,
             keypoint_head=ConvKeypointHeadConfig() if "keypoint" in method else None,
         )
     model.geometry = "detectron1"
-    model.size_divisor = 128 if method == "retinanet" else 1 if body.c4 else 32
+    model.size_divisor = 128 if method == "retinanet" else 1 if facts.c4 else 32
     model.pixel_mean, model.pixel_std = (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0)
     return model
 
 
 def _rpn(baseline: Baseline) -> RPNConfig:
-    """On a pyramid 2,000 are kept in training of all images of a process together. An RPN alone writes 2,000 at test; in training
-    it keeps none, and its files leave Detectron's defaults."""
-    c4, alone = _BODIES[baseline.body].c4, not baseline.method.startswith("e2e_")
+    """On a pyramid the 2,000 proposals in training are those of all images of a process together. An RPN alone writes 2,000 in
+    testing; in training it makes none, and its files have Detectron's defaults."""
+    c4, alone = _BACKBONES[baseline.backbone].c4, not baseline.method.startswith("e2e_")
     return RPNConfig(
         anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) if c4 else ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
         straddle=0.0,
@@ -343,13 +343,13 @@ def _rpn(baseline: Baseline) -> RPNConfig:
 
 
 def _mask_head(baseline: Baseline) -> ConvMaskHeadConfig:
-    if _BODIES[baseline.body].c4:
+    if _BACKBONES[baseline.backbone].c4:
         return ConvMaskHeadConfig(convs=0, source="tail")
     return ConvMaskHeadConfig(norm="gn" if baseline.norm == "gn" else None)
 
 
 def _data(baseline: Baseline) -> DataConfig:
-    """COCO 2017's train set, which is 2014's train and "valminusminival", and its val set, which is "minival"."""
+    """COCO 2017: its train set is 2014's train and "valminusminival", and its val set is "minival"."""
     persons = "keypoint" in baseline.method or baseline.method == "rpn_person_only"
     kind, prefix = ("person_keypoints", "keypoints_coco_2014") if persons else ("instances", "coco_2014")
     train = CocoConfig(
@@ -364,7 +364,7 @@ def _data(baseline: Baseline) -> DataConfig:
         transforms=(ResizeShortestEdge(short=baseline.short[-1:], long=_long(baseline), antialias=False),),
     )
     if baseline.method in ("fast_rcnn", "mask_rcnn", "keypoint_rcnn"):
-        folder = f"proposals/{'rpn_person_only' if persons else 'rpn'}_{baseline.body}_1x"
+        folder = f"proposals/{'rpn_person_only' if persons else 'rpn'}_{baseline.backbone}_1x"
         train.proposals = (f"{folder}/{prefix}_train.pkl", f"{folder}/{prefix}_valminusminival.pkl")
         train.proposal_limit = None
         val.proposals, val.proposal_limit = f"{folder}/{prefix}_minival.pkl", 1000

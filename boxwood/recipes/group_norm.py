@@ -1,9 +1,9 @@
-"""Mask R-CNN with group normalisation in body, pyramid, box head and mask head (Wu and He, 2018), and from scratch.
+"""Mask R-CNN with group normalisation in backbone, pyramid, box head and mask head (Wu and He, 2018), and from scratch.
 
 Settings and numbers are those of Detectron's ``configs/04_2018_gn_baselines`` (FAIR, 2018, COCO 2014 minival), with the departures
-of `boxwood.recipes.coco`; Boxwood has been trained to the end of none of these yet. torchvision has no ImageNet weights of a ResNet
-with group norm, so the recipes that begin with them name none: give a file with ``train.weights``. Without it take those from
-scratch, or set ``model.backbone.frozen_stages=0``: two stages frozen at random weights cost Detectron 3.3 points
+of `boxwood.recipes.coco`; Boxwood has not completed the training of any of these recipes yet. torchvision has no ImageNet weights
+of a ResNet with group norm, so the recipes that start from them name none: give a file with ``train.weights``. Without it use the
+recipes from scratch, or set ``model.backbone.frozen_stages=0``: two stages frozen at random weights cost Detectron 3.3 points
 of box AP (36.2 instead of 39.5 from scratch).
 """
 
@@ -40,7 +40,7 @@ def _group_norm(depth: int, steps: int, drops: tuple[int, int], *, frozen_stages
 def mask_rcnn_r50_fpn_2x_gn() -> RunConfig:
     """Mask R-CNN, ResNet-50-FPN with group norm, 180,000 steps of 16 images.
 
-    Detectron's own ``e2e_mask_rcnn_R-50-FPN_2x_gn`` published box AP 40.3 and mask AP 35.7, from ImageNet weights with group norm.
+    Detectron's ``e2e_mask_rcnn_R-50-FPN_2x_gn`` published box AP 40.3 and mask AP 35.7, from ImageNet weights with group norm.
     """
     return _group_norm(50, 180_000, (120_000, 160_000), frozen_stages=2)
 
@@ -48,7 +48,7 @@ def mask_rcnn_r50_fpn_2x_gn() -> RunConfig:
 def mask_rcnn_r101_fpn_2x_gn() -> RunConfig:
     """Mask R-CNN, ResNet-101-FPN with group norm, 180,000 steps of 16 images.
 
-    Detectron's own ``e2e_mask_rcnn_R-101-FPN_2x_gn`` published box AP 41.8 and mask AP 36.8, from ImageNet weights with group norm.
+    Detectron's ``e2e_mask_rcnn_R-101-FPN_2x_gn`` published box AP 41.8 and mask AP 36.8, from ImageNet weights with group norm.
     """
     return _group_norm(101, 180_000, (120_000, 160_000), frozen_stages=2)
 
@@ -56,7 +56,7 @@ def mask_rcnn_r101_fpn_2x_gn() -> RunConfig:
 def mask_rcnn_r50_fpn_3x_gn_scratch() -> RunConfig:
     """Mask R-CNN, ResNet-50-FPN with group norm, from random weights, no stage frozen, 270,000 steps of 16 images.
 
-    Detectron's own ``scratch_e2e_mask_rcnn_R-50-FPN_3x_gn`` published box AP 39.5 and mask AP 35.2.
+    Detectron's ``scratch_e2e_mask_rcnn_R-50-FPN_3x_gn`` published box AP 39.5 and mask AP 35.2.
     """
     return _group_norm(50, 270_000, (210_000, 250_000), frozen_stages=0)
 
@@ -64,6 +64,6 @@ def mask_rcnn_r50_fpn_3x_gn_scratch() -> RunConfig:
 def mask_rcnn_r101_fpn_3x_gn_scratch() -> RunConfig:
     """Mask R-CNN, ResNet-101-FPN with group norm, from random weights, no stage frozen, 270,000 steps of 16 images.
 
-    Detectron's own ``scratch_e2e_mask_rcnn_R-101-FPN_3x_gn`` published box AP 41.0 and mask AP 36.4.
+    Detectron's ``scratch_e2e_mask_rcnn_R-101-FPN_3x_gn`` published box AP 41.0 and mask AP 36.4.
     """
     return _group_norm(101, 270_000, (210_000, 250_000), frozen_stages=0)

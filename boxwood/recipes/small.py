@@ -1,7 +1,7 @@
 """Detectors for CPUs and small data sets: a MobileNetV2 with a narrow feature pyramid.
 
-The sizes are measured, not published: on two cores a step of 4 images takes about 2.5 s with 128 channels and 128 RoIs an
-image, and over 6 s with the 256 channels and 512 RoIs of the COCO recipes. 400 steps are about a quarter of an hour,
+The sizes come from measurements, not papers: on two cores a step of 4 images takes about 2.5 s with 128 channels and 128 RoIs
+per image, and over 6 s with the 256 channels and 512 RoIs of the COCO recipes. 400 steps take about a quarter of an hour,
 which is enough for a few hundred images of a few classes; for more, raise ``train.steps``.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
 def faster_rcnn_mobilenetv2_fpn() -> RunConfig:
     """Faster R-CNN, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
 
-    The body starts from torchvision's ImageNet weights. Run it on your own boxes in COCO's format::
+    The backbone starts from torchvision's ImageNet weights. Run it on your boxes in COCO's format::
 
         boxwood train faster_rcnn_mobilenetv2_fpn \\
             data.train.annotations=train.json data.train.images=photos \\
@@ -80,9 +80,9 @@ def mask_rcnn_mobilenetv2_fpn() -> RunConfig:
 def retinanet_mobilenetv2_fpn() -> RunConfig:
     """RetinaNet, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
 
-    As `faster_rcnn_mobilenetv2_fpn`, with towers as wide as the pyramid and group norm in them, so that they learn in a few hundred
-    steps, and gradients clipped, since they are large at first; anchors begin at half the published size, as
-    the pictures are smaller::
+    As `faster_rcnn_mobilenetv2_fpn`, with towers as wide as the pyramid, group norm in the towers, so that they learn in a few
+    hundred steps, and gradient clipping, since gradients are large at first; anchors begin at half the published size, as the
+    images are smaller::
 
         boxwood train retinanet_mobilenetv2_fpn \\
             data.train.annotations=train.json data.train.images=photos \\
@@ -103,7 +103,7 @@ def keypoint_rcnn_mobilenetv2_fpn() -> RunConfig:
     """Keypoint R-CNN, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
 
     As `faster_rcnn_mobilenetv2_fpn`, with half the layers of the paper's keypoint head, a quarter as wide. Gradients are clipped:
-    without that, training on 2 images a step diverged within 50 steps. It needs keypoints in the annotations::
+    without clipping, training with 2 images per step diverged within 50 steps. It needs keypoints in the annotations::
 
         boxwood train keypoint_rcnn_mobilenetv2_fpn \\
             data.train.annotations=train.json data.train.images=photos \\
@@ -123,7 +123,7 @@ def keypoint_rcnn_mobilenetv2_fpn() -> RunConfig:
 def rpn_mobilenetv2_fpn() -> RunConfig:
     """RPN alone, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
 
-    Its proposals, for `fast_rcnn_mobilenetv2_fpn`, are written by ``boxwood eval``, for the train set too::
+    ``boxwood eval`` writes its proposals, for `fast_rcnn_mobilenetv2_fpn`, also of the train set::
 
         boxwood train rpn_mobilenetv2_fpn --out runs/rpn \\
             data.train.annotations=train.json data.train.images=photos \\
@@ -160,9 +160,9 @@ def fast_rcnn_mobilenetv2_fpn() -> RunConfig:
 def rfcn_mobilenetv2() -> RunConfig:
     """R-FCN, MobileNetV2 with its last stage dilated, 320 pixels, 400 steps of 4 images: for CPUs and small data.
 
-    Anchors from 32 to 256 pixels stand on the map of stride 16; the score maps have 3 x 3 cells a class and are read at exact
-    places, since an object is a few of their cells. AdamW and a random sample of regions are not the paper's: with SGD and the
-    hardest regions it hardly learnt in a few hundred steps. These were chosen together, by trial on one set::
+    Anchors have 32 to 256 pixels, on the map of stride 16; the score maps have 3 x 3 cells per class and are interpolated, since
+    an object covers few of their pixels. AdamW and random sampling of regions differ from the paper: with SGD and the hardest
+    regions it hardly learnt in a few hundred steps. These settings were found together, by trial on one data set::
 
         boxwood train rfcn_mobilenetv2 \\
             data.train.annotations=train.json data.train.images=photos \\
@@ -191,7 +191,7 @@ def rfcn_mobilenetv2() -> RunConfig:
 def mask_rcnn_r18_fpn_gn_scratch() -> RunConfig:
     """Mask R-CNN, a ResNet-18-FPN of half its width with group norm, from random weights: for CPUs and small data.
 
-    320 pixels, 800 steps of 4 images; no weights are fetched. It needs polygons or RLE in the annotations::
+    320 pixels, 800 steps of 4 images; no weights are downloaded. It needs polygons or RLE in the annotations::
 
         boxwood train mask_rcnn_r18_fpn_gn_scratch \\
             data.train.annotations=train.json data.train.images=photos \\

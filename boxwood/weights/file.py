@@ -32,12 +32,12 @@ FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000
 """The limit of safetensors."""
 MAX_NAMED = 6
-"""Tensors that an error names for each problem."""
+"""Maximum number of tensors that an error names for each problem."""
 
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """What a weights file holds."""
+    """The contents of a weights file."""
 
     state: dict[str, Tensor]
     config: RunConfig
@@ -69,7 +69,7 @@ def read_weights(path: Path | str) -> SavedWeights:
     """Read a file written by `save_weights`; tensors on the CPU.
 
     A configuration with classes outside Boxwood (kinds ``module:Class``) needs their modules imported first. Raises `UserError`
-    where the file is missing, truncated, not a safetensors file of Boxwood's, of a newer format, or its configuration is not
+    where the file is missing, truncated, not a safetensors file written by Boxwood, of a newer format, or its configuration is not
     valid.
     """
     path = Path(path)
@@ -98,7 +98,7 @@ def read_weights(path: Path | str) -> SavedWeights:
 def restore_model(
     saved: SavedWeights, *, model: ModelConfig | None = None, test: TestConfig | None = None, where: str = "weights"
 ) -> Detector:
-    """The detector that a file holds, on the CPU; ``model`` and ``test`` replace its configuration.
+    """The detector in a weights file, on the CPU; ``model`` and ``test`` replace its configuration.
 
     Pretrained weights of its backbone are not downloaded again. Raises `UserError` as `load_state` does.
     """
@@ -110,9 +110,9 @@ def restore_model(
 def load_state(
     model: nn.Module, state: Mapping[str, Tensor], *, saved_classes: int | None = None, where: str = "weights"
 ) -> list[str]:
-    """Load a state dict into a model with ``categories``; returns the names of the tensors that keep the model's own values.
+    """Load a state dict into a model with ``categories``; returns the names of the tensors that keep the model's values.
 
-    There are none, unless the state has ``saved_classes`` classes and the model another number: then tensors that differ in one
+    There are none, unless the state has ``saved_classes`` classes and the model a different number: then tensors that differ in one
     dimension, by the ratio of the numbers of classes (with or without a background class), keep the model's values. Raises
     `UserError`, and changes nothing, where anything else differs: it names the tensors that are missing, unexpected, or of another
     shape. ``where`` begins the message.
@@ -132,7 +132,9 @@ def load_state(
     if missing or unexpected or wrong:
         problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
         details = "; ".join(f"{len(names)} tensors {problem} ({some_of(names)})" for problem, names in problems.items() if names)
-        raise UserError(f"{where}: of another architecture than the model: {details}; use their own configuration")
+        raise UserError(
+            f"{where}: of another architecture than the model: {details}; use the configuration that they were trained with"
+        )
     model.load_state_dict({**state, **{name: model_state[name] for name in skipped}})
     return skipped
 

@@ -1,4 +1,4 @@
-"""Weights of some classes as weights of others: a detector trained on COCO that starts on Cityscapes with its outputs for cars."""
+"""Weights for other classes: a detector trained on COCO starts on Cityscapes with its outputs for cars."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["remap_classes"]
 def remap_classes(
     saved: SavedWeights, categories: Categories, take: Mapping[str, str] | None = None, *, seed: int = 0
 ) -> tuple[SavedWeights, dict[str, str | None]]:
-    """The weights for other classes, and for each of these the old class whose outputs it has; None: randomly initialised.
+    """The weights for other classes, and for each new class the old class whose outputs it has, or None: randomly initialised.
 
-    A class takes the outputs of the old one of its name, or of the one that ``take`` (new name -> old name) says. All other
-    weights, the background's too, stay. Raises `UserError` where ``take`` names an unknown class, or the model has no outputs per
-    class.
+    A new class takes the outputs of the old class that ``take`` (new name -> old name) names, else of the old class of the same
+    name. All other weights, also the background's, stay. Raises `UserError` where ``take`` names an unknown class, or the model
+    has no outputs per class.
     """
     old, take = saved.categories, dict(take or {})
     for name, known, of in [(new, categories, "the new classes") for new in take] + [
@@ -38,7 +38,7 @@ def remap_classes(
         initial = without_pretrained(saved.config.model).build(categories, TestConfig()).state_dict()
     outputs_per_class = _outputs_per_class(saved.config.model, old)
     if not outputs_per_class:
-        raise UserError(f"{saved.config.model.title} has no outputs of classes; its weights serve any classes as they are")
+        raise UserError(f"{saved.config.model.title} has no outputs per class; its weights fit any classes unchanged")
     cells_first = isinstance(saved.config.model, RetinaNetConfig)
     state = dict(saved.state)
     for tensor_name, outputs in outputs_per_class.items():
@@ -55,7 +55,7 @@ def remap_classes(
 
 
 def _outputs_per_class(config: ModelConfig, categories: Categories) -> dict[str, int]:
-    """The tensors whose first dimension grows with the number of classes, and by how much for each class."""
+    """The tensors whose first dimension grows with the number of classes, and how much it grows for each class."""
     one_more = Categories((*categories.ids, max(categories.ids) + 1), (*categories.names, "one more"), categories.keypoints)
     with torch.device("meta"):
         shapes, larger = (

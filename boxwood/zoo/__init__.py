@@ -1,4 +1,4 @@
-"""The model zoo: what Detectron and torchvision published, and its download. It imports nothing large."""
+"""The model zoo: the models that Detectron and torchvision published, and their download. It imports no large package."""
 
 from boxwood.zoo.table import Entry, entries, find, select
 

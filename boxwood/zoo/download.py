@@ -1,7 +1,7 @@
-"""Published files on this machine: fetched once, resumed where a connection broke, verified before they get their name.
+"""A cache of published files: each is downloaded once, resumed after a broken connection, and verified before it gets its name.
 
-Files lie below ``BOXWOOD_CACHE`` (or the user's cache folder) as on the server; torchvision's where torch itself looks for them.
-``BOXWOOD_ZOO_MIRROR`` is the address of a copy: it stands for ``https://dl.fbaipublicfiles.com/detectron``, and has torchvision's
+Files are below ``BOXWOOD_CACHE`` (or the user's cache folder) as on the server; torchvision's are where torch looks for them.
+``BOXWOOD_ZOO_MIRROR`` is the address of a copy: it replaces ``https://dl.fbaipublicfiles.com/detectron``, and has torchvision's
 files in ``torchvision/``.
 """
 
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 TORCHVISION = "https://download.pytorch.org/models/"
 TRIES = 4
 PAUSE = 1.0
-"""Seconds before the second try; twice as many before each further one."""
+"""Seconds before the second try; doubled before each further one."""
 TIMEOUT = 30.0
-"""Seconds without a byte."""
+"""Seconds to wait for a connection or for data."""
 MAX_BYTES = 5_000_000_000
 CHUNK = 1 << 20
 
 
 def download_model(name: str, *, proposals: bool = False) -> list[Path]:
-    """The weights of a published model on this machine, downloaded and verified where they are not in the cache; with ``proposals``
-    the proposals that an RPN made instead.
+    """The paths of a published model's weights, which are downloaded and verified if they are not in the cache; with ``proposals``
+    those of an RPN's published proposals instead.
 
     Raises `UserError` where there is no such model, it was not published, or it cannot be downloaded, verified or written.
     """
@@ -54,9 +54,9 @@ def download_model(name: str, *, proposals: bool = False) -> list[Path]:
 
 
 def local_file(entry: Entry) -> Path:
-    """The weights of an entry on this machine, fetched where they are not there.
+    """The path of an entry's weights, which are downloaded if they are not in the cache.
 
-    Raises `UserError` where they were not published, cannot be had or written, or are not what was published.
+    Raises `UserError` where they were not published, cannot be downloaded or written, or differ from their published checksum.
     """
     if entry.url is None:
         raise UserError(f"{entry.name}: its weights are not published ({entry.remark}); train it with boxwood train {entry.recipe}")
@@ -64,15 +64,15 @@ def local_file(entry: Entry) -> Path:
 
 
 def fetch(url: str) -> Path:
-    """The file that was published at ``url``, from the cache or from there. Raises `UserError` as `local_file` does."""
+    """The path of the file published at ``url``, downloaded if it is not in the cache. Raises `UserError` as `local_file` does."""
     path = local_path(url)
     verify: Callable[[Path], str] = _by_name if url.startswith(TORCHVISION) else lambda part: _by_md5(part, _mirrored(url))
     if path.is_file() and not url.startswith(TORCHVISION) and _is_cut(path):
-        logger.warning("%s: is not as long as it was when it was verified; it is fetched again", path)
+        logger.warning("%s: its length has changed since it was verified; it is downloaded again", path)
         path.unlink()
     if path.is_file():
-        if url.startswith(TORCHVISION) and (wrong := _by_name(path)):  # torch, or a person, put it there
-            raise UserError(f"{path}: {wrong}; delete it, and it is fetched again")
+        if url.startswith(TORCHVISION) and (wrong := _by_name(path)):  # torch or the user may have put it there
+            raise UserError(f"{path}: {wrong}; delete it, and it is downloaded again")
         return path
     _make_folder_of_cache(path.parent)
     part = path.with_name(f".{path.name}.part")
@@ -85,13 +85,13 @@ def fetch(url: str) -> Path:
                 raise _unwritten(part, error) from None
             if wrong:
                 _forget(part)
-                raise UserError(f"{url}: {wrong}, so it was thrown away; try again, or put the file at {path} by hand")
+                raise UserError(f"{url}: {wrong}, so it was deleted; try again, or put the file at {path} yourself")
             _name(part, path)
     return path
 
 
 def local_path(url: str) -> Path:
-    """Where the file that was published at ``url`` lies on this machine, or will."""
+    """The path of the file published at ``url`` in the cache, whether it exists or not."""
     if url.startswith(TORCHVISION):
         return _torch_folder() / url.removeprefix(TORCHVISION)
     return cache_folder() / "detectron" / url.removeprefix(PREFIX)
@@ -99,13 +99,13 @@ def local_path(url: str) -> Path:
 
 def cache_folder() -> Path:
     """``BOXWOOD_CACHE``, else ``boxwood`` in the user's cache folder."""
-    if chosen := os.environ.get("BOXWOOD_CACHE"):
-        return Path(chosen).expanduser()
+    if folder := os.environ.get("BOXWOOD_CACHE"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "boxwood"
 
 
 def _make_folder_of_cache(folder: Path) -> None:
-    """Raises `UserError` that names the setting where the folder cannot be made or written to."""
+    """Make a folder of the cache. Raises `UserError`, which names BOXWOOD_CACHE, where this fails."""
     try:
         make_folder(folder)
     except UserError:
@@ -126,14 +126,14 @@ def _mirrored(url: str) -> str:
     if mirror:
         url = url.replace(TORCHVISION, f"{mirror}/torchvision/").replace(PREFIX, f"{mirror}/")
     if not url.startswith(("http://", "https://")):
-        raise UserError(f"BOXWOOD_ZOO_MIRROR={mirror}: is no address that begins with http:// or https://")
+        raise UserError(f"BOXWOOD_ZOO_MIRROR={mirror}: must begin with http:// or https://")
     return url
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith(("http://", "https://")):
-            raise UserError(f"{req.full_url}: sends on to {newurl[:80]}, which is not followed")
+            raise UserError(f"{req.full_url}: redirects to {newurl[:80]}, which is not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -143,7 +143,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
 
 
 def _complete(url: str, part: Path) -> None:
-    """Fill ``part`` with all of the file, going on where an earlier try ended."""
+    """Download the whole file to ``part``, from where an earlier try ended."""
     reason, pause = "", PAUSE
     for attempt in range(TRIES):
         if attempt:
@@ -155,7 +155,7 @@ def _complete(url: str, part: Path) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500:
-                raise UserError(f"{url}: the server answers {error.code} {error.reason}; look whether it has moved") from None
+                raise UserError(f"{url}: the server answers {error.code} {error.reason}; check whether it has moved") from None
             reason = f"the server answers {error.code} {error.reason}"
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, EOFError) as error:
             reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
@@ -163,11 +163,13 @@ def _complete(url: str, part: Path) -> None:
             raise _unwritten(part, error) from None
         else:
             return
-    raise UserError(f"{url}: cannot be had ({reason}); what has come is kept, so try again, or name a mirror (BOXWOOD_ZOO_MIRROR)")
+    raise UserError(
+        f"{url}: cannot be downloaded ({reason}); the received part is kept: try again, or name a mirror (BOXWOOD_ZOO_MIRROR)"
+    )
 
 
 def _append(url: str, part: Path) -> None:
-    """One connection's worth. Raises EOFError where it ends too early."""
+    """Download the rest of the file over one connection. Raises EOFError where this ends too early."""
     tag_file = part.with_suffix(".tag")
     have = part.stat().st_size if part.exists() and tag_file.exists() else 0
     headers = {"Range": f"bytes={have}-", "If-Range": tag_file.read_text(encoding="utf-8")} if have else {}
@@ -178,9 +180,9 @@ def _append(url: str, part: Path) -> None:
             raise
         whole = error.headers.get("Content-Range") == f"bytes */{have}"
         error.close()
-        if whole:  # it only waits for being verified
+        if whole:  # complete, but not verified yet
             return
-        _forget(part)  # longer than the file
+        _forget(part)  # longer than the published file
         have, response = 0, _open(url, {})
     with response:
         going_on = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
@@ -188,7 +190,7 @@ def _append(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length is not None and length.isdigit() else None
         if (total or 0) > MAX_BYTES:
-            raise UserError(f"{url}: has {total} bytes, more than any published file; look what is there")
+            raise UserError(f"{url}: has {total} bytes, more than any published file; check the address")
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         if tag and not tag.startswith("W/"):
             tag_file.write_text(tag, encoding="utf-8")
@@ -206,14 +208,14 @@ def _copy(response: Any, file: IO[bytes], have: int, advance: Callable[[int], No
     while chunk := _read(response):
         have += len(chunk)
         if have > MAX_BYTES:
-            raise UserError(f"{url}: has more bytes than any published file; look what is there")
+            raise UserError(f"{url}: has more bytes than any published file; check the address")
         file.write(chunk)
         advance(len(chunk))
     return have
 
 
 def _read(response: Any) -> bytes:
-    """Trouble of the network and of the disk are both OSErrors; the first is tried again."""
+    """Errors of the network and of the disk are both OSErrors; this turns the former into ConnectionError, which is retried."""
     try:
         chunk: bytes = response.read(CHUNK)
     except OSError as error:
@@ -223,11 +225,11 @@ def _read(response: Any) -> bytes:
 
 @contextmanager
 def _progress(url: str, total: int | None, have: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line elsewhere."""
+    """A progress bar on a terminal, else a line in the log; yields the function that takes the number of new bytes."""
     name = url.rpartition("/")[2]
     if not sys.stderr.isatty():
         size = "" if total is None else f", {total / 1e6:.0f} MB" + (f", {have / 1e6:.0f} of them here" if have else "")
-        logger.info("%s is fetched%s", url, size)
+        logger.info("%s is downloaded%s", url, size)
         yield lambda count: None
         return
     from rich.console import Console
@@ -240,7 +242,7 @@ def _progress(url: str, total: int | None, have: int) -> Iterator[Callable[[int]
 
 
 def _by_md5(part: Path, url: str) -> str:
-    """What is wrong with a file, by the sum that lies beside it on the server; empty where nothing is."""
+    """How a file differs from the MD5 sum beside it on the server; empty if it does not."""
     reason = ""
     for attempt in range(TRIES):
         time.sleep(PAUSE * attempt)
@@ -256,24 +258,24 @@ def _by_md5(part: Path, url: str) -> str:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
     else:
-        raise UserError(f"{url}.md5sum: cannot be had ({reason}), so the file is not verified yet; it is kept, so try again")
-    found = re.match(r"\s*([0-9a-fA-F]{32})\b", text)
-    if not found:
+        raise UserError(f"{url}.md5sum: cannot be downloaded ({reason}), so the file is not verified yet; it is kept: try again")
+    match = re.match(r"\s*([0-9a-fA-F]{32})\b", text)
+    if not match:
         raise UserError(f"{url}.md5sum: holds no MD5 sum, so the file cannot be verified; {_mirror_hint()}")
     sum_ = _digest(part, "md5")
-    return "" if sum_ == found[1].lower() else f"has the MD5 sum {sum_} instead of {found[1].lower()}"
+    return "" if sum_ == match[1].lower() else f"has the MD5 sum {sum_} instead of {match[1].lower()}"
 
 
 def _mirror_hint() -> str:
-    return "look whether the mirror is whole" if os.environ.get("BOXWOOD_ZOO_MIRROR") else "look whether it has moved"
+    return "check whether the mirror is complete" if os.environ.get("BOXWOOD_ZOO_MIRROR") else "check whether it has moved"
 
 
 def _by_name(path: Path) -> str:
-    """What is wrong with a file of torchvision, whose name ends in the beginning of its SHA-256 sum."""
+    """How a file of torchvision differs from the first 8 digits of its SHA-256 sum in its name; empty if it does not."""
     name = path.name.removeprefix(".").removesuffix(".part")
-    found = re.search(r"-([0-9a-f]{8})\.pth$", name)
+    match = re.search(r"-([0-9a-f]{8})\.pth$", name)
     sum_ = _digest(path, "sha256")
-    return "" if found is None or sum_.startswith(found[1]) else f"has a SHA-256 sum that begins with {sum_[:8]}, not {found[1]}"
+    return "" if match is None or sum_.startswith(match[1]) else f"has a SHA-256 sum that begins with {sum_[:8]}, not {match[1]}"
 
 
 def _digest(path: Path, kind: str) -> str:
@@ -282,14 +284,14 @@ def _digest(path: Path, kind: str) -> str:
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether a file has another length than when it was verified; of one put there by hand nothing is known."""
+    """Whether a file has another length than when it was verified; False for a file that the user put there."""
     noted = path.with_name(f".{path.name}.size")
     return noted.is_file() and noted.read_text(encoding="utf-8") != str(path.stat().st_size)
 
 
 def _name(part: Path, path: Path) -> None:
     try:
-        if path.suffix != ".pth":  # whose name has its sum
+        if path.suffix != ".pth":  # the name of a .pth file has its checksum
             path.with_name(f".{path.name}.size").write_text(str(part.stat().st_size), encoding="utf-8")
         os.replace(part, path)
         part.with_suffix(".tag").unlink(missing_ok=True)
@@ -308,10 +310,10 @@ def _unwritten(path: Path, error: OSError) -> UserError:
 
 @contextmanager
 def _alone(part: Path) -> Iterator[None]:
-    """One process or thread at a time fetches a file; the others wait for it."""
+    """Hold a lock, so that one process or thread at a time downloads a file and the others wait."""
     try:
         import fcntl
-    except ImportError:  # Windows: two at once would be one too many, and the sum would say so
+    except ImportError:  # Windows has no lock; the checksum reveals a file that two processes wrote
         yield
         return
     try:

@@ -1,7 +1,7 @@
-"""The published models by name, as facts: what each is, what its makers said of it, and where it lies.
+"""The published models by name: their architecture, published results and address.
 
-``models.tsv`` has a row for each: the 85 of Detectron's tables, its 7 bodies of ImageNet, and torchvision's detectors. A name is
-``detectron/`` and that of the configuration. Rows that share a configuration have an ending: ``+tta`` with augmentation at test
+``models.tsv`` has one row for each: the 85 of Detectron's tables, its 7 ImageNet backbones, and torchvision's detectors. A name is
+``detectron/`` and the name of the configuration. Rows that share a configuration have an ending: ``+tta`` with augmentation at test
 time, ``+gn-readme`` listed a second time beside the models with group norm, ``+frozen`` from an earlier run that was struck out.
 """
 
@@ -20,13 +20,13 @@ __all__ = ["LICENCE", "PREFIX", "SOURCES", "TASKS", "Entry", "entries", "find", 
 SOURCES = ("detectron", "torchvision")
 TASKS = ("box", "mask", "keypoint", "proposals", "imagenet")
 PREFIX = "https://dl.fbaipublicfiles.com/detectron/"
-"""Where all that Detectron published lies."""
+"""The address of Detectron's published files."""
 LICENCE = {"detectron": "CC BY-SA 3.0", "torchvision": "BSD 3-Clause, as torchvision; its data have terms of their own"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A published model. Numbers are its makers': AP and AR in percent on COCO 2014 minival, which is COCO 2017's val set."""
+    """A published model. Numbers are as published: AP and AR in percent on COCO 2014 minival, which is COCO 2017's val set."""
 
     name: str
     task: Literal["box", "mask", "keypoint", "proposals", "imagenet"]
@@ -39,15 +39,15 @@ class Entry:
     """Average recall of 1,000 proposals."""
     train_memory_gb: float | None
     train_seconds: float | None
-    """Of a step on 8 P100."""
+    """Seconds of a step on 8 P100."""
     net_seconds: float | None
-    """Of an image on one P100: the network."""
+    """Seconds of the network for an image, on one P100."""
     other_seconds: float | None
-    """Of an image: what is not the network."""
+    """Seconds of all other work for an image."""
     results: tuple[str, ...]
-    """The sorts of result files that lie beside the weights."""
+    """The kinds of result files beside the weights."""
     path: str
-    """Where the weights lie: below `PREFIX`, or a whole URL; empty where they were not published."""
+    """The path of the weights below `PREFIX`, or a whole URL; empty if they were not published."""
     remark: str
 
     @property
@@ -56,17 +56,17 @@ class Entry:
 
     @property
     def url(self) -> str | None:
-        """Of the weights; None where they were not published."""
+        """The URL of the weights; None if they were not published."""
         return None if not self.path else self.path if self.source == "torchvision" else PREFIX + self.path
 
     @property
     def recipe(self) -> str | None:
-        """The name of the configuration that trains it; None for a body and for torchvision's."""
+        """The name of the configuration that trains it; None for a backbone and for torchvision's models."""
         return self.name.partition("+")[0] if self.source == "detectron" and self.task != "imagenet" else None
 
     @property
     def proposals(self) -> dict[str, str]:
-        """Of an RPN: the URL of its proposals by data set."""
+        """The URLs of an RPN's proposals by data set; empty for other models."""
         if self.task != "proposals" or self.url is None:
             return {}
         root, _, trained = self.url.partition("/output/train/")
@@ -77,7 +77,7 @@ class Entry:
 
     @property
     def result_urls(self) -> tuple[str, ...]:
-        """What it found on minival, as COCO results."""
+        """The URLs of its detections on minival, in COCO's results format."""
         if self.url is None or not self.results:
             return ()
         root, _, trained = self.url.partition("/output/train/")
@@ -86,7 +86,7 @@ class Entry:
         return tuple(f"{root}/output/test/{tested}/{kind}/{sort}_{tested}_results.json" for sort in self.results)
 
     def facts(self) -> dict[str, Any]:
-        """All facts as JSON holds them."""
+        """All fields and derived values, as in JSON."""
         facts = asdict(self)
         del facts["path"]
         return facts | {

@@ -1,4 +1,4 @@
-"""The blobs of Detectron's networks, written down from what it saved and not from our code; and files of them as it wrote them."""
+"""The blobs of Detectron's networks, written from its published files and not from our code; and files as Detectron wrote them."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {
     "e2e_mask_rcnn_R-50-FPN_2x_gn": ({"masks": True, "norm": "gn"}, 223, 45_715_509),
     "scratch_e2e_mask_rcnn_R-50-FPN_3x_gn": ({"masks": True, "norm": "gn"}, 223, 45_715_509),
 }
-"""A configuration, what it is, and how many blobs and numbers Detectron's own builder made of it."""
+"""Configuration -> arguments of `network`, and the numbers of blobs and of values that Detectron's builder makes of it."""
 
 
 def parts_of(name: str) -> dict[str, Any]:
-    """What a configuration's name says of its network, as arguments of `network`; two of the same parts are the same network."""
-    body = re.search(r"[RX]-(\d+)(?:-(\d+)x(\d+)d)?", name)
-    assert body is not None
-    what: dict[str, Any] = {"kind": "fpn", "depth": int(body[1]), "groups": int(body[2] or 1), "width": int(body[3] or 64)}
+    """The arguments of `network` for a configuration's name; equal arguments mean the same network."""
+    match = re.search(r"[RX]-(\d+)(?:-(\d+)x(\d+)d)?", name)
+    assert match is not None
+    parts: dict[str, Any] = {"kind": "fpn", "depth": int(match[1]), "groups": int(match[2] or 1), "width": int(match[3] or 64)}
     if "retinanet" in name:
-        what["kind"] = "retinanet"
+        parts["kind"] = "retinanet"
     elif "C4" in name:
-        what["kind"] = "rpn_c4" if name.startswith("rpn") else "c4"
+        parts["kind"] = "rpn_c4" if name.startswith("rpn") else "c4"
     elif name.startswith("rpn"):
-        what["kind"] = "rpn"
+        parts["kind"] = "rpn"
     if name.endswith("_gn"):
-        what["norm"] = "gn"
+        parts["norm"] = "gn"
     if "mask_rcnn" in name:
-        what["masks"] = True
+        parts["masks"] = True
     if "keypoint_rcnn" in name:
-        what |= {"keypoints": True, "classes": 2}
+        parts |= {"keypoints": True, "classes": 2}
     if name.startswith(("fast_rcnn", "mask_rcnn", "keypoint_rcnn")):
-        what["proposes"] = False
-    return what
+        parts["proposes"] = False
+    return parts
 
 
 def convolution(shapes: Shapes, name: str, *shape: int, norm: str | None = None, bias: bool = True) -> None:
@@ -69,7 +69,7 @@ def convolution(shapes: Shapes, name: str, *shape: int, norm: str | None = None,
         shapes[f"{name}_b"] = (shape[0],)
 
 
-def body(depth: int = 50, groups: int = 1, width: int = 64, norm: str = "bn", last: int = 5) -> Shapes:
+def backbone(depth: int = 50, groups: int = 1, width: int = 64, norm: str = "bn", last: int = 5) -> Shapes:
     shapes: Shapes = {}
     convolution(shapes, "conv1", 64, 3, 7, 7, norm=norm)
     channels = 64
@@ -110,8 +110,8 @@ def network(
     classes: int = 81,
     proposes: bool = True,
 ) -> Shapes:
-    """Names and shapes of all blobs; ``classes`` counts background, Fast R-CNN does not propose."""
-    shapes = body(depth, groups, width, norm, last=4 if kind == "rpn_c4" else 5)
+    """Names and shapes of all blobs; ``classes`` counts background, ``proposes`` is false for Fast R-CNN."""
+    shapes = backbone(depth, groups, width, norm, last=4 if kind == "rpn_c4" else 5)
     gn = "gn" if norm == "gn" else None
     if kind in ("c4", "rpn_c4"):
         proposer(shapes, 1024, 15, "")
@@ -157,7 +157,7 @@ def network(
 
 
 def random_blobs(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Values by which one tensor can be told from another; cheap ones, since there are millions."""
+    """Random values that differ between tensors; 997 of them, repeated, since there are millions."""
     rng = np.random.default_rng(seed)
     return {
         name: np.resize(rng.normal(size=997).astype(np.float32), math.prod(shape)).reshape(shape) for name, shape in shapes.items()
@@ -165,13 +165,13 @@ def random_blobs(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray[Any, np.
 
 
 def write(path: Path, blobs: dict[str, Any], cfg: str | None = "MODEL: {}\n") -> None:
-    """As Detectron did: protocol 2 of Python 2, under ``blobs``, or flat where ``cfg`` is None."""
+    """Write a file as Detectron did: pickle protocol 2 of Python 2, below ``blobs``, or without this level if ``cfg`` is None."""
     buffer = io.BytesIO()
     Python2(buffer, 2).dump(blobs if cfg is None else {"blobs": blobs, "cfg": cfg})
     path.write_bytes(buffer.getvalue())
 
 
 def read_back(path: Path) -> Any:
-    """What Python itself reads in such a file."""
+    """The contents of such a file, read by pickle."""
     with path.open("rb") as file:
         return pickle.load(file, encoding="latin1")  # noqa: S301  (written above)

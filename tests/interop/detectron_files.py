@@ -1,4 +1,4 @@
-"""Detectron's 87 files, made from the table of their settings (tests/facts): the tests' own reading, apart from Boxwood's."""
+"""Detectron's 87 files, generated from the table of their settings (tests/facts), independently of Boxwood's code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HOST = "https://dl.fbaipublicfiles.com/detectron"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     config: str
-    body: str
+    backbone: str
     stride: str
     kind: str
     classes: int
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def fpn(self) -> bool:
-        return "conv5" in self.body
+        return "conv5" in self.backbone
 
     @property
     def shorts(self) -> tuple[int, ...]:
@@ -54,14 +54,14 @@ def thousands(text: str) -> int:
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """All 87."""
+    """All 87 rows."""
     _, *lines = (FACTS / "detectron" / "configs.tsv").read_text(encoding="utf-8").splitlines()
-    found = []
+    table = []
     for line in lines:
-        config, body, stride, kind, classes, gpus, per_gpu, lr, steps, *rest = line.split("\t")
+        config, backbone, stride, kind, classes, gpus, per_gpu, lr, steps, *rest = line.split("\t")
         numbers = (int(classes), int(gpus), int(per_gpu), float(lr))
-        found.append(Row(config, body, stride, kind, *numbers, tuple(map(thousands, steps.split("/"))), *rest))
-    return tuple(found)
+        table.append(Row(config, backbone, stride, kind, *numbers, tuple(map(thousands, steps.split("/"))), *rest))
+    return tuple(table)
 
 
 @cache
@@ -72,20 +72,20 @@ def published() -> tuple[dict[str, Any], ...]:
 
 @cache
 def proposal_addresses() -> dict[tuple[str, str], str]:
-    """By the model's number and the data set."""
+    """(id of the model, data set) -> address of its proposals."""
     return {
         (str(row["model_id"]), name): address for row in published() for name, address in row["urls"].get("proposals", {}).items()
     }
 
 
 def tree(row: Row) -> dict[str, dict[str, Any]]:
-    """What the file of a row holds, by Detectron's keys, with the values that stand in the text."""
+    """The contents of a row's file, by Detectron's keys, with values as in the file."""
     persons = row.classes == 2
     prefix = "keypoints_coco_2014" if persons else "coco_2014"
     sets = (f"{prefix}_train", f"{prefix}_valminusminival")
-    found = re.fullmatch(r"ResNet(\d+)_conv(\d)(?: (\d+)x(\d+)d)?( GN)?", row.body)
-    assert found is not None
-    depth, conv, groups, width, gn = found.groups()
+    match = re.fullmatch(r"ResNet(\d+)_conv(\d)(?: (\d+)x(\d+)d)?( GN)?", row.backbone)
+    assert match is not None
+    depth, conv, groups, width, gn = match.groups()
     keys: dict[str, dict[str, Any]] = {
         "MODEL": {
             "TYPE": "generalized_rcnn",
@@ -167,7 +167,7 @@ def add_second_stage(keys: dict[str, dict[str, Any]], row: Row, gn: bool) -> Non
     keys["TRAIN"]["BATCH_SIZE_PER_IM"] = 512
     keys["FAST_RCNN"] = {"ROI_XFORM_METHOD": "RoIAlign"}
     if row.fpn:
-        # The old name stands in some of the files.
+        # Some of the files have the old name.
         head = "fast_rcnn_heads.add_roi_Xconv1fc_gn_head" if gn else "fast_rcnn_heads.add_roi_2mlp_head"
         head = "head_builder.add_roi_2mlp_head" if "mask_rcnn_X" in row.config and not gn else head
         keys["FAST_RCNN"] |= {"ROI_BOX_HEAD": head, "ROI_XFORM_RESOLUTION": 7, "ROI_XFORM_SAMPLING_RATIO": 2}
@@ -229,7 +229,7 @@ def add_augmentation(keys: dict[str, dict[str, Any]], row: Row) -> None:
 
 
 def text(row: Row) -> str:
-    """The file."""
+    """The text of the file of a row."""
     lines = []
 
     def write(keys: dict[str, Any], indent: str) -> None:

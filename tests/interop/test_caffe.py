@@ -1,4 +1,4 @@
-"""Caffe's networks, as bytes that the test writes by the protocol's own rules, become Detectron's blobs and then our bodies."""
+"""Caffe's networks, encoded by the test itself, become Detectron's blobs and then our backbones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from boxwood.errors import UserError
 from boxwood.interop.caffe import read_caffemodel
 from boxwood.interop.weights import import_weights
 from boxwood.recipes import resolve
-from tests.interop.detectron_blobs import body
+from tests.interop.detectron_blobs import backbone
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -64,7 +64,7 @@ def values(*shape: int) -> Array:
 
 
 def test_a_norm_and_its_scale_are_folded(tmp_path: Path) -> None:
-    """y = (conv + bias - mean / f) / sqrt(variance / f + eps) * gain + shift, with f the weight of the sums."""
+    """y = (conv + bias - mean / f) / sqrt(variance / f + eps) * gain + shift, with f the third array of the norm."""
     mean, variance, gain, shift, bias = np.float32([[2, -4], [8, 18], [3, 5], [0.5, 0.25], [1, 2]])
     content = text(1, b"net")
     content += layer("data", "Input", [])
@@ -83,7 +83,7 @@ def test_a_norm_and_its_scale_are_folded(tmp_path: Path) -> None:
 
 def test_a_resnet(tmp_path: Path) -> None:
     """Every blob of ResNet-50 from Caffe's layers, as its authors named them."""
-    content, shapes = b"", body()
+    content, shapes = b"", backbone()
     for name, shape in shapes.items():
         if not name.endswith("_w"):
             continue
@@ -101,13 +101,15 @@ def test_a_resnet(tmp_path: Path) -> None:
     config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x")
     imported = import_weights(tmp_path / "ResNet-50-model.caffemodel", "caffe", config)
     assert {*imported.report.loaded.values(), *imported.report.reordered.values()} == shapes.keys()
-    assert imported.report.unused == ["fc1000_b", "fc1000_w"] and not any(n.startswith("backbone.") for n in imported.report.anew)
+    assert imported.report.unused == ["fc1000_b", "fc1000_w"] and not any(
+        n.startswith("backbone.") for n in imported.report.initialised
+    )
     stem = imported.saved.state["backbone.conv1.conv.weight"]
     assert torch.equal(stem, torch.from_numpy(values(64, 3, 7, 7)).flip(1))
 
 
 def test_a_network_of_the_old_format(tmp_path: Path) -> None:
-    """VGG's: four sides for every array, types as numbers."""
+    """VGG's format: four sides for every array, types as numbers."""
     content = old_layer("conv1_1", 4, [values(2, 3, 3, 3), values(2)]) + old_layer("relu1_1", 18, [])
     content += old_layer("fc6", 14, [values(5, 7), values(5)])
     (tmp_path / "vgg.caffemodel").write_bytes(content)
@@ -119,20 +121,20 @@ def test_a_network_of_the_old_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (layer("conv1", "Convolution", [values(2, 3, 1, 1)])[:-3], "cut short"),
         (b"", "no convolutions"),
         (b"hello world", "no network of Caffe"),
-        (layer("bn_conv1", "BatchNorm", [values(2), values(2) ** 2, np.float32([1])]), "do not come together"),
+        (layer("bn_conv1", "BatchNorm", [values(2), values(2) ** 2, np.float32([1])]), "do not both exist"),
         (text(100, text(1, b"conv1") + text(2, b"Convolution") + text(7, text(7, text(1, b"\x05")))), "do not fill the shape"),
         (None, "cannot be read"),
     ],
 )
-def test_a_wrong_file_is_one_line(content: bytes | None, told: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "net.caffemodel"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_caffemodel(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)

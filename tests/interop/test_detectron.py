@@ -1,4 +1,4 @@
-"""Detectron's files: every tensor accounted for, in our order, and the same numbers come out."""
+"""Detectron's files: every tensor is accounted for and in our order, and the network computes the same."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from boxwood.models.inference_config import TestConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.zoo.table import entries
-from tests.interop.detectron_blobs import NETWORKS, body, convolution, network, parts_of, random_blobs, read_back, write
+from tests.interop.detectron_blobs import NETWORKS, backbone, convolution, network, parts_of, random_blobs, read_back, write
 
 PERSON = Categories((1,), ("person",), KeypointFacts(tuple(f"k{i}" for i in range(17)), tuple(range(17))))
 COCO = Categories(tuple(range(1, 81)), tuple(f"c{i}" for i in range(80)))
 
 
 def every_network() -> dict[str, dict[str, Any]]:
-    """Each network of the model zoo once, by the first model that is one, after those whose blobs were counted."""
-    found = {name: parts_of(name) for name in NETWORKS}
+    """Each different network of the model zoo once, as name -> arguments of `network`; first those with known numbers of blobs."""
+    networks = {name: parts_of(name) for name in NETWORKS}
     for entry in entries():
         if entry.source == "detectron" and entry.task != "imagenet":
             name = entry.name.removeprefix("detectron/")
             parts = parts_of(name)
-            if parts not in found.values():
-                found[name] = parts
-    return found
+            if parts not in networks.values():
+                networks[name] = parts
+    return networks
 
 
 def built(config: ModelConfig, classes: int) -> Any:
@@ -47,9 +47,9 @@ def built(config: ModelConfig, classes: int) -> Any:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_blobs_are_detectrons(name: str) -> None:
-    """As many blobs and numbers as Detectron's own builder made."""
-    what, count, numbers = NETWORKS[name]
-    shapes = network(**what)
+    """As many blobs and values as Detectron's builder makes."""
+    parts, count, numbers = NETWORKS[name]
+    shapes = network(**parts)
     assert shapes == network(**parts_of(name))
     assert (len(shapes), sum(map(math.prod, shapes.values()))) == (count, numbers)
 
@@ -58,8 +58,8 @@ def test_the_blobs_are_detectrons(name: str) -> None:
     "name", [pytest.param(name, marks=() if name == "e2e_mask_rcnn_R-50-FPN_1x" else pytest.mark.slow) for name in every_network()]
 )
 def test_every_tensor_is_accounted_for(name: str, tmp_path: Path) -> None:
-    what = every_network()[name]
-    blobs = random_blobs(network(**what))
+    parts = every_network()[name]
+    blobs = random_blobs(network(**parts))
     shapes = [array.shape for array in blobs.values()]
     extra = {
         "fc1000_w": np.zeros((10, 4), np.float32),
@@ -70,15 +70,17 @@ def test_every_tensor_is_accounted_for(name: str, tmp_path: Path) -> None:
     write(file, blobs | extra)
     del blobs
     config = resolve(f"detectron/{name}").model
-    model = built(config, what.get("classes", 81))
+    model = built(config, parts.get("classes", 81))
     state, report = convert(read_detectron(file).blobs, model, config, str(file))
     written = read_back(file)["blobs"]
 
     fixed = {"kps_score_w", "kps_score_b"} & written.keys()
     assert set(report.unused) == extra.keys() | fixed
     assert {*report.loaded.values(), *report.reordered.values(), *report.unused} == written.keys()
-    assert {*report.loaded, *report.reordered, *report.constant, *report.anew} == state.keys()
-    assert all(n.startswith("backbone.layer4.") for n in report.anew) and bool(report.anew) == (what["kind"] == "rpn_c4")
+    assert {*report.loaded, *report.reordered, *report.constant, *report.initialised} == state.keys()
+    assert all(n.startswith("backbone.layer4.") for n in report.initialised) and bool(report.initialised) == (
+        parts["kind"] == "rpn_c4"
+    )
     assert all(n.endswith(("running_mean", "running_var")) for n in report.constant)
     for ours, theirs in report.loaded.items():
         assert torch.equal(state[ours], torch.from_numpy(written[theirs])), ours
@@ -112,7 +114,7 @@ def test_background_is_put_last() -> None:
     assert np.array_equal(state["backbone.conv1.conv.weight"][:, 0], blobs["conv1_w"][:, 2])
 
 
-def test_anchors_of_retinanet_stand_ratio_by_ratio() -> None:
+def test_anchors_of_retinanet_are_reordered() -> None:
     """Channel (octave, ratio, class) becomes (ratio, octave, class)."""
     blobs = random_blobs(network(kind="retinanet"))
     blobs["retnet_cls_pred_fpn3_b"] = np.arange(720, dtype=np.float32)
@@ -128,22 +130,22 @@ def test_anchors_of_retinanet_stand_ratio_by_ratio() -> None:
             assert deltas[ratio, octave].tolist() == list(range(anchor * 4, anchor * 4 + 4))
 
 
-def test_a_body_of_imagenet() -> None:
-    """A flat file of a body: the heads stay as the model made them."""
-    shapes = body(50)
+def test_an_imagenet_backbone() -> None:
+    """A file of a backbone's blobs alone: the heads keep the model's values."""
+    shapes = backbone(50)
     convolution(shapes, "fc1000", 1000, 2048)
     config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x").model
     model = without_pretrained(config).build(COCO, TestConfig())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state, report = convert(random_blobs(shapes), model, config, "R-50.pkl")
-    assert all(not name.startswith("backbone.") for name in report.anew) and "rpn.objectness.weight" in report.anew
-    assert all(torch.equal(state[name], before[name]) for name in report.anew)
+    assert all(not name.startswith("backbone.") for name in report.initialised) and "rpn.objectness.weight" in report.initialised
+    assert all(torch.equal(state[name], before[name]) for name in report.initialised)
     assert not torch.equal(state["backbone.layer3.0.conv1.conv.weight"], before["backbone.layer3.0.conv1.conv.weight"])
     assert report.unused == ["fc1000_b", "fc1000_w"]
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "depth"])
-def test_what_does_not_fit_is_named(change: str) -> None:
+def test_tensors_that_do_not_fit_are_named(change: str) -> None:
     blobs = random_blobs(network(depth=101 if change == "depth" else 50))
     if change == "missing":
         del blobs["fc7_w"], blobs["rpn_bbox_pred_fpn2_b"]
@@ -161,7 +163,7 @@ def test_what_does_not_fit_is_named(change: str) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_mask_heads_on_c4(shared: bool) -> None:
-    """v0upshare reads the box head's res5; v0up has its own, which begins as that one where the file does not have it."""
+    """v0upshare reads the box head's res5; v0up has another res5, which copies that one where the file lacks values."""
     config = RCNNConfig(
         backbone=ResNetConfig(last_stage="tail", stride_in="1x1", weights=None),
         fpn=None,
@@ -171,19 +173,19 @@ def test_mask_heads_on_c4(shared: bool) -> None:
     )
     blobs = random_blobs(network(kind="c4", masks=True))
     blobs = {name: value for name, value in blobs.items() if "rpn" not in name}
-    own = "_[mask]_res5_1_branch2b_w"
+    tail_weight = "_[mask]_res5_1_branch2b_w"
     if not shared:
-        blobs[own] = random_blobs({own: blobs["res5_1_branch2b_w"].shape}, seed=5)[own]
+        blobs[tail_weight] = random_blobs({tail_weight: blobs["res5_1_branch2b_w"].shape}, seed=5)[tail_weight]
     state, report = convert(blobs, built(config, 81), config, "x")
     assert any(name.startswith("mask_tail.") for name in state) != shared and not report.unused
     if not shared:
-        assert torch.equal(state["mask_tail.1.conv2.conv.weight"], torch.from_numpy(blobs[own]))
+        assert torch.equal(state["mask_tail.1.conv2.conv.weight"], torch.from_numpy(blobs[tail_weight]))
         assert torch.equal(state["mask_tail.0.conv1.conv.weight"], torch.from_numpy(blobs["res5_0_branch2a_w"]))
 
 
 def test_rfcn() -> None:
-    """Score maps of 3 x 3 cells a class: those of background go last, its boxes go."""
-    shapes = body(50)
+    """3 x 3 score maps per class: those of background become the last, and its box maps are dropped."""
+    shapes = backbone(50)
     convolution(shapes, "conv_dim_reduce", 1024, 2048, 1, 1)
     convolution(shapes, "conv_cls", 729, 1024, 1, 1)
     convolution(shapes, "conv_bbox_pred", 2916, 1024, 1, 1)
@@ -225,16 +227,16 @@ def test_vgg(config: Any, numbers: tuple[int, int]) -> None:
     state, report = convert(blobs, built(rcnn, 21), rcnn, "x")
     assert (
         not report.unused
-        and not report.anew
+        and not report.initialised
         and set(report.reordered.values()) >= {"conv1_w" if medium else "conv1_1_w", "cls_score_w"}
     )
     name = "backbone.conv1.weight" if medium else "backbone.conv1.0.weight"
     assert np.array_equal(state[name][:, 2], blobs["conv1_w" if medium else "conv1_1_w"][:, 0])
 
 
-def test_the_body_computes_what_detectron_did() -> None:
-    """Stem and first block in plain operations on BGR, from the blobs, against ours on RGB."""
-    blobs = random_blobs(body(50))
+def test_the_backbone_computes_the_same_as_detectron() -> None:
+    """Stem and first block: plain operations with the blobs on BGR against our backbone on RGB."""
+    blobs = random_blobs(backbone(50))
     blobs = {name: value * 0.05 if name.endswith("_w") else value for name, value in blobs.items()}
     shapes = network()
     blobs |= {name: np.zeros(shapes[name], np.float32) for name in shapes.keys() - blobs.keys()}

@@ -1,4 +1,4 @@
-"""Files of Detectron's: what is carried over, what is refused, and that nothing is dropped without a word."""
+"""Import of Detectron's configuration files: keys are carried over, refused or noted, and none is dropped silently."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 def convert(text: str, *pairs: str, **options: Any) -> Converted:
-    """A file's text with KEY VALUE over it."""
+    """Convert the text of a file, with KEY VALUE pairs merged into it."""
     tree = copy.deepcopy(parsed(text))
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         *groups, last = key.split(".")
@@ -194,14 +194,14 @@ def test_files_written_by_hand_become_the_recipes(name: str) -> None:
     assert differences(convert(BY_HAND[name]).config, resolve(name)) == []
 
 
-def test_the_keys_are_all_there() -> None:
+def test_all_keys_are_listed() -> None:
     assert len(KEYS) == 229
     assert not set(KEYS) & {*DEPRECATED, *RENAMED} and set(RENAMED.values()) <= set(KEYS)
     assert all(entry.default in entry.honoured or len(entry.honoured) for entry in KEYS.values() if entry.fate == "same")
 
 
 def other(key: str) -> str:
-    """Another value of the right type."""
+    """A value of the right type other than the default."""
     default, items = KEYS[key].default, KEYS[key].items
     if key == "PIXEL_MEANS":
         return "[[[1.0, 2.0, 3.0]]]"
@@ -224,8 +224,8 @@ def given(text: str, key: str) -> Any:
 
 @pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("group", sorted({key.partition(".")[0] for key in KEYS}))
-def test_no_key_is_dropped_without_a_word(name: str, group: str) -> None:
-    """Another value of any key makes another configuration, or an error, or a note that names the key."""
+def test_no_key_is_dropped_silently(name: str, group: str) -> None:
+    """Changing any key changes the configuration, or is an error, or adds a note that names the key."""
     text = BY_HAND[name]
     before = convert(text)
     for key in KEYS:
@@ -234,8 +234,8 @@ def test_no_key_is_dropped_without_a_word(name: str, group: str) -> None:
                 after = convert(text, key, other(key))
             except ConfigError:
                 continue
-            said = any(note.key == key for note in after.notes)
-            assert said or differences(before.config, after.config), f"{key} = {other(key)}"
+            noted = any(note.key == key for note in after.notes)
+            assert noted or differences(before.config, after.config), f"{key} = {other(key)}"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_single_keys(text: str, key: str, value: str, wanted: tuple[str, Any, An
 
 
 def test_other_networks() -> None:
-    """Those that Detectron could build, without a file among the 87."""
+    """Networks that Detectron could build, but that none of the 87 files describes."""
     vgg = convert(C4, "MODEL.TYPE", "VGG16_faster_rcnn", "FAST_RCNN.ROI_BOX_HEAD", "", "MODEL.CONV_BODY", "").config.model
     assert vgg.title == "Faster R-CNN, VGG16"
     small = convert(
@@ -343,14 +343,14 @@ def test_old_names_are_read_and_noted() -> None:
     assert "stands" not in str(converted.notes) and "keep one" in problems(MASK, "TEST.DATASET", "coco_2014_val")[0]
 
 
-def test_all_that_cannot_be_honoured_is_listed_at_once() -> None:
-    found = problems(
+def test_all_problems_are_listed_at_once() -> None:
+    all_problems = problems(
         MASK,
         *("TEST.BBOX_REG", "False", "MRCNN.UPSAMPLE_RATIO", "2", "MODEL.TIPE", "x", "SOLVER.MAX_ITER", "many"),
         *("SOLVER.GAMMA", "-1", "TRAIN.SCALES", "(800, 'x')", "TEST.NMS", "[1]", "FPN", "on"),
     )
-    assert len(found) >= 7
-    said = "\n".join(found)
+    assert len(all_problems) >= 7
+    message = "\n".join(all_problems)
     for part in (
         "TEST.BBOX_REG = False cannot be honoured: boxes are always regressed",
         "MRCNN.UPSAMPLE_RATIO = 2 cannot be honoured",
@@ -361,7 +361,7 @@ def test_all_that_cannot_be_honoured_is_listed_at_once() -> None:
         "FPN should be a mapping of keys to values, got 'on'",
         "'gamma' should be greater than 0, got -1.0",
     ):
-        assert part in said, found
+        assert part in message, all_problems
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_all_that_cannot_be_honoured_is_listed_at_once() -> None:
         ("RETINANET.RETINANET_ON", "True"),
     ],
 )
-def test_a_network_is_never_made_up(key: str, value: str) -> None:
+def test_keys_that_define_the_network_cannot_be_left_out(key: str, value: str) -> None:
     for options in ({}, {"strict": False}):
         assert (
             f"{key} = {value if key.endswith('ON') else repr(value)} cannot be honoured, nor left out"
@@ -405,13 +405,13 @@ def test_leaving_out() -> None:
     assert converted.config == resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x")
     assert sorted(note.key for note in converted.notes if note.what == "left out") == sorted(pairs[::2])
     assert convert(MASK, *pairs, strict=False).config.test.tta is not None
-    # A beginning ends at a dot, and is the beginning of something.
+    # The name of a group ends at a dot, and the group must exist.
     assert "TEST.BBOX" in problems(MASK, *pairs, leave_out=["TEST.BBOX"])[0]
     without = convert(MASK, "TRAIN.DATASETS", "('mine',)", leave_out=["TRAIN.DATASETS"])
     assert without.config == resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x")
 
 
-def test_what_is_done_at_test_time() -> None:
+def test_test_time_options() -> None:
     pairs = ("TEST.SOFT_NMS.ENABLED", "True", "TEST.SOFT_NMS.METHOD", "gaussian", "TEST.SOFT_NMS.SIGMA", "0.7")
     pairs += (
         "TEST.BBOX_VOTE.ENABLED",
@@ -432,8 +432,8 @@ def test_what_is_done_at_test_time() -> None:
     assert test.tta.boxes == BoxViewsConfig(scales=(400, 1200), areas=(2500.0, 32400.0))
     assert test.tta.masks == MaskViewsConfig(ratios=(0.8, 1.25), combine="logit_avg")
     averaged = problems(MASK, "TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.COORD_HEUR", "AVG")
-    assert "unites its boxes" in averaged[0]
-    assert "it is one of SOFT_AVG" in problems(MASK, "TEST.MASK_AUG.ENABLED", "True", "TEST.MASK_AUG.HEUR", "MEAN")[0]
+    assert "takes the union of its boxes" in averaged[0]
+    assert "it must be one of SOFT_AVG" in problems(MASK, "TEST.MASK_AUG.ENABLED", "True", "TEST.MASK_AUG.HEUR", "MEAN")[0]
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_what_is_done_at_test_time() -> None:
         "x" * 200_000,
     ],
 )
-def test_what_is_no_plain_file_is_refused(tmp_path: Path, text: str) -> None:
+def test_files_other_than_plain_yaml_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "old.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"old\.yaml"):
@@ -460,12 +460,12 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path, text: str) -> None:
     "value", ["(" * 5000, "[" * 300, "-" * 5000 + "1", "9" * 5000, "__import__('os').system('x')", "1e999", "\\d"]
 )
 def test_values_are_never_run(value: str) -> None:
-    """As a number they are none; as a text they are what they are."""
+    """Where a number is expected they are refused; where a text is, they are kept as text."""
     assert "should be a whole number" in problems(MASK, "SOLVER.MAX_ITER", value)[0]
     assert convert(MASK, "OUTPUT_DIR", value).config == convert(MASK).config
 
 
-def test_a_comment_stays_one(tmp_path: Path) -> None:
+def test_values_cannot_end_a_comment(tmp_path: Path) -> None:
     path = tmp_path / "old.yaml"
     address = f"{HOST}/1/a/x\\nmodel: 3\\u2028y.yaml.z/output/test/coco_2014_minival/a/rpn_proposals.pkl"
     path.write_text(MASK + f'OUTPUT_EXTRA: "{address}"\nVIS: true\n')
@@ -487,7 +487,7 @@ def coded(*numbers: float) -> str:
 
 
 def dumped(text: str, module: str = "detectron.utils.collections") -> str:
-    """The text of a file as Detectron's own dump of it would be."""
+    """The text of a file, in the form that Detectron dumps."""
     tree, _ = safe_yaml.parse_mapping(text, "")
 
     def write(value: Any, indent: str) -> str:
@@ -516,13 +516,13 @@ def test_an_embedded_configuration(module: str) -> None:
     assert type(tree) is dict and type(tree["MODEL"]) is dict and type(tree["BBOX_XFORM_CLIP"]) is float
     assert from_detectron(tree).config == resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x")
     old = from_embedded(text).config.model
-    assert old.rois.box_weights == (1, 1, 1, 1)  # type: ignore[attr-defined]  # of RCNNConfig
+    assert old.rois.box_weights == (1, 1, 1, 1)  # type: ignore[attr-defined]  # an RCNNConfig
     assert from_embedded(text.replace("MASK_ON: True", "MASK_ON: True\n      UNHEARD_OF: 3")).config.model == old
 
 
 @pytest.mark.parametrize("module", ["detectron.utils.collections", "utils.collections"])
-def test_what_pyyaml_itself_dumps(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All 229 keys in objects of a class as Detectron's was, with numbers and an array of numpy's."""
+def test_a_configuration_dumped_by_pyyaml(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 229 keys in objects of a class like Detectron's, with numpy numbers and a numpy array."""
     AttrDict = type("AttrDict", (dict,), {"__module__": module})
     for name in ("detectron", "detectron.utils", "utils", module):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -559,7 +559,7 @@ def test_what_pyyaml_itself_dumps(module: str, monkeypatch: pytest.MonkeyPatch) 
         (f"a: {NUMPY}.scalar [{F8}, !!binary '###']", "is damaged"),
         (f"a: {NUMPY}.scalar [{F8}, {coded(1, 2)}]", "is damaged"),
         (f"a: {NUMPY}._reconstruct {{args: [!!python/name:numpy.ndarray '', 1, b]}}", "is damaged"),
-        ("a: !!python/name:numpy.ndarray ''", "has a type of numpy's where a value should be"),
+        ("a: !!python/name:numpy.ndarray ''", "has a numpy type where a value should be"),
         (
             "a: &a [&b [x, x, x, x], *b, *b, *b]\n"
             + "".join(f"b{i}: &c{i} [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n" for i in range(900)),

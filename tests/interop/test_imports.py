@@ -1,4 +1,4 @@
-"""Whole files of other programs: read, accounted for, written as ours, and refused where they are not what they should be."""
+"""Import of whole files of other programs, and refusal of damaged and malicious ones."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.interop.detectron_blobs import network, random_blobs, write
 def d2_names(
     shapes: dict[str, tuple[int, ...]], depth: int = 50, c4: bool = False, classes: int = 81
 ) -> dict[str, tuple[int, ...]]:
-    """The tensors of detectron2's network of the same parts as a network of Detectron, from its blobs; rows 0 are gone."""
-    body = "backbone." if c4 else "backbone.bottom_up."
+    """Names and shapes of detectron2's tensors for Detectron's blobs of the same network, without the outputs of background."""
+    backbone = "backbone." if c4 else "backbone.bottom_up."
     fixed = {
         "fc6": "roi_heads.box_head.fc1", "fc7": "roi_heads.box_head.fc2", "cls_score": "roi_heads.box_predictor.cls_score",
         "bbox_pred": "roi_heads.box_predictor.bbox_pred", "conv5_mask": "roi_heads.mask_head.deconv",
@@ -41,7 +41,7 @@ def d2_names(
     rpn = {"conv_rpn": "conv", "rpn_cls_logits": "objectness_logits", "rpn_bbox_pred": "anchor_deltas"}
     fixed |= {f"{blob}{level}": f"proposal_generator.rpn_head.{name}" for blob, name in rpn.items() for level in ("", "_fpn2")}
     rules = [
-        (r"(?:res_)?conv1", f"{body}stem.conv1"),
+        (r"(?:res_)?conv1", f"{backbone}stem.conv1"),
         (r"fpn_inner_res(\d)_\d+_sum(?:_lateral)?", r"backbone.fpn_lateral\1"),
         (r"fpn_res(\d)_\d+_sum", r"backbone.fpn_output\1"),
         (r"head_conv(\d)", r"roi_heads.box_head.conv\1"),
@@ -55,7 +55,7 @@ def d2_names(
             continue
         if match := re.fullmatch(r"res(\d)_(\d+)_branch(2[abc]|1)", base):
             part = "shortcut" if match[3] == "1" else f"conv{'abc'.index(match[3][1]) + 1}"
-            name = f"{'roi_heads.' if c4 and match[1] == '5' else body}res{match[1]}.{match[2]}.{part}"
+            name = f"{'roi_heads.' if c4 and match[1] == '5' else backbone}res{match[1]}.{match[2]}.{part}"
         elif match := re.fullmatch(r"retnet_(cls|bbox)_conv_n(\d)_fpn3", base):
             name = f"head.{match[1]}_subnet.{2 * int(match[2])}"
         else:
@@ -88,8 +88,8 @@ D2 = {
 
 @pytest.mark.parametrize("recipe", [pytest.param(name, marks=() if "mask" in name else pytest.mark.slow) for name in D2])
 def test_detectron2(recipe: str, tmp_path: Path) -> None:
-    what: dict[str, Any] = D2[recipe]
-    names = d2_names(network(**what), what.get("depth", 50), "c4" in what.get("kind", ""), what.get("classes", 81))
+    parts: dict[str, Any] = D2[recipe]
+    names = d2_names(network(**parts), parts.get("depth", 50), "c4" in parts.get("kind", ""), parts.get("classes", 81))
     arrays = random_blobs(names)
     extra = {"proposal_generator.anchor_generator.cell_anchors.0": np.zeros((3, 4), np.float32)}
     file = tmp_path / "model_final.pkl"
@@ -98,7 +98,7 @@ def test_detectron2(recipe: str, tmp_path: Path) -> None:
     imported = import_weights(file, "detectron2", resolve(recipe))
     report, saved = imported.report, imported.saved
     assert {*report.loaded.values(), *report.reordered.values()} == arrays.keys() and report.unused == list(extra)
-    assert {*report.loaded, *report.reordered, *report.constant, *report.anew} == saved.state.keys() and not report.constant
+    assert {*report.loaded, *report.reordered, *report.constant, *report.initialised} == saved.state.keys() and not report.constant
     assert not any(value.is_meta for value in saved.state.values())
     for ours, theirs in report.loaded.items():
         assert torch.equal(saved.state[ours], torch.from_numpy(arrays[theirs])), ours
@@ -106,7 +106,7 @@ def test_detectron2(recipe: str, tmp_path: Path) -> None:
         "backbone.bottom_up.stem.conv1.weight" if "backbone.bottom_up.stem.conv1.weight" in arrays else "backbone.stem.conv1.weight"
     )
     assert torch.equal(saved.state["backbone.conv1.conv.weight"], torch.from_numpy(arrays[stem]).flip(1))
-    of_anchors = {"c4": 4, "retinanet": 4, "rpn_c4": 4}.get(what.get("kind", ""), 0)
+    of_anchors = {"c4": 4, "retinanet": 4, "rpn_c4": 4}.get(parts.get("kind", ""), 0)
     assert len(report.reordered) == 1 + of_anchors
     model: Any = saved.config.model
     assert model.backbone.stride_in == ("3x3" if "x101" in recipe or "gn" in recipe else "1x1")
@@ -116,7 +116,7 @@ def test_detectron2(recipe: str, tmp_path: Path) -> None:
     assert len(saved.categories) == (1 if "keypoint" in recipe else 80)
 
 
-def test_anchors_of_detectron2_stand_ratio_by_ratio(tmp_path: Path) -> None:
+def test_anchors_of_detectron2_are_reordered(tmp_path: Path) -> None:
     """RPN on C4: channel (size, ratio) becomes (ratio, size)."""
     arrays = random_blobs(d2_names(network(kind="rpn_c4"), c4=True))
     arrays["proposal_generator.rpn_head.objectness_logits.bias"] = np.arange(15, dtype=np.float32)
@@ -127,7 +127,7 @@ def test_anchors_of_detectron2_stand_ratio_by_ratio(tmp_path: Path) -> None:
     assert state["rpn.deltas.bias"].view(3, 5, 4)[1, 2].tolist() == [28, 29, 30, 31]
 
 
-def test_what_detectron2_has_and_we_do_not(tmp_path: Path) -> None:
+def test_unsupported_networks_of_detectron2_are_refused(tmp_path: Path) -> None:
     arrays = random_blobs(d2_names(network()))
     arrays["roi_heads.box_head.0.fc1.weight"] = np.zeros((4, 4), np.float32)
     torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, tmp_path / "cascade.pth")
@@ -162,7 +162,7 @@ def test_torchvision(name: str, classes: int, tmp_path: Path) -> None:
     torch.save(theirs, file)
     imported = import_weights(file, "torchvision")
     saved, report = imported.saved, imported.report
-    assert {*report.loaded, *report.reordered} == saved.state.keys() and not report.anew
+    assert {*report.loaded, *report.reordered} == saved.state.keys() and not report.initialised
     assert {*report.loaded.values(), *report.reordered.values(), *report.unused} == theirs.keys()
     assert all(key.endswith("num_batches_tracked") for key in report.unused)
     assert len(saved.categories) == (1 if classes == 2 else 80)
@@ -178,7 +178,7 @@ def test_torchvision(name: str, classes: int, tmp_path: Path) -> None:
         assert torch.equal(saved.state["box_deltas.weight"].view(80, 4, -1), deltas[list(COCO.ids)])
     scale = theirs["backbone.body.bn1.weight"] * theirs["backbone.body.bn1.running_var"].rsqrt()
     norm = model.backbone.conv1.norm
-    if "_v2" not in name:  # published with nothing added to the variance
+    if "_v2" not in name:  # published without an epsilon in the variance
         torch.testing.assert_close(norm.weight * (norm.running_var + 1e-5).rsqrt(), scale, rtol=1e-6, atol=0)
 
 
@@ -225,7 +225,7 @@ def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "missing", "empty", "no tensors"])
-def test_damage_is_one_line(damage: str, tmp_path: Path) -> None:
+def test_error_of_a_damaged_file_is_one_line(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "model.pth"
     buffer = io.BytesIO()
     torch.save({"weight": torch.zeros(1000)}, buffer)

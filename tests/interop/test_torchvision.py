@@ -1,4 +1,4 @@
-"""torchvision's tensors under our names: every one has its place, and background is where we have it."""
+"""torchvision's tensors under our names: all are used, and background is last."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = Categories(tuple(range(1, 5)), tuple(f"class{i}" for i in range(1, 5))
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_every_tensor_has_its_place(masks: bool) -> None:
+def test_every_tensor_is_renamed(masks: bool) -> None:
     build: Any = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
     with torch.device("meta"):
         theirs = build(weights=None, weights_backbone=None, num_classes=5).state_dict()
@@ -38,6 +38,6 @@ def test_background_is_the_last_logit_and_has_no_boxes_and_no_masks() -> None:
     assert ours == {"class_logits.bias": [1, 2, 0], "box_deltas.bias": [1] * 4 + [2] * 4, "mask_logits.bias": [1, 2]}
 
 
-def test_a_strange_tensor_is_named() -> None:
+def test_an_unknown_tensor_is_named() -> None:
     with pytest.raises(ValueError, match=r"roi_heads\.relation_head\.0\.weight"):
         rcnn_state({"roi_heads.relation_head.0.weight": torch.zeros(1)})

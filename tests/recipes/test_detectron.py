@@ -1,4 +1,4 @@
-"""Detectron's 87 configurations: each as its file says, and none that cannot be found."""
+"""Detectron's 87 configurations: each has the settings of its file and can be found by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_there_are_87() -> None:
 
 
 @EVERY_ROW
-def test_its_file_becomes_the_recipe(row: Row) -> None:
+def test_the_imported_file_equals_the_recipe(row: Row) -> None:
     tree, _ = safe_yaml.parse_mapping(detectron_files.text(row), "old.yaml")
     converted = from_detectron(tree)
     assert differences(converted.config, resolve(row.name)) == []
@@ -41,7 +41,7 @@ def test_its_file_becomes_the_recipe(row: Row) -> None:
 
 
 @EVERY_ROW
-def test_it_has_the_settings_of_the_table(row: Row) -> None:
+def test_settings_are_those_of_the_table(row: Row) -> None:
     config: Any = resolve(row.name)
     model, train, test = config.model, config.data.train, config.data.val
     assert config.train.batch_size == row.gpus * row.per_gpu == config.optim.reference_batch_size
@@ -57,10 +57,10 @@ def test_it_has_the_settings_of_the_table(row: Row) -> None:
     assert model.size_divisor == (128 if row.kind == "RetinaNet" else 32 if row.fpn else 1)
     backbone = model.backbone
     assert isinstance(backbone, ResNetConfig)
-    assert backbone.stride_in == row.stride and f"ResNet{backbone.depth}_" in row.body
-    assert (backbone.norm == "gn") == ("GN" in row.body)
+    assert backbone.stride_in == row.stride and f"ResNet{backbone.depth}_" in row.backbone
+    assert (backbone.norm == "gn") == ("GN" in row.backbone)
     assert (backbone.groups, backbone.width_per_group) == (
-        (32, 8) if "32x8d" in row.body else (64, 4) if "64x4d" in row.body else (1, 64)
+        (32, 8) if "32x8d" in row.backbone else (64, 4) if "64x4d" in row.backbone else (1, 64)
     )
     assert backbone.frozen_stages == (0 if "scratch" in row.init else 2)
     assert config.test.nms_threshold == (0.3 if row.kind == "RPN_ONLY" else 0.5)
@@ -92,7 +92,7 @@ def test_round_trip_and_description(name: str) -> None:
     text = to_yaml(config)
     assert from_yaml(RunConfig, text) == config
     assert config.model.pixel_mean == (122.7717, 115.9465, 102.9801) and config.model.pixel_std == (1, 1, 1)
-    assert not config.data.train.transforms[0].antialias  # type: ignore[attr-defined]  # of a resize
+    assert not config.data.train.transforms[0].antialias  # type: ignore[attr-defined]  # a resize
     config.optim.lr = 123
     assert resolve(name).optim.lr != 123
     described = recipes.describe(name)
@@ -101,20 +101,20 @@ def test_round_trip_and_description(name: str) -> None:
     assert ("augmentation" in described) == detectron.BASELINES[name].augmented_test
 
 
-def test_the_published_numbers_are_the_zoos() -> None:
+def test_published_numbers_are_the_zoos() -> None:
     ours = {baseline.path: baseline.published for baseline in detectron.BASELINES.values()}
     seen = set()
     for row in detectron_files.published():
         path = row["config"].removesuffix(".yaml")
         numbers = tuple(row[key] for key in ("prop_ar", "box_ap", "mask_ap", "kp_ap") if row[key] is not None)
         if row["struck_out"] or row["augmented_test"]:
-            continue  # another setting, and with augmentation at test time
+            continue  # the recipes do not have these settings
         assert ours[path] == numbers, path
         seen.add(path)
     assert {path for path, published in ours.items() if published} == seen
 
 
-# Computed with Detectron's own code: update -> rate.
+# Computed with Detectron's code: step -> rate.
 GOLDEN = {
     "detectron/e2e_mask_rcnn_R-50-FPN_1x": {
         0: 0.0066666668,
@@ -164,13 +164,13 @@ def test_names_are_found() -> None:
         resolve("e2e_mask_rcnn_R-50-FPN_1x")
 
 
-def test_one_may_be_the_base_of_a_file(tmp_path: Any) -> None:
+def test_a_baseline_can_be_the_base_of_a_file(tmp_path: Any) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: detectron/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x\ntrain: {steps: 7}\n")
     assert resolve(str(path)).train.steps == 7
 
 
-def test_the_list_is_not_drowned(boxwood: Boxwood) -> None:
+def test_list_summarises_the_baselines(boxwood: Boxwood) -> None:
     listed = boxwood("config", "list").out
     assert len(listed.splitlines()) < 90 and "detectron/e2e_mask_rcnn_*" in listed
     some = boxwood("config", "list", "detectron/rpn_").out.splitlines()

@@ -1,4 +1,4 @@
-"""Recipes that bear a published model's name have its settings, and their docstrings its numbers and nobody else's."""
+"""Recipes named as a published model have its settings, and their docstrings its published numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from boxwood.models.backbones import ResNetConfig
 NAMES = [recipe.__name__ for recipe in recipes.RECIPES]
 JITTER = (640, 672, 704, 736, 768, 800)
 
-# Of Detectron's configs/, MODEL_ZOO.md and projects/GN: its name, images a step, learning rate, where it drops, steps, whether the
-# size varies, and the published AP of boxes, then masks or keypoints (AR at 1,000 of an RPN).
+# From Detectron's configs/, MODEL_ZOO.md and projects/GN: name, images per step, learning rate, its drops, steps, whether the
+# image size varies, and the published AP of boxes, then masks or keypoints (for an RPN the AR of 1,000 proposals).
 DETECTRON: dict[str, tuple[str, int, float, tuple[int, ...], int, bool, tuple[float, ...]]] = {
     "rpn_r50_fpn_1x": ("rpn_R-50-FPN_1x", 16, 0.02, (60_000, 80_000), 90_000, False, (57.2,)),
     "rpn_r101_fpn_1x": ("rpn_R-101-FPN_1x", 16, 0.02, (60_000, 80_000), 90_000, False, (58.2,)),
@@ -107,7 +107,7 @@ def test_detectrons_schedule_and_numbers(name: str) -> None:
     assert tuple(round(drop * steps) for drop in config.optim.schedule.drops) == drops
     assert config.data.train.transforms[0].short == (JITTER if jitter else (800,))
     assert config.data.val.transforms[0].short == (800,)
-    # Whatever is not said in the table is the same in all of Detectron's baselines.
+    # All other settings are the same in all of Detectron's baselines.
     base = recipes.faster_rcnn_r50_fpn_1x()
     changed = {key for key, _, _ in differences(base, config) if key.split(".")[0] in ("optim", "train", "test")}
     assert changed <= {
@@ -122,19 +122,19 @@ def test_detectrons_schedule_and_numbers(name: str) -> None:
     kinds = {"rpn": ("AR",), "mask": ("box AP", "mask AP"), "keypoint": ("box AP", "keypoint AP")}
     claims = zip(kinds.get(name.split("_")[0], ("box AP",)), numbers, strict=True)
     claim = " and ".join(f"{kind} {number:.1f}" for kind, number in claims)
-    assert re.search(rf"Detectron's own ``{re.escape(published)}`` published {claim}[ .,]", words(name)), words(name)
+    assert re.search(rf"Detectron's ``{re.escape(published)}`` published {claim}[ .,]", words(name)), words(name)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if re.search(r"_\d(_\d+)?x(_|$)|vgg|rfcn_r", name)])
-def test_the_name_says_the_body(name: str) -> None:
-    """r101, x101_64x4d, c4 and so on in a recipe's name are what is built, and what its docstring calls it."""
+def test_the_name_gives_the_backbone(name: str) -> None:
+    """r101, x101_64x4d, c4 and so on in a recipe's name match the built backbone and the docstring."""
     model: Any = getattr(recipes, name)().model
     assert model.title.partition(", ")[2].removesuffix("-dilated").removesuffix("-C5") in words(name)
-    if found := re.search(r"_(r|x)(\d+)(?:_(\d+)x(\d+)d)?_?(fpn|c4)?", name):
-        body, depth, groups, width, maps = found.groups()
+    if match := re.search(r"_(r|x)(\d+)(?:_(\d+)x(\d+)d)?_?(fpn|c4)?", name):
+        kind, depth, groups, width, maps = match.groups()
         assert isinstance(model.backbone, ResNetConfig)
         assert (model.backbone.depth, model.backbone.width) == (int(depth), 64)
-        assert (model.backbone.groups, model.backbone.width_per_group) == ((int(groups), int(width)) if body == "x" else (1, 64))
+        assert (model.backbone.groups, model.backbone.width_per_group) == ((int(groups), int(width)) if kind == "x" else (1, 64))
         assert model.backbone.last_stage == {"fpn": "map", "c4": "tail", None: "dilated"}[maps]
         assert name.startswith("rfcn") or (model.fpn is None) == (maps == "c4")
     else:
@@ -143,18 +143,18 @@ def test_the_name_says_the_body(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_number_has_a_publisher(name: str) -> None:
-    """No AP in a docstring is ours: each stands behind its publisher, and recipes on COCO say whose there is."""
+    """Every AP in a docstring follows the name of its publisher, and recipes on COCO mention published results."""
     text = words(name)
     for sentence in re.split(r"(?<=[.;]) ", text):
         if re.search(r"A[PR] \d", sentence):
-            assert re.match(r"(RPN|Detectron's own ``\S+`` published|The paper published)", sentence), sentence
+            assert re.match(r"(RPN|Detectron's ``\S+`` published|The paper published)", sentence), sentence
     if "mobilenetv2" not in name and "r18" not in name and "demo" not in name:
         assert "publish" in text
 
 
-def test_c4_sees_as_many_regions_as_detectron() -> None:
-    """Detectron's defaults for one map: 12,000 candidates and 2,000 proposals to learn from; 6,000 and 1,000 to test, but as many
-    as in training where the proposals are written down."""
+def test_c4_has_as_many_regions_as_detectron() -> None:
+    """Detectron's defaults for one map: 12,000 candidates and 2,000 proposals in training; 6,000 and 1,000 in testing, but as many
+    as in training for an RPN alone."""
     for name in ("faster_rcnn_r50_c4_1x", "mask_rcnn_r50_c4_1x", "rpn_r50_c4_1x"):
         model: Any = getattr(recipes, name)().model
         assert model.rpn.anchor_sizes == ((32, 64, 128, 256, 512),)
@@ -166,7 +166,7 @@ def test_c4_sees_as_many_regions_as_detectron() -> None:
     assert (model.mask_head.convs, model.mask_head.source, model.mask_head.resolution) == (0, "tail", 14)
 
 
-def test_group_norm_stands_where_detectron_has_it() -> None:
+def test_group_norm_is_where_detectron_has_it() -> None:
     for name in ("mask_rcnn_r50_fpn_2x_gn", "mask_rcnn_r101_fpn_3x_gn_scratch", "mask_rcnn_r18_fpn_gn_scratch"):
         model: Any = getattr(recipes, name)().model
         assert {model.backbone.norm, model.fpn.norm, model.box_head.norm, model.mask_head.norm} == {"gn"}

@@ -1,4 +1,4 @@
-"""Every recipe: complete, small enough to read, the same after a save and a load. That each learns is in test_table.py."""
+"""Every recipe is complete, short, and unchanged by a save and a load. test_table.py tests that each learns."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def test_round_trip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_call_gives_a_fresh_configuration(name: str) -> None:
+def test_each_call_returns_a_new_configuration(name: str) -> None:
     first = getattr(recipes, name)()
     first.optim.lr = 123
     assert getattr(recipes, name)().optim.lr != 123
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_docstring_says_what_it_is(name: str) -> None:
-    """The algorithm and the body, and either how to run it or what was published for it."""
+def test_docstring_names_the_model(name: str) -> None:
+    """It begins with the algorithm, and contains either the command to train it or its published results."""
     text, title = getattr(recipes, name).__doc__, getattr(recipes, name)().model.title
     algorithm = title.partition(",")[0]
     assert text.startswith(("RPN alone" if algorithm == "RPN" else algorithm) + ", ")
@@ -41,7 +41,7 @@ def test_the_docstring_says_what_it_is(name: str) -> None:
 
 
 def test_detectrons_schedule() -> None:
-    """The settings of Detectron's e2e_{faster,mask}_rcnn_R-50-FPN_1x.yaml and its defaults (config.py), by hand."""
+    """The settings of Detectron's e2e_{faster,mask}_rcnn_R-50-FPN_1x.yaml and its defaults (config.py)."""
     for config in (recipes.faster_rcnn_r50_fpn_1x(), recipes.mask_rcnn_r50_fpn_1x()):
         optim, train = config.optim, config.train
         assert isinstance(optim, SGDConfig) and isinstance(optim.schedule, StepScheduleConfig)
@@ -60,7 +60,7 @@ def test_detectrons_schedule() -> None:
 
 
 def test_detectrons_retinanet() -> None:
-    """Of retinanet_R-50-FPN_1x.yaml: Faster R-CNN's schedule at half its rate."""
+    """The settings of retinanet_R-50-FPN_1x.yaml: Faster R-CNN's schedule at half its learning rate."""
     config, faster = recipes.retinanet_r50_fpn_1x(), recipes.faster_rcnn_r50_fpn_1x()
     assert config.optim.lr == 0.01
     assert {key.split(".")[0] for key, _, _ in differences(faster, config)} == {"model", "optim"}
@@ -69,7 +69,7 @@ def test_detectrons_retinanet() -> None:
     assert (head.foreground_iou, head.background_iou, head.test_candidates) == (0.5, 0.4, 1000)
 
 
-def test_titles_say_which_parts_there_are() -> None:
+def test_titles_name_the_parts() -> None:
     mask, keypoint = ConvMaskHeadConfig(), ConvKeypointHeadConfig()
     c4, dilated = ResNetConfig(last_stage="tail"), ResNetConfig(depth=101, last_stage="dilated")
     grouped = ResNetConfig(depth=152, groups=32, width_per_group=8)

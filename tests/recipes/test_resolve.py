@@ -1,4 +1,4 @@
-"""What a person may write where a configuration is wanted."""
+"""Configurations by name of a recipe, function, file or run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from boxwood.recipes import resolve
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Each test in a folder of its own, which is forgotten as a place of modules afterwards; those of others are not seen."""
+    """Run each test in a new folder, without modules that other tests imported; restore ``sys.path`` and ``sys.modules``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in [name for name in sys.modules if name.startswith("my_")]:
@@ -87,7 +87,7 @@ def test_a_function_of_a_module_in_the_current_folder(in_folder: Path) -> None:
         (".:mine", "is no module's name"),
     ],
 )
-def test_a_wrong_function_is_one_line(in_folder: Path, name: str, message: str) -> None:
+def test_error_of_a_wrong_function_is_one_line(in_folder: Path, name: str, message: str) -> None:
     (in_folder / "my_work.py").write_text(MINE)
     with pytest.raises(UserError) as caught:
         resolve(name)
@@ -155,7 +155,7 @@ def test_a_run_and_its_file(in_folder: Path) -> None:
         ({}, "absent.yaml", "absent.yaml: cannot be read (No such file or directory)"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_line(in_folder: Path, files: dict[str, str], config: str, message: str) -> None:
+def test_error_of_a_wrong_file_names_its_line(in_folder: Path, files: dict[str, str], config: str, message: str) -> None:
     for name, text in files.items():
         (in_folder / name).parent.mkdir(exist_ok=True)
         (in_folder / name).write_text(text)

@@ -1,4 +1,4 @@
-"""Every algorithm on every body that it was published with, as its recipe has it: learns a step, finds, is saved and restored."""
+"""Every recipe trains one step, detects, and gives the same detections after saving and restoring."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOSSES = {
 
 
 def two_images(height: int, width: int) -> Batch:
-    """One image with two instances and one without any, which is smaller."""
+    """A batch of an image with two instances and a smaller image without instances."""
     boxes = torch.tensor([[4.0, 4.0, 40.0, 44.0], [30.0, 20.0, 90.0, 60.0]])
     masks = InstanceMasks(torch.ones(2, 28, 28, dtype=torch.uint8), boxes.clone())
     nothing = InstanceMasks(torch.zeros(0, 28, 28, dtype=torch.uint8), torch.zeros(0, 4))
@@ -61,7 +61,7 @@ def two_images(height: int, width: int) -> Batch:
 
 
 def with_few_regions(model: ModelConfig) -> ModelConfig:
-    """The same network from random weights. How many regions it looks at changes no shape, only the minutes that this takes."""
+    """The same network from random weights, with few regions, which changes no shape and saves time."""
     light: Any = without_pretrained(model)
     rpn, rois = getattr(light, "rpn", None), getattr(light, "rois", None)
     if rpn is not None:
@@ -75,8 +75,8 @@ def with_few_regions(model: ModelConfig) -> ModelConfig:
 
 
 @contextmanager
-def memory_as_it_comes() -> Iterator[None]:
-    """Networks are built without first weights: whatever a file does not restore, is rubbish. That also halves the minutes."""
+def uninitialised_weights() -> Iterator[None]:
+    """Networks are built without initialisation, so values that a file does not restore are arbitrary; this also saves time."""
 
     def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
         return tensor
@@ -91,15 +91,15 @@ def memory_as_it_comes() -> Iterator[None]:
     "name",
     [name if any(part in name for part in LIGHT) else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
 )
-def test_every_recipe_learns_finds_and_is_restored(name: str) -> None:
+def test_every_recipe_trains_detects_and_is_restored(name: str) -> None:
     config = getattr(recipes, name)()
     config.model = with_few_regions(config.model)
     torch.manual_seed(0)
     model: Any = config.model.build(CLASSES, config.test).train()
     for key, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d) and key.endswith("conv3.norm"):
-            module.weight.fill_(0.2)  # with random weights and no statistics, a hundred blocks would add up to infinity
-    # VGG-CNN-M-1024 has no padding at first: a smaller image would leave no map.
+            module.weight.fill_(0.2)  # with random weights and no statistics, activations of a hundred blocks would overflow
+    # The first layers of VGG-CNN-M-1024 have no padding: a smaller image would have an empty map.
     batch = two_images(*((96, 128) if "vgg_cnn_m" in name else (64, 96)))
     assert batch.targets is not None
     losses = model.losses(model(batch), batch.targets)
@@ -117,16 +117,16 @@ def test_every_recipe_learns_finds_and_is_restored(name: str) -> None:
     model.eval()
     config.test.score_threshold, config.test.detections_per_image = 0.0, 4
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        found = model.detections(model(plain), plain)
+        detections = model.detections(model(plain), plain)
         save_weights(Path(folder, "model.safetensors"), model.state_dict(), config, CLASSES)
         del model
         saved = read_weights(Path(folder, "model.safetensors"))
         assert saved.config == config
-        with memory_as_it_comes():
+        with uninitialised_weights():
             restored: Any = restore_model(saved, test=config.test).eval()
         again = restored.detections(restored(plain), plain)
-    assert len(found[0]) > 0
-    for one, other in zip(found, again, strict=True):
+    assert len(detections[0]) > 0
+    for one, other in zip(detections, again, strict=True):
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
         assert (one.mask_probabilities is None) == (other.mask_probabilities is None) == ("Mask" not in config.model.title)
         assert (one.keypoints is None) == (other.keypoints is None) == ("Keypoint" not in config.model.title)

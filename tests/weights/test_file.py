@@ -1,4 +1,4 @@
-"""The weights file: what goes in comes out, and every wrong file is one line."""
+"""The weights file: a round trip, and a message of one line for every wrong file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
         assert word in text
 
 
-def test_what_goes_in_comes_out(saved: Path) -> None:
+def test_weights_are_read_as_saved(saved: Path) -> None:
     read = read_weights(saved)
     assert read.categories == CLASSES
     assert differences(read.config, tiny_run()) == []
@@ -72,7 +72,7 @@ def test_tied_and_strided_tensors(tmp_path: Path) -> None:
     assert all(torch.equal(read[name], state[name]) for name in state)
 
 
-def test_nothing_half_written(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
     def full(path: object) -> None:
@@ -97,7 +97,7 @@ def test_nothing_half_written(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (b"\x02\0\0\0\0\0\0\0[]", "not a safetensors file"),
     ],
 )
-def test_other_files(tmp_path: Path, content: bytes, word: str) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes, word: str) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -119,7 +119,7 @@ def test_truncated(saved: Path, left: int) -> None:
     one_line(error, "cut short" if left > 8 or left < 0 else "not a safetensors file")
 
 
-def test_not_ours_and_newer(tmp_path: Path, saved: Path) -> None:
+def test_files_without_configuration_or_of_a_newer_format_are_refused(tmp_path: Path, saved: Path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(UserError) as error:
@@ -153,17 +153,17 @@ def test_damaged_metadata(tmp_path: Path, saved: Path, key: str, value: str, wor
     one_line(error, "other.safetensors", word)
 
 
-def test_layers_of_other_classes_start_anew() -> None:
+def test_layers_of_other_classes_keep_the_models_values() -> None:
     state, model = model_of(2).state_dict(), model_of(5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    anew = load_state(model, state, saved_classes=2)
-    assert anew == ["classify.weight", "classify.bias"]
+    skipped = load_state(model, state, saved_classes=2)
+    assert skipped == ["classify.weight", "classify.bias"]
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name] if name in anew else state[name])
+        assert torch.equal(tensor, before[name] if name in skipped else state[name])
 
 
 @pytest.mark.parametrize(("state", "saved_classes"), [(model_of(2), None), (model_of(5, width=16), 2), (model_of(2, width=16), 2)])
-def test_another_architecture_is_told_and_changes_nothing(state: nn.Module, saved_classes: int | None) -> None:
+def test_another_architecture_is_refused_and_changes_nothing(state: nn.Module, saved_classes: int | None) -> None:
     model = model_of(5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError) as error:

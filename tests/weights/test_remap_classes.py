@@ -1,4 +1,4 @@
-"""Weights of some classes as weights of others: each keeps the outputs of its name, whatever stands beside them."""
+"""Weights for other classes: each class takes the outputs of the old class with its name."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def test_mask_rcnn() -> None:
     assert load_state(new.config.model.build(NEW, TestConfig()), new.state) == []
 
 
-def test_outputs_drawn_anew_are_those_of_a_fresh_model_and_the_same_each_time() -> None:
+def test_outputs_of_new_classes_are_randomly_initialised_and_reproducible() -> None:
     old = saved("faster_rcnn_mobilenetv2_fpn", *SMALL)
     state = torch.random.get_rng_state()
     (new, source), (again, _) = remap_classes(old, NEW), remap_classes(old, NEW)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert source["rider"] is None
-    drawn = new.state["class_logits.weight"][1]
-    assert torch.equal(drawn, again.state["class_logits.weight"][1]) and 0 < drawn.std() < 0.1  # of the model, not of the old file
+    rider = new.state["class_logits.weight"][1]
+    assert torch.equal(rider, again.state["class_logits.weight"][1]) and 0 < rider.std() < 0.1  # initialised by the model
     assert new.state["class_logits.bias"][1] == 0
 
 
 def test_retinanet() -> None:
-    """Its classes stand beside each other in every anchor, without background."""
+    """Its outputs are classes within anchors, without background."""
     old = saved("retinanet_mobilenetv2_fpn", *SMALL)
     new, _ = remap_classes(old, NEW, {"rider": "dog"})
     before, after = (state["class_logits.weight"] for state in (old.state, new.state))
@@ -68,22 +68,22 @@ def test_retinanet() -> None:
 
 
 def test_rfcn() -> None:
-    """A class has the score maps of all its parts."""
+    """Each class has score maps of all its parts."""
     old = saved("rfcn_r50", "model.backbone.weights=null")
     new, _ = remap_classes(old, NEW, {"rider": "dog"})
     before, after = (state["class_maps.bias"] for state in (old.state, new.state))
     assert torch.equal(after.view(4, -1), before.view(5, -1)[[2, 3, 0, 4]])
 
 
-def test_what_has_no_classes_or_none_of_that_name() -> None:
-    with pytest.raises(UserError, match="no outputs of classes"):
+def test_models_without_classes_and_unknown_names_are_refused() -> None:
+    with pytest.raises(UserError, match="no outputs per class"):
         remap_classes(saved("rpn_mobilenetv2_fpn", *SMALL), NEW)
     old = saved("faster_rcnn_mobilenetv2_fpn", *SMALL)
-    for pair, told in (
+    for pair, message in (
         ({"ridr": "dog"}, "'ridr' is none of the classes of the new"),
         ({"rider": "dgo"}, "'dgo' is none of the classes of the w"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             remap_classes(old, NEW, pair)
 
 

@@ -1,4 +1,4 @@
-"""A small web server that can fail in the ways that servers do."""
+"""A small web server that simulates failures of servers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class Site:
-    """Files by path, and how they are given."""
+    """The served files by path, and the failures to simulate."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.etag = '"one"'
         self.ranges = True
         self.drop_after: list[int] = []
-        """For each coming answer with a body: after how many bytes the connection is cut."""
+        """For each of the next downloads: after how many bytes the connection is cut."""
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
         """Path and Range of every request."""
@@ -28,8 +28,8 @@ class Site:
         self.files[path] = content
         self.files[f"{path}.md5sum"] = f"{md5 or hashlib.md5(content, usedforsecurity=False).hexdigest()}\n".encode()
 
-    def bodies(self) -> list[tuple[str, str | None]]:
-        """The requests for other things than sums."""
+    def downloads(self) -> list[tuple[str, str | None]]:
+        """The requests for files other than MD5 sums."""
         return [request for request in self.requests if not request[0].endswith(".md5sum")]
 
 
@@ -63,10 +63,10 @@ def serve() -> Iterator[Site]:
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("ETag", site.etag)
             self.end_headers()
-            body = content[start:]
+            payload = content[start:]
             if site.drop_after and not self.path.endswith(".md5sum"):
-                body = body[: site.drop_after.pop(0)]
-            self.wfile.write(body)
+                payload = payload[: site.drop_after.pop(0)]
+            self.wfile.write(payload)
             self.wfile.flush()
             self.close_connection = True
 
@@ -74,7 +74,7 @@ def serve() -> Iterator[Site]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = False  # so that closing waits for the last answer
+    server.daemon_threads = False  # closing waits for the last answer
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     site.address = f"http://127.0.0.1:{server.server_address[1]}"

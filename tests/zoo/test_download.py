@@ -1,4 +1,4 @@
-"""Files come whole and verified or not at all, and what has come is not lost."""
+"""Downloaded files are complete and verified or absent, and interrupted downloads are resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield server
 
 
-def complaint(url: str = URL) -> str:
+def error_message(url: str = URL) -> str:
     with pytest.raises(UserError) as error:
         fetch(url)
     assert "\n" not in str(error.value)
@@ -43,11 +43,10 @@ def complaint(url: str = URL) -> str:
     return str(error.value)
 
 
-def test_a_file_comes_once(site: Site) -> None:
+def test_a_file_is_downloaded_once(site: Site) -> None:
     path = fetch(URL)
     assert path == cache_folder() / "detectron" / NAME and path.read_bytes() == CONTENT
-    asked = len(site.requests)
-    assert fetch(URL) == path and len(site.requests) == asked == 2
+    assert fetch(URL) == path and len(site.requests) == 2
     assert sorted(file.name for file in path.parent.iterdir()) == [
         ".model_final.pkl.lock",
         ".model_final.pkl.size",
@@ -61,35 +60,35 @@ def test_a_cached_file_needs_no_network(site: Site, monkeypatch: pytest.MonkeyPa
     assert fetch(URL) == path
 
 
-def test_a_dropped_connection_is_gone_on_with(site: Site) -> None:
+def test_a_dropped_connection_is_resumed(site: Site) -> None:
     site.drop_after = [100_000, 50_000]
     assert fetch(URL).read_bytes() == CONTENT
-    assert [wanted for _, wanted in site.bodies()] == [None, "bytes=100000-", "bytes=150000-"]
+    assert [wanted for _, wanted in site.downloads()] == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_the_next_try_goes_on(site: Site) -> None:
+def test_the_next_call_resumes(site: Site) -> None:
     site.drop_after = [1000] * download.TRIES
-    assert "cannot be had (the connection ended after 4000 of 512000 bytes)" in complaint()
+    assert "cannot be downloaded (the connection ended after 4000 of 512000 bytes)" in error_message()
     site.drop_after = []
     assert fetch(URL).read_bytes() == CONTENT
-    assert site.bodies()[-1][1] == "bytes=4000-"
+    assert site.downloads()[-1][1] == "bytes=4000-"
 
 
-def test_a_file_that_changed_begins_anew(site: Site) -> None:
+def test_a_changed_file_is_downloaded_from_its_start(site: Site) -> None:
     site.drop_after = [1000] * download.TRIES
-    complaint()
+    error_message()
     site.drop_after, site.etag = [], '"two"'
     other = CONTENT[::-1]
     site.put(f"/{NAME}", other)
     assert fetch(URL).read_bytes() == other
 
 
-def test_a_server_without_ranges_begins_anew(site: Site) -> None:
+def test_without_ranges_a_file_is_downloaded_from_its_start(site: Site) -> None:
     site.drop_after, site.ranges = [100_000], False
     assert fetch(URL).read_bytes() == CONTENT
 
 
-def test_a_part_longer_than_the_file_begins_anew(site: Site) -> None:
+def test_a_part_longer_than_the_file_is_replaced(site: Site) -> None:
     part = local_path(URL).with_name(".model_final.pkl.part")
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT * 2)
@@ -97,53 +96,53 @@ def test_a_part_longer_than_the_file_begins_anew(site: Site) -> None:
     assert fetch(URL).read_bytes() == CONTENT
 
 
-def test_a_wrong_sum_is_thrown_away(site: Site) -> None:
+def test_a_file_with_a_wrong_sum_is_deleted(site: Site) -> None:
     site.put(f"/{NAME}", CONTENT, md5="0" * 32)
-    told = complaint()
-    assert hashlib.md5(CONTENT, usedforsecurity=False).hexdigest() in told and "thrown away" in told
+    message = error_message()
+    assert hashlib.md5(CONTENT, usedforsecurity=False).hexdigest() in message and "was deleted" in message
     assert not list(local_path(URL).parent.glob("*.part"))
     site.put(f"/{NAME}", CONTENT)
     assert fetch(URL).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("content", [None, b"<html>no</html>"])
-def test_a_file_without_a_sum_is_not_taken(site: Site, content: bytes | None) -> None:
+def test_a_file_without_a_sum_is_refused(site: Site, content: bytes | None) -> None:
     site.files.pop(f"/{NAME}.md5sum")
     if content is not None:
         site.files[f"/{NAME}.md5sum"] = content
-    assert "verified" in complaint() and "mirror" in complaint()
+    assert "verified" in error_message() and "mirror" in error_message()
 
 
-def test_a_whole_file_waits_for_its_sum(site: Site) -> None:
-    """What has come is not fetched again when only the sum was missing."""
+def test_a_complete_file_is_kept_until_its_sum_is_there(site: Site) -> None:
+    """It is not downloaded again if only the sum was missing."""
     sums = site.files.pop(f"/{NAME}.md5sum")
-    complaint()
+    error_message()
     site.files[f"/{NAME}.md5sum"] = sums
     assert fetch(URL).read_bytes() == CONTENT
-    assert [wanted for _, wanted in site.bodies()] == [None, f"bytes={len(CONTENT)}-"]
+    assert [wanted for _, wanted in site.downloads()] == [None, f"bytes={len(CONTENT)}-"]
 
 
-def test_a_cached_file_that_was_cut_is_fetched_again(site: Site) -> None:
+def test_a_truncated_cached_file_is_downloaded_again(site: Site) -> None:
     path = fetch(URL)
     path.write_bytes(CONTENT[:1000])
-    assert fetch(URL).read_bytes() == CONTENT and len(site.bodies()) == 2
+    assert fetch(URL).read_bytes() == CONTENT and len(site.downloads()) == 2
 
 
-def test_what_is_not_there(site: Site) -> None:
-    assert "answers 404" in complaint(PREFIX + "nothing.pkl")
-    assert len(site.requests) == 1  # not asked again and again
+def test_a_missing_file_is_not_retried(site: Site) -> None:
+    assert "answers 404" in error_message(PREFIX + "nothing.pkl")
+    assert len(site.requests) == 1  # no retries
 
 
 def test_offline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOXWOOD_ZOO_MIRROR", "http://127.0.0.1:9")
-    told = complaint()
-    assert "cannot be had" in told and "BOXWOOD_ZOO_MIRROR" in told
+    message = error_message()
+    assert "cannot be downloaded" in message and "BOXWOOD_ZOO_MIRROR" in message
 
 
 def test_a_redirect_to_a_file_is_not_followed(site: Site, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     site.redirects[f"/{NAME}"] = f"file://{tmp_path}/secret"
-    assert "not allowed" in complaint()
+    assert "not allowed" in error_message()
     site.redirects[f"/{NAME}"] = f"{site.address}/elsewhere"
     site.files["/elsewhere"] = CONTENT
     assert fetch(URL).read_bytes() == CONTENT
@@ -152,12 +151,12 @@ def test_a_redirect_to_a_file_is_not_followed(site: Site, tmp_path: Path) -> Non
 @pytest.mark.parametrize("mirror", ["file:///etc", "ftp://example.org"])
 def test_a_mirror_is_a_web_address(site: Site, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOXWOOD_ZOO_MIRROR", mirror)
-    assert "begins with http" in complaint()
+    assert "must begin with http" in error_message()
 
 
 def test_a_cache_that_cannot_be_written(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file in its place")
-    assert "BOXWOOD_CACHE" in complaint()
+    assert "BOXWOOD_CACHE" in error_message()
     (tmp_path / "cache").unlink()
 
     def full(*args: Any) -> Any:
@@ -165,26 +164,26 @@ def test_a_cache_that_cannot_be_written(site: Site, tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(download, "_copy", full)
-        assert "No space left" in complaint()
+        assert "No space left" in error_message()
     assert fetch(URL).read_bytes() == CONTENT
 
 
-def test_a_file_without_end_is_not_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_over_the_size_limit_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 1000)
-    assert "more than any published file" in complaint()
+    assert "more than any published file" in error_message()
 
 
-def test_two_at_once_fetch_once(site: Site) -> None:
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(fetch(URL))) for _ in range(4)]
+def test_concurrent_calls_download_once(site: Site) -> None:
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(fetch(URL))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4 and found[0].read_bytes() == CONTENT and len(site.bodies()) == 1
+    assert len(paths) == 4 and paths[0].read_bytes() == CONTENT and len(site.downloads()) == 1
 
 
-def test_torchvisions_files_lie_where_torch_looks(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvisions_files_are_in_the_cache_of_torch(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -193,7 +192,7 @@ def test_torchvisions_files_lie_where_torch_looks(site: Site, tmp_path: Path, mo
     path = local_path(entry.url)
     assert path == Path(torch.hub.get_dir(), "checkpoints", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
     site.files["/torchvision/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"] = CONTENT
-    assert "SHA-256" in complaint(entry.url)
+    assert "SHA-256" in error_message(entry.url)
     named = replace(entry, path=entry.url.replace("bf2d0c1e", hashlib.sha256(CONTENT).hexdigest()[:8]))
     assert named.url is not None
     site.files[f"/torchvision/{local_path(named.url).name}"] = CONTENT
@@ -203,15 +202,15 @@ def test_torchvisions_files_lie_where_torch_looks(site: Site, tmp_path: Path, mo
         local_file(named)
 
 
-def test_what_is_not_published() -> None:
+def test_unpublished_weights_are_refused() -> None:
     with pytest.raises(UserError, match="not published"):
         local_file(find("detectron/scratch_e2e_mask_rcnn_R-50-FPN_3x_gn"))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 600_000), max_size=download.TRIES + 2), st.booleans(), st.binary(min_size=1, max_size=5000))
-def test_whatever_breaks_the_file_is_whole(site: Site, cuts: list[int], ranges: bool, noise: bytes) -> None:
-    """Any cuts, with and without ranges, behind whatever an earlier try left: in the end all bytes, or one clear line."""
+def test_the_file_is_complete_after_any_failures(site: Site, cuts: list[int], ranges: bool, noise: bytes) -> None:
+    """Cut connections, with and without ranges, after the rest of an earlier try: in the end the whole file, before an error."""
     part = local_path(URL).with_name(".model_final.pkl.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     local_path(URL).unlink(missing_ok=True)
@@ -223,6 +222,6 @@ def test_whatever_breaks_the_file_is_whole(site: Site, cuts: list[int], ranges: 
             assert fetch(URL).read_bytes() == CONTENT
             return
         except UserError as error:
-            told = str(error)
-        assert "cannot be had" in told and not local_path(URL).exists()
-    raise AssertionError("the cuts are over")
+            message = str(error)
+        assert "cannot be downloaded" in message and not local_path(URL).exists()
+    raise AssertionError("no connection was cut any more, and the download failed")

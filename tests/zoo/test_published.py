@@ -1,4 +1,4 @@
-"""A name of the zoo, from a server to a picture: fetched, verified, converted, run; and training from a body of ImageNet."""
+"""Published models by name: downloaded, converted, used for prediction and evaluation; and training from an ImageNet backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from boxwood.training.initial_weights import load_initial_weights
 from boxwood.zoo import download
 from boxwood.zoo.table import find
 from tests.conftest import Boxwood
-from tests.interop.detectron_blobs import body, convolution, network, random_blobs, write
+from tests.interop.detectron_blobs import backbone, convolution, network, random_blobs, write
 from tests.zoo.server import Site, serve
 
 CFG = """
@@ -77,11 +77,11 @@ def test_predict_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None
     done = boxwood("predict", tmp_path / "photo.png", "--model", NAME, "--out", tmp_path / "out", "--score", "0")
     assert done.status == 0, done.err
     assert (tmp_path / "out" / "photo.png").is_file() and "tensors of the file not used" in done.err
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert all("segmentation" in record and len(record["bbox"]) == 4 for record in found)
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert all("segmentation" in record and len(record["bbox"]) == 4 for record in predictions)
     model = read_published(NAME).saved.config.model
     assert model.geometry == "detectron1" and model.pixel_std == (1, 1, 1)
-    assert len(site.bodies()) == 1  # the second time from the cache
+    assert len(site.downloads()) == 1  # then it is in the cache
 
 
 def test_eval_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_eval_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
     assert {"bbox", "segm"} <= metrics.keys() and json.loads((tmp_path / "out" / "detections.json").read_text())
 
 
-def test_a_model_that_is_not_there(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
+def test_error_of_a_missing_model_is_one_line(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
-    for name, told in (("detectron/e2e_mask_rcnn_R50-FPN_2x", "did you mean"), (NAME, "404")):
+    for name, message in (("detectron/e2e_mask_rcnn_R50-FPN_2x", "did you mean"), (NAME, "404")):
         done = boxwood("predict", tmp_path / "photo.png", "--model", name, "--out", tmp_path / "out")
-        assert done.status == 2 and len(done.error_lines) == 1 and told in done.err
+        assert done.status == 2 and len(done.error_lines) == 1 and message in done.err
 
 
-def test_training_starts_from_a_body(site: Site, tmp_path: Path) -> None:
-    shapes = body(50)
+def test_training_starts_from_an_imagenet_backbone(site: Site, tmp_path: Path) -> None:
+    shapes = backbone(50)
     convolution(shapes, "fc1000", 10, 2048)
     blobs = random_blobs(shapes)
     write(tmp_path / "R-50.pkl", blobs, None)
@@ -128,7 +128,7 @@ def test_training_starts_from_a_body(site: Site, tmp_path: Path) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("backbone."))
 
 
-def test_a_body_is_no_detector(site: Site, tmp_path: Path) -> None:
+def test_an_imagenet_backbone_is_no_detector(site: Site, tmp_path: Path) -> None:
     write(tmp_path / "R-50.pkl", random_blobs({"conv1_w": (64, 3, 7, 7)}), None)
     publish(site, "detectron/imagenet/R-50", tmp_path / "R-50.pkl")
     with pytest.raises(UserError, match="is an ImageNet backbone"):

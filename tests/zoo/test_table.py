@@ -1,4 +1,4 @@
-"""The zoo's table against the published ones, torchvision's own facts, and the recipes."""
+"""The zoo's table against Detectron's published tables, torchvision's metadata, and the recipes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.conftest import Boxwood
 from tests.facts import FACTS
 
 PUBLISHED = FACTS / "detectron" / "zoo.json"
-"""What Detectron's documents say of its models."""
+"""Detectron's published tables of its models."""
 
 
 def test_names() -> None:
-    found = [entry.name for entry in entries()]
-    assert len(found) == len(set(found)) == 85 + 7 + 7
+    model_names = [entry.name for entry in entries()]
+    assert len(model_names) == len(set(model_names)) == 85 + 7 + 7
     with pytest.raises(UserError, match="did you mean 'detectron/retinanet_R-50-FPN_1x'"):
         find("detectron/retinanet_R50_FPN_1x")
 
@@ -52,11 +52,11 @@ def test_every_row_is_as_published() -> None:
         else:
             assert "not published" in entry.remark
         assert entry.schedule == (row["schedule"] or "s1x")
-    bodies = [(entry.name.removeprefix("detectron/imagenet/"), entry.url) for entry in entries() if entry.task == "imagenet"]
-    assert bodies == [(body["name"], body["url"]) for body in published["imagenet"]]
+    backbones = [(entry.name.removeprefix("detectron/imagenet/"), entry.url) for entry in entries() if entry.task == "imagenet"]
+    assert backbones == [(backbone["name"], backbone["url"]) for backbone in published["imagenet"]]
 
 
-def test_torchvisions_rows_are_its_own() -> None:
+def test_torchvisions_rows_agree_with_its_metadata() -> None:
     rows = [entry for entry in entries() if entry.source == "torchvision"]
     for entry in rows:
         enum: Any = detection.__dict__[entry.name.removeprefix("torchvision/")]
@@ -76,7 +76,7 @@ def test_urls_are_below_the_prefix() -> None:
 # ------------------------------------------------------------------------------------------------------------- the command
 
 
-def test_list_is_light() -> None:
+def test_list_imports_no_large_package() -> None:
     code = (
         "import sys; sys.argv = ['boxwood', 'zoo', 'list']\n"
         "from boxwood.cli import main\n"
@@ -89,14 +89,14 @@ def test_list_is_light() -> None:
 
 
 def test_list_is_filtered(boxwood: Boxwood) -> None:
-    found = json.loads(boxwood("zoo", "list", "--task", "mask", "--backbone", "r-50-fpn", "--schedule", "2x", "--json").out)
-    assert [row["name"].removeprefix("detectron/") for row in found] == [
+    rows = json.loads(boxwood("zoo", "list", "--task", "mask", "--backbone", "r-50-fpn", "--schedule", "2x", "--json").out)
+    assert [row["name"].removeprefix("detectron/") for row in rows] == [
         "mask_rcnn_R-50-FPN_2x",
         "e2e_mask_rcnn_R-50-FPN_2x",
         "e2e_mask_rcnn_R-50-FPN_2x+gn-readme",
         "e2e_mask_rcnn_R-50-FPN_2x_gn",
     ]
-    assert found[1]["box_ap"] == 38.6 and found[1]["licence"] == "CC BY-SA 3.0" and found[1]["md5_url"].endswith(".pkl.md5sum")
+    assert rows[1]["box_ap"] == 38.6 and rows[1]["licence"] == "CC BY-SA 3.0" and rows[1]["md5_url"].endswith(".pkl.md5sum")
     assert "torchvision/" not in boxwood("zoo", "list", "--source", "detectron").out
 
 

@@ -1,1 +1,1 @@
-"""Other formats of annotations, read as COCO dictionaries and written from them; one a file."""
+"""Readers and writers of other annotation formats, from and to COCO dictionaries; one file for each format."""

@@ -1,9 +1,9 @@
-"""Cityscapes as COCO: its polygons of fine annotation, made into the masks of its instances.
+"""Cityscapes' fine annotations, which are polygons, as a COCO dictionary with instance masks.
 
     gtFine/val/CITY/CITY_x_y_gtFine_polygons.json + leftImg8bit/val/CITY/CITY_x_y_leftImg8bit.png
 
-The polygons of an image are painted one after another, a later one over those before it, so a mask is what is seen of its instance.
-Only the eight classes that the benchmark scores by instance are kept; every other one only hides.
+The polygons of an image are painted in order, later ones over earlier ones, so a mask holds the visible pixels of its instance.
+Only the eight classes that the benchmark scores by instance become annotations; polygons of other classes only occlude.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ CLASSES = {"bicycle": 1, "car": 2, "person": 3, "train": 4, "truck": 5, "motorcy
 """Names and category ids, those of Detectron's annotation files."""
 ENDING = "_gtFine_polygons.json"
 NOT_PAINTED = frozenset({"license plate"})
-"""Labels that hide nothing."""
+"""Labels that occlude nothing."""
 NOT_COUNTED = frozenset(
     {"unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "parking", "rail track"}
     | {"guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer"}
 )
 """Labels that the benchmark ignores."""
 VOID, OTHER = -1, -2
-"""Pixels of those and of nothing, and pixels of classes that are not kept."""
+"""Values of pixels: ignored or without a polygon; of a class that becomes no annotation."""
 
 
 def read_cityscapes(folder: Path) -> dict[str, Any]:
     """A COCO dictionary of all images below ``folder``, such as ``gtFine/val``.
 
     File names are ``CITY/..._leftImg8bit.png``, relative to the folder of the same name below ``leftImg8bit``.
-    A polygon of many instances (``cargroup``) becomes a crowd region; ``void`` of an image is a mask of the pixels that the
+    A polygon of many instances (``cargroup``) becomes a crowd region; ``void`` of an image is the mask of the pixels that the
     benchmark ignores. Raises `UserError` where there are no annotations, or a file is damaged.
     """
     files = sorted(folder.rglob(f"*{ENDING}"))
@@ -56,10 +56,10 @@ def read_cityscapes(folder: Path) -> dict[str, Any]:
         pixels, painted = _paint(size, objects, path)
         images[-1]["void"] = _code(pixels == VOID)
         for row, (label, crowd) in painted.items():
-            seen = pixels == row
-            if not seen.any():
+            visible = pixels == row
+            if not visible.any():
                 continue
-            code = _code(seen)
+            code = _code(visible)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -80,7 +80,7 @@ def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
     height, width, objects = (tree.get(key) if isinstance(tree, dict) else None for key in ("imgHeight", "imgWidth", "objects"))
     if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
         raise UserError(
-            f"{path}: 'imgHeight' and 'imgWidth' must be an image's, got {height!r:.20} and {width!r:.20}; copy it again"
+            f"{path}: 'imgHeight' and 'imgWidth' must be the size of an image, got {height!r:.20} and {width!r:.20}; copy it again"
         )
     if not isinstance(objects, list):
         raise UserError(f"{path}: 'objects' must be a list; copy it again")
@@ -88,15 +88,16 @@ def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
 
 
 def _paint(size: tuple[int, int], objects: list[Any], path: Path) -> tuple[NDArray[np.int32], dict[int, tuple[str, bool]]]:
-    """What is seen, (H, W), and of the rows of ``objects`` that are kept the class and whether it is a crowd region."""
+    """The row of ``objects`` visible at each pixel, (H, W); for rows that become annotations the class and whether it is a
+    crowd."""
     canvas = Image.new("I", (size[1], size[0]), VOID)
     brush = ImageDraw.Draw(canvas)
     painted: dict[int, tuple[str, bool]] = {}
-    for row, thing in enumerate(objects):
-        label, polygon = (thing.get("label"), thing.get("polygon")) if isinstance(thing, dict) else (None, None)
+    for row, entry in enumerate(objects):
+        label, polygon = (entry.get("label"), entry.get("polygon")) if isinstance(entry, dict) else (None, None)
         if not isinstance(label, str) or not isinstance(polygon, list) or not all(map(is_point, polygon)):
             raise UserError(f"{path}: objects row {row}: must have a label and a polygon of points [x, y]; copy it again")
-        if thing.get("deleted") or label in NOT_PAINTED or len(polygon) < 3:
+        if entry.get("deleted") or label in NOT_PAINTED or len(polygon) < 3:
             continue
         name, crowd = (label, False) if label in CLASSES else (label.removesuffix("group"), label.endswith("group"))
         if name in CLASSES:
@@ -107,7 +108,7 @@ def _paint(size: tuple[int, int], objects: list[Any], path: Path) -> tuple[NDArr
 
 
 def _code(pixels: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask as COCO's JSON has it."""
+    """A mask (H, W) as run lengths in COCO's JSON format."""
     code = mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
     counts = code["counts"]
     return {"size": list(pixels.shape), "counts": counts.decode("ascii") if isinstance(counts, bytes) else str(counts)}

@@ -1,4 +1,4 @@
-"""`boxwood data convert`: annotations of any format that is read, written as COCO's, VOC's or YOLO's."""
+"""`boxwood data convert`: read annotations in any known format and write them in COCO's, VOC's or YOLO's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRITTEN = ("coco", "voc", "yolo")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written."""
+    """The output of `convert`, and counts of its contents."""
 
     out: Path
     num_images: int
@@ -34,9 +34,9 @@ class Conversion:
     """Crowd regions, which are not counted as instances."""
     num_classes: int
     pictures: Path | None
-    """The folder of the pictures, where the format says it; they are not copied."""
+    """The folder of the pictures, if the source names it; pictures are not copied."""
     not_carried: list[str]
-    """What the formats do not have, in words."""
+    """Descriptions of what the output lacks."""
 
 
 def convert(
@@ -52,23 +52,24 @@ def convert(
     """Write annotations in another format; pictures stay where they are.
 
     ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc`` or ``yolo`` (a folder); None means coco where ``out`` is a ``.json``.
-    ``source_format`` is one of `READ`; None recognises it. ``split`` is the part of the data set: of VOC a file of
-    ``ImageSets/Main``, of YOLO ``train``, ``val`` or ``test``. Open Images needs ``images``, the folder of the pictures, and
+    ``source_format`` is one of `READ`; None detects it. ``split`` is the part of the data set: for VOC a file of
+    ``ImageSets/Main``, for YOLO ``train``, ``val`` or ``test``. Open Images needs ``images``, the folder of the pictures, and
     ``classes``, its table of class names.
 
-    Raises `UserError` where the source cannot be read, has rows that refer to nothing, or ``out`` does not suit the format.
+    Raises `UserError` where the source cannot be read, an annotation refers to a missing image or class, or ``out`` does not suit
+    the format.
     """
     source, out = Path(source), Path(out)
     source_format = source_format or format_of(source)
     to = to or ("coco" if out.suffix == ".json" else None)
     if to is None:
-        raise UserError(f"{out}: is it to be VOC or YOLO? name it with --to; a COCO file is named .json")
+        raise UserError(f"{out}: the format is not clear; name VOC or YOLO with --to, or a .json file for COCO")
     if to not in WRITTEN:
-        raise UserError(f"'{to}': is no format that is written; choose one of {', '.join(WRITTEN)}")
+        raise UserError(f"'{to}': is no output format; choose one of {', '.join(WRITTEN)}")
     if to == "coco" and out.suffix != ".json":
-        raise UserError(f"{out}: COCO files are written as .json; name it so")
+        raise UserError(f"{out}: COCO files are written as .json; change the ending")
     if to != "coco" and out.suffix in (".json", ".yaml"):
-        raise UserError(f"{out}: {to} is a folder; name one")
+        raise UserError(f"{out}: {to} is written to a folder; name one")
     coco, pictures, not_carried = _read_sound(source, source_format, split, _path(images), _path(classes))
     not_carried = [*not_carried, *_write(coco, out, to, split or "train")]
     crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
@@ -86,7 +87,7 @@ def _path(path: str | Path | None) -> Path | None:
 def _read_sound(
     source: Path, source_format: str, split: str | None, images: Path | None, classes: Path | None
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """What `read_format` gives, without boxes of nan. Raises `UserError` where rows refer to nothing or are repeated."""
+    """As `read_format`, without boxes of nan. Raises `UserError` where ids are repeated or refer to a missing image or class."""
     pictures: Path | None = None
     not_carried: list[str] = []
     if source_format == "coco":
@@ -105,7 +106,7 @@ def _read_sound(
 
 
 def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
-    """Write the file or folder; returns what its format does not have."""
+    """Write the file or folder; returns descriptions of what its format cannot hold."""
     if to == "coco":
         write_text(out, json.dumps(coco, ensure_ascii=False) + "\n")
         return []

@@ -21,10 +21,10 @@ OTHER = frozenset({"polyline", "points", "cuboid", "ellipse", "skeleton"})
 
 
 def read_cvat(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """A COCO dictionary of an ``annotations.xml``, and what it does not carry.
+    """A COCO dictionary of an ``annotations.xml``, and descriptions of what it lacks.
 
-    Boxes, polygons and masks become instances; classes stand in the order of the file. Raises `UserError` where the file is not
-    what it should be.
+    Boxes, polygons and masks become instances; classes are in the order of the file. Raises `UserError` where the file cannot be
+    read or is not valid.
     """
     root = read_xml(path)
     labels = [(name.text or "").strip() for name in root.iterfind("./meta//labels/label/name")]
@@ -38,43 +38,43 @@ def read_cvat(path: Path) -> tuple[dict[str, Any], list[str]]:
         if min(width, height) < 1 or width * height > MAX_PIXELS:
             raise UserError(f"{where}: cannot be {width} x {height} pixels; correct the file")
         image_id = collected.image(_text(image, "name", where), height, width)
-        for thing in image:
-            _take(collected, image_id, thing, (height, width), f"{where} '{image.get('name')}'")
+        for shape in image:
+            _take(collected, image_id, shape, (height, width), f"{where} '{image.get('name')}'")
     return collected.coco()
 
 
-def _take(collected: Collected, image_id: int, thing: ElementTree.Element, size: tuple[int, int], where: str) -> None:
-    if thing.tag not in KNOWN:
-        if thing.tag in OTHER:
-            collected.lost[f"shapes of the kind {thing.tag}"] += 1
+def _take(collected: Collected, image_id: int, shape: ElementTree.Element, size: tuple[int, int], where: str) -> None:
+    if shape.tag not in KNOWN:
+        if shape.tag in OTHER:
+            collected.lost[f"shapes of the kind {shape.tag}"] += 1
         return
-    label = _text(thing, "label", where)
-    if thing.tag == "tag":
+    label = _text(shape, "label", where)
+    if shape.tag == "tag":
         collected.lost["tags of whole images"] += 1
-    elif thing.tag == "box":
-        if float(thing.get("rotation") or 0):
+    elif shape.tag == "box":
+        if float(shape.get("rotation") or 0):
             collected.lost["rotations of boxes"] += 1
-        x1, y1, x2, y2 = (_number(thing, key, where) for key in ("xtl", "ytl", "xbr", "ybr"))
+        x1, y1, x2, y2 = (_number(shape, key, where) for key in ("xtl", "ytl", "xbr", "ybr"))
         collected.box(image_id, label, (x1, y1, x2, y2))
-    elif thing.tag == "polygon":
+    elif shape.tag == "polygon":
         try:
-            points = [(float(x), float(y)) for x, y in (point.split(",") for point in _text(thing, "points", where).split(";"))]
+            points = [(float(x), float(y)) for x, y in (point.split(",") for point in _text(shape, "points", where).split(";"))]
         except ValueError:
             points = []
         if len(points) < 3 or not all(abs(number) < 1e6 for point in points for number in point):
-            raise UserError(f"{where}: a polygon must have points 'x,y;x,y;x,y', got {thing.get('points')!r:.60}; correct the file")
+            raise UserError(f"{where}: a polygon must have points 'x,y;x,y;x,y', got {shape.get('points')!r:.60}; correct the file")
         collected.outline(image_id, label, points)
     else:
-        _take_mask(collected, image_id, label, thing, size, where)
+        _take_mask(collected, image_id, label, shape, size, where)
 
 
 def _take_mask(
-    collected: Collected, image_id: int, label: str, thing: ElementTree.Element, size: tuple[int, int], where: str
+    collected: Collected, image_id: int, label: str, shape: ElementTree.Element, size: tuple[int, int], where: str
 ) -> None:
-    """Its run lengths go along the rows of a rectangle, zeros first."""
-    left, top, width, height = (int(_number(thing, key, where)) for key in ("left", "top", "width", "height"))
+    """Add a mask, whose run lengths go along the rows of a rectangle, zeros first."""
+    left, top, width, height = (int(_number(shape, key, where)) for key in ("left", "top", "width", "height"))
     try:
-        counts = [int(count) for count in _text(thing, "rle", where).split(",")]
+        counts = [int(count) for count in _text(shape, "rle", where).split(",")]
     except ValueError:
         counts = [-1]
     inside = left >= 0 and top >= 0 and left + width <= size[1] and top + height <= size[0]

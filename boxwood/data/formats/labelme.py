@@ -1,4 +1,4 @@
-"""LabelMe's JSON, one file an image: shapes with a label and points in pixels."""
+"""LabelMe's JSON, one file for each image: shapes with a label and points in pixels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from boxwood.errors import UserError
 __all__ = ["read_labelme"]
 
 CORNERS = 32
-"""Of the polygon that stands for a circle."""
+"""Corners of the polygon that approximates a circle."""
 
 
 def read_labelme(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """A COCO dictionary of all files ``*.json`` in a folder, and what it does not carry; file names are those that the files give.
+    """A COCO dictionary of all files ``*.json`` in a folder, and descriptions of what it lacks. File names are each ``imagePath``.
 
     Rectangles become boxes, polygons and circles outlines. Shapes of one label and ``group_id`` are parts of one instance. Raises
-    `UserError` where a file is not what it should be.
+    `UserError` where there are no files, or one cannot be read or is not valid.
     """
     files = sorted(folder.glob("*.json"))
     if not files:
@@ -60,10 +60,10 @@ def _take(collected: Collected, image_id: int, shape: Any, groups: dict[tuple[st
 
 
 def _join(collected: Collected, place: int) -> None:
-    """The last instance is a part of the one at ``place``."""
+    """Merge the last instance into the one at index ``place``."""
     part, whole = collected.instances.pop(), collected.instances[place]
     x1, y1 = (min(whole["bbox"][axis], part["bbox"][axis]) for axis in (0, 1))
-    x2, y2 = (max(own["bbox"][axis] + own["bbox"][axis + 2] for own in (whole, part)) for axis in (0, 1))
+    x2, y2 = (max(instance["bbox"][axis] + instance["bbox"][axis + 2] for instance in (whole, part)) for axis in (0, 1))
     whole["bbox"] = [x1, y1, x2 - x1, y2 - y1]
     whole["area"] += part["area"]
     whole["segmentation"] += part["segmentation"]
@@ -71,10 +71,10 @@ def _join(collected: Collected, place: int) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     tree = read_json(path, "copy it again")
-    wanted = {"imagePath": str, "imageHeight": int, "imageWidth": int, "shapes": list}
-    for key, kind in wanted.items():
+    types = {"imagePath": str, "imageHeight": int, "imageWidth": int, "shapes": list}
+    for key, kind in types.items():
         value = tree.get(key) if isinstance(tree, dict) else None
         if type(value) is not kind:
-            raise UserError(f"{path}: '{key}' must be {'text' if kind is str else f'a {kind.__name__}'}; is it LabelMe's?")
-    found: dict[str, Any] = tree
-    return found
+            raise UserError(f"{path}: '{key}' must be {'text' if kind is str else f'a {kind.__name__}'}; name a LabelMe file")
+    checked: dict[str, Any] = tree
+    return checked

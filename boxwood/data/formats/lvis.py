@@ -1,4 +1,4 @@
-"""LVIS's JSON, which is COCO's but for what is said of its images."""
+"""LVIS's JSON: COCO's, except that images have a URL and no file name."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def read_lvis(path: Path) -> dict[str, Any]:
 
 
 def has_addresses_alone(tree: Any) -> bool:
-    """Whether a COCO dictionary is LVIS's: its first image has an address and no name."""
+    """Whether a COCO dictionary is LVIS's: its first image has a ``coco_url`` and no ``file_name``."""
     images = tree.get("images") if isinstance(tree, dict) else None
     first = images[0] if isinstance(images, list) and images else None
     return isinstance(first, dict) and "coco_url" in first and "file_name" not in first
 
 
 def named_by_address(tree: Any, path: Path) -> dict[str, Any]:
-    """``tree``, whose images get the ends of their addresses as names, ``train2017/000000391895.jpg``, since LVIS takes images from
-    several parts of COCO.
+    """``tree``, changed in place: the file name of an image is the end of its ``coco_url``, such as ``train2017/000000391895.jpg``,
+    since LVIS has images of several parts of COCO, and ``iscrowd`` is 0 where it is missing.
 
-    All other keys stay, such as which classes were looked for in an image. ``path`` is what messages call the file. Raises
-    `UserError` where an image has neither a name nor an address.
+    All other keys stay, such as the classes that were annotated exhaustively in an image. Messages name the file by ``path``.
+    Raises `UserError` where the tree is not LVIS's, or an image has neither a name nor a URL.
     """
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations", "categories")):
         raise UserError(f"{path}: is not LVIS's: it has no 'images', 'annotations' and 'categories'")
@@ -41,5 +41,5 @@ def named_by_address(tree: Any, path: Path) -> dict[str, Any]:
     for annotation in tree["annotations"]:
         if isinstance(annotation, dict):
             annotation.setdefault("iscrowd", 0)
-    found: dict[str, Any] = tree
-    return found
+    named: dict[str, Any] = tree
+    return named

@@ -1,4 +1,4 @@
-"""Open Images' tables of boxes: a line a box, its sides as shares of the image."""
+"""Open Images' tables of boxes: one box in each line, its sides as fractions of the image's width and height."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 def read_open_images(path: Path, images: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str]]:
     """A COCO dictionary of a table of boxes (``train-annotations-bbox.csv``) for the images in a folder, ``IMAGEID.jpg``.
 
-    Their sizes are read from their headers; images of the table that are not in the folder are passed over, and counted.
-    ``classes`` is the table of names (``class-descriptions-boxable.csv``); without it they are called as in the table,
-    ``/m/01g317``. Boxes around a group become crowd regions. Raises `UserError` where a line is not what it should be.
+    Image sizes are read from the headers of the images; images of the table that are not in the folder are skipped and counted.
+    ``classes`` is the table of class names (``class-descriptions-boxable.csv``); without it classes have the names of the table,
+    such as ``/m/01g317``. Boxes around a group become crowd regions. The second result describes what the dictionary lacks. Raises
+    `UserError` where a file cannot be read or a line is not valid.
     """
     if not images.is_dir():
-        raise UserError(f"{images}: is no folder; name that of the images with --images")
+        raise UserError(f"{images}: is no folder; name the folder of the images with --images")
     names = dict(_pairs(classes)) if classes is not None else {}
     files = {file.stem: file for file in sorted(images.iterdir()) if file.suffix.lower() in (".jpg", ".jpeg", ".png")}
     collected = Collected(tuple(dict.fromkeys(names.values())))
@@ -31,10 +32,10 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> t
     for stem, file in files.items():
         height, width = read_header(file).oriented
         ids[stem] = (collected.image(file.name, height, width), height, width)
-    strangers: set[str] = set()
+    missing_images: set[str] = set()
     for line, row in _rows(path):
         if row["ImageID"] not in ids:
-            strangers.add(row["ImageID"])
+            missing_images.add(row["ImageID"])
             continue
         image_id, height, width = ids[row["ImageID"]]
         try:
@@ -45,13 +46,13 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> t
             raise UserError(f"{path}:{line}: XMin, XMax, YMin and YMax must be shares of the image, 0 to 1; correct the line")
         corners = (x1 * width, y1 * height, x2 * width, y2 * height)
         collected.box(image_id, names.get(row["LabelName"], row["LabelName"]), corners, crowd=row.get("IsGroupOf") == "1")
-    if strangers:
-        collected.lost[f"images of the table are not in {images}"] = len(strangers)
+    if missing_images:
+        collected.lost[f"images of the table are not in {images}"] = len(missing_images)
     return collected.coco()
 
 
 def _rows(path: Path) -> Any:
-    """The number and the columns of each line."""
+    """The line number and the columns of each row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)

@@ -1,4 +1,4 @@
-"""Selective search's boxes in MATLAB's file, as Fast R-CNN's authors published them (arXiv 1504.08083, section 4)."""
+"""Selective search's boxes in MATLAB files, as the authors of Fast R-CNN published them (arXiv 1504.08083, section 4)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def read_selective_search(
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     """Image id, boxes (n, 4) xyxy in continuous coordinates and scores (n,) of 0, for each image of a data set.
 
-    The file has ``boxes``, a cell of (n, 4) y1, x1, y2, x2 an image, which count pixels from 1 and end on the last one; and perhaps
-    ``images``, a cell of names without their ending. Without names the images are those of the data set in the order of their
-    ids. Raises `UserError` where the file is none of these, or of other images; needs scipy.
+    The file has ``boxes``, a cell array with (n, 4) y1, x1, y2, x2 for each image, which count pixels from 1 and include the last
+    one; and perhaps ``images``, a cell array of file names without their ending. Without names the cells are in the order of
+    ``image_ids``. Raises `UserError` where the file cannot be read, has other contents, or lacks an image; needs scipy.
     """
     content = _read(path)
     if "boxes" not in content or content["boxes"].dtype != np.object_:
@@ -35,14 +35,16 @@ def read_selective_search(
     elif len(cells) == len(image_ids):
         of_image = dict(zip(image_ids, cells, strict=True))
     else:
-        raise UserError(f"{path}: has boxes of {len(cells)} images, the data set has {len(image_ids)}; name that of these images")
+        raise UserError(
+            f"{path}: has boxes of {len(cells)} images, the data set has {len(image_ids)}; name the file of these images"
+        )
     if missing := [image_id for image_id in image_ids if image_id not in of_image]:
         raise UserError(f"{path}: has no boxes for {len(missing)} images, such as id {missing[0]}; name the file of these images")
     for image_id in image_ids:
-        found = of_image[image_id]
-        if found.size and (found.ndim != 2 or found.shape[1] != 4 or found.dtype.kind not in "iuf"):
-            raise UserError(f"{path}: image id {image_id}: expected boxes (n, 4), got {found.shape}; copy the file again")
-        y1, x1, y2, x2 = found.reshape(-1, 4).astype(np.float32).T
+        boxes = of_image[image_id]
+        if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf"):
+            raise UserError(f"{path}: image id {image_id}: expected boxes (n, 4), got {boxes.shape}; copy the file again")
+        y1, x1, y2, x2 = boxes.reshape(-1, 4).astype(np.float32).T
         yield image_id, np.stack([x1 - 1, y1 - 1, x2, y2], axis=1), np.zeros(len(y1), dtype=np.float32)
 
 
@@ -57,7 +59,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         content: dict[str, NDArray[Any]] = loadmat(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name an existing .mat file") from None
-    except Exception as error:  # of a damaged file, whatever its reader stumbles over
+    except Exception as error:  # scipy raises many types of errors on a damaged file
         raise UserError(
             f"{path}: is no MATLAB file, or a damaged one ({' '.join(str(error).split())[:100]}); copy it again"
         ) from None

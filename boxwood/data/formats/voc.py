@@ -1,8 +1,8 @@
-"""PASCAL VOC's XML, one file an image.
+"""PASCAL VOC's XML, one file for each image.
 
     VOC2007/Annotations/000005.xml, VOC2007/ImageSets/Main/trainval.txt, VOC2007/JPEGImages/000005.jpg
 
-Its boxes count pixels from 1 and end on their last one; a COCO box begins at 0 and has a width. ``difficult`` objects, which the
+VOC's boxes count pixels from 1 and include the last one; a COCO box counts from 0 and has a width. ``difficult`` objects, which the
 benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC.
 """
 
@@ -24,23 +24,23 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
     *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""VOC's own, in its order; they have the ids 1 to 20."""
+"""VOC's classes in its order; their ids are 1 to 20."""
 
 
 def read_voc(folder: Path, split: str | None = None) -> dict[str, Any]:
     """A COCO dictionary of the annotations in ``folder/Annotations``, or of those that ``ImageSets/Main/SPLIT.txt`` names.
 
-    File names are relative to ``JPEGImages``. Images whose names are numbers have these as ids. Classes are VOC's where all are,
-    else those that occur in any of the folder, so that its splits have the same, in the order of their names. Raises
-    `UserError` where a file is missing or is not what it should be.
+    File names are relative to ``JPEGImages``. If all images have numbers as names, these are their ids. The classes are `CLASSES`
+    if no other occurs, else all that occur in the folder, by name, so that all its splits have the same. Raises `UserError` where
+    a file is missing or not valid.
     """
     stems = _stems(folder, split)
     parsed = [(stem, *_read(folder / "Annotations" / f"{stem}.xml")) for stem in stems]
-    found = {name for _, _, objects in parsed for name, _, _ in objects}
-    if not found <= set(CLASSES):
+    labels = {name for _, _, objects in parsed for name, _, _ in objects}
+    if not labels <= set(CLASSES):
         others = sorted({path.stem for path in (folder / "Annotations").glob("*.xml")} - set(stems))
-        found |= {name for stem in others for name, _, _ in _read(folder / "Annotations" / f"{stem}.xml")[1]}
-    names = CLASSES if found <= set(CLASSES) else sorted(found)
+        labels |= {name for stem in others for name, _, _ in _read(folder / "Annotations" / f"{stem}.xml")[1]}
+    names = CLASSES if labels <= set(CLASSES) else sorted(labels)
     numbers = [int(stem) for stem in stems if stem.isdecimal() and stem.isascii() and len(stem) < 18]
     by_number = len(set(numbers)) == len(stems)
     images: list[dict[str, Any]] = []
@@ -69,9 +69,9 @@ def read_voc(folder: Path, split: str | None = None) -> dict[str, Any]:
 
 
 def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
-    """Write ``folder/Annotations/*.xml`` and ``folder/ImageSets/Main/SPLIT.txt``; returns what the format did not carry, in words.
+    """Write ``folder/Annotations/*.xml`` and ``folder/ImageSets/Main/SPLIT.txt``; returns descriptions of what VOC cannot hold.
 
-    Raises `UserError` where two images would have one file, or a name cannot be one of a file.
+    Raises `UserError` where two images would have the same file name, or a file cannot be written.
     """
     names = {category["id"]: str(category["name"]) for category in coco["categories"]}
     stems = {image["id"]: Path(image["file_name"]).stem for image in coco["images"]}
@@ -89,7 +89,7 @@ def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
             _add(size, key, value)
         _add(root, "segmented", 0)
         for annotation in of_image[image["id"]]:
-            thing = ElementTree.SubElement(root, "object")
+            element = ElementTree.SubElement(root, "object")
             x, y, width, height = annotation["bbox"]
             difficult = int(bool(annotation.get("ignore") or annotation.get("iscrowd")))
             facts = (
@@ -99,8 +99,8 @@ def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
                 ("difficult", difficult),
             )
             for key, value in facts:
-                _add(thing, key, value)
-            box = ElementTree.SubElement(thing, "bndbox")
+                _add(element, key, value)
+            box = ElementTree.SubElement(element, "bndbox")
             for key, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + width), ("ymax", y + height)):
                 _add(box, key, int(value) if value == int(value) else value)
         ElementTree.indent(root)
@@ -135,7 +135,7 @@ def _stems(folder: Path, split: str | None) -> list[str]:
         ) from None
     if not lines:
         raise UserError(f"{path}: names no images")
-    # A line is a name; in the files of single classes a name and 1, 0 or -1.
+    # A line is a name; in the lists of single classes a name and 1, 0 or -1.
     return [line if (folder / "Annotations" / f"{line}.xml").exists() else re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
 
 
@@ -145,13 +145,13 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, tuple[float, ...]
     height, width = (int(_number(root, f"size/{key}", path, "size")) for key in ("height", "width"))
     name = (root.findtext("filename") or "").strip() or f"{path.stem}.jpg"
     objects = []
-    for row, thing in enumerate(root.iter("object")):
+    for row, element in enumerate(root.iter("object")):
         where = f"object {row}"
-        label = (thing.findtext("name") or "").strip()
+        label = (element.findtext("name") or "").strip()
         if not label:
             raise UserError(f"{path}: {where}: has no name; correct the file")
-        corners = tuple(_number(thing, f"bndbox/{key}", path, where) for key in ("xmin", "ymin", "xmax", "ymax"))
-        objects.append((label, corners, int((thing.findtext("difficult") or "0").strip() == "1")))
+        corners = tuple(_number(element, f"bndbox/{key}", path, where) for key in ("xmin", "ymin", "xmax", "ymax"))
+        objects.append((label, corners, int((element.findtext("difficult") or "0").strip() == "1")))
     return {"file_name": name, "height": height, "width": width}, objects
 
 

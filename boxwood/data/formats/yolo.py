@@ -1,9 +1,9 @@
-"""YOLO's text files: a line for each instance, a file for each image, and a ``data.yaml`` that names the classes.
+"""YOLO's text files: a file for each image, a line for each instance; and a ``data.yaml`` that names the classes.
 
-images/train/a.jpg, labels/train/a.txt:   2 0.5 0.5 0.25 0.1    (class, middle, width and height, as shares of the image)
+images/train/a.jpg, labels/train/a.txt:   2 0.5 0.5 0.25 0.1    (class, centre, width and height, as fractions of the image)
                                           2 0.1 0.1 0.9 0.1 0.9 0.9    (class, and the points of an outline)
 
-Where ``data.yaml`` has a ``kpt_shape``, keypoints follow the box; these are not read, since nothing says which are left and right.
+Where ``data.yaml`` has a ``kpt_shape``, keypoints follow the box; these are not read, since the format does not name them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 def read_yolo(path: Path, split: str = "train") -> tuple[dict[str, Any], Path]:
     """A COCO dictionary of one split of a ``data.yaml``, and the folder that its file names are relative to.
 
-    A split is a folder of images, a text file that lists images, or a list of such; of several the folder is the one around all.
-    Image sizes are read from the images' headers. Category ids are the class numbers and 1 more. An image without a text file has
-    no instances. Raises `UserError` where a file is missing, or a line is not what it should be.
+    A split is a folder of images, a text file that lists images, or a list of these; for several the folder is the common parent.
+    Image sizes are read from the headers of the images. Category ids are the class numbers plus 1. An image without a text file has
+    no instances. Raises `UserError` where a file is missing or a line is not valid.
     """
     places, names, keypoints = _read_yaml(path, split)
     files = sorted({file for place in places for file in _images_of(place, path, split)})
@@ -56,10 +56,10 @@ def read_yolo(path: Path, split: str = "train") -> tuple[dict[str, Any], Path]:
 
 def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
     """Write ``folder/labels/SPLIT/*.txt`` and ``folder/data.yaml``, which expects the images in ``folder/images/SPLIT``; returns
-    what the format did not carry, in words.
+    descriptions of what YOLO's format cannot hold.
 
-    A ``data.yaml`` that is there keeps its other splits, and must have the same classes. Raises `UserError` where it has not, and
-    where two images would have one text file.
+    An existing ``data.yaml`` keeps its other splits. Raises `UserError` where it has other classes, where two images would have the
+    same text file, and where a file name leads out of the folder.
     """
     names = [str(category["name"]) for category in sorted(coco["categories"], key=lambda category: category["id"])]
     numbers = {category["id"]: number for number, category in enumerate(sorted(coco["categories"], key=lambda c: c["id"]))}
@@ -75,7 +75,7 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         lines[annotation["image_id"]].append(" ".join(map(repr, (numbers[annotation["category_id"]], *map(float, shares)))))
     targets = {image["id"]: Path(image["file_name"]).with_suffix(".txt") for image in coco["images"]}
     if len(set(targets.values())) < len(targets):
-        raise UserError(f"{folder}: two images differ in their ending alone, and YOLO has one text file for both; rename one")
+        raise UserError(f"{folder}: two images differ only in their ending, and YOLO has one text file for both; rename one")
     splits = {split: f"images/{split}"}
     if (folder / "data.yaml").is_file():
         content, _ = parse_mapping((folder / "data.yaml").read_text(encoding="utf-8-sig"), str(folder / "data.yaml"))
@@ -103,7 +103,7 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
 
 
 def _read_yaml(path: Path, split: str) -> tuple[list[Path], list[str], int]:
-    """The folders and lists of images that a split names, the classes, and how many numbers of keypoints follow a box."""
+    """The folders and lists of images that a split names, the classes, and the number of keypoint values after a box."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -115,24 +115,24 @@ def _read_yaml(path: Path, split: str) -> tuple[list[Path], list[str], int]:
         known = [key for key in ("train", "val", "test") if isinstance(content.get(key), str | list)]
         raise UserError(f"{path}: '{split}' must name a folder of images; its splits are {', '.join(known) or 'none'}")
     root = content.get("path")
-    # As its own program does: relative to the file where it is not absolute.
+    # As YOLO's programs do: relative to the file if it is not absolute.
     base = path.parent / root if isinstance(root, str) else path.parent
     places = []
     for part in parts:
-        found = next((place for place in (base / part, path.parent / part) if place.is_dir() or place.suffix == ".txt"), None)
-        if found is None:
+        place = next((place for place in (base / part, path.parent / part) if place.is_dir() or place.suffix == ".txt"), None)
+        if place is None:
             raise UserError(f"{path}: '{split}' names {base / part}, which is no folder; correct it")
-        places.append(found)
+        places.append(place)
     shape = content.get("kpt_shape", [0])
     if not isinstance(shape, list) or not all(type(number) is int and 0 <= number < 10_000 for number in shape):
-        raise UserError(f"{path}: 'kpt_shape' must be how many keypoints and of how many numbers each, such as [17, 3]")
+        raise UserError(f"{path}: 'kpt_shape' must be the number of keypoints and of values of each, such as [17, 3]")
     if keypoints := math.prod(shape):
         logger.warning("%s: has keypoints (kpt_shape), which are not read; the boxes are", path)
     return places, _names(content, path), keypoints
 
 
 def _images_of(place: Path, yaml: Path, split: str) -> list[Path]:
-    """Those in a folder, or those that a file lists, a line each, relative to it."""
+    """The images in a folder, or those that a text file lists, one in each line, relative to the file."""
     if place.is_dir():
         files = [file for file in place.rglob("*") if file.suffix.lower() in IMAGES]
     else:
@@ -156,7 +156,7 @@ def _names(content: Mapping[str, Any], path: Path) -> list[str]:
 
 
 def _labels_of(image: Path) -> Path:
-    """``.../images/a.jpg`` -> ``.../labels/a.txt``; beside the image where no folder is called images."""
+    """``.../images/a.jpg`` -> ``.../labels/a.txt``; beside the image if no folder is called images."""
     parts = list(image.parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:

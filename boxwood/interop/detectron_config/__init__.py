@@ -1,9 +1,9 @@
-"""Detectron's own configuration files, read and turned into Boxwood's.
+"""Converts Detectron's configuration files into Boxwood's.
 
     OLD.yaml, or the cfg inside a .pkl -> values (229 keys, checked) -> RunConfig and notes
 
-Every key is carried over, or says what Boxwood does anyway, or is of no consequence and named as ignored, or cannot be honoured;
-then nothing is made until it is left out by name.
+Every key is carried over; or its value is what Boxwood always does; or it has no effect and is noted as ignored; or it cannot be
+honoured: then the conversion fails unless the key is left out by name.
 """
 
 from boxwood.interop.detectron_config.convert import Converted, from_detectron, import_yaml

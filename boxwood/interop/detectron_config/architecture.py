@@ -1,4 +1,4 @@
-"""Which network Detectron's switches describe, and which keys have no say in it."""
+"""The architecture that Detectron's keys describe, and the keys that have no effect in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["BODIES", "Body", "Plan", "make_plan", "switch_off"]
 
 @dataclass(frozen=True)
 class Body:
-    """A function of Detectron's that built a body."""
+    """A function of Detectron's that builds a backbone (``MODEL.CONV_BODY``)."""
 
     family: Literal["resnet", "vgg16", "vgg_cnn_m_1024"]
     depth: Literal[50, 101, 152] = 50
@@ -37,7 +37,7 @@ BODIES: dict[str, Body] = {
 }
 
 _SYNONYMS = ("fast_rcnn", "mask_rcnn", "keypoint_rcnn", "mask_and_keypoint_rcnn", "rpn", "fpn_rpn", "faster_rcnn")
-"""Of generalized_rcnn; the other keys say which it is."""
+"""Other names of generalized_rcnn; other keys define the architecture."""
 _TYPES = ("generalized_rcnn", "retinanet", "rfcn")
 _WIRED = re.compile(r"(VGG_CNN_M_1024|VGG16|ResNet50|ResNet101)_(fast_rcnn|rpn|rpn_conv4|faster_rcnn|rfcn)")
 _FROZEN = "_frozen_features"
@@ -49,23 +49,23 @@ OLD_NAMES = {
     },
     "head_builder.add_roi_2mlp_head": "fast_rcnn_heads.add_roi_2mlp_head",
 }
-"""Functions by the names of Detectron's first days."""
+"""Names of functions in early versions of Detectron, and their later names."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be built."""
+    """The architecture to build."""
 
     kind: Literal["rcnn", "rpn", "retinanet", "rfcn"]
-    body: Body
+    conv_body: Body
     box_head: str
     has_rpn: bool
     masks: bool
     keypoints: bool
     group_norm: bool
-    frozen_body: bool
+    frozen_backbone: bool
     reduced: bool
-    """R-FCN: a 1x1 convolution to 1024 channels ahead of the score maps."""
+    """R-FCN with a 1x1 convolution to 1024 channels before the score maps."""
 
     @property
     def second_stage(self) -> bool:
@@ -73,7 +73,7 @@ class Plan:
 
 
 def make_plan(values: Values) -> Plan:
-    """Read the switches."""
+    """Determine the architecture from the keys; contradictions become problems of ``values``."""
     name, body_name, box_head = values.get("MODEL.TYPE"), values.get("MODEL.CONV_BODY"), values.peek("FAST_RCNN.ROI_BOX_HEAD")
     type_ = name.removesuffix(_FROZEN)
     frozen = name != type_ or values.get("TRAIN.FREEZE_CONV_BODY")
@@ -96,27 +96,27 @@ def make_plan(values: Values) -> Plan:
         "retinanet" if type_ == "retinanet" else "rfcn" if type_ == "rfcn" else "rpn" if rpn_only else "rcnn"
     )
     _contradictions(values, kind, wired is not None)
-    body = BODIES.get(body_name)
-    if body is None:
-        why = "nothing can be built on it alone" if "P2only" in body_name else f"unknown body{did_you_mean(body_name, BODIES)}"
-        values.forbid("MODEL.CONV_BODY", why)
-        body = Body("resnet", pyramid=values.get("FPN.FPN_ON"))
-    group_norm = body.family == "resnet" and "_gn_" in values.peek("RESNETS.TRANS_FUNC")
+    conv_body = BODIES.get(body_name)
+    if conv_body is None:
+        unknown = f"unknown backbone{did_you_mean(body_name, BODIES)}"
+        values.forbid("MODEL.CONV_BODY", "no detector can be built on it alone" if "P2only" in body_name else unknown)
+        conv_body = Body("resnet", pyramid=values.get("FPN.FPN_ON"))
+    group_norm = conv_body.family == "resnet" and "_gn_" in values.peek("RESNETS.TRANS_FUNC")
     return Plan(
         kind,
-        body,
+        conv_body,
         _renamed(values, "FAST_RCNN.ROI_BOX_HEAD", box_head),
         has_rpn=kind == "rpn" or (kind == "rcnn" and faster),
         masks=kind == "rcnn" and masks,
         keypoints=kind == "rcnn" and keypoints,
         group_norm=group_norm,
-        frozen_body=frozen,
+        frozen_backbone=frozen,
         reduced=wired is not None,
     )
 
 
 def mask_head_name(values: Values) -> str:
-    """The function that built the mask head, by its later name."""
+    """Detectron's function that builds the mask head, by its later name."""
     return _renamed(values, "MRCNN.ROI_MASK_HEAD", values.get("MRCNN.ROI_MASK_HEAD"))
 
 
@@ -126,13 +126,13 @@ def _renamed(values: Values, key: str, name: str) -> str:
     return OLD_NAMES.get(name, name)
 
 
-def _wired(body: str, task: str, head: str) -> tuple[str, str]:
-    """The functions that a model type of the first days called by itself."""
-    if body.startswith("VGG"):
-        return f"{body}.add_{body}_conv5_body", f"{body}.add_{body}_roi_fc_head"
+def _wired(backbone: str, task: str, head: str) -> tuple[str, str]:
+    """The functions of the backbone and the box head that a model type of early versions implies."""
+    if backbone.startswith("VGG"):
+        return f"{backbone}.add_{backbone}_conv5_body", f"{backbone}.add_{backbone}_roi_fc_head"
     if task == "rfcn":
-        return f"ResNet.add_{body}_conv5_body", head
-    return f"ResNet.add_{body}_conv4_body", "ResNet.add_ResNet_roi_conv5_head"
+        return f"ResNet.add_{backbone}_conv5_body", head
+    return f"ResNet.add_{backbone}_conv4_body", "ResNet.add_ResNet_roi_conv5_head"
 
 
 def _contradictions(values: Values, kind: str, wired: bool) -> None:
@@ -146,11 +146,11 @@ def _contradictions(values: Values, kind: str, wired: bool) -> None:
     if values.get("MODEL.FASTER_RCNN") and kind in ("retinanet", "rfcn"):
         values.refuse("MODEL.FASTER_RCNN", f"Detectron's {kind} had no RPN")
     if wired:
-        values.ignore("MODEL.CONV_BODY", "MODEL.TYPE says the body")
+        values.ignore("MODEL.CONV_BODY", "MODEL.TYPE defines the backbone")
 
 
 def switch_off(values: Values, plan: Plan) -> None:
-    """Account for the keys that have no say in this network: each is as good as its default, and noted where it is not."""
+    """Ignore the keys that have no effect in this architecture; those with another value than the default get a note."""
 
     def off(why: str, *beginnings: str) -> None:
         for key in KEYS:
@@ -180,11 +180,11 @@ def switch_off(values: Values, plan: Plan) -> None:
     if not plan.has_rpn:
         off("there is no RPN", "RPN.", "FPN.RPN_ASPECT", "FPN.RPN_ANCHOR", "TRAIN.RPN_", "TEST.RPN_")
     if plan.has_rpn or plan.kind == "retinanet":
-        off("it is of proposals made beforehand", "TEST.PROPOSAL", "DEDUP_BOXES", "TRAIN.CROWD", "KRCNN.MIN_KEYPOINT")
-    if not plan.body.pyramid:
+        off("it applies to given proposals", "TEST.PROPOSAL", "DEDUP_BOXES", "TRAIN.CROWD", "KRCNN.MIN_KEYPOINT")
+    if not plan.conv_body.pyramid:
         off("FPN.FPN_ON is false", *(key for key in KEYS if key.startswith("FPN.") and key != "FPN.FPN_ON"))
     elif plan.has_rpn:
-        off("the anchors of a pyramid are those of FPN.RPN_*", "RPN.")
+        off("FPN.RPN_* define the anchors of a pyramid", "RPN.")
     elif plan.kind != "retinanet":
         off("there is no RPN", "FPN.MULTILEVEL_RPN", "FPN.RPN_")
     if not plan.masks:
@@ -194,9 +194,9 @@ def switch_off(values: Values, plan: Plan) -> None:
     if plan.kind != "rfcn":
         off("there is no R-FCN", "RFCN.")
     else:
-        off("R-FCN pools as R-FCN does", "FAST_RCNN.")
-    if plan.body.family != "resnet":
-        off("the body is no ResNet", "RESNETS.", "TRAIN.FREEZE_AT")
+        off("R-FCN has position-sensitive pooling", "FAST_RCNN.")
+    if plan.conv_body.family != "resnet":
+        off("the backbone is no ResNet", "RESNETS.", "TRAIN.FREEZE_AT")
     if not (plan.group_norm or values.values.get("FPN.USE_GN") or "_gn" in plan.box_head + values.peek("MRCNN.ROI_MASK_HEAD")):
         off("there is no group norm", "GROUP_NORM.", "SOLVER.WEIGHT_DECAY_GN")
     if not values.values.get("SOLVER.WARM_UP_ITERS", 500):

@@ -1,4 +1,4 @@
-"""From Detectron's keys to a complete configuration."""
+"""Converts Detectron's keys to a complete configuration."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Converted:
-    """A configuration, and all that there is to say about how it came to be."""
+    """A configuration, and notes on its conversion."""
 
     config: RunConfig
     notes: tuple[Note, ...]
-    """What was ignored, left out, or read as something else, in Detectron's order of keys."""
+    """Keys that were ignored, left out, or read as something else, in Detectron's order of keys."""
 
 
 def from_detectron(
@@ -37,11 +37,11 @@ def from_detectron(
     where: str = "",
     lines: dict[str, int] | None = None,
 ) -> Converted:
-    """The configuration that a tree of Detectron's keys describes; a key that is not in it has Detectron's default.
+    """The configuration that a tree of Detectron's keys describes; a key that it lacks has Detectron's default.
 
-    ``leave_out`` names keys that cannot be honoured and need not be, or beginnings of keys (``TEST.BBOX_AUG``); with ``strict`` off
-    all such are left out, and so are keys that Detectron's last version did not have. ``where`` is the file, ``lines`` the line of
-    each key. Raises `ConfigError` with all problems at once.
+    ``leave_out`` names keys, or groups of keys (``TEST.BBOX_AUG``), to leave out, so that they have their default; without
+    ``strict`` keys that cannot be honoured, or that Detectron's last version does not have, are left out too. ``where`` is the name
+    of the file and ``lines`` the line of each key, for messages. Raises `ConfigError` with all problems at once.
 
     >>> tree = {"MODEL": {"TYPE": "retinanet"}, "SOLVER": {"MAX_ITR": 10}}
     >>> from_detectron(tree)
@@ -51,15 +51,15 @@ def from_detectron(
     values = read_values(tree, leave_out=leave_out, strict=strict, where=where, lines=lines)
     plan = make_plan(values)
     switch_off(values, plan)
-    _compare_what_is_fixed(values)
-    model = _made(values, "model", lambda: make_model(values, plan))
-    data = _made(values, "data", lambda: make_data(values, plan))
-    train = _made(values, "train", lambda: make_train(values))
-    optim = _made(values, "optim", lambda: make_optim(values, train.batch_size if train else 16))
-    test = _made(values, "test", lambda: make_test(values, plan))
+    _check_fixed_values(values)
+    model = _make_part(values, "model", lambda: make_model(values, plan))
+    data = _make_part(values, "data", lambda: make_data(values, plan))
+    train = _make_part(values, "train", lambda: make_train(values))
+    optim = _make_part(values, "optim", lambda: make_optim(values, train.batch_size if train else 16))
+    test = _make_part(values, "test", lambda: make_test(values, plan))
     for key in values.values:
         if key not in values.taken and values.changed(key):
-            values.refuse(key, "it has no place in this configuration")
+            values.refuse(key, "it has no counterpart in this configuration")
         elif values.is_left_out(key) and values.changed(key) and key not in {note.key for note in values.notes}:
             values.note(key, values.values[key], "left out", "it was asked for")
     values.report()
@@ -70,35 +70,35 @@ def from_detectron(
 
 
 def import_yaml(path: Path, pairs: Sequence[str] = (), leave_out: Sequence[str] = ()) -> str:
-    """A YAML file of Detectron's, with ``KEY VALUE`` pairs laid over it, as a YAML file of Boxwood's.
+    """The text of a YAML file for Boxwood, from Detectron's YAML file with ``KEY VALUE`` pairs merged into it.
 
     It begins with a comment for each key that was ignored, left out or read as something else. Raises `UserError` where the file is
-    no YAML, `ConfigError` with all that cannot be honoured.
+    no YAML, `ConfigError` with all keys that cannot be honoured.
     """
     tree, lines = read_yaml(path)
     over = read_pairs(pairs)
     for key in pairs[::2]:
-        lines.pop(key, None)  # its value is the command line's
-    converted = from_detectron(_laid_over(tree, over), leave_out=leave_out, where=str(path), lines=lines)
+        lines.pop(key, None)  # its value comes from the command line
+    converted = from_detectron(_merge(tree, over), leave_out=leave_out, where=str(path), lines=lines)
     comments = [f"made from {path}, a configuration of Detectron's", *map(str, converted.notes)]
     return "".join(f"# {_line(comment)}\n" for comment in comments) + to_yaml(converted.config)
 
 
 def _line(comment: str) -> str:
-    """What is in a file must not leave its comment."""
+    """The comment on one line: text of the file must not end the comment."""
     return "".join(character if character.isprintable() else "?" for character in comment)
 
 
-def _laid_over(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(tree)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 
-def _compare_what_is_fixed(values: Values) -> None:
-    """Refuse the values that would make Boxwood do what it cannot."""
+def _check_fixed_values(values: Values) -> None:
+    """Refuse the values of keys that Boxwood cannot set, unless they are what Boxwood does."""
     for key, entry in KEYS.items():
         if entry.fate == "same" and key not in values.taken:
             values.taken.add(key)
@@ -106,11 +106,11 @@ def _compare_what_is_fixed(values: Values) -> None:
             if value not in entry.honoured:
                 values.refuse(key, entry.text)
             elif key == "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH" and value:
-                values.note(key, value, "ignored", entry.text)  # its default, which few batches fell short of
+                values.note(key, value, "ignored", entry.text)  # its default, which excluded few batches
 
 
-def _made(values: Values, part: str, make: Callable[[], T]) -> T | None:
-    """A part, or a problem for each of its values that is out of range."""
+def _make_part(values: Values, part: str, make: Callable[[], T]) -> T | None:
+    """A part of the configuration, or None and a problem for each value that is out of range."""
     try:
         return make()
     except ConfigError as error:

@@ -1,7 +1,7 @@
-"""The 229 keys of Detectron's configuration: what each was by default, and what becomes of it.
+"""The 229 keys of Detectron's configuration: their defaults, and how they are converted.
 
 A key is carried over into one of Boxwood's; or Boxwood always does the same as one value of it, and no other can be honoured; or it
-decides nothing about a network, its training or its results, and is ignored.
+affects neither the network nor its training nor its results, and is ignored.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ __all__ = ["DEPRECATED", "KEYS", "RENAMED", "Key"]
 
 
 class Key(NamedTuple):
-    """One key."""
+    """A key of Detectron's configuration."""
 
     default: Any
-    """Its type is the type of every value."""
+    """Detectron's default; every value has its type."""
     fate: Literal["carried", "same", "ignored"]
     text: str
-    """Carried: into which key of Boxwood's. The same: what Boxwood does. Ignored: why."""
+    """For ``carried`` the key of Boxwood's; for ``same`` what Boxwood does; for ``ignored`` the reason."""
     honoured: tuple[Any, ...] = ()
-    """Of ``same``: the values that mean what Boxwood does."""
+    """For ``same``: the values that mean what Boxwood does."""
     items: type | None = None
-    """Of a tuple or a list: the type of what is in it."""
+    """For a tuple or a list: the type of its items."""
 
 
 def _to(default: Any, into: str, items: type | None = None) -> Key:
@@ -40,13 +40,13 @@ def _ignored(default: Any, why: str, items: type | None = None) -> Key:
 
 _CAFFE2 = "it steered Caffe2"
 _DEAD = "Detectron never read it"
-_INFERRED = "Detectron set it itself, by the other keys"
-_COMMAND = "the command says it"
-_MOMENTUM = "PyTorch's momentum does not hold the rate, which is as if it were always scaled with it"
+_INFERRED = "Detectron derived it from other keys"
+_COMMAND = "it is an option of the command"
+_MOMENTUM = "PyTorch's momentum does not include the learning rate, so it is always scaled in effect"
 _EXPECTED = "Boxwood does not compare its results with expected ones"
-_FEW = "a batch is learnt from however few keypoints it has"
-_LEVELS = "the pyramid of R-CNN has the levels 2 to 6, regions 2 to 5, and RetinaNet's 3 to 7"
-_KINDS = "body, stem and shortcut have frozen batch norm, or all have group norm"
+_FEW = "batches with few keypoints are trained on too"
+_LEVELS = "the pyramid of R-CNN has the levels 2 to 6, its regions use 2 to 5, and RetinaNet's has 3 to 7"
+_KINDS = "backbone, stem and shortcuts all have frozen batch norm, or all have group norm"
 
 KEYS: dict[str, Key] = {
     # ------------------------------------------------------------------------------------------------------------- training
@@ -75,13 +75,13 @@ KEYS: dict[str, Key] = {
     "TRAIN.RPN_POST_NMS_TOP_N": _to(2000, "model.rpn.train_proposals"),
     "TRAIN.RPN_STRADDLE_THRESH": _to(0, "model.rpn.straddle"),
     "TRAIN.RPN_MIN_SIZE": _same(0, "proposals of every size are kept", 0, 1),
-    "TRAIN.CROWD_FILTER_THRESH": _same(0.7, "which proposals lie in a crowd is not a setting"),
-    "TRAIN.GT_MIN_AREA": _same(-1, "true boxes of every size are learnt", -1, 0),
+    "TRAIN.CROWD_FILTER_THRESH": _same(0.7, "the threshold of proposals in crowd regions is fixed"),
+    "TRAIN.GT_MIN_AREA": _same(-1, "ground-truth boxes of every size are used", -1, 0),
     "TRAIN.FREEZE_CONV_BODY": _to(False, "model.backbone.frozen_stages"),
     "TRAIN.AUTO_RESUME": _ignored(True, f"{_COMMAND}: boxwood train --resume"),
-    "TRAIN.COPY_WEIGHTS": _ignored(False, "a run does not hold its first weights"),
+    "TRAIN.COPY_WEIGHTS": _ignored(False, "a run does not store its initial weights"),
     "TRAIN.FREEZE_AT": _to(2, "model.backbone.frozen_stages"),
-    "DATA_LOADER.NUM_THREADS": _ignored(4, "it changes no result; set data.workers by your machine"),
+    "DATA_LOADER.NUM_THREADS": _ignored(4, "it changes no result; set data.workers to suit your machine"),
     "DATA_LOADER.MINIBATCH_QUEUE_SIZE": _ignored(64, _CAFFE2),
     "DATA_LOADER.BLOBS_QUEUE_CAPACITY": _ignored(8, _CAFFE2),
     # -------------------------------------------------------------------------------------------------------------- testing
@@ -100,10 +100,10 @@ KEYS: dict[str, Key] = {
     "TEST.RPN_MIN_SIZE": _same(0, "proposals of every size are kept", 0, 1),
     "TEST.DETECTIONS_PER_IM": _to(100, "test.detections_per_image"),
     "TEST.SCORE_THRESH": _to(0.05, "test.score_threshold"),
-    "TEST.COMPETITION_MODE": _ignored(True, "boxwood eval always keeps its files, under names of their own folder"),
-    "TEST.FORCE_JSON_DATASET_EVAL": _ignored(False, "COCO's measures are taken of every data set"),
+    "TEST.COMPETITION_MODE": _ignored(True, "boxwood eval always keeps its files, in the folder of --out"),
+    "TEST.FORCE_JSON_DATASET_EVAL": _ignored(False, "COCO's metrics are computed for every data set"),
     "TEST.PRECOMPUTED_PROPOSALS": _ignored(True, _INFERRED),
-    "TEST.CLASS_SPECIFIC_AR": _same(False, "the recall of proposals is of all classes as one"),
+    "TEST.CLASS_SPECIFIC_AR": _same(False, "the recall of proposals is class-agnostic"),
     "TEST.BBOX_AUG.ENABLED": _to(False, "test.tta.boxes"),
     "TEST.BBOX_AUG.SCORE_HEUR": _to("UNION", "test.tta.boxes.scores"),
     "TEST.BBOX_AUG.COORD_HEUR": _to("UNION", "test.tta.boxes.boxes"),
@@ -159,7 +159,7 @@ KEYS: dict[str, Key] = {
     "RETINANET.SCALES_PER_OCTAVE": _to(3, "model.head.anchor_sizes"),
     "RETINANET.ANCHOR_SCALE": _to(4, "model.head.anchor_sizes"),
     "RETINANET.NUM_CONVS": _to(4, "model.head.convs"),
-    "RETINANET.BBOX_REG_WEIGHT": _same(1.0, "the losses of RetinaNet weigh the same"),
+    "RETINANET.BBOX_REG_WEIGHT": _same(1.0, "the losses of RetinaNet have equal weights"),
     "RETINANET.BBOX_REG_BETA": _to(0.11, "model.head.smooth_l1_beta"),
     "RETINANET.PRE_NMS_TOP_N": _to(1000, "model.head.test_candidates"),
     "RETINANET.POSITIVE_OVERLAP": _to(0.5, "model.head.foreground_iou"),
@@ -168,8 +168,8 @@ KEYS: dict[str, Key] = {
     "RETINANET.LOSS_GAMMA": _to(2.0, "model.head.focal_gamma"),
     "RETINANET.PRIOR_PROB": _to(0.01, "model.head.prior"),
     "RETINANET.SHARE_CLS_BBOX_TOWER": _to(False, "model.head.shared_tower"),
-    "RETINANET.CLASS_SPECIFIC_BBOX": _same(False, "RetinaNet regresses one box an anchor"),
-    "RETINANET.SOFTMAX": _same(False, "RetinaNet's classes are logits of their own"),
+    "RETINANET.CLASS_SPECIFIC_BBOX": _same(False, "RetinaNet regresses one box for each anchor"),
+    "RETINANET.SOFTMAX": _same(False, "RetinaNet's scores are a sigmoid per class"),
     "RETINANET.INFERENCE_TH": _to(0.05, "test.score_threshold"),
     "FAST_RCNN.ROI_BOX_HEAD": _to("", "model.box_head"),
     "FAST_RCNN.MLP_HEAD_DIM": _to(1024, "model.box_head.width"),
@@ -180,7 +180,7 @@ KEYS: dict[str, Key] = {
     "FAST_RCNN.ROI_XFORM_RESOLUTION": _to(14, "model.box_head.resolution"),
     "RPN.RPN_ON": _ignored(False, _INFERRED),
     "RPN.SIZES": _to((64, 128, 256, 512), "model.rpn.anchor_sizes", float),
-    "RPN.STRIDE": _to(16, "the stride of the body's map"),
+    "RPN.STRIDE": _to(16, "the stride of the backbone's map"),
     "RPN.ASPECT_RATIOS": _to((0.5, 1, 2), "model.rpn.anchor_ratios", float),
     "FPN.FPN_ON": _to(False, "model.fpn"),
     "FPN.DIM": _to(256, "model.fpn.channels"),
@@ -191,7 +191,7 @@ KEYS: dict[str, Key] = {
     "FPN.ROI_CANONICAL_LEVEL": _same(4, "a region of 224 pixels is read from level 4"),
     "FPN.ROI_MAX_LEVEL": _same(5, _LEVELS),
     "FPN.ROI_MIN_LEVEL": _same(2, _LEVELS),
-    "FPN.MULTILEVEL_RPN": _same(False, "with a pyramid, anchors stand on all of its levels", True),
+    "FPN.MULTILEVEL_RPN": _same(False, "with a pyramid, anchors are on all of its levels", True),
     "FPN.RPN_MAX_LEVEL": _to(6, "the levels of model.fpn"),
     "FPN.RPN_MIN_LEVEL": _to(2, "the levels of model.fpn"),
     "FPN.RPN_ASPECT_RATIOS": _to((0.5, 1, 2), "model.rpn.anchor_ratios", float),
@@ -205,33 +205,33 @@ KEYS: dict[str, Key] = {
     "MRCNN.ROI_XFORM_SAMPLING_RATIO": _to(0, "model.rois.sampling_ratio"),
     "MRCNN.DIM_REDUCED": _to(256, "model.mask_head.width"),
     "MRCNN.DILATION": _same(2, "the convolutions of a mask head are not dilated", 1),
-    "MRCNN.UPSAMPLE_RATIO": _same(1, "a mask is not enlarged behind its head"),
+    "MRCNN.UPSAMPLE_RATIO": _same(1, "masks are not upsampled after their head"),
     "MRCNN.USE_FC_OUTPUT": _same(False, "masks are predicted by a convolution"),
-    "MRCNN.CONV_INIT": _same("GaussianFill", "mask heads begin with MSRAFill", "MSRAFill"),
-    "MRCNN.CLS_SPECIFIC_MASK": _same(True, "every class has its mask"),
-    "MRCNN.WEIGHT_LOSS_MASK": _same(1.0, "the losses of R-CNN weigh the same"),
+    "MRCNN.CONV_INIT": _same("GaussianFill", "mask heads are initialised with MSRAFill", "MSRAFill"),
+    "MRCNN.CLS_SPECIFIC_MASK": _same(True, "masks are predicted per class"),
+    "MRCNN.WEIGHT_LOSS_MASK": _same(1.0, "the losses of R-CNN have equal weights"),
     "MRCNN.THRESH_BINARIZE": _to(0.5, "test.mask_threshold"),
     "KRCNN.ROI_KEYPOINTS_HEAD": _to("", "model.keypoint_head"),
     "KRCNN.HEATMAP_SIZE": _to(-1, "four times model.keypoint_head.resolution"),
     "KRCNN.UP_SCALE": _same(-1, "heatmaps are doubled by a deconvolution, then by interpolation", 2),
     "KRCNN.USE_DECONV": _same(False, "a keypoint head has one deconvolution, its output"),
-    "KRCNN.DECONV_DIM": _ignored(256, "it is of the deconvolution that KRCNN.USE_DECONV puts in"),
+    "KRCNN.DECONV_DIM": _ignored(256, "it applies to the deconvolution that KRCNN.USE_DECONV adds"),
     "KRCNN.USE_DECONV_OUTPUT": _same(False, "heatmaps are doubled by a deconvolution, then by interpolation", True),
-    "KRCNN.DILATION": _ignored(1, "it is of a keypoint head on res5"),
+    "KRCNN.DILATION": _ignored(1, "it applies to a keypoint head on res5"),
     "KRCNN.DECONV_KERNEL": _same(4, "the deconvolution of a keypoint head is 4 x 4"),
-    "KRCNN.NUM_KEYPOINTS": _ignored(-1, "the data set says it"),
+    "KRCNN.NUM_KEYPOINTS": _ignored(-1, "the data set defines it"),
     "KRCNN.NUM_STACKED_CONVS": _to(8, "model.keypoint_head.convs"),
     "KRCNN.CONV_HEAD_DIM": _to(256, "model.keypoint_head.width"),
     "KRCNN.CONV_HEAD_KERNEL": _same(3, "the convolutions of a keypoint head are 3 x 3"),
-    "KRCNN.CONV_INIT": _same("GaussianFill", "keypoint heads begin with MSRAFill", "MSRAFill"),
+    "KRCNN.CONV_INIT": _same("GaussianFill", "keypoint heads are initialised with MSRAFill", "MSRAFill"),
     "KRCNN.NMS_OKS": _to(False, "test.keypoint_nms"),
-    "KRCNN.KEYPOINT_CONFIDENCE": _same("bbox", "a person is scored by its box"),
+    "KRCNN.KEYPOINT_CONFIDENCE": _same("bbox", "the score of a person is the score of its box"),
     "KRCNN.ROI_XFORM_METHOD": _to("RoIAlign", "model.rois.pooling"),
     "KRCNN.ROI_XFORM_RESOLUTION": _to(7, "model.keypoint_head.resolution"),
     "KRCNN.ROI_XFORM_SAMPLING_RATIO": _to(0, "model.rois.sampling_ratio"),
     "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH": _same(20, _FEW, 20, 0),
-    "KRCNN.INFERENCE_MIN_SIZE": _same(0, "heatmaps are read at the size of their box"),
-    "KRCNN.LOSS_WEIGHT": _same(1.0, "the losses of R-CNN weigh the same"),
+    "KRCNN.INFERENCE_MIN_SIZE": _same(0, "heatmaps are resized to their box, of any size"),
+    "KRCNN.LOSS_WEIGHT": _same(1.0, "the losses of R-CNN have equal weights"),
     "KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS": _same(True, "the keypoint loss is a mean over visible keypoints"),
     "RFCN.PS_GRID_SIZE": _to(3, "model.grid"),
     "RESNETS.NUM_GROUPS": _to(1, "model.backbone.groups"),
@@ -257,12 +257,12 @@ KEYS: dict[str, Key] = {
     "SOLVER.WEIGHT_DECAY_GN": _same(0.0, "optim.norm_weight_decay would decay the shifts of group norm too"),
     "SOLVER.WARM_UP_ITERS": _to(500, "optim.warmup_steps"),
     "SOLVER.WARM_UP_FACTOR": _to(1.0 / 3.0, "optim.warmup_factor"),
-    "SOLVER.WARM_UP_METHOD": _same("linear", "the rate rises linearly at first"),
+    "SOLVER.WARM_UP_METHOD": _same("linear", "the learning rate rises linearly during warm-up"),
     "SOLVER.SCALE_MOMENTUM": _same(True, _MOMENTUM),
     "SOLVER.SCALE_MOMENTUM_THRESHOLD": _same(1.1, _MOMENTUM),
-    "SOLVER.LOG_LR_CHANGE_THRESHOLD": _ignored(1.1, "the log has the rate in every line"),
+    "SOLVER.LOG_LR_CHANGE_THRESHOLD": _ignored(1.1, "the log has the learning rate in every line"),
     # ---------------------------------------------------------------------------------------------------------- all the rest
-    "NUM_GPUS": _to(1, "train.batch_size; start so many processes with torchrun"),
+    "NUM_GPUS": _to(1, "train.batch_size; start as many processes with torchrun"),
     "USE_NCCL": _ignored(False, _CAFFE2),
     "DEDUP_BOXES": _same(1 / 16.0, "repeated proposals are left out"),
     "BBOX_XFORM_CLIP": _same(math.log(1000.0 / 16.0), "a box grows by at most 1000/16"),
@@ -280,7 +280,7 @@ KEYS: dict[str, Key] = {
     "EXPECTED_RESULTS_RTOL": _same(0.1, _EXPECTED),
     "EXPECTED_RESULTS_ATOL": _same(0.005, _EXPECTED),
     "EXPECTED_RESULTS_SIGMA_TOL": _same(4, _EXPECTED),
-    "EXPECTED_RESULTS_EMAIL": _ignored("", "Boxwood sends no letters"),
+    "EXPECTED_RESULTS_EMAIL": _ignored("", "Boxwood sends no e-mail"),
     "DOWNLOAD_CACHE": _ignored("/tmp/detectron-download-cache", "it changes no result"),
     "CLUSTER.ON_CLUSTER": _ignored(False, "it changes no result"),
 }
@@ -295,7 +295,7 @@ DEPRECATED = (
     "USE_GPU_NMS",
     "TEST.NUM_TEST_IMAGES",
 )
-"""Keys of its first days that Detectron read over, with a warning."""
+"""Old keys that Detectron ignored with a warning."""
 
 RENAMED = {
     "MODEL.PS_GRID_SIZE": "RFCN.PS_GRID_SIZE",
@@ -307,4 +307,4 @@ RENAMED = {
     "TEST.DATASET": "TEST.DATASETS",
     "TEST.PROPOSAL_FILE": "TEST.PROPOSAL_FILES",
 }
-"""Keys that Detectron refused, naming the new one. What they say is as clear as ever, so they are read as that."""
+"""Old keys that Detectron refused, and their new names, under which they are read here."""

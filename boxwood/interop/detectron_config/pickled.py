@@ -1,7 +1,7 @@
-"""The configuration inside a ``.pkl`` of Detectron: a text that PyYAML wrote with Python's objects in it, read as plain data.
+"""The configuration inside a ``.pkl`` of Detectron: YAML with tags of Python objects, read as plain data.
 
-It names the classes of Detectron and numpy that it was made from. Only those few are known here, by what they hold; nothing is
-imported or called, and any other name is refused.
+Its tags name classes of Detectron and numpy. Only these few are known here, and only their contents are read; nothing is imported
+or called, and any other name is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["from_embedded", "parse_embedded"]
 MAX_CHARACTERS = 200_000
 MAX_DEPTH = 40
 MAX_NODES = 50_000
-"""Of the text with its aliases written out, which dumps use for what stands twice, such as numpy's types."""
+"""Maximum number of nodes of the text with its aliases expanded; dumps use aliases for repeated values, such as numpy's types."""
 
 _YAML = "tag:yaml.org,2002:"
 _PYTHON = f"{_YAML}python/"
@@ -40,9 +40,9 @@ _TYPES = {"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"
 
 
 def from_embedded(text: str, where: str = "cfg") -> Converted:
-    """The configuration of trained weights: `from_detectron` of `parse_embedded`, with what cannot be honoured among the notes.
+    """The configuration of trained weights: `from_detectron` of `parse_embedded`; keys that cannot be honoured become notes.
 
-    The weights of Detectron's first months say nothing of ``MODEL.BBOX_REG_WEIGHTS``: their boxes were regressed without.
+    Early weights of Detectron lack ``MODEL.BBOX_REG_WEIGHTS``: their boxes were regressed with weights of 1.
     """
     tree = parse_embedded(text, where)
     model, ones = tree.get("MODEL"), (1.0, 1.0, 1.0, 1.0)
@@ -50,14 +50,14 @@ def from_embedded(text: str, where: str = "cfg") -> Converted:
         return from_detectron(tree, strict=False, where=where)
     model["BBOX_REG_WEIGHTS"] = ones
     converted = from_detectron(tree, strict=False, where=where)
-    note = Note("MODEL.BBOX_REG_WEIGHTS", None, "read as", f"{ones}, since weights without it are of before it was there")
+    note = Note("MODEL.BBOX_REG_WEIGHTS", None, "read as", f"{ones}, since weights without this key are older than it")
     return replace(converted, notes=(*converted.notes, note))
 
 
 def parse_embedded(text: str, where: str = "cfg") -> dict[str, Any]:
-    """The tree of a dumped configuration as dictionaries, lists, tuples and scalars; numpy's arrays become lists.
+    """The tree of a dumped configuration as dictionaries, lists, tuples and scalars; numpy arrays become lists.
 
-    Raises `UserError` where it is damaged, too large, or names anything but plain data.
+    Raises `UserError` where the text is damaged, too large, or names anything but plain data.
 
     >>> parse_embedded("!!python/object/new:utils.collections.AttrDict {dictitems: {NUM_GPUS: 8}, state: {__immutable__: true}}")
     {'NUM_GPUS': 8}
@@ -86,26 +86,26 @@ def parse_embedded(text: str, where: str = "cfg") -> dict[str, Any]:
 
 
 class _Refused(Exception):
-    """Says what is wrong."""
+    """Its message is the reason."""
 
 
-def _check(node: yaml.Node | None, depth: int, seen: list[int]) -> None:
-    """Refuse what is not known by name, and aliases that make a small text large or endless."""
-    seen[0] += 1
-    if depth > MAX_DEPTH or seen[0] > MAX_NODES:
-        raise _Refused("is larger with its aliases written out than a configuration of Detectron")
+def _check(node: yaml.Node | None, depth: int, num_nodes: list[int]) -> None:
+    """Refuse unknown tags, and aliases that make a small text large or endless."""
+    num_nodes[0] += 1
+    if depth > MAX_DEPTH or num_nodes[0] > MAX_NODES:
+        raise _Refused("is larger, with its aliases expanded, than a configuration of Detectron")
     if node is None:
         return
     if node.tag not in _KNOWN:
         name = node.tag.replace(_YAML, "!!")
-        raise _Refused(f"names {name!r:.120}, and only plain data, Detectron's own mappings and numpy's numbers are read; refused")
+        raise _Refused(f"names {name!r:.120}; only plain data, Detectron's mappings and numpy's numbers are read; refused")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            _check(key, depth + 1, seen)
-            _check(value, depth + 1, seen)
+            _check(key, depth + 1, num_nodes)
+            _check(value, depth + 1, num_nodes)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _check(item, depth + 1, seen)
+            _check(item, depth + 1, num_nodes)
 
 
 def _value(node: yaml.Node | None) -> Any:
@@ -115,7 +115,7 @@ def _value(node: yaml.Node | None) -> Any:
     if tag in _MAPPINGS:
         parts = _parts(node)
         if set(parts) - {"dictitems", "state"}:
-            raise _Refused(f"has a mapping with {sorted(set(parts) - {'dictitems', 'state'})}, which Detectron's have not")
+            raise _Refused(f"has a mapping with {sorted(set(parts) - {'dictitems', 'state'})}, which Detectron's do not have")
         return _value(parts["dictitems"]) if "dictitems" in parts else {}
     if tag in _ARRAYS:
         return _array(_parts(node))
@@ -123,10 +123,10 @@ def _value(node: yaml.Node | None) -> Any:
         kind, content = _items(node)
         number = np.frombuffer(_bytes(content), _dtype(kind))
         if number.shape != (1,):
-            raise ValueError("a number of numpy's with the wrong length")
+            raise ValueError("a numpy number of the wrong length")
         return number[0].item()
     if tag in (_DTYPE, _NDARRAY):
-        raise _Refused("has a type of numpy's where a value should be")
+        raise _Refused("has a numpy type where a value should be")
     if isinstance(node, yaml.MappingNode):
         return {str(_value(key)): _value(value) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
@@ -167,7 +167,7 @@ def _items(node: yaml.Node) -> list[yaml.Node]:
 
 def _array(parts: dict[str, yaml.Node]) -> Any:
     if _items(parts["args"])[0].tag != _NDARRAY:
-        raise _Refused("has an array that is none of numpy's")
+        raise _Refused("has an array that is not numpy's")
     _, shape, kind, by_columns, content = _items(parts["state"])
     array = np.frombuffer(_bytes(content), _dtype(kind))
     return array.reshape(_value(shape), order="F" if _value(by_columns) else "C").tolist()
@@ -185,7 +185,7 @@ def _dtype(node: yaml.Node) -> np.dtype[Any]:
 def _bytes(node: yaml.Node) -> bytes:
     text = str(node.value)
     if node.tag != f"{_YAML}binary":
-        return text.encode("latin-1")  # bytes of Python 2 that are letters by chance
+        return text.encode("latin-1")  # bytes of Python 2 that happened to be printable
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:

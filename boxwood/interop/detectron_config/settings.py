@@ -1,4 +1,4 @@
-"""Data, schedule and test of Detectron's keys, as Boxwood's configuration."""
+"""Converts Detectron's keys of data, schedule and test to Boxwood's configuration."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class _Set(NamedTuple):
     annotations: str
     images: str
     num_classes: int | None
-    """With the background; None where it is not known here."""
+    """With background; None if unknown."""
     has_truth: bool = True
 
 
 def _catalogue() -> dict[str, _Set]:
-    """Detectron's data sets by name, in the folders that the recipes and Detectron's own catalogue have."""
+    """Detectron's data sets by name, in the folders of the recipes and of Detectron's catalogue."""
     coco, sets = "data/coco", {}
     for prefix, kind, classes in (("coco_2014", "instances", 81), ("keypoints_coco_2014", "person_keypoints", 2)):
         for part, images in (("train", "train2014"), ("val", "val2014"), ("valminusminival", "val2014")):
@@ -64,7 +64,7 @@ _WHOLE: dict[tuple[str, ...], str] = {
     ("coco_2014_train", "coco_2014_valminusminival"): "instances",
     ("keypoints_coco_2014_train", "keypoints_coco_2014_valminusminival"): "person_keypoints",
 }
-"""Two sets that are COCO 2017's train set together, by the kind of its annotations."""
+"""Pairs of sets that form COCO 2017's train set, and the kind of its annotations."""
 _ZOO = re.compile(r"https?://\S+/\d+/\w+/(?P<stem>[^/]+?)\.yaml\.[^/]+/output/test/(?P<data>[^/]+)/\w+/rpn_proposals\.pkl")
 _IMAGENET = re.compile(r"https?://\S+/ImageNetPretrained/\w+/(?P<name>[^/]+)\.pkl")
 _TRAINED = re.compile(r"https?://\S+/\d+/\w+/(?P<stem>[^/]+?)(?:\.yaml\.|_\d{4}\.)[^/]+/output/train/\S+/model_final\.pkl")
@@ -74,15 +74,15 @@ _TRAINED = re.compile(r"https?://\S+/\d+/\w+/(?P<stem>[^/]+?)(?:\.yaml\.|_\d{4}\
 
 
 def make_data(values: Values, plan: Plan) -> DataConfig:
-    """Both data sets; Detectron tested one set after the other, Boxwood the first that has a truth."""
+    """Both data sets; Detectron tested on all sets in turn, Boxwood tests on the first with ground truth."""
     names = values.get("TRAIN.DATASETS")
     train = _train_set(values, names)
-    chosen, val = _val_set(values)
+    val_index, val = _val_set(values)
     classes = values.get("MODEL.NUM_CLASSES")
     if classes != -1 and train.num_classes not in (None, classes):
         values.refuse("MODEL.NUM_CLASSES", f"the data set has {train.num_classes} with the background")
     elif train.num_classes is None:
-        values.ignore("MODEL.NUM_CLASSES", "the data set says it")
+        values.ignore("MODEL.NUM_CLASSES", "the data set defines it")
     resize = ResizeShortestEdge(short=values.get("TRAIN.SCALES"), long=values.get("TRAIN.MAX_SIZE"), antialias=False)
     flips: tuple[Transform, ...] = (HorizontalFlip(p=0.5),) if values.get("TRAIN.USE_FLIPPED") else ()
     data = DataConfig(
@@ -100,10 +100,10 @@ def make_data(values: Values, plan: Plan) -> DataConfig:
         data.train.proposals = files[0] if len(files) == 1 else files or None
         data.train.proposal_limit = None
         files = _proposal_files(values, "TEST.PROPOSAL_FILES", len(values.get("TEST.DATASETS")))
-        data.val.proposals = files[chosen] if chosen < len(files) else None
+        data.val.proposals = files[val_index] if val_index < len(files) else None
         data.val.proposal_limit = values.get("TEST.PROPOSAL_LIMIT")
     elif values.get("TRAIN.PROPOSAL_FILES"):
-        values.refuse("TRAIN.PROPOSAL_FILES", "a detector with an RPN, or without proposals, looks at no other boxes")
+        values.refuse("TRAIN.PROPOSAL_FILES", "a detector with an RPN, or without proposals, reads no proposal files")
     return data
 
 
@@ -114,19 +114,21 @@ def _train_set(values: Values, names: tuple[str, ...]) -> _Set:
     if len(names) == 1 and names[0] in CATALOGUE and CATALOGUE[names[0]].has_truth:
         return CATALOGUE[names[0]]
     if len(names) > 1 and all(name in CATALOGUE for name in names):
-        values.refuse("TRAIN.DATASETS", "a run reads one annotation file; merge theirs, and set data.train afterwards")
+        values.refuse(
+            "TRAIN.DATASETS", "a run reads one annotation file; merge the files of these sets, and set data.train afterwards"
+        )
     else:
         _refuse_sets(values, "TRAIN.DATASETS", names, "data.train")
     return _Set("data/coco/annotations/instances_train2017.json", "data/coco/train2017", None)
 
 
 def _val_set(values: Values) -> tuple[int, _Set]:
-    """Which of the sets, and the set."""
+    """The index of the set in ``TEST.DATASETS``, and the set."""
     names = values.get("TEST.DATASETS")
     for index, name in enumerate(names):
         if name in CATALOGUE and CATALOGUE[name].has_truth:
             if len(names) > 1:
-                others = "the others one by one with boxwood eval data.val.annotations=..."
+                others = "for the others run boxwood eval data.val.annotations=..."
                 values.note("TEST.DATASETS", names, "read as", f"{name}; {others}")
             return index, CATALOGUE[name]
     _refuse_sets(values, "TEST.DATASETS", names, "data.val")
@@ -142,22 +144,22 @@ def _refuse_sets(values: Values, key: str, names: tuple[str, ...], into: str) ->
         hint = did_you_mean(unknown[0], CATALOGUE)
         values.refuse(key, f"{unknown[0]!r} is not in Detectron's catalogue{hint}; {advice}")
     else:
-        values.refuse(key, f"its annotations are not public, so there is nothing to learn or to compare with; {advice}")
+        values.refuse(key, f"its annotations are not public, so it serves neither training nor evaluation; {advice}")
 
 
 def _proposal_files(values: Values, key: str, num_sets: int) -> tuple[str, ...]:
-    """A file a data set. Those of Detectron's zoo have their names in Boxwood's recipes; where they came from is noted."""
+    """One file for each data set; files of Detectron's zoo get the names that Boxwood's recipes use, and a note."""
     given = values.get(key)
     if not given or len(given) != num_sets:
         values.refuse(key, f"a detector without an RPN needs one file for each of the {num_sets} data sets")
     files = []
     for name in given:
-        if found := _match(_ZOO, name):
-            file = f"proposals/{found['stem']}/{found['data']}.pkl"
-            values.note(key, name, "read as", f"{file}; bring it there")
+        if match := _match(_ZOO, name):
+            file = f"proposals/{match['stem']}/{match['data']}.pkl"
+            values.note(key, name, "read as", f"{file}; download it to there")
             files.append(file)
         elif "://" in name:
-            values.refuse(key, f"{name} is no file; download it and name the file")
+            values.refuse(key, f"{name} is not a file; download it and name the file")
         else:
             files.append(name)
     return tuple(files)
@@ -167,10 +169,10 @@ def _proposal_files(values: Values, key: str, num_sets: int) -> tuple[str, ...]:
 
 
 def make_train(values: Values) -> TrainConfig:
-    """Length, batch and first weights. Detectron evaluated once, at the end."""
+    """Length, batch size and initial weights. As in Detectron, evaluation is once, at the end."""
     gpus = values.get("NUM_GPUS")
     if gpus < 1:
-        values.refuse("NUM_GPUS", "it is at least 1")
+        values.refuse("NUM_GPUS", "it must be at least 1")
         gpus = 1
     return TrainConfig(
         steps=values.get("SOLVER.MAX_ITER"),
@@ -184,14 +186,14 @@ def make_train(values: Values) -> TrainConfig:
 
 def _weights(values: Values) -> str | None:
     name: str = values.get("TRAIN.WEIGHTS")
-    if found := _match(_IMAGENET, name):
-        return f"detectron/imagenet/{found['name']}"
-    if found := _match(_TRAINED, name):
-        return f"detectron/{found['stem']}"
+    if match := _match(_IMAGENET, name):
+        return f"detectron/imagenet/{match['name']}"
+    if match := _match(_TRAINED, name):
+        return f"detectron/{match['stem']}"
     if "://" in name:
         values.refuse("TRAIN.WEIGHTS", "it is not of Detectron's zoo; download it and name the file")
     elif name:
-        values.note("TRAIN.WEIGHTS", name, "read as", f"{name}; make it a .safetensors with boxwood weights import first")
+        values.note("TRAIN.WEIGHTS", name, "read as", f"{name}; convert it first with boxwood weights import")
     return name or None
 
 
@@ -200,7 +202,7 @@ def _match(address: re.Pattern[str], name: str) -> re.Match[str] | None:
 
 
 def make_optim(values: Values, batch_size: int) -> SGDConfig:
-    """The schedule; of its keys, those that another policy reads are ignored."""
+    """The optimizer and the schedule; keys that only another policy reads are ignored."""
     policy, steps = values.get("SOLVER.LR_POLICY"), values.get("SOLVER.MAX_ITER")
     policies = {
         "steps_with_decay": ("BASE_LR", "GAMMA", "STEPS"),
@@ -209,7 +211,7 @@ def make_optim(values: Values, batch_size: int) -> SGDConfig:
         "cosine_decay": ("BASE_LR",),
     }
     if policy not in policies:
-        why = "the rate falls in steps or as a cosine" if policy == "exp_decay" else f"unknown{did_you_mean(policy, policies)}"
+        why = "it must be steps or a cosine" if policy == "exp_decay" else f"unknown{did_you_mean(policy, policies)}"
         values.refuse("SOLVER.LR_POLICY", why)
         policy = "steps_with_decay"
     for name in ("BASE_LR", "GAMMA", "STEPS", "LRS", "STEP_SIZE"):
@@ -224,7 +226,7 @@ def make_optim(values: Values, batch_size: int) -> SGDConfig:
         if size > 0 and steps / size <= 1000:
             drops = list(range(size, steps, size))
         else:
-            values.refuse("SOLVER.STEP_SIZE", "it is more than 0, and the rate falls at most a thousand times")
+            values.refuse("SOLVER.STEP_SIZE", "it must be more than 0, with at most 1000 drops of the learning rate")
     if policy == "steps_with_lrs":
         lr, gamma = _rates(values, len(drops))
     schedule: ScheduleConfig = CosineScheduleConfig()
@@ -245,19 +247,19 @@ def make_optim(values: Values, batch_size: int) -> SGDConfig:
 def _steps(values: Values) -> list[int]:
     steps: list[int] = values.get("SOLVER.STEPS")
     if steps[:1] != [0] or steps != sorted(set(steps)):
-        values.refuse("SOLVER.STEPS", "it begins with 0 and rises")
+        values.refuse("SOLVER.STEPS", "it must begin with 0 and increase")
     return steps[1:]
 
 
 def _rates(values: Values, num_drops: int) -> tuple[float, float]:
-    """First rate and factor of rates that fall by one factor; others are not a schedule of Boxwood's."""
+    """The first learning rate and the factor of each drop, which must be the same for all drops."""
     rates: list[float] = values.get("SOLVER.LRS")
     if len(rates) != num_drops + 1 or min(rates, default=0.0) <= 0:
-        values.refuse("SOLVER.LRS", "there is one rate for each of SOLVER.STEPS, more than 0")
+        values.refuse("SOLVER.LRS", "it must have one learning rate, more than 0, for each of SOLVER.STEPS")
         return 0.001, 0.1
     factors = [after / before for before, after in pairwise(rates)]
     if any(not math.isclose(factor, factors[0], rel_tol=1e-9) for factor in factors):
-        values.refuse("SOLVER.LRS", "the rate falls by the same factor at each step")
+        values.refuse("SOLVER.LRS", "the learning rate must fall by the same factor at each step")
     return rates[0], factors[0] if factors else 0.1
 
 
@@ -265,10 +267,10 @@ def _rates(values: Values, num_drops: int) -> tuple[float, float]:
 
 
 def make_test(values: Values, plan: Plan) -> TestConfig:
-    """How outputs become detections."""
+    """The configuration of postprocessing at test time."""
     most = values.get("TEST.DETECTIONS_PER_IM")
     if most <= 0:
-        values.refuse("TEST.DETECTIONS_PER_IM", "there is always a limit")
+        values.refuse("TEST.DETECTIONS_PER_IM", "it must be more than 0")
     return TestConfig(
         score_threshold=values.get("RETINANET.INFERENCE_TH" if plan.kind == "retinanet" else "TEST.SCORE_THRESH"),
         nms_threshold=values.get("TEST.NMS"),
@@ -295,18 +297,18 @@ def _vote(values: Values) -> VoteConfig | None:
     scoring = _one_of(values, "TEST.BBOX_VOTE.SCORING_METHOD", methods).lower()
     beta = values.get("TEST.BBOX_VOTE.SCORING_METHOD_BETA")
     if values.changed("TEST.BBOX_VOTE.SCORING_METHOD_BETA"):
-        values.note("TEST.BBOX_VOTE.SCORING_METHOD_BETA", beta, "read as", "test.vote.beta; Detectron never read it and took 1")
+        values.note("TEST.BBOX_VOTE.SCORING_METHOD_BETA", beta, "read as", "test.vote.beta; Detectron never read it and used 1")
     return VoteConfig(threshold=values.get("TEST.BBOX_VOTE.VOTE_TH"), scoring=scoring, beta=beta)
 
 
 def _augmentation(values: Values, plan: Plan) -> TTAConfig | None:
-    """Each group that is on; Detectron read none of boxes for an RPN alone and for RetinaNet."""
+    """Test-time augmentation; Detectron did not augment boxes for an RPN alone and for RetinaNet."""
     tta = TTAConfig()
     if plan.kind not in ("rpn", "retinanet") and values.get("TEST.BBOX_AUG.ENABLED"):
         views = _views(values, "TEST.BBOX_AUG", ("AREA_TH_LO", "AREA_TH_HI"))
         ways = [_one_of(values, f"TEST.BBOX_AUG.{key}", ("UNION", "AVG", "ID")) for key in ("SCORE_HEUR", "COORD_HEUR")]
         if plan.has_rpn and ways != ["UNION", "UNION"]:
-            values.refuse("TEST.BBOX_AUG.SCORE_HEUR", "a detector that finds its own proposals unites its boxes")
+            values.refuse("TEST.BBOX_AUG.SCORE_HEUR", "a detector with an RPN takes the union of its boxes")
             ways = ["UNION", "UNION"]
         tta.boxes = BoxViewsConfig(**views, scores=ways[0].lower(), boxes=ways[1].lower())
     if plan.masks and values.get("TEST.MASK_AUG.ENABLED"):
@@ -336,9 +338,9 @@ def _views(values: Values, group: str, areas: tuple[str, str]) -> dict[str, Any]
 
 
 def _one_of(values: Values, key: str, known: tuple[str, ...]) -> Any:
-    """The value of a key that has few; the first of them where it is none."""
+    """The value of a key that must be in ``known``; else a problem, and the first of them."""
     value = values.get(key)
     if value in known:
         return value
-    values.refuse(key, f"it is one of {', '.join(known)}")
+    values.refuse(key, f"it must be one of {', '.join(known)}")
     return known[0]

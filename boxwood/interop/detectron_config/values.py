@@ -1,4 +1,4 @@
-"""A tree of Detectron's keys as checked values, one for each of the 229."""
+"""Checks a tree of Detectron's keys: the values of the 229 keys, with notes and problems."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Note", "Values", "read_pairs", "read_values"]
 
 MAX_TEXT = 10_000
 MAX_DEPTH = 20
-"""Of a value that is written as Python writes it."""
+"""Maximum number of open brackets in a value that is written as a Python literal."""
 _GROUPS = {key.rpartition(".")[0] for key in KEYS} | {key.rpartition(".")[0] for key in (*DEPRECATED, *RENAMED)}
 _GROUPS |= {group.partition(".")[0] for group in _GROUPS}
 
 
 @dataclass(frozen=True)
 class Note:
-    """What became of a key that was not simply carried over."""
+    """A key that was not simply carried over."""
 
     key: str
     value: Any
@@ -30,7 +30,7 @@ class Note:
     text: str
 
     def __str__(self) -> str:
-        """One line, whatever the value holds.
+        """One line, for any value.
 
         >>> print(Note("MEMONGER", False, "ignored", "it steered Caffe2"))
         ignored: MEMONGER = False (it steered Caffe2)
@@ -42,14 +42,14 @@ class Note:
 
 @dataclass
 class Values:
-    """The value of every key, and what there is to say about it."""
+    """The value of every key, with notes and problems."""
 
     values: dict[str, Any]
-    """Of the keys that were given; the others have their default."""
+    """Values of the given keys; the others have their default."""
     leave_out: tuple[str, ...] = ()
-    """Keys, or beginnings of keys up to a dot, that are not to be honoured."""
+    """Keys, or groups of keys, to leave out."""
     strict: bool = True
-    """Whether what cannot be honoured is a problem; else it is left out."""
+    """Whether a key that cannot be honoured is a problem; else it is left out."""
     where: str = ""
     lines: dict[str, int] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -60,20 +60,20 @@ class Values:
         return any(key == name or key.startswith(f"{name.rstrip('.')}.") for name in self.leave_out)
 
     def get(self, key: str) -> Any:
-        """The value of ``key``, which is thereby accounted for; its default where it is left out."""
+        """The value of ``key``, or its default where it is left out; marks the key as used."""
         self.taken.add(key)
         return self.peek(key)
 
     def peek(self, key: str) -> Any:
-        """The same, without accounting for it."""
+        """As `get`, without marking the key as used."""
         return KEYS[key].default if key not in self.values or self.is_left_out(key) else self.values[key]
 
     def changed(self, key: str) -> bool:
-        """Whether ``key`` was given another value than its default."""
+        """Whether ``key`` has a given value other than its default."""
         return key in self.values and self.values[key] != KEYS[key].default
 
     def refuse(self, key: str, why: str) -> None:
-        """``key`` cannot be honoured: a problem, unless it is left out."""
+        """Record that ``key`` cannot be honoured: a problem, or a note if it is left out."""
         self.taken.add(key)
         value = self.values.get(key, KEYS[key].default)
         if self.strict and not self.is_left_out(key):
@@ -83,13 +83,13 @@ class Values:
             self.note(key, value, "left out", why)
 
     def forbid(self, key: str, why: str) -> None:
-        """What cannot be left out either, since there would be no network without it."""
+        """Record a problem of a key that cannot be left out either, since it defines the network."""
         self.taken.add(key)
         value = _short(self.values.get(key, KEYS[key].default))
         self.problems.setdefault(key, f"{self.place(key)}{key} = {value} cannot be honoured, nor left out: {why}")
 
     def ignore(self, key: str, why: str) -> None:
-        """``key`` has no consequence; worth a note where it was given another value than its default."""
+        """Mark ``key`` as without effect; a note if it has another value than its default."""
         self.taken.add(key)
         if self.changed(key):
             self.note(key, self.values[key], "ignored", why)
@@ -99,7 +99,7 @@ class Values:
             self.notes.append(note)
 
     def place(self, key: str) -> str:
-        """``FILE:LINE: `` as far as they are known."""
+        """``FILE:LINE: ``, as far as known."""
         line = self.lines.get(key)
         return f"{self.where}:{line}: " if self.where and line else f"{self.where}: " if self.where else ""
 
@@ -117,9 +117,9 @@ def read_values(
     where: str = "",
     lines: dict[str, int] | None = None,
 ) -> Values:
-    """The values of a tree of mappings: texts decoded, types checked, old keys under their new names.
+    """The values of a tree of mappings: Python literals parsed, types checked, old keys under their new names.
 
-    Keys that Detectron did not have, and values of a wrong type, become problems (`Values.report`).
+    Keys that Detectron does not have, and values of a wrong type, become problems (`Values.report`).
     """
     values = Values({}, tuple(leave_out), strict, where, lines or {})
     for name in values.leave_out:
@@ -130,16 +130,16 @@ def read_values(
         if key in KEYS:
             _accept(values, key, value)
         elif key in DEPRECATED:
-            values.note(key, value, "ignored", "Detectron had given it up")
+            values.note(key, value, "ignored", "Detectron's last version ignored it")
         elif key in RENAMED:
             if RENAMED[key] in given:
-                values.problems[key] = f"{values.place(key)}{key} is the old name of {RENAMED[key]}, which is there too; keep one"
+                values.problems[key] = f"{values.place(key)}{key} is the old name of {RENAMED[key]}, which is given too; keep one"
             else:
                 values.note(key, value, "read as", f"{RENAMED[key]}, its later name")
                 values.lines.setdefault(RENAMED[key], values.lines.get(key, 0))
                 _accept(values, RENAMED[key], _as_renamed(key, _decoded(value)), key)
         elif values.is_left_out(key) or not strict:
-            values.note(key, value, "left out", "Detectron's last version had no such key")
+            values.note(key, value, "left out", "Detectron's last version has no such key")
         elif key in _GROUPS:
             values.problems[key] = f"{values.place(key)}{key} should be a mapping of keys to values, got {_short(value)}"
         else:
@@ -149,7 +149,7 @@ def read_values(
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """``KEY VALUE ...`` as a tree. Raises `ConfigError` where a value is missing, or a key has a value and keys below it.
+    """``KEY VALUE ...`` as a tree. Raises `ConfigError` where a value is missing, or a key has both a value and keys below it.
 
     >>> read_pairs(["NUM_GPUS", "2", "SOLVER.BASE_LR", "0.005"])
     {'NUM_GPUS': '2', 'SOLVER': {'BASE_LR': '0.005'}}
@@ -199,23 +199,23 @@ def _accept(values: Values, key: str, value: Any, called: str = "") -> None:
 
 
 class _WrongType(Exception):
-    """Says what the value should be."""
+    """Its message says what the value should be."""
 
 
 def _decoded(value: Any) -> Any:
-    """A text that is a value as Python writes it becomes that value: ``(800,)`` is a tuple, ``1e-4`` a number."""
+    """The value of a text that is a Python literal: ``(800,)`` is a tuple, ``1e-4`` a number; another value unchanged."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or _depth(value) > MAX_DEPTH:
         return value
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a backslash in a path
+            warnings.simplefilter("ignore")  # about a backslash in a path
             return ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return value
 
 
 def _depth(text: str) -> int:
-    """At most so many brackets are open at once; Python's own parser may give up on a thousand. Signs nest too."""
+    """The maximum number of brackets open at once; Python's parser may fail on a thousand. Signs nest too: 100 count as one."""
     deepest = depth = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -227,7 +227,7 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def _checked(value: Any, key: Key) -> Any:
-    """The value with the type of the key's default; what loses nothing is converted. Raises `_WrongType`."""
+    """The value, converted without loss to the type of the key's default. Raises `_WrongType` where this is impossible."""
     default = key.default
     if isinstance(default, tuple | list):
         if key.text.startswith("model.pixel_mean"):
@@ -244,7 +244,7 @@ def _plural(items: type | None) -> str:
 
 
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}
-"""What YAML took for true and false in Detectron's days."""
+"""Texts that YAML 1.1, which Detectron used, reads as true and false."""
 
 
 def _scalar(value: Any, wanted: type, name: str) -> Any:
@@ -268,7 +268,7 @@ def _scalar(value: Any, wanted: type, name: str) -> Any:
 
 
 def _means(value: Any) -> list[list[list[float]]]:
-    """Three numbers, in as many brackets as anybody put around them."""
+    """Three numbers, without or with up to three brackets around them."""
     for _ in range(3):
         if isinstance(value, tuple | list) and len(value) == 1:
             value = value[0]
@@ -278,7 +278,7 @@ def _means(value: Any) -> list[list[list[float]]]:
 
 
 def _as_renamed(old: str, value: Any) -> Any:
-    """The value as the new key has it: names were joined by colons, and there was more than one test size."""
+    """The value in the form of the new key: old names were joined by colons, and test sizes were a tuple."""
     if old in ("TRAIN.DATASET", "TEST.DATASET", "TRAIN.PROPOSAL_FILE", "TEST.PROPOSAL_FILE") and isinstance(value, str):
         return (value,) if "://" in value or not value else tuple(value.split(":"))
     if old == "TEST.SCALES" and isinstance(value, tuple | list) and len(value) == 1:

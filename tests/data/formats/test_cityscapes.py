@@ -1,4 +1,4 @@
-"""Cityscapes' polygons as COCO: what hides what, and what is wrong in a file."""
+"""Cityscapes' polygons as COCO: occlusion, ignored labels, and errors in a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import Boxwood
 
 
 def rectangle(label: str, x1: int, y1: int, x2: int, y2: int, **more: Any) -> dict[str, Any]:
-    """Whose last row and column are y2 and x2, as a polygon is painted."""
+    """A rectangular polygon; painted polygons include their last row y2 and column x2."""
     return {"label": label, "polygon": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]], **more}
 
 
@@ -27,13 +27,13 @@ OBJECTS = [
     rectangle("road", 0, 0, 63, 31),
     rectangle("car", 10, 10, 29, 19),
     rectangle("person", 40, 5, 45, 25),
-    rectangle("pole", 14, 0, 15, 31),  # hides a strip of the car
+    rectangle("pole", 14, 0, 15, 31),  # occludes a strip of the car
     rectangle("persongroup", 50, 5, 60, 25),
     rectangle("bicycle", 2, 2, 5, 5),
-    rectangle("building", 0, 0, 8, 8),  # hides the bicycle
-    rectangle("license plate", 20, 17, 24, 18),  # hides nothing
+    rectangle("building", 0, 0, 8, 8),  # occludes the bicycle
+    rectangle("license plate", 20, 17, 24, 18),  # occludes nothing
     rectangle("rider", 30, 28, 33, 31, deleted=1),
-    rectangle("static", 62, 2, 63, 3),  # is not counted
+    rectangle("static", 62, 2, 63, 3),  # is ignored
 ]
 
 
@@ -46,15 +46,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "gtFine" / "val"
 
 
-def test_what_is_seen(folder: Path, tmp_path: Path) -> None:
+def test_masks_hold_the_visible_pixels(folder: Path, tmp_path: Path) -> None:
     coco = read_cityscapes(folder)
     assert [image["file_name"] for image in coco["images"]] == [
         "aachen/aachen_000000_000019_leftImg8bit.png",
         "ulm/ulm_000001_000019_leftImg8bit.png",
     ]
     assert {row["name"]: row["id"] for row in coco["categories"]} == CLASSES
-    kept = [(row["image_id"], row["category_id"], row["iscrowd"], row["bbox"], row["area"]) for row in coco["annotations"]]
-    assert kept == [
+    annotations = [(row["image_id"], row["category_id"], row["iscrowd"], row["bbox"], row["area"]) for row in coco["annotations"]]
+    assert annotations == [
         (2, CLASSES["car"], 0, [10, 10, 20, 10], 20 * 10 - 2 * 10),
         (2, CLASSES["person"], 0, [40, 5, 6, 21], 6 * 21),
         (2, CLASSES["person"], 1, [50, 5, 11, 21], 11 * 21),
@@ -67,15 +67,15 @@ def test_what_is_seen(folder: Path, tmp_path: Path) -> None:
     void = np.zeros((32, 64), np.uint8)
     void[2:4, 62:64] = 1
     assert np.array_equal(coco_mask.decode(coco["images"][1]["void"]), void)
-    assert coco_mask.decode(coco["images"][0]["void"]).all()  # nothing is painted
+    assert coco_mask.decode(coco["images"][0]["void"]).all()  # no polygon is painted
     (tmp_path / "val.json").write_text(json.dumps(coco))
     file = read_coco_file(tmp_path / "val.json")
     assert not check_identities(file) and not check_boxes(file)[1] and not check_masks(file)[1] and not check_run_lengths(file)
     assert file.to_coco()["images"] == coco["images"]
 
 
-def test_what_is_not_counted() -> None:
-    """By the benchmark's own table of labels; license plates belong to the cars."""
+def test_ignored_labels_are_the_benchmarks() -> None:
+    """Checked against the benchmark's table of labels; license plates belong to the cars."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cityscapesscripts.helpers.labels import labels
@@ -92,7 +92,7 @@ def test_the_command(folder: Path, boxwood: Boxwood, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "is not JSON"),
         ("[]", "'imgHeight' and 'imgWidth'"),
@@ -102,14 +102,14 @@ def test_the_command(folder: Path, boxwood: Boxwood, tmp_path: Path) -> None:
         ('{"imgHeight": 3, "imgWidth": 3, "objects": [{"label": 3, "polygon": []}]}', "objects row 0"),
     ],
 )
-def test_a_wrong_file_is_named(content: str, told: str, folder: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+def test_a_wrong_file_is_named(content: str, message: str, folder: Path, boxwood: Boxwood, tmp_path: Path) -> None:
     path = folder / "ulm" / "ulm_000001_000019_gtFine_polygons.json"
     path.write_text(content)
     done = boxwood("data", "convert", folder, tmp_path / "val.json", "--from", "cityscapes")
-    assert done.status == 2 and len(done.error_lines) == 1 and str(path) in done.err and told in done.err
+    assert done.status == 2 and len(done.error_lines) == 1 and str(path) in done.err and message in done.err
     assert not (tmp_path / "val.json").exists()
 
 
-def test_a_folder_without_annotations(tmp_path: Path) -> None:
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gtFine/val"):
         read_cityscapes(tmp_path)

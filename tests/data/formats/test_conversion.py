@@ -1,4 +1,4 @@
-"""VOC's and YOLO's files: read as they are, written and read again, and refused where they are wrong."""
+"""VOC's and YOLO's files: reading, writing and reading again, and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def voc_folder(folder: Path, xml: str = VOC_XML) -> Path:
     return folder
 
 
-def test_a_file_of_voc(tmp_path: Path) -> None:
+def test_read_voc(tmp_path: Path) -> None:
     coco = read_voc(voc_folder(tmp_path), "val")
     assert coco["images"] == [{"id": 5, "file_name": "000005.jpg", "height": 375, "width": 500}]
     assert [(row["category_id"], row["bbox"], row["ignore"]) for row in coco["annotations"]] == [
@@ -49,7 +49,7 @@ def test_a_file_of_voc(tmp_path: Path) -> None:
 
 
 def test_splits_of_voc_have_the_same_classes(tmp_path: Path) -> None:
-    """Of classes that are not VOC's a split may lack one; and the files of single classes say more than names."""
+    """Also with classes that are not VOC's, some of which a split lacks; lists of single classes have a second column."""
     voc_folder(tmp_path, VOC_XML.replace("chair", "pistachio"))
     (tmp_path / "Annotations" / "more 1.xml").write_text(VOC_XML.replace("chair", "date"))
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("more 1\n")
@@ -60,7 +60,7 @@ def test_splits_of_voc_have_the_same_classes(tmp_path: Path) -> None:
     assert [len(coco["images"]) for coco in (train, val, of_date)] == [1, 1, 2]
 
 
-def test_difficult_objects_are_not_learnt(tmp_path: Path) -> None:
+def test_difficult_objects_are_crowd_regions_in_training(tmp_path: Path) -> None:
     voc_folder(tmp_path)
     (tmp_path / "JPEGImages").mkdir()
     Image.new("RGB", (500, 375)).save(tmp_path / "JPEGImages" / "000005.jpg")
@@ -71,7 +71,7 @@ def test_difficult_objects_are_not_learnt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("xml", "told"),
+    ("xml", "message"),
     [
         ("<annotation>", "is not XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "defines entities"),
@@ -82,13 +82,13 @@ def test_difficult_objects_are_not_learnt(tmp_path: Path) -> None:
         (VOC_XML.replace("<name>chair</name>", "<name> </name>", 1), "object 0: has no name"),
     ],
 )
-def test_a_wrong_file_of_voc_is_named(xml: str, told: str, tmp_path: Path) -> None:
+def test_a_wrong_file_of_voc_is_named(xml: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_voc(voc_folder(tmp_path, xml))
-    assert "000005.xml" in str(error.value) and told in str(error.value) and "\n" not in str(error.value)
+    assert "000005.xml" in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the splits here are val"):
         read_voc(voc_folder(tmp_path), "train")
     (tmp_path / "ImageSets" / "Main" / "more.txt").write_text("000006\n")
@@ -106,7 +106,7 @@ def yolo_folder(folder: Path, lines: str = "1 0.5 0.25 0.5 0.1\n\n0 0.1 0.1 0.9 
     return folder / "data.yaml"
 
 
-def test_files_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_read_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     coco, folder = read_yolo(yolo_folder(tmp_path))
     assert "1 of 2 images have no text file" in caplog.text
     assert folder == tmp_path / "images" / "train"
@@ -122,7 +122,7 @@ def test_files_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_splits_of_yolo(tmp_path: Path) -> None:
-    """A list of images, and several folders; file names are relative to what lies around all of them."""
+    """A list of images, and several folders, whose common parent is the folder of the file names."""
     path = yolo_folder(tmp_path)
     rest = "names: [nut, 'a fig']\n"
     (tmp_path / "train.txt").write_text("./images/train/a.jpg\r\n")
@@ -144,11 +144,11 @@ def test_splits_of_yolo(tmp_path: Path) -> None:
 
 
 def test_keypoints_of_yolo_are_no_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Four of three numbers are an even number, and so would be taken for the points of an outline."""
+    """Four keypoints of three numbers are an even count of numbers, which could be read as an outline."""
     path = yolo_folder(tmp_path, "1 0.5 0.25 0.5 0.1 " + "0.5 0.5 2 " * 4 + "\n")
     path.write_text(path.read_text() + "kpt_shape: [4, 3]\n")
-    (found,) = read_yolo(path)[0]["annotations"]
-    assert found["bbox"] == pytest.approx([50, 20, 100, 10]) and "segmentation" not in found
+    (annotation,) = read_yolo(path)[0]["annotations"]
+    assert annotation["bbox"] == pytest.approx([50, 20, 100, 10]) and "segmentation" not in annotation
     assert "kpt_shape" in caplog.text
     path.write_text(path.read_text().replace("[4, 3]", "[5, 3]"))
     with pytest.raises(UserError, match=r"a\.txt:1: must have a box and 15 numbers of keypoints"):
@@ -159,7 +159,7 @@ def test_keypoints_of_yolo_are_no_outline(tmp_path: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         ("nut 1 2 3 4", "must be a class and numbers"),
         ("2 0.5 0.5 0.1 0.1", "class 2 is none of the 2 of data.yaml (0 to 1)"),
@@ -169,14 +169,14 @@ def test_keypoints_of_yolo_are_no_outline(tmp_path: Path, caplog: pytest.LogCapt
         ("1 nan 0.5 0.1 0.1", "must have 4 shares of the image"),
     ],
 )
-def test_a_wrong_line_of_yolo_is_named(lines: str, told: str, tmp_path: Path) -> None:
+def test_a_wrong_line_of_yolo_is_named(lines: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_yolo(yolo_folder(tmp_path, "0 0.5 0.5 0.1 0.1\n" + lines))
-    assert "a.txt:2: " in str(error.value) and told in str(error.value) and "\n" not in str(error.value)
+    assert "a.txt:2: " in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("yaml", "told"),
+    ("yaml", "message"),
     [
         ("names: [a]", "'train' must name a folder of images; its splits are none"),
         ("train: images/none\nnames: [a]", "which is no folder"),
@@ -185,10 +185,10 @@ def test_a_wrong_line_of_yolo_is_named(lines: str, told: str, tmp_path: Path) ->
         ("train: labels/train\nnames: [a]", "has no images"),
     ],
 )
-def test_a_wrong_data_yaml(yaml: str, told: str, tmp_path: Path) -> None:
+def test_a_wrong_data_yaml(yaml: str, message: str, tmp_path: Path) -> None:
     path = yolo_folder(tmp_path)
     path.write_text(yaml)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_yolo(path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
@@ -200,7 +200,7 @@ NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N"), include_char
 
 @st.composite
 def data_sets(draw: st.DrawFn) -> dict[str, Any]:
-    """Unicode names and spaces, ids with gaps, empty images, boxes that touch the border, difficult ones."""
+    """COCO data sets with Unicode names, spaces, gaps between ids, empty images, difficult objects, and boxes at the border."""
     classes = draw(st.lists(NAMES.filter(bool), min_size=1, max_size=4, unique=True))
     ids = draw(st.lists(st.integers(1, 90), min_size=len(classes), max_size=len(classes), unique=True))
     stems = draw(st.lists(st.from_regex(r"[a-zé][a-z0-9 é]{0,5}[a-z0-9]", fullmatch=True), min_size=1, max_size=4, unique=True))
@@ -225,19 +225,19 @@ def data_sets(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def facts(coco: dict[str, Any], difficult: bool) -> list[Any]:
-    """What both formats carry: each image's file and size, and its instances."""
+    """The contents that both formats hold: file name, size and instances of each image."""
     names = {row["id"]: row["name"] for row in coco["categories"]}
     of_image: dict[int, list[Any]] = {row["id"]: [] for row in coco["images"]}
     for row in coco["annotations"]:
-        own = (names[row["category_id"]], *(round(number, 6) for number in row["bbox"]))
-        of_image[row["image_id"]].append((*own, row["ignore"]) if difficult else own)
+        instance = (names[row["category_id"]], *(round(number, 6) for number in row["bbox"]))
+        of_image[row["image_id"]].append((*instance, row["ignore"]) if difficult else instance)
     images = sorted(coco["images"], key=lambda row: row["file_name"])
     return [(row["file_name"], row["height"], row["width"], sorted(of_image[row["id"]])) for row in images]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(coco=data_sets())
-def test_there_and_back(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_round_trip_through_voc_and_yolo(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("set")
     lost = write_voc(coco, folder / "voc", "train")
     assert facts(read_voc(folder / "voc", "train"), True) == facts(coco, True)
@@ -254,16 +254,16 @@ def test_there_and_back(coco: dict[str, Any], tmp_path_factory: pytest.TempPathF
     assert [row["name"] for row in back["categories"]] == in_order
 
 
-def test_what_is_not_carried_is_said(tmp_path: Path, shapes: Path) -> None:
+def test_writers_report_what_is_lost(tmp_path: Path, shapes: Path) -> None:
     coco = json.loads((shapes / "train.json").read_text())
     coco["annotations"][0]["iscrowd"] = 1
     count = len(coco["annotations"])
     assert f"{count} masks" in write_voc(coco, tmp_path / "voc", "train")
-    said = write_yolo(coco, tmp_path / "yolo", "train")
-    assert f"{count} masks" in said and "1 crowd regions (left out)" in said and any("keypoints" in words for words in said)
+    lost = write_yolo(coco, tmp_path / "yolo", "train")
+    assert f"{count} masks" in lost and "1 crowd regions (left out)" in lost and any("keypoints" in entry for entry in lost)
 
 
-def test_another_split_of_the_same_classes(tmp_path: Path, shapes: Path) -> None:
+def test_splits_of_one_yolo_folder_have_the_same_classes(tmp_path: Path, shapes: Path) -> None:
     train, val = (json.loads((shapes / f"{part}.json").read_text()) for part in ("train", "val"))
     write_yolo(train, tmp_path, "train")
     write_yolo(val, tmp_path, "val")
@@ -274,7 +274,7 @@ def test_another_split_of_the_same_classes(tmp_path: Path, shapes: Path) -> None
         write_yolo(val, tmp_path, "val")
 
 
-def test_names_that_would_be_one_file(tmp_path: Path) -> None:
+def test_file_names_that_collide_or_leave_the_folder_are_refused(tmp_path: Path) -> None:
     images = [{"id": i, "file_name": name, "height": 5, "width": 5} for i, name in ((1, "a.jpg"), (2, "a.png"))]
     coco: dict[str, Any] = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "nut"}]}
     for write in (write_voc, write_yolo):
@@ -295,18 +295,18 @@ def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     yaml = yolo_folder(tmp_path / "yolo")
     assert boxwood("data", "convert", yaml, tmp_path / "yolo.json").status == 0
     (tmp_path / "nothing").mkdir()
-    for words, told in (
-        ((shapes / "train.json", tmp_path / "x"), "name it with --to"),
+    for words, message in (
+        ((shapes / "train.json", tmp_path / "x"), "with --to"),
         ((tmp_path / "nothing", tmp_path / "x.json"), "holds no annotations that are known"),
         ((shapes / "train.json", tmp_path / "x.json", "--to", "voc"), "voc is a folder"),
         ((shapes / "train.json", tmp_path / "x", "--to", "coco"), "written as .json"),
     ):
         wrong = boxwood("data", "convert", *words)
-        assert wrong.status == 2 and told in wrong.err and not (tmp_path / "x").exists() and not (tmp_path / "x.json").exists()
+        assert wrong.status == 2 and message in wrong.err and not (tmp_path / "x").exists() and not (tmp_path / "x.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda coco: coco["annotations"][0].update(image_id=99), "annotations of images that the file does not have"),
         (lambda coco: coco["annotations"][0].update(category_id=99), "annotations of categories that the file does not have"),
@@ -317,9 +317,7 @@ def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("source", ["coco", "lvis"])
 @pytest.mark.parametrize("into", ["coco", "voc", "yolo"])
-def test_rows_that_refer_to_nothing_are_named(
-    into: str, source: str, change: Any, told: str, tmp_path: Path, boxwood: Boxwood
-) -> None:
+def test_invalid_rows_are_named(into: str, source: str, change: Any, message: str, tmp_path: Path, boxwood: Boxwood) -> None:
     box = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
     coco = {
         "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 10}],
@@ -336,4 +334,4 @@ def test_rows_that_refer_to_nothing_are_named(
     change(coco)
     path.write_text(json.dumps(coco))
     done = boxwood(*arguments)
-    assert (done.status, done.err.count("\n")) == (2, 1) and told in done.err and not target.exists()
+    assert (done.status, done.err.count("\n")) == (2, 1) and message in done.err and not target.exists()

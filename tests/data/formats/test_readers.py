@@ -22,14 +22,14 @@ from tests.conftest import Boxwood
 
 
 def assert_sound(coco: dict[str, Any], folder: Path) -> None:
-    """Our own checks find nothing to refuse."""
+    """The quality checks refuse nothing."""
     (folder / "sound.json").write_text(json.dumps(coco))
     file = read_coco_file(folder / "sound.json")
     findings = [*check_identities(file), *check_boxes(file)[1], *check_masks(file)[1], *check_run_lengths(file)]
     assert not [finding for finding in findings if finding.refused]
 
 
-def told(coco: dict[str, Any]) -> list[tuple[Any, ...]]:
+def instances(coco: dict[str, Any]) -> list[tuple[Any, ...]]:
     names = {row["id"]: row["name"] for row in coco["categories"]}
     return [(row["image_id"], names[row["category_id"]], row["bbox"], row["iscrowd"]) for row in coco["annotations"]]
 
@@ -59,7 +59,7 @@ def test_cvat(tmp_path: Path) -> None:
         ("empty.jpg", 40, 30),
     ]
     assert [row["name"] for row in coco["categories"]] == ["nut", "jaune clair"]
-    assert told(coco) == [
+    assert instances(coco) == [
         (1, "jaune clair", [1.5, 2, 3.5, 6], 0),
         (1, "nut", [0, 0, 4, 3], 0),
         (1, "nut", [11, 5, 2, 1], 0),
@@ -114,7 +114,7 @@ def test_labelme(tmp_path: Path) -> None:
     coco, lost = read_labelme(tmp_path)
     assert [row["file_name"] for row in coco["images"]] == ["sub/photo 1.jpg", "b.jpg"]
     assert [row["name"] for row in coco["categories"]] == ["fig", "nut"]
-    first, second, third = told(coco)
+    first, second, third = instances(coco)
     assert first == (1, "nut", [10, 5, 20, 15], 0)
     assert second == (1, "fig", [0, 0, 26, 26], 0) and len(coco["annotations"][1]["segmentation"]) == 2
     assert coco["annotations"][1]["area"] == 36
@@ -164,7 +164,7 @@ def test_open_images(tmp_path: Path) -> None:
     coco, lost = read_open_images(*open_images(tmp_path))
     assert [row["file_name"] for row in coco["images"]] == ["aa.jpg", "bb.jpg"]
     assert [row["name"] for row in coco["categories"]] == ["Animal", "Person, standing"]
-    assert told(coco) == [(1, "Animal", pytest.approx([50, 10, 50, 50]), 0), (1, "Person, standing", [0, 0, 200, 100], 1)]
+    assert instances(coco) == [(1, "Animal", pytest.approx([50, 10, 50, 50]), 0), (1, "Person, standing", [0, 0, 200, 100], 1)]
     assert lost == [f"1 images of the table are not in {tmp_path / 'images'}"]
     unnamed, _ = read_open_images(tmp_path / "boxes.csv", tmp_path / "images")
     assert [row["name"] for row in unnamed["categories"]] == ["/m/01g3", "/m/0jbk"]
@@ -207,7 +207,7 @@ def test_lvis(tmp_path: Path, boxwood: Boxwood) -> None:
         read_lvis(path)
 
 
-def test_what_a_path_holds_is_seen(tmp_path: Path, boxwood: Boxwood) -> None:
+def test_formats_are_recognised(tmp_path: Path, boxwood: Boxwood) -> None:
     (tmp_path / "annotations.xml").write_text(CVAT, encoding="utf-8")
     done = boxwood("data", "convert", tmp_path / "annotations.xml", tmp_path / "cvat.json")
     assert done.status == 0 and "2 images, 3 instances" in done.out and "polyline" in done.out

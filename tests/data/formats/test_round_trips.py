@@ -1,4 +1,4 @@
-"""Formats there and back: on real data, from Windows, and against another library's converters."""
+"""Round trips through the formats: on real data, on files from Windows, and against hotcoco's converters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Facts = dict[str, Any]
 
 
 def instances(coco: dict[str, Any], *, crowds: bool = True) -> Facts:
-    """Size and instances of each image by its file's name; an instance is its class's name and its box."""
+    """The size and the instances (class name and box) of each image, by file name."""
     names = {row["id"]: row["name"] for row in coco["categories"]}
     of_image: dict[int, list[Any]] = {row["id"]: [] for row in coco["images"]}
     for row in coco["annotations"]:
@@ -44,13 +44,13 @@ def instances(coco: dict[str, Any], *, crowds: bool = True) -> Facts:
     return {row["file_name"]: ((row["height"], row["width"]), of_image[row["id"]]) for row in coco["images"]}
 
 
-def assert_same(found: Facts, expected: Facts, pixels: float = 1e-6) -> None:
-    """Sizes and classes exactly, boxes within ``pixels``."""
-    assert found.keys() == expected.keys()
+def assert_same(actual: Facts, expected: Facts, pixels: float = 1e-6) -> None:
+    """Sizes and classes are equal, boxes equal within ``pixels``."""
+    assert actual.keys() == expected.keys()
     for name, (size, rows) in expected.items():
-        assert found[name][0] == size and [row[0] for row in found[name][1]] == [row[0] for row in rows], name
-        boxes, others = ([row[1:] for row in own] for own in (found[name][1], rows))
-        np.testing.assert_allclose(np.reshape(boxes, (-1, 4)), np.reshape(others, (-1, 4)), atol=pixels, rtol=0, err_msg=name)
+        assert actual[name][0] == size and [row[0] for row in actual[name][1]] == [row[0] for row in rows], name
+        boxes, expected_boxes = (np.reshape([row[1:] for row in part], (-1, 4)) for part in (actual[name][1], rows))
+        np.testing.assert_allclose(boxes, expected_boxes, atol=pixels, rtol=0, err_msg=name)
 
 
 # ------------------------------------------------------------------------------------------------------------ real data
@@ -63,25 +63,23 @@ def real(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Path]:
     return json.loads((folder / "instances.json").read_text()), folder / "images"
 
 
-def test_coco_there_and_back(real: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    """Everything that training and evaluation use survives our reader, to the last digit."""
+def test_coco_round_trip(real: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """Reading keeps everything that training and evaluation use, exactly."""
     coco, _ = real
     (tmp_path / "a.json").write_text(json.dumps(coco))
     back = read_coco_file(tmp_path / "a.json").to_coco()
     for section in ("images", "annotations", "categories"):
-        kept = [
-            {key: row[key] for key in own}
-            for row, own in zip(coco[section], back[section], strict=True)
-            if own.keys() <= row.keys()
+        pairs = [
+            (row, back_row) for row, back_row in zip(coco[section], back[section], strict=True) if back_row.keys() <= row.keys()
         ]
-        assert kept == [own for row, own in zip(coco[section], back[section], strict=True) if own.keys() <= row.keys()] != []
-    passed = {"segmentation", "keypoints", "iscrowd", "bbox", "category_id", "image_id", "id"}
-    for row, own in zip(coco["annotations"], back["annotations"], strict=True):
-        assert {key for key in passed if row.get(key)} <= own.keys()
+        assert [{key: row[key] for key in back_row} for row, back_row in pairs] == [back_row for _, back_row in pairs] != []
+    used = {"segmentation", "keypoints", "iscrowd", "bbox", "category_id", "image_id", "id"}
+    for row, back_row in zip(coco["annotations"], back["annotations"], strict=True):
+        assert {key for key in used if row.get(key)} <= back_row.keys()
 
 
 def test_real_data_through_voc(real: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    """Boxes come back as they were; crowd regions as what is not counted."""
+    """Boxes are unchanged; crowd regions become objects to ignore."""
     coco, _ = real
     write_voc(coco, tmp_path, "train")
     back = read_voc(tmp_path, "train")
@@ -91,7 +89,7 @@ def test_real_data_through_voc(real: tuple[dict[str, Any], Path], tmp_path: Path
 
 
 def test_real_data_through_yolo(real: tuple[dict[str, Any], Path], tmp_path: Path, boxwood: Boxwood) -> None:
-    """By the command, both ways; crowd regions are left out, and that is said."""
+    """Through the command, both ways; crowd regions are left out, and the command says so."""
     coco, images = real
     (tmp_path / "a.json").write_text(json.dumps(coco))
     done = boxwood("data", "convert", tmp_path / "a.json", tmp_path / "yolo", "--to", "yolo", "--split", "train")
@@ -122,8 +120,8 @@ def _voc(folder: Path, change: Callable[[Path], None]) -> Any:
 
 def _yolo(folder: Path, change: Callable[[Path], None]) -> Any:
     path = yolo_folder(folder)
-    for own in (path, folder / "labels" / "train" / "a.txt"):
-        change(own)
+    for file in (path, folder / "labels" / "train" / "a.txt"):
+        change(file)
     return read_yolo(path)[0]
 
 
@@ -175,29 +173,25 @@ def _coco(folder: Path, change: Callable[[Path], None]) -> Any:
 
 
 def windows(path: Path) -> None:
-    """Lines end as Windows ends them."""
+    """Change the line ends to those of Windows."""
     content = path.read_bytes().replace(b"\r\n", b"\n")
     assert b"\n" in content
     path.write_bytes(content.replace(b"\n", b"\r\n"))
 
 
 def with_mark(path: Path) -> None:
-    """As Excel and Notepad save: a byte order mark first."""
+    """Add a byte order mark, as Excel and Notepad do."""
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
 
 
 @pytest.mark.parametrize("change", [windows, with_mark])
 @pytest.mark.parametrize("read", [_voc, _yolo, _cvat, _labelme, _open_images, _cityscapes, _lvis, _coco])
 def test_files_from_windows(read: Callable[..., Any], change: Callable[[Path], None], tmp_path: Path) -> None:
-    found = []
-    for name, how in (("plain", lambda path: None), ("changed", change)):
+    contents = []
+    for name, edit in (("plain", lambda path: None), ("changed", change)):
         (tmp_path / name).mkdir()
-        found.append(read(tmp_path / name, how))
-    told = [
-        json.dumps(own, default=str).replace(str(tmp_path / name), "")
-        for own, name in zip(found, ("plain", "changed"), strict=True)
-    ]
-    assert told[0] == told[1] and "bbox" in told[0]
+        contents.append(json.dumps(read(tmp_path / name, edit), default=str).replace(str(tmp_path / name), ""))
+    assert contents[0] == contents[1] and "bbox" in contents[0]
 
 
 # ------------------------------------------------------------------------------------------- another library's converters
@@ -210,17 +204,17 @@ def write_images(coco: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-def sound(coco: dict[str, Any]) -> dict[str, Any]:
-    """Without names that are spaces around spaces alone, which XML does not keep."""
+def with_plain_names(coco: dict[str, Any]) -> dict[str, Any]:
+    """With names that XML keeps: single spaces, and none at the ends."""
     return {**coco, "categories": [{**row, "name": " ".join(row["name"].split()) or "x"} for row in coco["categories"]]}
 
 
 def escaped(coco: dict[str, Any]) -> bool:
-    """Whether a name has a character that XML escapes: hotcoco writes it so, and does not read it so."""
+    """Whether a name has a character that XML escapes: hotcoco writes escapes and does not read them."""
     return any(set("<&'") & set(row["name"]) for row in coco["categories"])
 
 
-def fresh(factory: pytest.TempPathFactory) -> Path:
+def new_folder(factory: pytest.TempPathFactory) -> Path:
     return factory.mktemp("set")
 
 
@@ -231,17 +225,16 @@ SETTINGS = settings(
 
 @SETTINGS
 @given(coco=data_sets())
-def test_yolo_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """It reads what we write, and we read what it writes; its numbers have six digits, and it does not quote a name like 0E0, which
-    is a number in YAML."""
-    folder = fresh(tmp_path_factory)
+def test_yolo_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each reads the other's files. hotcoco writes six digits, and does not quote names like 0E0, which YAML reads as numbers."""
+    folder = new_folder(tmp_path_factory)
     coco = {**coco, "categories": [{**row, "name": f"x{row['name']}"} for row in coco["categories"]]}
     images = write_images(coco, folder / "ours" / "images" / "train")
     write_yolo(coco, folder / "ours", "train")
     labels = folder / "ours" / "labels" / "train"
-    shutil.copy(folder / "ours" / "data.yaml", labels / "data.yaml")  # where it looks for the classes
+    shutil.copy(folder / "ours" / "data.yaml", labels / "data.yaml")  # where hotcoco looks for the classes
     theirs = instances(hotcoco.COCO.from_yolo(str(labels), images_dir=str(images)).dataset)
-    assert_same({f"{stem}.png": rows for stem, rows in theirs.items()}, instances(coco), 1e-3)  # it does not know the endings
+    assert_same({f"{stem}.png": rows for stem, rows in theirs.items()}, instances(coco), 1e-3)  # hotcoco drops the endings
     hotcoco.COCO(coco).to_yolo(str(folder / "theirs" / "labels" / "train"))
     shutil.copytree(images, folder / "theirs" / "images" / "train")
     yaml = folder / "theirs" / "data.yaml"
@@ -252,9 +245,9 @@ def test_yolo_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPath
 
 @SETTINGS
 @given(coco=data_sets())
-def test_voc_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Both count pixels from 1, and end a box on its last."""
-    folder, coco = fresh(tmp_path_factory), sound(coco)
+def test_voc_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Both count pixels from 1, and boxes include their last pixel."""
+    folder, coco = new_folder(tmp_path_factory), with_plain_names(coco)
     hotcoco.COCO(coco).to_voc(str(folder / "theirs"))
     assert_same(instances(read_voc(folder / "theirs")), instances(coco))
     write_voc(coco, folder / "ours", "train")
@@ -264,23 +257,23 @@ def test_voc_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathF
 
 @SETTINGS
 @given(coco=data_sets())
-def test_cvat_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    path, coco = fresh(tmp_path_factory) / "annotations.xml", sound(coco)
+def test_cvat_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path, coco = new_folder(tmp_path_factory) / "annotations.xml", with_plain_names(coco)
     hotcoco.COCO(coco).to_cvat(str(path))
-    found, lost = read_cvat(path)
-    assert_same(instances(found), instances(coco), 1e-2)
+    read_back, lost = read_cvat(path)
+    assert_same(instances(read_back), instances(coco), 1e-2)
     assert not lost
     if not escaped(coco):
-        assert_same(instances(hotcoco.COCO.from_cvat(str(path)).dataset), instances(found))
+        assert_same(instances(hotcoco.COCO.from_cvat(str(path)).dataset), instances(read_back))
 
 
 @SETTINGS
 @given(coco=data_sets())
-def test_open_images_by_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Only images with boxes are in a table."""
-    folder = fresh(tmp_path_factory)
+def test_open_images_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A table of boxes has only images with boxes."""
+    folder = new_folder(tmp_path_factory)
     images = write_images(coco, folder / "images")
     hotcoco.COCO(coco).to_oid(str(folder / "boxes.csv"))
-    found, lost = read_open_images(folder / "boxes.csv", images)
+    read_back, lost = read_open_images(folder / "boxes.csv", images)
     assert not lost
-    assert_same(instances(found), instances(coco), 1e-3)
+    assert_same(instances(read_back), instances(coco), 1e-3)

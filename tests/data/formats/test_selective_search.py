@@ -1,4 +1,4 @@
-"""Selective search's boxes from MATLAB's files."""
+"""Selective search's boxes from MATLAB files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cells(items: list[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
 
 
 FIRST, SECOND = np.array([[1, 1, 50, 60], [11, 21, 20, 40]], np.uint16), np.zeros((0, 4))
-"""y1, x1, y2, x2, counted from 1 and ending on the last pixel; one image has none."""
+"""y1, x1, y2, x2, counted from 1 and including the last pixel; one image has no boxes."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_boxes_of_a_data_set(named: bool, annotations: Path, boxwood: Boxwood, t
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"boxes": cells([FIRST])}, "has boxes of 1 images, the data set has 2"),
         ({"boxes": cells([FIRST, np.ones((2, 3))])}, "image id 8: expected boxes (n, 4)"),
@@ -62,11 +62,11 @@ def test_boxes_of_a_data_set(named: bool, annotations: Path, boxwood: Boxwood, t
         (None, "cannot be read"),
     ],
 )
-def test_a_wrong_file_is_one_line(content: Any, told: str, annotations: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+def test_error_of_a_wrong_file_is_one_line(content: Any, message: str, annotations: Path, boxwood: Boxwood, tmp_path: Path) -> None:
     path, out = tmp_path / "ss.mat", tmp_path / "ss.safetensors"
     if isinstance(content, dict):
         savemat(path, content)
     elif content is not None:
         path.write_bytes(content)
     done = boxwood("data", "proposals", path, "--annotations", annotations, "--out", out)
-    assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not out.exists()
+    assert done.status == 2 and len(done.error_lines) == 1 and message in done.err and not out.exists()
