@@ -1,4 +1,4 @@
-"""Which anchors stand on which feature maps: what the RPN's and RetinaNet's configurations have in common."""
+"""The anchors of feature maps: the common part of the RPN's and RetinaNet's configurations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["AnchorsConfig", "anchor_cells"]
 
 
 class AnchorsConfig(Config):
-    """Base of what says which anchors stand on the maps."""
+    """Base of the configurations that have anchors."""
 
     anchor_sizes: tuple[tuple[float, ...], ...]
     """Square roots of the anchors' areas in pixels, for each level, finest first."""
@@ -30,7 +30,7 @@ class AnchorsConfig(Config):
 def anchor_cells(key: str, config: AnchorsConfig, strides: Sequence[int], geometry: Geometry) -> Tensor:
     """The anchors of one cell of each map, (levels, A, 4) xyxy in pixels from the cell's corner.
 
-    Raises `UserError` where ``key`` does not give sizes for each of the maps that they stand on.
+    Raises `UserError` where ``key`` does not give sizes for each of the maps.
     """
     if len(config.anchor_sizes) != len(strides):
         raise UserError(

@@ -2,7 +2,7 @@
 
 A training loop, an evaluation and a predictor know a model only by these. ``forward`` is the same in training and in
 evaluation: where the batch carries targets it samples the anchors and RoIs of the step, else it runs through to the final
-instances; in both cases it computes tensors only. ``losses`` and ``detections`` have no parameters of their own.
+instances; in both cases it computes tensors only. ``losses`` and ``detections`` have no weights.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Detector(nn.Module, ABC):
     """The classes that it detects."""
     fixed_shapes: bool
     """Whether all rows of padded tensors are computed, so that no value is read on the host: on a GPU, in export and compilation.
-    Else the valid rows only, which is faster on a CPU. Who uses the model sets it once, after building it; results are the same."""
+    Else the valid rows only, which is faster on a CPU. The caller sets it once, after building the model; results are the same."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
-        """Everything the network computes for a batch; a dataclass of the architecture's own."""
+        """Everything the network computes for a batch; each architecture defines a dataclass."""
 
     @abstractmethod
     def losses(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -92,12 +92,12 @@ class ModelConfig(Component):
 
     @property
     def title(self) -> str:
-        """What a person calls it: Faster R-CNN, ResNet-50-FPN."""
+        """Its usual name: Faster R-CNN, ResNet-50-FPN."""
         return type(self).__name__.removesuffix("Config")
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """What it predicts for each instance besides class and box: ``masks``, ``keypoints``, ..."""
+        """The fields it predicts for each instance besides class and box: ``masks``, ``keypoints``, ..."""
         return ()
 
     @property
@@ -145,12 +145,12 @@ def _parts(config: Config) -> list[Config]:
 def normalize_images(
     images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor, divisor: int = 32, extent: tuple[int, int] | None = None
 ) -> Tensor:
-    """RGB images as the network wants them, with zeros (the mean colour) in the padding.
+    """RGB images, normalised, with zeros (the mean colour) in the padding.
 
     ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64 height and width without padding, ``extent`` the largest of them, read
     from ``sizes`` where it is None; ``mean`` and ``std`` (3,) -> (B, 3, H', W') of ``mean``'s dtype: as large as the largest image,
     and multiples of ``divisor``."""
-    if divisor != 32:  # what a batch is padded to
+    if divisor != 32:  # to which a batch is padded
         extent = extent or tuple(sizes.amax(dim=0).tolist())
         height, width = (-(-side // divisor) * divisor for side in extent)
         images = F.pad(images, (0, max(width - images.shape[3], 0), 0, max(height - images.shape[2], 0)))[..., :height, :width]
@@ -162,7 +162,7 @@ def normalize_images(
 
 
 class Network(Detector):
-    """What the built-in architectures have in common: settings and classes, how images come in and how detections go out."""
+    """The common part of the built-in architectures: settings and classes, images normalised, detections made."""
 
     mean: Tensor
     std: Tensor
@@ -178,7 +178,7 @@ class Network(Detector):
         self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
 
     def normalized(self, batch: Batch) -> Tensor:
-        """The batch's images as the backbone wants them."""
+        """The batch's images as `normalize_images` returns them."""
         return normalize_images(batch.images, batch.sizes, self.mean, self.std, self.size_divisor, batch.extent)
 
     def detections(self, output: Any, batch: Batch) -> list[Detections]:

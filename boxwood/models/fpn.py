@@ -1,6 +1,6 @@
-"""Feature Pyramid Network (Lin et al., 2017): maps of equal width and rich meaning at every stride.
+"""Feature Pyramid Network (Lin et al., 2017): maps of equal width, of high-level features at every stride.
 
-From the coarsest map down, each level is a 1x1 projection of the body's map plus the level above, doubled in size; a 3x3
+From the coarsest map down, each level is a 1x1 projection of the backbone's map plus the level above, doubled in size; a 3x3
 convolution of the sum is the output (section 3, figure 3). Coarser levels are added on top: one by taking every second cell, or
 two by convolutions of stride 2.
 """
@@ -20,27 +20,27 @@ __all__ = ["FPN", "FPNConfig", "LastMap", "backbone_title", "build_fpn"]
 
 
 class FPNConfig(Config):
-    """The pyramid over a body."""
+    """The pyramid over a backbone."""
 
     channels: int = 256
     norm: Norm | None = None
     """After each convolution, which then has no bias; None for convolutions with bias alone."""
     zero_init_lateral: bool = False
-    """Begin with laterals of zeros, so that each level is at first the one above alone; the coarsest is as ever
+    """Begin with laterals of zeros, so that each level is at first the one above alone; the coarsest is as usual
     (Detectron's ZERO_INIT_LATERAL)."""
     top: Literal["subsampled", "conv_c5", "conv_p5"] = "subsampled"
-    """What stands above the body's coarsest level: one level that is every second cell of it (FPN, section 4.1), or two by strided
-    3x3 convolutions, from the body's own map (RetinaNet, section 4) or from the pyramid's."""
+    """The levels above the backbone's coarsest: one that is every second cell of it (FPN, section 4.1), or two by strided 3x3
+    convolutions, of the backbone's map (RetinaNet, section 4) or of the pyramid's."""
 
 
 class FPN(nn.Module):
-    """Maps of the body (finest first) -> maps of ``channels`` channels at the same strides, and at coarser ones."""
+    """Maps of the backbone (finest first) -> maps of ``channels`` channels at the same strides, and at coarser ones."""
 
     channels: int
     strides: tuple[int, ...]
     """Pixels of the input a cell of each map that ``forward`` returns."""
     backbone_strides: tuple[int, ...]
-    """Of these, those of the body's own maps; what is coarser stands on top of them."""
+    """Of these, the strides of the backbone's maps; the levels above are coarser."""
 
     def __init__(self, config: FPNConfig, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class FPN(nn.Module):
 
 
 class LastMap(nn.Module):
-    """What stands in the place of a pyramid where there is none: the body's last map as it is."""
+    """Replaces the pyramid where there is none: the backbone's last map as it is."""
 
     def __init__(self, channels_in: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -86,12 +86,12 @@ class LastMap(nn.Module):
 
 
 def build_fpn(config: FPNConfig | None, channels_in: Sequence[int], strides: Sequence[int]) -> FPN | LastMap:
-    """The pyramid over maps of these channels and strides; without a configuration their last."""
+    """The pyramid over maps of these channels and strides; without a configuration the last of them."""
     return LastMap(channels_in, strides) if config is None else FPN(config, channels_in, strides)
 
 
 def backbone_title(backbone: BackboneConfig, fpn: FPNConfig | None) -> str:
-    """What a person calls a body and what is read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
+    """The title of a backbone and the maps that are read of it: ResNet-50-FPN, ResNet-50-C4, VGG16."""
     return backbone.title_alone if fpn is None else f"{backbone.title}-FPN"
 
 

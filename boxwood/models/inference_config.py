@@ -1,4 +1,4 @@
-"""How a network's outputs become detections: thresholds, suppression, and what is done more than once."""
+"""How a network's outputs become detections: thresholds, suppression, test-time augmentation."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class VoteConfig(Config):
     threshold: float = Field(0.8, gt=0, le=1)
     """The IoU from which a box has a vote."""
     scoring: VoteScoring = "id"
-    """What becomes of the score."""
+    """How the new score is computed."""
     beta: float = Field(1.0, gt=0)
-    """Of some of those; Detectron had the key and never read it."""
+    """A parameter of some of these rules; Detectron had the key and never read it."""
 
 
 class ViewsConfig(Config):
-    """In which other forms an image is looked at, besides the one of ``data.val.transforms``."""
+    """The views of an image besides that of ``data.val.transforms``."""
 
     flip: bool = False
     """Mirrored."""
@@ -59,15 +59,15 @@ class ViewsConfig(Config):
     ratio_flip: bool = False
     """Mirrored at ``ratios`` too."""
     areas: tuple[float, float] | None = None
-    """Instances of less than the first area (square pixels of the original) are not looked for in smaller images than the ordinary,
-    those of the second or more not in larger ones; None: everything in all."""
+    """Instances of less than the first area (square pixels of the original) are not taken from views smaller than the ordinary,
+    those of the second or more not from larger ones; None: all from all views."""
 
 
 class BoxViewsConfig(ViewsConfig):
     """Boxes of several views."""
 
     scores: Literal["union", "avg", "id"] = "union"
-    """``union``: the boxes of all views stand beside each other, and are suppressed together; ``avg``: each proposal's scores are
+    """``union``: the boxes of all views are joined and suppressed together; ``avg``: each proposal's scores are
     averaged; ``id``: those of the ordinary view. The last two need proposals that come with the data."""
     boxes: Literal["union", "avg", "id"] = "union"
     """The same of the boxes; union goes with union alone."""
@@ -88,8 +88,8 @@ class KeypointViewsConfig(ViewsConfig):
 
 
 class TTAConfig(Config):
-    """Augmentation at test time, in `boxwood eval` and `boxwood predict` (Detectron's BBOX_AUG, MASK_AUG and KPS_AUG); what is None
-    is looked at once."""
+    """Augmentation at test time, in `boxwood eval` and `boxwood predict` (Detectron's BBOX_AUG, MASK_AUG and KPS_AUG); a part
+    that is None is predicted in one view."""
 
     boxes: BoxViewsConfig | None = None
     masks: MaskViewsConfig | None = None
@@ -119,4 +119,4 @@ class TestConfig(Config):
     keypoint_nms: float | None = None
     """Of two poses that are more similar than this (OKS), the one with the lower peaks is dropped; Detectron's was 0.3."""
     tta: TTAConfig | None = None
-    """Look at each image several times. The val AP during training does not."""
+    """Predict each image in several views. The val AP during training does not."""

@@ -62,22 +62,22 @@ class Candidates:
     labels: Tensor
     """(B, N) int64."""
     possible: Tensor
-    """(B, N) bool: those that may be kept and may suppress."""
+    """(B, N) bool: those that may survive and may suppress."""
 
 
-def suppress_batch(found: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> tuple[Tensor, Tensor, Tensor]:
+def suppress_batch(candidates: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> tuple[Tensor, Tensor, Tensor]:
     """NMS of the candidates within each image and class -> boxes (B, N, 4) and scores (B, N), which Soft-NMS and voting change, and
     (B, N) bool: the survivors."""
     if test.soft_nms is None and test.vote is None:
-        number = found.labels.shape[0]
-        groups = found.labels * number + torch.arange(number, device=found.labels.device)[:, None]
-        flat = (found.boxes.flatten(0, 1), found.scores.flatten(), groups.flatten())
-        kept = geometry.nms_mask(*flat, test.nms_threshold, found.possible.flatten())
-        return found.boxes, found.scores, kept.view_as(found.possible)
-    columns = zip(found.boxes, found.scores, found.labels, found.possible, strict=True)
+        number = candidates.labels.shape[0]
+        groups = candidates.labels * number + torch.arange(number, device=candidates.labels.device)[:, None]
+        flat = (candidates.boxes.flatten(0, 1), candidates.scores.flatten(), groups.flatten())
+        survives = geometry.nms_mask(*flat, test.nms_threshold, candidates.possible.flatten())
+        return candidates.boxes, candidates.scores, survives.view_as(candidates.possible)
+    columns = zip(candidates.boxes, candidates.scores, candidates.labels, candidates.possible, strict=True)
     parts = zip(*(suppress(*image, test, geometry) for image in columns), strict=True)
-    boxes, scores, kept = (torch.stack(part) for part in parts)
-    return boxes, scores, kept
+    boxes, scores, survives = (torch.stack(part) for part in parts)
+    return boxes, scores, survives
 
 
 def suppress(
@@ -87,14 +87,14 @@ def suppress(
     out. -> boxes and scores, which Soft-NMS and voting change, and (N,) bool: the survivors."""
     new_scores = scores
     if test.soft_nms is None:
-        kept = geometry.nms_mask(boxes, scores, labels, test.nms_threshold, possible)
+        survives = geometry.nms_mask(boxes, scores, labels, test.nms_threshold, possible)
     else:
         soft = test.soft_nms
         options = {"decay": soft.decay, "threshold": test.nms_threshold, "sigma": soft.sigma, "floor": soft.floor}
         new_scores = soft_nms(boxes, scores, labels, possible, **options)  # type: ignore[arg-type]
-        kept = new_scores > 0
+        survives = new_scores > 0
     if test.vote is not None:
-        rows, voters = kept.nonzero()[:, 0], possible.nonzero()[:, 0]
+        rows, voters = survives.nonzero()[:, 0], possible.nonzero()[:, 0]
         voted_boxes, voted_scores = vote(
             *(boxes[rows], new_scores[rows], labels[rows], boxes[voters], scores[voters], labels[voters]),
             threshold=test.vote.threshold,
@@ -102,33 +102,33 @@ def suppress(
             beta=test.vote.beta,
         )
         boxes, new_scores = boxes.index_copy(0, rows, voted_boxes), new_scores.index_copy(0, rows, voted_scores)
-    return boxes, new_scores, kept
+    return boxes, new_scores, survives
 
 
-def top_instances(found: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
+def top_instances(candidates: Candidates, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
     """NMS of the boxes of each image within each class, and the best of all classes."""
-    boxes, scores, kept = suppress_batch(found, test, geometry)
-    best, rows = scores.masked_fill(~kept, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
-    return Instances(boxes.gather(1, rows[..., None].expand(-1, -1, 4)), best, found.labels.gather(1, rows), best >= 0)
+    boxes, scores, survives = suppress_batch(candidates, test, geometry)
+    best, rows = scores.masked_fill(~survives, -1.0).topk(min(test.detections_per_image, scores.shape[1]), dim=1)
+    return Instances(boxes.gather(1, rows[..., None].expand(-1, -1, 4)), best, candidates.labels.gather(1, rows), best >= 0)
 
 
-def select_instances(found: Candidates, scales: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
+def select_instances(candidates: Candidates, scales: Tensor, test: TestConfig, geometry: Geometry = CONTINUOUS) -> Instances:
     """The final boxes of candidates, in pixels of the network's input; ``scales`` (B, 2) as of `Geometry.scales`."""
-    instances = top_instances(found, test, geometry)
+    instances = top_instances(candidates, test, geometry)
     instances.boxes = geometry.rescale(instances.boxes, scales[:, None].expand(*instances.boxes.shape[:2], 2))
     return instances
 
 
-def distinct_poses(found: Instances, categories: Categories, test: TestConfig) -> Tensor:
+def distinct_poses(instances: Instances, categories: Categories, test: TestConfig) -> Tensor:
     """``valid`` of the instances without those whose keypoints are more similar than ``test.keypoint_nms`` to others with higher
     peaks."""
     if test.keypoint_nms is None:
-        return found.valid
+        return instances.valid
     assert categories.keypoints is not None
-    keypoints = found.fields["keypoints"]
-    areas = (found.boxes[..., 2:] - found.boxes[..., :2]).prod(dim=-1)
-    sigmas = torch.tensor(categories.keypoints.sigmas).to(found.boxes)
-    return nms_keypoints(keypoints[..., :2], keypoints[..., 2].mean(dim=-1), areas, sigmas, test.keypoint_nms, found.valid)
+    keypoints = instances.fields["keypoints"]
+    areas = (instances.boxes[..., 2:] - instances.boxes[..., :2]).prod(dim=-1)
+    sigmas = torch.tensor(categories.keypoints.sigmas).to(instances.boxes)
+    return nms_keypoints(keypoints[..., :2], keypoints[..., 2].mean(dim=-1), areas, sigmas, test.keypoint_nms, instances.valid)
 
 
 def find_keypoints(
@@ -155,7 +155,7 @@ def to_original(boxes: Tensor, sizes: Tensor, original_sizes: Tensor, geometry: 
 
 
 def to_detections(
-    found: Instances,
+    instances: Instances,
     batch: Batch,
     categories: Categories,
     geometry: Geometry = CONTINUOUS,
@@ -166,16 +166,16 @@ def to_detections(
     ``fields`` gives for each field of the detections its values (B, D, ...), already in these pixels, and what makes the field
     of an image. The host waits for the device once, for the number of instances of every image.
     """
-    boxes = to_original(found.boxes, batch.sizes, batch.originals, geometry)
-    order = (~found.valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid ones first, in their order
+    boxes = to_original(instances.boxes, batch.sizes, batch.originals, geometry)
+    order = (~instances.valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid ones first, in their order
     results = []
-    for index, count in enumerate(found.valid.sum(dim=1).tolist()):
+    for index, count in enumerate(instances.valid.sum(dim=1).tolist()):
         rows = order[index, :count]
         results.append(
             Detections(
                 boxes[index, rows],
-                found.scores[index, rows],
-                found.labels[index, rows],
+                instances.scores[index, rows],
+                instances.labels[index, rows],
                 batch.original_sizes[index],
                 categories.names,
                 fields={name: make(values[index, rows]) for name, (values, make) in (fields or {}).items()},

@@ -1,4 +1,4 @@
-"""RPN alone (Ren et al., Faster R-CNN, 2015, section 3.1): a detector of regions that may hold something, whatever it is.
+"""RPN alone (Ren et al., Faster R-CNN, 2015, section 3.1): a detector of regions that may hold an object of any class.
 
     images -> backbone -> maps: a feature pyramid, or the backbone's last map -> RPN
         training:   sampled anchors -> losses
@@ -34,7 +34,7 @@ OBJECT = Categories((1,), ("object",))
 
 
 class ProposerConfig(ModelConfig):
-    """A region proposal network on its own."""
+    """A region proposal network alone."""
 
     short_kind: ClassVar[str] = "rpn"
     class_agnostic: ClassVar[bool] = True
@@ -43,7 +43,7 @@ class ProposerConfig(ModelConfig):
     fpn: FPNConfig | None = Field(default_factory=FPNConfig)
     """None: the RPN reads the backbone's last map; ``rpn.anchor_sizes`` then has one level."""
     rpn: RPNConfig = Field(default_factory=lambda: RPNConfig(test_proposals=2000))
-    """``rpn.test_proposals`` and not ``test.detections_per_image`` says how many boxes come out."""
+    """``rpn.test_proposals`` and not ``test.detections_per_image`` is the number of boxes."""
 
     @property
     def title(self) -> str:
@@ -55,7 +55,7 @@ class ProposerConfig(ModelConfig):
 
 @dataclass(slots=True)
 class ProposerOutput:
-    """What the network says about every anchor. Training fills the sample, inference the instances."""
+    """The outputs for every anchor. Training fills the sample, inference the instances."""
 
     rpn: RPNOutput
     anchor_sample: AnchorSample | None = None
@@ -64,7 +64,7 @@ class ProposerOutput:
 
 
 class Proposer(Network):
-    """The network; a `boxwood.models.detector.Detector`. Of the truth it learns the boxes alone."""
+    """The network; a `boxwood.models.detector.Detector`. It learns from the boxes of the ground truth alone."""
 
     def __init__(self, config: ProposerConfig, categories: Categories, test: TestConfig) -> None:
         super().__init__(config, categories, test)

@@ -65,7 +65,7 @@ class RCNNConfig(ModelConfig):
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
     tasks: tuple[InstanceTask, ...] = ()
-    """More of what is predicted for each instance."""
+    """Further predictions for each instance."""
 
     def all_tasks(self) -> tuple[InstanceTask, ...]:
         """Masks and keypoints where there are heads for them, then ``tasks``."""
@@ -142,7 +142,7 @@ class RCNN(Network):
             modules |= task.predictors(head.channels, categories)
             for name, module in modules.items():
                 if hasattr(self, name):
-                    raise UserError(f"model.tasks: the network has two modules '{name}'; give each task a prefix of its own")
+                    raise UserError(f"model.tasks: the network has two modules '{name}'; give each task another prefix")
                 self.add_module(name, module)
         if self.backbone.tail_channels is not None:
             heads = (config.box_head, *(task.head for task in self.tasks))
@@ -195,11 +195,11 @@ class RCNN(Network):
         if rpn is not None and self.config.rpn is not None:
             output.anchor_sample = sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry)
         if self.tasks:
-            # Positives stand first, and no image has more than its share of them.
+            # Positives come first, and no image has more than its share of them.
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
             first = torch.arange(sample.valid.shape[1], device=rows.device) < most
             positive = sample.valid & (sample.labels < len(self.categories)) & first
-            # Convolutions are prepared anew for every number of rows, so there are few such numbers.
+            # Convolutions are prepared again for each new number of rows, so there are few such numbers.
             output.positive_rows = valid_rows(positive, most, multiple=16, fixed_shapes=self.fixed_shapes)
             shared = None
             if self.config.box_head.source == "tail":  # the tail's features of these rows are not computed again
@@ -283,19 +283,18 @@ class RCNN(Network):
 
     def detections(self, output: RCNNOutput, batch: Batch) -> list[Detections]:
         """The instances of each image with the tasks' fields, scaled to the pixels of the original."""
-        found = output.instances
-        assert found is not None, "detections need a batch without targets"
-        return self.detections_of(found, batch)
+        assert output.instances is not None, "detections need a batch without targets"
+        return self.detections_of(output.instances, batch)
 
-    def detections_of(self, found: Instances, batch: Batch) -> list[Detections]:
-        """`detections` of instances that are at hand."""
+    def detections_of(self, instances: Instances, batch: Batch) -> list[Detections]:
+        """`detections` of given instances."""
         factors = (batch.originals / batch.sizes).flip(-1)[:, None]
         fields = {
-            task.name: (task.to_original(found.fields[task.name], factors), partial(task.field, self))
+            task.name: (task.to_original(instances.fields[task.name], factors), partial(task.field, self))
             for task in self.tasks
-            if task.name in found.fields
+            if task.name in instances.fields
         }
-        return to_detections(found, batch, self.categories, self.geometry, fields)
+        return to_detections(instances, batch, self.categories, self.geometry, fields)
 
     # ------------------------------------------------------------------------------------------------- the objective
 

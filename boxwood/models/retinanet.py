@@ -40,7 +40,7 @@ OCTAVES = tuple(2 ** (third / 3) for third in range(3))
 
 
 class RetinaNetHeadConfig(AnchorsConfig):
-    """Anchors, the towers over them, what they learn and how many of them become candidates."""
+    """Anchors, the towers, the losses, and how many anchors become candidates."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
     """Square roots of the anchors' areas in pixels, for each level, finest first: three an octave (section 4)."""
@@ -51,7 +51,7 @@ class RetinaNetHeadConfig(AnchorsConfig):
     shared_tower: bool = False
     """One tower for classes and boxes instead of one each."""
     prior: float = 0.01
-    """What every anchor's every class begins with, so that the many negatives do not drown the first steps (section 4.1)."""
+    """The initial score of each class at each anchor, so that negatives do not dominate the first steps (section 4.1)."""
     foreground_iou: float = 0.5
     background_iou: float = 0.4
     focal_alpha: float = 0.25
@@ -107,11 +107,11 @@ class RetinaNetConfig(ModelConfig):
 
 @dataclass(slots=True)
 class RetinaNetOutput:
-    """What the network says about every anchor; inference fills the instances."""
+    """The outputs for every anchor; inference fills the instances."""
 
     class_logits: tuple[Tensor, ...]
-    """(B, A_l, C) a level, before the sigmoid: a class is there or not, each on its own. They are not joined, being the largest of
-    all that is computed."""
+    """(B, A_l, C) a level, before the sigmoid: each class is independent of the others. They are not joined, being the largest
+    tensors that are computed."""
     box_deltas: tuple[Tensor, ...]
     """(B, A_l, 4) a level."""
     anchors: tuple[Tensor, ...]
@@ -231,7 +231,7 @@ def candidates_of(
     sizes = (output.sizes[:, None] / scales.flip(-1)).round()
     levels: list[tuple[Tensor, ...]] = []
     for logits, deltas, anchors in zip(output.class_logits, output.box_deltas, output.anchors, strict=True):
-        # The best k pairs belong to the k anchors whose best class is best: most anchors are left aside at a glance.
+        # The best k pairs belong to the k anchors whose best class is best, so the others need not be sorted.
         best = logits.amax(dim=2).topk(min(config.test_candidates, anchors.shape[0]), dim=1).indices
         pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)
         scores, pair = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)

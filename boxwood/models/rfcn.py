@@ -5,7 +5,7 @@
         training:   proposals + truth -> sampled RoIs, pooled from the score maps and averaged -> losses, of the hardest RoIs
         inference:  proposals, pooled and averaged -> instances (suppressed, the best 100) -> detections
 
-Nothing is computed for a region but the mean of what the maps say already. Letters: B images, K proposals or sampled RoIs an
+For a region only the mean over its cells of the maps is computed. Letters: B images, K proposals or sampled RoIs an
 image, C classes.
 """
 
@@ -71,8 +71,8 @@ class RFCNConfig(ModelConfig):
     grid: int = 7
     """k, cells a side of an RoI."""
     interpolate: bool = False
-    """Read the score maps at exact places, as RoIAlign does, and not whole cells of theirs as in the paper: for objects of a few of
-    those cells, which would look the same from a little beside."""
+    """Read the score maps at exact positions, as RoIAlign does, and not whole cells as in the paper: for objects of a few cells,
+    whose scores would not change with a small shift of the region."""
 
     @property
     def title(self) -> str:
@@ -123,7 +123,7 @@ class RFCN(Network):
         self.class_maps = nn.Conv2d(config.width or channels, (len(categories) + 1) * cells, 1)
         self.box_maps = nn.Conv2d(config.width or channels, 4 * boxes * cells, 1)
         if self.reduce is not None:
-            # Detectron's deviation of 0.01 here too lets hardly a gradient through two such layers: learning begins late.
+            # With Detectron's deviation of 0.01 here too, hardly any gradient passes two such layers: learning begins late.
             nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]  # it has a bias
         for layer in (self.class_maps, self.box_maps):
@@ -131,7 +131,7 @@ class RFCN(Network):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, batch: Batch) -> RFCNOutput:
-        """The whole network. A batch with targets samples what to learn from; one without runs through to the instances."""
+        """The whole network. A batch with targets samples anchors and RoIs; one without runs through to the instances."""
         images = self.normalized(batch)
         scales = self.geometry.scales(batch.sizes, batch.originals)
         maps = self.backbone(images)

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class RPNConfig(AnchorsConfig):
-    """Anchors, what they learn, and how many of them become proposals."""
+    """Anchors, their targets, and how many of them become proposals."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
     convs: int = 1
@@ -75,7 +75,7 @@ class RPNConfig(AnchorsConfig):
 
 @dataclass(slots=True)
 class RPNOutput:
-    """What the network says about every anchor."""
+    """The outputs for every anchor."""
 
     logits: Tensor
     """(B, A) objectness before the sigmoid."""
@@ -104,7 +104,7 @@ class Proposals:
 
 @dataclass(slots=True)
 class AnchorSample:
-    """The anchors that a step learns from."""
+    """The sampled anchors of a training step."""
 
     indices: Tensor
     """(B, S) int64 into the anchors."""
@@ -178,8 +178,8 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     # In training there are so many boxes that a GPU works on a third of the images at a time.
     third = -(-boxes.shape[0] // 3)
     lengths = [min(third, boxes.shape[0] - first) * boxes.shape[1] for first in range(0, boxes.shape[0], third)] if training else ()
-    kept = geometry.nms_mask(*flat, config.nms_threshold, large.flatten(), lengths).view_as(large)
-    logits = logits.masked_fill(~kept, -torch.inf)
+    survives = geometry.nms_mask(*flat, config.nms_threshold, large.flatten(), lengths).view_as(large)
+    logits = logits.masked_fill(~survives, -torch.inf)
     if config.topk_per_batch and training and len(rpn.level_lengths) > 1:
         least = logits.flatten().topk(min(proposals, logits.numel())).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)

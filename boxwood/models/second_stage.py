@@ -1,4 +1,4 @@
-"""The second stage of R-CNN: which regions it learns from, what it reads from the maps, its losses and its results.
+"""The second stage of R-CNN: the regions it learns from, their features, its losses and its results.
 
     proposals + truth -> sample_rois -> RoISample -> (the network) -> box_losses, mask_loss, keypoint_loss
     proposals -> (the network) -> boxwood.models.postprocess.select_instances -> Instances
@@ -63,7 +63,7 @@ class RoIConfig(Config):
     class_agnostic: bool = False
     """Regress one box an RoI instead of one for each class."""
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    """What dx, dy, dw, dh are multiplied with, so that they vary by about 1."""
+    """Factors of dx, dy, dw, dh, with which they vary by about 1."""
     smooth_l1_beta: float = 1.0
     pooling: Literal["align", "max"] = "align"
     """RoIAlign, or the older RoIPool, which knows neither of the following."""
@@ -81,7 +81,7 @@ class RoIConfig(Config):
 
 @dataclass(slots=True)
 class RoISample:
-    """The regions of a training batch and what each is to learn; positives stand before negatives."""
+    """The sampled regions of a training batch and their targets; positives before negatives."""
 
     boxes: Tensor
     """(B, K, 4) xyxy, pixels of the network's input."""
@@ -183,10 +183,10 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, conf
     """
     num_classes = class_logits.shape[2] - 1
     positive = (sample.labels >= 0) & (sample.labels < num_classes)
-    own = sample.labels.clamp(0, box_deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
+    columns = sample.labels.clamp(0, box_deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
     classes = F.cross_entropy(class_logits.flatten(0, 1), sample.labels.flatten(), ignore_index=-1, reduction="none")
     classes = classes.view_as(sample.labels)
-    box = smooth_l1(box_deltas.gather(2, own)[:, :, 0], sample.deltas, config.smooth_l1_beta).sum(dim=-1) * positive
+    box = smooth_l1(box_deltas.gather(2, columns)[:, :, 0], sample.deltas, config.smooth_l1_beta).sum(dim=-1) * positive
     learns = sample.valid
     if config.hardest is not None:
         difficulty = (classes + box).detach().masked_fill(~sample.valid, -1.0)
@@ -221,8 +221,8 @@ def candidates_of(
     scores, pairs = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
     labels, rows = pairs % num_classes, pairs // num_classes
     rois = proposals.boxes.gather(1, rows[..., None].expand(-1, -1, 4))
-    own = rows * boxes_each + labels.clamp(max=boxes_each - 1)
-    deltas = box_deltas.flatten(1, 2).gather(1, own[..., None].expand(-1, -1, 4))
+    delta_rows = rows * boxes_each + labels.clamp(max=boxes_each - 1)
+    deltas = box_deltas.flatten(1, 2).gather(1, delta_rows[..., None].expand(-1, -1, 4))
     rois = geometry.rescale(rois, (1 / scales).expand(*rois.shape[:2], 2))
     boxes = geometry.clip(decode(deltas, rois, box_weights), sizes)
     large = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) >= geometry.smallest_detection
@@ -239,7 +239,7 @@ def class_boxes(
     box_weights: Sequence[float],
     geometry: Geometry = CONTINUOUS,
 ) -> tuple[Tensor, Tensor]:
-    """What `candidates_of` chooses from: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
+    """The input of `candidates_of`'s top-k: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
     scales = scales[:, None]
     sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
     num_classes = class_logits.shape[2] - 1

@@ -79,8 +79,8 @@ def test_batch_norms_are_frozen_or_not() -> None:
         ({"name": "resnet18x"}, "name=resnet18x: timm has no network 'resnet18x' (did you mean 'resnet18'?)"),
         ({"name": "resnet18.a1_in2k"}, "timm has no weights 'a1_in2k' of resnet18 (did you mean 'a1_in1k'?)"),
         ({"name": "botnet50ts_256", "weights": "pretrained"}, "timm publishes no weights of it; set weights=null"),
-        ({"name": "crossvit_9_240"}, "timm's network has maps of strides [12, 17]; a body needs some of 4, 8, 16, 32"),
-        ({"name": "mixer_s32_224"}, "not a body for images of any size: Input height (128) doesn't match model (224)."),
+        ({"name": "crossvit_9_240"}, "timm's network has maps of strides [12, 17]; a backbone needs some of 4, 8, 16, 32"),
+        ({"name": "mixer_s32_224"}, "not a backbone for images of any size: Input height (128) doesn't match model (224)."),
     ],
 )
 def test_what_cannot_be_built(settings: Any, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Bodies, one family a file."""
+"""Backbones, one family a file."""
 
 from boxwood.models.backbones.backbone import Backbone, BackboneConfig, ConvNorm
 from boxwood.models.backbones.check import check_backbone

@@ -1,6 +1,6 @@
-"""What a backbone is to the parts above it: a body that returns feature maps and says their channels and strides.
+"""The interface of a backbone: a network that returns feature maps and declares their channels and strides.
 
-A backbone of your own is one class with these members and one `BackboneConfig` that builds it; see ``examples/own_backbone.py``.
+A user-defined backbone is one class with these members and one `BackboneConfig` that builds it; see ``examples/own_backbone.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GROUPS = 32
 
 
 class Backbone(nn.Module):
-    """Base of every body."""
+    """Base of every backbone."""
 
     channels: tuple[int, ...]
     """Channels of each map that ``forward`` returns, finest first."""
@@ -49,20 +49,20 @@ class Backbone(nn.Module):
 
     @property
     def tail(self) -> nn.Module | None:
-        """The layers that the body's own classifier has behind its last map, to be run on the features of single regions: (R,
+        """The layers of the backbone's classifier behind its last map, run on the features of single regions: (R,
         channels[-1], P, P), P = ``tail_resolution`` -> (R, ``tail_channels``, P', P'). None where it has none.
 
-        A body with a tail sets ``self.tail`` to a module, or overrides this to point at one that it has by another name.
+        A backbone with a tail sets ``self.tail`` to a module, or overrides this to return a module of another name.
         """
         return self._modules.get("tail")
 
 
 class BackboneConfig(Component):
-    """Base of every body's configuration."""
+    """Base of every backbone's configuration."""
 
     @property
     def title(self) -> str:
-        """What a person calls it: ResNet-50."""
+        """Its usual name: ResNet-50."""
         return type(self).__name__.removesuffix("Config")
 
     @property
@@ -72,11 +72,11 @@ class BackboneConfig(Component):
 
     @abstractmethod
     def build(self) -> Backbone:
-        """The body, with pretrained weights where the configuration names them."""
+        """The backbone, with pretrained weights where the configuration names them."""
 
 
 def freeze_tail(backbone: Backbone) -> None:
-    """For a detector that does not run the body's tail: parameters without gradients would stop training on several GPUs."""
+    """For a detector that does not run the backbone's tail: parameters without gradients would stop training on several GPUs."""
     if backbone.tail is not None:
         backbone.tail.requires_grad_(False)
 
@@ -141,7 +141,7 @@ def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
     """The state dict that torchvision publishes as the member ``name`` of one of its weights enums; downloaded where it is not in
     torch's cache.
 
-    Raises `UserError` where there is no such member, or the file is neither in the cache nor to be had.
+    Raises `UserError` where there is no such member, or the file is neither in the cache nor can be downloaded.
     """
     if name not in members.__members__:
         raise UserError(f"weights={name}: not among torchvision's {members.__name__}{did_you_mean(name, members.__members__)}")

@@ -1,4 +1,4 @@
-"""Whether a backbone does what it declares: to be called once, in a test of your own body."""
+"""A check that a backbone returns what it declares; call it once, in a test of a user-defined backbone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["check_backbone"]
 
 @torch.no_grad()
 def check_backbone(backbone: Backbone, size: tuple[int, int] = (128, 192)) -> None:
-    """Run the body on two black images of ``size`` (height, width) and its tail on two regions, and compare what comes out with
-    what is declared. Runs on the body's device, "meta" included, in evaluation mode; changes nothing.
+    """Run the backbone on two black images of ``size`` (height, width) and its tail on two regions, and compare the outputs with
+    the declaration. Runs on the backbone's device, "meta" included, in evaluation mode; changes nothing.
 
-    Raises `UserError`, which is a ValueError, naming the first level that differs, what is declared and what came.
+    Raises `UserError`, which is a ValueError, naming the first level that differs, its declared and its actual shape.
 
     >>> from boxwood.models.backbones import ResNetConfig
-    >>> body = ResNetConfig(depth=18, weights=None).build()
-    >>> check_backbone(body)
-    >>> body.strides = (4, 8, 16, 16)
-    >>> check_backbone(body)
+    >>> backbone = ResNetConfig(depth=18, weights=None).build()
+    >>> check_backbone(backbone)
+    >>> backbone.strides = (4, 8, 16, 16)
+    >>> check_backbone(backbone)
     Traceback (most recent call last):
     boxwood.errors.UserError: ResNet: map 3 of 128x192 images is (2, 512, 4, 6); its declared channels, 512, and stride, 16, make it
     (2, 512, 8, 12)

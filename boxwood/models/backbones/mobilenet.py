@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018): a light body for CPUs. The network is torchvision's; here it becomes a body."""
+"""MobileNetV2 (Sandler et al., 2018): a light backbone for CPUs, made of torchvision's network."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["MobileNetV2", "MobileNetV2Config"]
 
 
 class MobileNetV2Config(BackboneConfig):
-    """A MobileNetV2 body that returns the last map of each stride from 4 to 32."""
+    """A MobileNetV2 backbone that returns the last map of each stride from 4 to 32."""
 
     short_kind: ClassVar[str] = "mobilenet_v2"
 
     norm: Norm = "frozen_bn"
     dilated: bool = False
     """The last map has stride 16 instead of 32: the last strided convolution takes every pixel, and the 3x3 convolutions behind it
-    are dilated by 2 (for R-FCN). Every second of its pixels is what the strided map has."""
+    are dilated by 2 (for R-FCN). Every second of its pixels is a pixel of the strided map."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's `MobileNet_V2_Weights`; None starts from random weights."""
 
@@ -33,7 +33,7 @@ class MobileNetV2Config(BackboneConfig):
 
 
 class MobileNetV2(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32; dilated, the last is of 16."""
+    """The backbone. ``forward`` returns four maps of strides 4, 8, 16, 32; dilated, the last is of 16."""
 
     channels = (24, 32, 96, 1280)
     taps = (3, 6, 13, 18)

@@ -1,5 +1,5 @@
-"""ResNet (He et al., Deep Residual Learning, 2015) and ResNeXt (Xie et al., Aggregated Residual Transformations, 2017): the body
-of most R-CNNs.
+"""ResNet (He et al., Deep Residual Learning, 2015) and ResNeXt (Xie et al., Aggregated Residual Transformations, 2017): the
+backbone of most R-CNNs.
 
 stem: conv1 7x7/2, max pool /2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32); the papers' res2 .. res5
 """
@@ -31,7 +31,7 @@ PUBLISHED = {
 
 
 class ResNetConfig(BackboneConfig):
-    """A ResNet or ResNeXt body that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
+    """A ResNet or ResNeXt backbone that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
 
     ResNeXt-101 32x8d is ``depth=101, groups=32, width_per_group=8``.
     """
@@ -49,8 +49,8 @@ class ResNetConfig(BackboneConfig):
     stride_in: Literal["1x1", "3x3"] = "3x3"
     """Which convolution of a bottleneck strides: 3x3 in torchvision's weights, 1x1 in the paper and in MSRA's weights."""
     last_stage: Literal["map", "dilated", "tail"] = "map"
-    """What becomes of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
-    3x3 convolutions behind the one that no longer strides look twice as far (R-FCN, section 2); or the tail, run on single regions
+    """The use of layer4: the map of stride 32; a map of stride 16, of which every second cell is that of stride 32, since the
+    3x3 convolutions behind the one that no longer strides are dilated by 2 (R-FCN, section 2); or the tail, run on single regions
     (the C4 of Mask R-CNN, section 3)."""
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
@@ -71,7 +71,7 @@ class ResNetConfig(BackboneConfig):
 
 
 class ResNet(Backbone):
-    """The body. ``forward`` returns four maps of strides 4, 8, 16, 32 (16 where the last is dilated), or three before a tail."""
+    """The backbone. ``forward`` returns four maps of strides 4, 8, 16, 32 (dilated, the last is of 16), or three before a tail."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -171,8 +171,8 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _stage(config: ResNetConfig, index: int, norm: Norm) -> nn.Sequential:
     """layer1 .. layer4 for an ``index`` of 0 .. 3. Only a stage's first block strides; dilated, none does."""
     dilation = 2 if index == 3 and config.last_stage == "dilated" else 1
-    # A 3x3 convolution that strode itself saw the finer map already; one that stood behind a strided 1x1 must now look twice as
-    # far, as all later ones must.
+    # A 3x3 convolution that had the stride itself read the finer map already; one behind a strided 1x1 must now be dilated by 2,
+    # as all later ones must.
     early = config.depth >= 50 and config.stride_in == "1x1"
     channels_out = (config.width << index) * EXPANSION[config.depth]
     channels = config.width if index == 0 else channels_out // 2

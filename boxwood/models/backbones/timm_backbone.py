@@ -1,4 +1,4 @@
-"""Any network of timm (Wightman, PyTorch Image Models) that shows its maps, as a body. Needs the extra ``boxwood[timm]``."""
+"""Any network of timm (Wightman, PyTorch Image Models) that returns its maps. Needs the extra ``boxwood[timm]``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TimmConfig(BackboneConfig):
-    """A body of timm that returns its last map of each stride from 4 to 32, as far as it has them."""
+    """A network of timm as a backbone that returns its last map of each stride from 4 to 32, as far as it has them."""
 
     short_kind: ClassVar[str] = "timm"
 
@@ -41,7 +41,7 @@ class TimmConfig(BackboneConfig):
 
 
 class TimmBackbone(Backbone):
-    """The body. Its channels and strides are as timm says; they are compared with the maps when it is built."""
+    """The backbone. Its channels and strides are timm's; they are compared with the maps when it is built."""
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TimmBackbone(Backbone):
         if not last or any(stride & (stride - 1) for stride in last):
             raise UserError(
                 f"name={config.name}: timm's network has maps of strides {network.feature_info.reduction()}; "
-                "a body needs some of 4, 8, 16, 32"
+                "a backbone needs some of 4, 8, 16, 32"
             )
         self.taps = tuple(last.values())
         self.strides = tuple(last)
@@ -66,7 +66,7 @@ class TimmBackbone(Backbone):
         try:
             check_backbone(self)
         except (AssertionError, RuntimeError, UserError) as error:
-            raise UserError(f"name={config.name}: not a body for images of any size: {_line(error)}") from None
+            raise UserError(f"name={config.name}: not a backbone for images of any size: {_line(error)}") from None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.network(images)
@@ -82,7 +82,7 @@ def _timm() -> ModuleType:
 
 
 def _published(timm: Any, config: TimmConfig) -> Any:
-    """What timm knows of the network and its weights. Raises `UserError` where there is no such name, or no such weights."""
+    """timm's configuration of the network and its weights. Raises `UserError` where there is no such name, or no such weights."""
     architecture, _, tag = config.name.partition(".")
     known = timm.list_models()
     if architecture not in known:
@@ -104,7 +104,7 @@ def _published(timm: Any, config: TimmConfig) -> Any:
 
 
 def _create(timm: Any, config: TimmConfig, fixed_size: bool) -> Any:
-    # What a transformer that was trained for one size is told, so that it takes others: Swin's word, ViT's, nothing known.
+    # Options with which a transformer that was trained for one size takes others: Swin's, ViT's, or none.
     options: list[dict[str, bool]] = [{"strict_img_size": False}, {"dynamic_img_size": True}] if fixed_size else []
     for option in [*options, {}]:
         try:
@@ -123,7 +123,7 @@ def _create(timm: Any, config: TimmConfig, fixed_size: bool) -> Any:
 
 
 def _open(network: nn.Module) -> None:
-    """timm begins some scales at 0, for training to open. A frozen one would shut its branch for good."""
+    """timm initialises some scales with 0, for training to raise. A frozen one would disable its branch for good."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)

@@ -1,4 +1,4 @@
-"""VGG: the bodies before ResNet. VGG-16 (Simonyan and Zisserman, 2014, table 1, column D), on which Fast and Faster R-CNN were
+"""VGG: the backbones before ResNet. VGG-16 (Simonyan and Zisserman, 2014, table 1, column D), on which Fast and Faster R-CNN were
 built, and VGG_CNN_M_1024 (Chatfield et al., Return of the Devil in the Details, 2014), the small one of those papers.
 
 Both have two fully connected layers behind the last map, fc6 and fc7, that work on the features of single regions: their tail.
@@ -19,7 +19,7 @@ __all__ = ["VGG16", "VGGCNNM1024", "VGG16Config", "VGGCNNM1024Config"]
 
 
 class VGG16Config(BackboneConfig):
-    """A VGG-16 body that returns conv3_3, conv4_3 and conv5_3, with fc6 and fc7 as its tail."""
+    """A VGG-16 backbone that returns conv3_3, conv4_3 and conv5_3, with fc6 and fc7 as its tail."""
 
     short_kind: ClassVar[str] = "vgg16"
 
@@ -28,7 +28,7 @@ class VGG16Config(BackboneConfig):
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
     """How many stages are not trained: 0 none, 2 conv1_* and conv2_* (as in Detectron), 5 all convolutions. The tail is trained."""
     weights: Literal["IMAGENET1K_V1"] | None = "IMAGENET1K_V1"
-    """The member of torchvision's `VGG16_Weights` that was trained with the other bodies' pixel mean and deviation; None starts
+    """The member of torchvision's `VGG16_Weights` that was trained with the other backbones' pixel mean and deviation; None starts
     from random weights."""
 
     @property
@@ -40,7 +40,7 @@ class VGG16Config(BackboneConfig):
 
 
 class VGG16(Backbone):
-    """The body. ``forward`` returns three maps of strides 4, 8, 16; the tail takes (R, 512, 7, 7) and returns (R, 4096, 1, 1)."""
+    """The backbone. ``forward`` returns three maps of strides 4, 8, 16; the tail maps (R, 512, 7, 7) to (R, 4096, 1, 1)."""
 
     channels = (256, 512, 512)
     strides = (4, 8, 16)
@@ -85,7 +85,7 @@ class VGG16(Backbone):
 
 
 class VGGCNNM1024Config(BackboneConfig):
-    """A VGG_CNN_M_1024 body that returns conv5, with fc6 and fc7 as its tail. Nobody publishes weights for PyTorch."""
+    """A VGG_CNN_M_1024 backbone that returns conv5, with fc6 and fc7 as its tail. Nobody publishes weights for PyTorch."""
 
     short_kind: ClassVar[str] = "vgg_cnn_m_1024"
 
@@ -101,10 +101,10 @@ class VGGCNNM1024Config(BackboneConfig):
 
 
 class VGGCNNM1024(Backbone):
-    """The body. ``forward`` returns one map; the tail takes (R, 512, 6, 6) and returns (R, 1024, 1, 1).
+    """The backbone. ``forward`` returns one map; the tail takes (R, 512, 6, 6) and returns (R, 1024, 1, 1).
 
-    The map's stride is 16, but its grid is not that of the other bodies: nothing is padded before conv3, so that (H, W),
-    multiples of 16, become (H / 16 - 2, W / 16 - 2) cells, and cell (i, j) looks at the input around pixel (16 i + 21, 16 j + 21).
+    The map's stride is 16, but its grid is not that of the other backbones: nothing is padded before conv3, so that (H, W),
+    multiples of 16, become (H / 16 - 2, W / 16 - 2) cells, and cell (i, j) sees the input around pixel (16 i + 21, 16 j + 21).
     Anchors and RoIAlign take it for (16 i, 16 j), as they did in Detectron; the heads learn the shift.
     """
 

@@ -1,6 +1,6 @@
 """Heads of R-CNN: small networks on the features of one RoI. They know nothing of images, anchors or losses.
 
-A head of your own is one class and one configuration that builds it; see ``examples/own_head.py``.
+A user-defined head is one class and one configuration that builds it; see ``examples/own_head.py``.
 """
 
 from boxwood.models.heads.box import AverageHeadConfig, BoxHeadConfig, ConvFCHeadConfig, TwoFCHeadConfig

@@ -20,7 +20,7 @@ class BoxHeadConfig(RoIHeadConfig):
 
 
 class AverageHeadConfig(BoxHeadConfig):
-    """The mean over the cells: all there is to do behind a body's tail (ResNet, 2015, figure 3; R-CNN on C4).
+    """The mean over the cells, behind a backbone's tail (ResNet, 2015, figure 3; R-CNN on C4).
 
     The tail decides the resolution: 14 for a ResNet's res5, 7 for VGG16's fully connected layers, 6 for VGG-CNN-M-1024's.
     """

@@ -1,6 +1,6 @@
 """Heads of R-CNN: small networks on the features of one RoI. They know nothing of images, anchors or losses.
 
-A head of your own is one class and one configuration that builds it; see ``examples/own_head.py``.
+A user-defined head is one class and one configuration that builds it; see ``examples/own_head.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RoIHead(nn.Module):
     """Base of every head: features in, features out; the predictors behind it belong to the architecture."""
 
     channels: int
-    """Width of what ``forward`` returns."""
+    """Channels that ``forward`` returns."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -32,13 +32,13 @@ class RoIHead(nn.Module):
 
 
 class RoIHeadConfig(Component):
-    """Base of every head's configuration. Derive from one of the three below, which say what the head is for."""
+    """Base of every head's configuration. Derive from `BoxHeadConfig`, `MaskHeadConfig` or `KeypointHeadConfig`."""
 
     resolution: int
     """P, cells a side of the features that are pooled from an RoI."""
     source: Literal["maps", "tail", "own_tail"] = "maps"
-    """What the head reads: the pooled features; what the body's tail (Detectron's C4: res5) makes of them, one tail for all heads
-    that say so; or what a copy of the tail does that this head alone teaches."""
+    """The head's input: the pooled features; the output of the backbone's tail (Detectron's C4: res5) on them, shared by all heads
+    with this source; or that of a copy of the tail, which this head alone trains."""
 
     @abstractmethod
     def build(self, channels: int) -> RoIHead:

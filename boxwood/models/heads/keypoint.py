@@ -13,7 +13,7 @@ __all__ = ["ConvKeypointHeadConfig", "KeypointHeadConfig"]
 
 
 class KeypointHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output becomes a heatmap an RoI and keypoint, four times as fine as the head's output."""
+    """Base of the heads whose output becomes a heatmap per RoI and keypoint, four times as fine as the head's output."""
 
     resolution: int = 14
 

@@ -14,7 +14,7 @@ __all__ = ["ConvMaskHeadConfig", "MaskHeadConfig"]
 
 
 class MaskHeadConfig(RoIHeadConfig):
-    """Base of the heads whose output becomes a mask an RoI and class; the head decides M."""
+    """Base of the heads whose output becomes a mask per RoI and class; the head decides M."""
 
     resolution: int = 14
     binary_mask_targets: bool | None = None

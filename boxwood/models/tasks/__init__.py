@@ -1,6 +1,6 @@
-"""Instance tasks: what a two-stage detector predicts for a region besides class and box. Masks are one file, keypoints another.
+"""Instance tasks: predictions of a two-stage detector for a region besides class and box. Masks are one file, keypoints another.
 
-A task of your own is one class in one file; see ``examples/own_task.py``.
+A user-defined task is one class in one file; see ``examples/own_task.py``.
 """
 
 from boxwood.models.tasks.keypoint import KeypointTask

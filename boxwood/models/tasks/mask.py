@@ -29,7 +29,7 @@ __all__ = ["MaskTask", "mask_loss"]
 
 
 class MaskTask(InstanceTask):
-    """A mask of each class; the one of the box's class is kept."""
+    """A mask of each class; inference uses that of the box's class."""
 
     short_kind: ClassVar[str] = "masks"
     name: ClassVar[str] = "masks"

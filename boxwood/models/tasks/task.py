@@ -3,7 +3,7 @@
     training:   features of positive RoIs -> head -> logits -> loss
     inference:  features of the final boxes -> head -> logits -> values -> decode -> the field of `Detections`
 
-A task is its own configuration and has no weights: its modules belong to the network, under the names that the task gives them.
+A task is a configuration and has no weights: its modules belong to the network, under the names that the task gives them.
 Letters: B images, N instances of an image, D final instances of an image, R RoIs of the batch in one row, V views of an image.
 """
 
@@ -28,9 +28,9 @@ __all__ = ["InstanceTask"]
 
 
 class InstanceTask(Component):
-    """What a two-stage detector predicts for each region besides class and box.
+    """A prediction of a two-stage detector for each region besides class and box.
 
-    Every method is given the network, so a task may read other weights than its own. The names of its modules in the state dict are
+    Every method is given the network, so a task may read weights of other tasks. The names of its modules in the state dict are
     ``{prefix}_head``, ``{prefix}_tail`` where the head has a copy of the backbone's tail, and those of `predictors`.
     """
 
@@ -65,16 +65,16 @@ class InstanceTask(Component):
         have to be left out."""
 
     def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
-        """What inference takes of the logits (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
+        """The part of the logits that inference uses (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
         return logits.float()
 
     def decode(self, network: Network, values: Tensor, rows: Tensor, instances: Instances, batch: Batch) -> Tensor:
-        """From `values` of ``rows`` of the flattened (B, D) instances to what they hold, in pixels of the network's input; here the
-        values themselves."""
+        """From `values` of ``rows`` of the flattened (B, D) instances to the field's values, in pixels of the network's input; here
+        unchanged."""
         return values
 
     def survivors(self, network: Network, instances: Instances) -> Tensor:
-        """(B, D) bool: the valid instances, of which a task may drop some by what it found."""
+        """(B, D) bool: the valid instances, of which a task may drop some by its values."""
         return instances.valid
 
     def to_original(self, values: Tensor, factors: Tensor) -> Tensor:
