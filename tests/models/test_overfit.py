@@ -5,7 +5,7 @@ minutes, because of:
 
 * a backbone of four convolutions for pictures of 128 x 160 pixels, with maps from stride 4 on: instances smaller than a map's cell
   are detected, but their boxes are not exact, and AP asks for an IoU of up to 0.95;
-* all eight pictures in every step, so that batch norm's averages are those of the pictures, and all steps agree;
+* all eight pictures in every step, so that batch norm's averages are those of the pictures, and each step has the gradient of all;
 * RoIs that overlap their instance by 0.7 (`foreground_iou`), as those of inference do once the RPN is trained: the second stage
   need not learn worse ones (masks gain 0.1 of AP, boxes come to 1);
 * a fast AdamW: the large rate needs the second moment's shorter memory.
