@@ -63,7 +63,7 @@ class RPNConfig(AnchorsConfig):
     """In training on a pyramid, ``train_proposals`` is the number for all images of a process's batch together (Detectron); None:
     as ``geometry`` implies."""
     loss_normalizer: Literal["sampled", "configured"] | None = None
-    """What the losses are divided by: the number of sampled anchors, or Detectron's rule: the box loss by the number in the
+    """The denominator of the losses: the number of sampled anchors, or Detectron's rule: the box loss by the number in the
     anchor's image, objectness on a pyramid by ``samples_per_image`` an image. None: as ``geometry`` implies."""
     ignore_crowd: bool | None = None
     """Negative anchors of which at least half lies in a crowd region are not used; False: they are negatives (Detectron). None:

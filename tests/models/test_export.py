@@ -24,7 +24,7 @@ OTHERS = (((160, 224), (160, 180)), ((160, 352), (130, 340)), ((320, 192), (320,
 
 
 class Program(nn.Module):
-    """What is exported: tensors in, the tensors of the final instances out, in pixels of the network's input."""
+    """The exported program: tensors in, the tensors of the final instances out, in pixels of the network's input."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
