@@ -32,7 +32,7 @@ class SoftNMSConfig(Config):
 
 
 class VoteConfig(Config):
-    """Each box that is kept becomes the mean of all that overlap it (`boxwood.ops.nms.vote`)."""
+    """Each surviving box becomes the mean of all boxes that overlap it (`boxwood.ops.nms.vote`)."""
 
     threshold: float = Field(0.8, gt=0, le=1)
     """The IoU from which a box has a vote."""

@@ -82,11 +82,11 @@ class RetinaNet(Network):
         num_images, num_classes = images.shape[0], len(self.categories)
         logits, deltas, anchors = [], [], []
         for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True):
-            seen = self.class_tower(features)
+            hidden = self.class_tower(features)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell, C).
-            logits.append(self.class_logits(seen).permute(0, 2, 3, 1).reshape(num_images, -1, num_classes).float())
-            seen = seen if self.config.head.shared_tower else self.box_tower(features)
-            deltas.append(self.box_deltas(seen).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
+            logits.append(self.class_logits(hidden).permute(0, 2, 3, 1).reshape(num_images, -1, num_classes).float())
+            hidden = hidden if self.config.head.shared_tower else self.box_tower(features)
+            deltas.append(self.box_deltas(hidden).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
             anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.config.head.anchor_offset))
         scales = self.geometry.scales(batch.sizes, batch.originals)
         output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.sizes, scales)

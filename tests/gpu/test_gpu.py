@@ -1,4 +1,4 @@
-"""On a CUDA GPU: each architecture finds what it finds on the CPU, and learns in every precision. Skipped where there is none."""
+"""On a CUDA GPU: each architecture has the detections of the CPU, and trains in every precision. Skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from boxwood.models.config import without_pretrained
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
 from tests.conftest import Boxwood, tiny
-from tests.models.peers import spread
+from tests.models.peers import randomize_predictor
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*TF32")]
 
@@ -47,18 +47,18 @@ def without_tf32() -> Iterator[None]:
 
 
 def detector(recipe: str) -> Any:
-    """With random weights whose scores are far enough apart that rounding does not reorder them."""
+    """A network with random weights whose scores are far enough apart that rounding does not reorder them."""
     config = resolve(recipe, ARCHITECTURES[recipe])
     torch.manual_seed(0)
     network: Any = without_pretrained(config.model).build(CLASSES, config.test).eval()
     for name, module in network.named_modules():
         if isinstance(module, FrozenBatchNorm2d) and name.endswith("conv3.norm"):
-            module.weight.fill_(0.2)  # or else the maps of a deep random body grow without end
+            module.weight.fill_(0.2)  # or else the maps of a deep random backbone explode
     batch = two_images()
     batch.targets = None
     for name, deviation in (("rpn.objectness", 2.0), ("class_maps", 10.0), ("class_logits", 2.0)):
         if any(name == each for each, _ in network.named_modules()):
-            spread(network, network.get_submodule(name), deviation, lambda: detect(network, batch))
+            randomize_predictor(network, network.get_submodule(name), deviation, lambda: detect(network, batch))
     return network
 
 
@@ -81,13 +81,13 @@ def two_images() -> Batch:
 
 def detect(network: Any, batch: Batch) -> list[Detections]:
     with torch.no_grad():
-        found: list[Detections] = network.detections(network(batch), batch)
-    return [detections.to("cpu") for detections in found]
+        results: list[Detections] = network.detections(network(batch), batch)
+    return [detections.to("cpu") for detections in results]
 
 
 @EVERY_ARCHITECTURE
-def test_finds_what_it_finds_on_the_cpu(recipe: str) -> None:
-    """Nearly all of it: where two overlaps or two scores are equal up to rounding, either device may choose."""
+def test_detections_are_those_of_the_cpu(recipe: str) -> None:
+    """Nearly all of them: where two overlaps or two scores are equal up to rounding, the devices may decide differently."""
     network, batch = prepare(detector(recipe)), two_images()
     batch.targets = None
     on_cpu = detect(network, batch)
@@ -116,7 +116,7 @@ def test_finds_what_it_finds_on_the_cpu(recipe: str) -> None:
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @EVERY_ARCHITECTURE
-def test_learns_a_step(recipe: str, precision: torch.dtype) -> None:
+def test_a_training_step_changes_the_weights(recipe: str, precision: torch.dtype) -> None:
     network, batch = detector(recipe).to(DEVICE).to(memory_format=torch.channels_last).train(), two_images().to(DEVICE)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]

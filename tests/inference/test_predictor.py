@@ -1,4 +1,4 @@
-"""The predictor: what it takes, from where it loads, and that being faster changes nothing."""
+"""The predictor: the images that it accepts, loading, and that `prepare` changes no results."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from boxwood.weights import save_weights
 CLASSES = Categories((7, 2), ("nut", "fig"))
 
 
-def run_config(short: int = 96, **backbone: Any) -> RunConfig:
-    body = backbone.pop("body", None) or ResNetConfig(depth=18, width=32, weights=None)
+def run_config(short: int = 96, backbone: Any = None) -> RunConfig:
+    backbone = backbone or ResNetConfig(depth=18, width=32, weights=None)
     val = CocoConfig(annotations="none.json", images="none", transforms=(ResizeShortestEdge(short=(short,), long=256),))
     return RunConfig(
         model=RCNNConfig(
-            backbone=body,
+            backbone=backbone,
             fpn=FPNConfig(channels=32),
             rpn=RPNConfig(anchor_sizes=((16.0,), (32.0,), (48.0,), (64.0,), (96.0,)), test_proposals=50),
             box_head=TwoFCHeadConfig(width=32),
@@ -46,7 +46,7 @@ def run_config(short: int = 96, **backbone: Any) -> RunConfig:
 
 @torch.no_grad()
 def network(config: RunConfig, seed: int = 0) -> RCNN:
-    """Random weights, scaled so that the network says something of its images; the norms have been somewhere."""
+    """Random weights and norms, scaled so that the network has detections."""
     torch.manual_seed(seed)
     model: Any = config.model.build(CLASSES, config.test)
     for module in model.modules():
@@ -82,10 +82,10 @@ def predictor() -> Predictor:
     return Predictor(network(config), config.data.val.transforms)
 
 
-# ---------------------------------------------------------------------------------------------------------- what it takes
+# -------------------------------------------------------------------------------------------------------- accepted images
 
 
-def test_every_sort_of_picture_is_the_same(predictor: Predictor, tmp_path: Path) -> None:
+def test_every_kind_of_image_gives_the_same_detections(predictor: Predictor, tmp_path: Path) -> None:
     pixels = picture()
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
@@ -98,16 +98,16 @@ def test_every_sort_of_picture_is_the_same(predictor: Predictor, tmp_path: Path)
     same(predictor(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), expected)
     (alone,) = predictor([path])
     same(alone, expected)
-    for found in predictor([path, pixels, Image.fromarray(pixels)]):
-        assert len(found) == len(expected)
-        torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
+    for detections in predictor([path, pixels, Image.fromarray(pixels)]):
+        assert len(detections) == len(expected)
+        torch.testing.assert_close(detections.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
     assert predictor([]) == []
     assert predictor.categories == CLASSES
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_an_image_in_memory_is_that_of_the_file(predictor: Predictor, tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_an_image_in_memory_equals_its_file(predictor: Predictor, tmp_path: Path, suffix: str, orientation: int) -> None:
     """The bytes of a file and file objects, at any position, turned upright; they can be drawn on too."""
     path = tmp_path / f"a.{suffix}"
     exif = Image.Exif()
@@ -123,7 +123,7 @@ def test_an_image_in_memory_is_that_of_the_file(predictor: Predictor, tmp_path: 
         assert expected.draw(file).tobytes() == expected.draw(content).tobytes() == drawn
         assert not file.closed
     both = predictor([content, io.BytesIO(content)])
-    assert [found.size for found in both] == [expected.size] * 2
+    assert [detections.size for detections in both] == [expected.size] * 2
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_an_image_in_memory_is_that_of_the_file(predictor: Predictor, tmp_path: 
         (io.StringIO("text"), "open the file in binary mode"),
     ],
 )
-def test_what_is_no_image_in_memory(predictor: Predictor, broken: Any, words: str) -> None:
+def test_bytes_that_are_no_image_are_refused(predictor: Predictor, broken: Any, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         predictor(broken)
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_image_in_memory(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_damaged_image_in_memory_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     Image.fromarray(picture()).save(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
     with pytest.raises(UserError, match=r"image of [\d,]+ bytes: the image is truncated or damaged"):
@@ -162,7 +162,7 @@ def test_a_picture_is_turned_upright(predictor: Predictor, tmp_path: Path) -> No
     same(predictor(Image.open(path)), expected)
 
 
-def test_grey_and_transparent_pictures(predictor: Predictor) -> None:
+def test_grey_and_transparent_pictures_become_rgb(predictor: Predictor) -> None:
     grey = Image.fromarray(picture()).convert("L")
     expected = predictor(np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
     same(predictor(grey), expected)
@@ -170,12 +170,12 @@ def test_grey_and_transparent_pictures(predictor: Predictor) -> None:
 
 
 def test_pictures_of_several_sizes_are_one_batch(predictor: Predictor) -> None:
-    """Each in its own frame. The features at the edge of padding are not quite those at the edge of an image, so the numbers of a
-    picture alone are not asked for."""
+    """Each in pixels of its image. The features at the edge of padding are not quite those at the edge of an image, so the numbers
+    are not compared with those of a single picture."""
     sizes = [(60, 80), (90, 50), (40, 40)]
-    found = predictor([picture(*size, seed) for seed, size in enumerate(sizes)])
-    assert [detections.size for detections in found] == sizes
-    for (height, width), detections in zip(sizes, found, strict=True):
+    results = predictor([picture(*size, seed) for seed, size in enumerate(sizes)])
+    assert [detections.size for detections in results] == sizes
+    for (height, width), detections in zip(sizes, results, strict=True):
         assert len(detections) > 3
         assert (detections.boxes <= torch.tensor([width, height, width, height])).all()
         assert detections.boxes[:, 2].max() > 0.8 * width and detections.boxes[:, 3].max() > 0.8 * height
@@ -196,13 +196,13 @@ def test_pictures_of_several_sizes_are_one_batch(predictor: Predictor) -> None:
         (torch.zeros(3, 5, 0, dtype=torch.uint8), r"got \(3, 5, 0\)"),
     ],
 )
-def test_arrays_of_another_shape_or_type(predictor: Predictor, wrong: Any, words: str) -> None:
+def test_arrays_of_another_shape_or_type_are_refused(predictor: Predictor, wrong: Any, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         predictor(wrong)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_image(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("no")
     with pytest.raises(UserError, match=r"a\.jpg"):
         predictor(tmp_path / "a.jpg")
@@ -214,56 +214,56 @@ def test_a_file_that_is_no_image(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def direct(model: nn.Module, image: Tensor) -> Detections:
-    """The detections of a network's input, in its own pixels."""
+    """The detections of a network's input, in its pixels."""
     height, width = image.shape[-2:]
     batch = Batch(image[None], torch.tensor([[height, width]]), ((height, width),))
     with torch.no_grad():
-        (found,) = model.detections(model(batch), batch)  # type: ignore[operator]
-    assert isinstance(found, Detections)
-    return found
+        (detections,) = model.detections(model(batch), batch)  # type: ignore[operator]
+    assert isinstance(detections, Detections)
+    return detections
 
 
-def test_boxes_are_in_the_pictures_own_pixels() -> None:
-    """A picture that is doubled for the network: its boxes are half of what the network says, its masks of its own size."""
+def test_boxes_are_in_pixels_of_the_original_picture() -> None:
+    """A picture that is doubled for the network: its boxes are half of the network's, its masks have the size of the picture."""
     config = run_config(short=128)
     predictor = Predictor(network(config), config.data.val.transforms)
     pixels = picture(64, 96)
-    found = predictor(pixels)
+    detections = predictor(pixels)
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     doubled = torch.nn.functional.interpolate(image, (128, 192), mode="bilinear", antialias=True)[0]
     expected = direct(predictor.model, doubled)
-    assert len(found) == len(expected) > 3
-    assert found.size == (64, 96)
-    torch.testing.assert_close(found.boxes, expected.boxes / 2)
-    torch.testing.assert_close(found.scores, expected.scores)
-    assert found.masks is not None and found.masks.shape == (len(found), 64, 96)
+    assert len(detections) == len(expected) > 3
+    assert detections.size == (64, 96)
+    torch.testing.assert_close(detections.boxes, expected.boxes / 2)
+    torch.testing.assert_close(detections.scores, expected.scores)
+    assert detections.masks is not None and detections.masks.shape == (len(detections), 64, 96)
 
 
 # ----------------------------------------------------------------------------------------------------------------- prepare
 
 
 @pytest.mark.parametrize(
-    "body", [ResNetConfig(depth=18, width=32, weights=None), MobileNetV2Config(weights=None)], ids=["resnet", "mobile"]
+    "backbone", [ResNetConfig(depth=18, width=32, weights=None), MobileNetV2Config(weights=None)], ids=["resnet", "mobile"]
 )
-def test_being_prepared_changes_nothing(body: Any) -> None:
-    config = run_config(body=body)
+def test_prepare_changes_no_results(backbone: Any) -> None:
+    config = run_config(backbone=backbone)
     model = network(config)
     images = torch.stack([torch.from_numpy(picture(96, 128, seed).copy()).permute(2, 0, 1) for seed in (0, 1)])
     batch = Batch(images, torch.tensor([[96, 128]] * 2), ((96, 128),) * 2)
     with torch.no_grad():
         before = model(batch)
-        found = model.detections(before, batch)
+        detections_before = model.detections(before, batch)
         assert any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
         assert prepare(model) is model
         after = model(batch)
-        found_after = model.detections(after, batch)
+        detections_after = model.detections(after, batch)
     norms = [module for module in model.modules() if isinstance(module, ConvNorm)]
     assert norms and all(isinstance(module.norm, nn.Identity) for module in norms)
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
     scale = float(before.rpn.logits.abs().max())
     torch.testing.assert_close(after.rpn.logits / scale, before.rpn.logits / scale, atol=1e-5, rtol=0)
-    for a, b in zip(found, found_after, strict=True):
+    for a, b in zip(detections_before, detections_after, strict=True):
         assert len(a) == len(b) > 3
         assert torch.equal(a.labels, b.labels)
         torch.testing.assert_close(b.boxes, a.boxes, atol=1e-2, rtol=1e-4)
@@ -271,8 +271,8 @@ def test_being_prepared_changes_nothing(body: Any) -> None:
         torch.testing.assert_close(b.mask_probabilities, a.mask_probabilities, atol=1e-4, rtol=0)
 
 
-def test_norms_that_learn_are_left() -> None:
-    config = run_config(body=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None))
+def test_prepare_keeps_norms_that_are_not_frozen() -> None:
+    config = run_config(backbone=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None))
     predictor = Predictor(network(config), config.data.val.transforms)
     kinds = {type(module.norm) for module in predictor.model.modules() if isinstance(module, ConvNorm)}
     assert kinds == {nn.GroupNorm}
@@ -296,7 +296,7 @@ def test_loading_a_run_or_a_file(tmp_path: Path) -> None:
     assert load(tmp_path, device="cpu").categories == CLASSES
 
 
-def test_loading_does_not_fetch_what_the_body_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_does_not_fetch_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config()
     model = network(config)
     config.model = config.model.model_copy(update={"backbone": ResNetConfig(depth=18, width=32, weights="IMAGENET1K_V1")})
@@ -309,7 +309,7 @@ def test_loading_does_not_fetch_what_the_body_started_from(tmp_path: Path, monke
     assert len(load(tmp_path, device="cpu")(picture())) > 3
 
 
-def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.safetensors nor last\.safetensors"):
         load(tmp_path)
     with pytest.raises(UserError, match="no such run or weights file"):

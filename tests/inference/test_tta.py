@@ -1,4 +1,4 @@
-"""Augmentation at test time against plain loops: what each view shows is computed here, and put together in numpy."""
+"""Augmentation at test time against plain loops: the outputs of each view are computed here and merged in numpy."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ ALL: dict[str, Any] = FLIP | SCALE | RATIO
 
 
 def network(kind: str = "mask", geometry: str = "continuous", **test: Any) -> Any:
-    """A small detector with random weights that finds something."""
+    """A small detector with random weights that has detections."""
     torch.manual_seed(3)
-    body, fpn = ResNetConfig(depth=18, weights=None), FPNConfig(channels=16)
+    backbone, fpn = ResNetConfig(depth=18, weights=None), FPNConfig(channels=16)
     rpn = RPNConfig(test_candidates=60, test_proposals=25)
-    common: dict[str, Any] = {"backbone": body, "geometry": geometry}
+    common: dict[str, Any] = {"backbone": backbone, "geometry": geometry}
     config: Any
     if kind == "retinanet":
         config = RetinaNetConfig(**common, fpn=FPNConfig(channels=16, top="conv_p5"), head=RetinaNetHeadConfig(test_candidates=40))
@@ -81,13 +81,13 @@ def whole(image: Tensor, proposals: Tensor | None = None) -> Batch:
     return collate([sample], [0], with_targets=False)
 
 
-def seen(model: Any, image: Tensor, tta: TTAConfig, proposals: Tensor | None = None) -> Detections:
+def detect(model: Any, image: Tensor, tta: TTAConfig, proposals: Tensor | None = None) -> Detections:
     test = model.test.model_copy(update={"tta": tta})
     batch = whole(image, proposals)
     with torch.no_grad():
         detector = AugmentedDetector(model, RESIZE, test)
-        (found,) = detector.detections(detector(batch), batch)
-    return found
+        (detections,) = detector.detections(detector(batch), batch)
+    return detections
 
 
 def plain_views(config: dict[str, Any]) -> list[tuple[int, bool, float]]:
@@ -129,18 +129,18 @@ def back(boxes: np.ndarray[Any, Any], view: tuple[int, bool, float], batch: Batc
 
 
 def plain_nms(rows: list[tuple[float, int, Any]], threshold: float) -> list[tuple[float, int, Any]]:
-    kept: list[tuple[float, int, Any]] = []
+    survivors: list[tuple[float, int, Any]] = []
     for score, label, box in sorted(rows, key=lambda row: -row[0]):
         free = True
-        for _, other_label, other in kept:
+        for _, other_label, other in survivors:
             if other_label == label:
                 sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
                 shared = max(sides[0], 0) * max(sides[1], 0)
                 total = (box[2:] - box[:2]).prod() + (other[2:] - other[:2]).prod() - shared
                 free &= shared / total <= threshold
         if free:
-            kept.append((score, label, box))
-    return kept
+            survivors.append((score, label, box))
+    return survivors
 
 
 @pytest.mark.parametrize(
@@ -162,24 +162,24 @@ def test_union_of_boxes(config: dict[str, Any]) -> None:
             if score > 0.1 and not wrong_size:
                 rows.append((score, label, box))
     expected = plain_nms(rows, 0.5)[:12]
-    found = seen(model, image, TTAConfig(boxes=BoxViewsConfig(**config)))
-    assert len(found) == len(expected) >= 5 and len(rows) > 100
-    np.testing.assert_allclose(found.scores.numpy(), [row[0] for row in expected], atol=1e-6)
-    np.testing.assert_allclose(found.boxes.numpy(), np.stack([row[2] for row in expected]), atol=1e-3)
-    assert found.labels.tolist() == [row[1] for row in expected]
+    detections = detect(model, image, TTAConfig(boxes=BoxViewsConfig(**config)))
+    assert len(detections) == len(expected) >= 5 and len(rows) > 100
+    np.testing.assert_allclose(detections.scores.numpy(), [row[0] for row in expected], atol=1e-6)
+    np.testing.assert_allclose(detections.boxes.numpy(), np.stack([row[2] for row in expected]), atol=1e-3)
+    assert detections.labels.tolist() == [row[1] for row in expected]
 
 
 @pytest.mark.parametrize("combine", ["soft_avg", "soft_max", "logit_avg"])
 def test_masks_of_views(combine: Any) -> None:
     model, image = network("mask"), picture(1)
     config = ALL | {"areas": (1000.0, 2500.0)}
-    found = seen(model, image, TTAConfig(masks=MaskViewsConfig(**config, combine=combine)))
-    once = seen(model, image, TTAConfig())
-    assert torch.equal(found.boxes, once.boxes) and len(found) > 3
-    assert found.mask_probabilities is not None and once.mask_probabilities is not None
-    probabilities = of_views(model, image, found, config, "mask")
-    for index, own in enumerate(probabilities):
-        stacked = np.stack(own)
+    detections = detect(model, image, TTAConfig(masks=MaskViewsConfig(**config, combine=combine)))
+    once = detect(model, image, TTAConfig())
+    assert torch.equal(detections.boxes, once.boxes) and len(detections) > 3
+    assert detections.mask_probabilities is not None and once.mask_probabilities is not None
+    probabilities = of_views(model, image, detections, config, "mask")
+    for index, values in enumerate(probabilities):
+        stacked = np.stack(values)
         if combine == "soft_avg":
             expected = stacked.mean(axis=0)
         elif combine == "soft_max":
@@ -187,29 +187,31 @@ def test_masks_of_views(combine: Any) -> None:
         else:
             logits = -np.log((1 - stacked) / np.maximum(stacked, 1e-20))
             expected = 1 / (1 + np.exp(-logits.mean(axis=0)))
-        np.testing.assert_allclose(found.mask_probabilities[index].numpy(), expected, atol=2e-5)
-    assert len({len(own) for own in probabilities}) > 1, "the size decides for some"
-    assert not torch.allclose(found.mask_probabilities, once.mask_probabilities, atol=1e-3)
+        np.testing.assert_allclose(detections.mask_probabilities[index].numpy(), expected, atol=2e-5)
+    assert len({len(values) for values in probabilities}) > 1, "some views are left out by size"
+    assert not torch.allclose(detections.mask_probabilities, once.mask_probabilities, atol=1e-3)
 
 
-def of_views(model: RCNN, image: Tensor, found: Detections, config: dict[str, Any], what: str) -> list[list[np.ndarray[Any, Any]]]:
-    """For each detection what the views that are for its size show, unmirrored."""
-    result: list[list[np.ndarray[Any, Any]]] = [[] for _ in range(len(found))]
+def of_views(
+    model: RCNN, image: Tensor, detections: Detections, config: dict[str, Any], what: str
+) -> list[list[np.ndarray[Any, Any]]]:
+    """For each detection the values of the views that are used for its size, unmirrored."""
+    result: list[list[np.ndarray[Any, Any]]] = [[] for _ in range(len(detections))]
     for view in plain_views(config):
         batch = plain_batch(image, view)
         height, width = batch.sizes[0].tolist()
-        boxes = found.boxes
+        boxes = detections.boxes
         if view[1]:
             boxes = torch.stack([WIDTH - boxes[:, 2], boxes[:, 1], WIDTH - boxes[:, 0], boxes[:, 3]], dim=1)
         boxes = boxes * torch.tensor([width / WIDTH, height / HEIGHT] * 2)
         with torch.no_grad():
             (task,) = model.tasks
-            shown = model.task_values(task, batch, boxes, found.labels)
-        for index, box in enumerate(found.boxes.tolist()):
+            outputs = model.task_values(task, batch, boxes, detections.labels)
+        for index, box in enumerate(detections.boxes.tolist()):
             area, (low, high) = (box[2] - box[0]) * (box[3] - box[1]), config["areas"]
             if (view[0] < 96 and area < low) or (view[0] > 96 and area >= high):
                 continue
-            values = shown[index].double().numpy()
+            values = outputs[index].double().numpy()
             if what == "keypoints" and view[1]:
                 values = values[[1, 0, 2]]
             result[index].append(values[..., ::-1] if view[1] else values)
@@ -223,13 +225,13 @@ def test_keypoints_of_views(combine: Any) -> None:
 
     model, image = network("keypoints"), picture(2)
     config = ALL | {"areas": (1000.0, 2500.0)}
-    found = seen(model, image, TTAConfig(keypoints=KeypointViewsConfig(**config, combine=combine)))
-    assert found.keypoints is not None and len(found) > 3
-    for index, own in enumerate(of_views(model, image, found, config, "keypoints")):
-        stacked = np.stack(own)
+    detections = detect(model, image, TTAConfig(keypoints=KeypointViewsConfig(**config, combine=combine)))
+    assert detections.keypoints is not None and len(detections) > 3
+    for index, values in enumerate(of_views(model, image, detections, config, "keypoints")):
+        stacked = np.stack(values)
         heatmap = stacked.mean(axis=0) if combine == "avg" else stacked.max(axis=0)
-        expected = decode_keypoints(torch.from_numpy(heatmap[None]).float(), found.boxes[index : index + 1])[0]
-        torch.testing.assert_close(found.keypoints[index], expected, atol=1e-3, rtol=0)
+        expected = decode_keypoints(torch.from_numpy(heatmap[None]).float(), detections.boxes[index : index + 1])[0]
+        torch.testing.assert_close(detections.keypoints[index], expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("scores", ["avg", "id"])
@@ -253,40 +255,40 @@ def test_averages_over_given_proposals(scores: Any, boxes: Any) -> None:
         height, width = batch.sizes[0].tolist()
         decoded = decoded.clip(0, [width, height, width, height])
         all_boxes.append(back(decoded.reshape(-1, 4), view, batch).reshape(20, 3, 4))
-    own_scores = np.mean(all_scores, axis=0) if scores == "avg" else all_scores[-1]
-    own_boxes = np.mean(all_boxes, axis=0) if boxes == "avg" else all_boxes[-1]
-    rows = [(own_scores[i, c], c, own_boxes[i, c]) for i in range(20) for c in range(3) if own_scores[i, c] > 0.1]
+    merged_scores = np.mean(all_scores, axis=0) if scores == "avg" else all_scores[-1]
+    merged_boxes = np.mean(all_boxes, axis=0) if boxes == "avg" else all_boxes[-1]
+    rows = [(merged_scores[i, c], c, merged_boxes[i, c]) for i in range(20) for c in range(3) if merged_scores[i, c] > 0.1]
     expected = plain_nms(rows, 0.5)[:12]
-    found = seen(model, image, TTAConfig(boxes=BoxViewsConfig(**config, scores=scores, boxes=boxes)), proposals)
-    assert len(found) == len(expected) > 5
-    np.testing.assert_allclose(found.scores.numpy(), [row[0] for row in expected], atol=1e-6)
-    np.testing.assert_allclose(found.boxes.numpy(), np.stack([row[2] for row in expected]), atol=2e-3)
+    detections = detect(model, image, TTAConfig(boxes=BoxViewsConfig(**config, scores=scores, boxes=boxes)), proposals)
+    assert len(detections) == len(expected) > 5
+    np.testing.assert_allclose(detections.scores.numpy(), [row[0] for row in expected], atol=1e-6)
+    np.testing.assert_allclose(detections.boxes.numpy(), np.stack([row[2] for row in expected]), atol=2e-3)
 
 
 @pytest.mark.parametrize("geometry", ["continuous", "detectron1"])
 @pytest.mark.parametrize("kind", ["mask", "keypoints", "retinanet", "rfcn"])
-def test_one_view_is_the_network_itself(kind: str, geometry: str) -> None:
+def test_one_view_equals_the_network(kind: str, geometry: str) -> None:
     model, image = network(kind, geometry, score_threshold=0.0), picture(4)
     batch = plain_batch(image, (96, False, 1.0))
     with torch.no_grad():
         (expected,) = model.detections(model(batch), batch)
-    found = seen(model, image, TTAConfig(boxes=BoxViewsConfig(), masks=MaskViewsConfig()))
-    assert len(found) == len(expected) > 3
-    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.scores, expected.scores, atol=1e-6, rtol=0)
+    detections = detect(model, image, TTAConfig(boxes=BoxViewsConfig(), masks=MaskViewsConfig()))
+    assert len(detections) == len(expected) > 3
+    torch.testing.assert_close(detections.boxes, expected.boxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(detections.scores, expected.scores, atol=1e-6, rtol=0)
     if kind == "mask":
-        torch.testing.assert_close(found.mask_probabilities, expected.mask_probabilities, atol=1e-4, rtol=0)
-    assert (found.keypoints is None) == (kind != "keypoints")
+        torch.testing.assert_close(detections.mask_probabilities, expected.mask_probabilities, atol=1e-4, rtol=0)
+    assert (detections.keypoints is None) == (kind != "keypoints")
 
 
 @pytest.mark.parametrize("geometry", ["continuous", "detectron1"])
 @pytest.mark.parametrize("kind", ["mask", "retinanet"])
-def test_what_is_mirrored_is_found_mirrored(kind: str, geometry: str) -> None:
-    """With a mirrored view for every view, an image and its mirror image say the same."""
+def test_detections_of_a_mirrored_image_are_mirrored(kind: str, geometry: str) -> None:
+    """With a mirrored view for every view, an image and its mirror image have the same detections."""
     model, image = network(kind, geometry), picture(5)
     views: dict[str, Any] = ALL | {"ratio_flip": True}
     tta = TTAConfig(boxes=BoxViewsConfig(**views), masks=MaskViewsConfig(**views))
-    one, other = seen(model, image, tta), seen(model, image.flip(-1), tta)
+    one, other = detect(model, image, tta), detect(model, image.flip(-1), tta)
     mirrored = torch.stack([WIDTH - other.boxes[:, 2], other.boxes[:, 1], WIDTH - other.boxes[:, 0], other.boxes[:, 3]], dim=1)
     torch.testing.assert_close(one.boxes, mirrored, atol=1e-3, rtol=0)
     torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
@@ -294,27 +296,27 @@ def test_what_is_mirrored_is_found_mirrored(kind: str, geometry: str) -> None:
         torch.testing.assert_close(one.mask_probabilities, other.mask_probabilities.flip(-1), atol=1e-4, rtol=0)
 
 
-def test_soft_nms_and_voting_go_with_it() -> None:
+def test_soft_nms_and_voting_apply_to_views() -> None:
     model = network("box", soft_nms=SoftNMSConfig(decay="gaussian"), vote=VoteConfig(threshold=0.6, scoring="avg"))
     plain = network("box")
     tta = TTAConfig(boxes=BoxViewsConfig(**ALL))
-    soft, hard = seen(model, picture(), tta), seen(plain, picture(), tta)
+    soft, hard = detect(model, picture(), tta), detect(plain, picture(), tta)
     assert len(soft) == 12 and not torch.allclose(soft.scores[: len(hard)], hard.scores)
 
 
-def test_an_image_in_which_nothing_is_found() -> None:
+def test_an_image_without_detections() -> None:
     model = network("mask", score_threshold=2.0)
-    found = seen(model, picture(), TTAConfig(boxes=BoxViewsConfig(**ALL), masks=MaskViewsConfig(**ALL)))
-    assert len(found) == 0 and found.masks is not None and found.masks.shape == (0, HEIGHT, WIDTH)
+    detections = detect(model, picture(), TTAConfig(boxes=BoxViewsConfig(**ALL), masks=MaskViewsConfig(**ALL)))
+    assert len(detections) == 0 and detections.masks is not None and detections.masks.shape == (0, HEIGHT, WIDTH)
 
 
-def test_without_augmentation_nothing_changes() -> None:
+def test_without_views_the_network_is_unchanged() -> None:
     model = network("box")
     assert augmented(model, RESIZE, model.test) == (model, RESIZE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "told"),
+    ("kind", "config", "message"),
     [
         ("rpn", BoxViewsConfig(), "not for Proposer"),
         ("box", BoxViewsConfig(scores="avg", boxes="avg"), "finds its own"),
@@ -322,13 +324,13 @@ def test_without_augmentation_nothing_changes() -> None:
         ("fast", BoxViewsConfig(scores="union", boxes="avg"), "union of the scores goes with union of the boxes"),
     ],
 )
-def test_what_does_not_go_together(kind: str, config: BoxViewsConfig, told: str) -> None:
+def test_incompatible_settings_are_refused(kind: str, config: BoxViewsConfig, message: str) -> None:
     test = TestConfig(tta=TTAConfig(boxes=config))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         augmented(network(kind), RESIZE, test)
 
 
-def test_other_scales_need_an_ordinary_one() -> None:
+def test_other_scales_need_a_resize_transform() -> None:
     with pytest.raises(UserError, match="resize_shortest_edge"):
         views_of(ViewsConfig(scales=(100,)), ())
     assert len(views_of(ViewsConfig(flip=True), ())) == 2

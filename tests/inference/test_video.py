@@ -1,4 +1,4 @@
-"""Videos: read frame after frame, upright, as far as they can be read; written with the rate and size they had."""
+"""Videos: read frame by frame, upright, as far as possible; written with the same rate and size."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def encode(path: Path, pictures: list[np.ndarray[Any, Any]], codec: str = "h264"
 
 
 def greys(count: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray[Any, Any]]:
-    """Each frame a little lighter, so that it can be told which it is."""
+    """Each frame a little lighter than the one before, so that its mean gives its number."""
     return [np.full((*size, 3), 10 * (number + 1), dtype=np.uint8) for number in range(count)]
 
 
 def noise(count: int) -> list[np.ndarray[Any, Any]]:
-    """Frames that take room in a file."""
+    """Frames that compress badly, for large files."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(count)]
 
@@ -44,7 +44,7 @@ def noise(count: int) -> list[np.ndarray[Any, Any]]:
     ("name", "codec"),
     [("a.mp4", "h264"), ("a.mov", "h264"), ("a.m4v", "h264"), ("a.avi", "mpeg4"), ("a.mkv", "h264"), ("a.webm", "libvpx")],
 )
-def test_frames_of_every_sort_of_file(tmp_path: Path, name: str, codec: str) -> None:
+def test_frames_of_every_format(tmp_path: Path, name: str, codec: str) -> None:
     video = Video(encode(tmp_path / name, greys(12), codec))
     frames = list(video.frames())
     assert [frame.number for frame in frames] == list(range(12))
@@ -56,7 +56,7 @@ def test_frames_of_every_sort_of_file(tmp_path: Path, name: str, codec: str) -> 
         assert frame.image.float().mean().item() == pytest.approx(10 * (number + 1), abs=6)
 
 
-def test_from_a_frame_on(tmp_path: Path) -> None:
+def test_reading_from_a_frame_on(tmp_path: Path) -> None:
     video = Video(encode(tmp_path / "a.mp4", greys(12)))
     every, rest = list(video.frames()), list(video.frames(start=9))
     assert [frame.number for frame in rest] == [9, 10, 11]
@@ -80,7 +80,7 @@ def test_a_video_is_turned_upright(tmp_path: Path, rotation: int, corner: str) -
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 65), (48, 63)])
-def test_what_is_written(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_written_videos(tmp_path: Path, size: tuple[int, int]) -> None:
     """An odd side gets one pixel more."""
     path = tmp_path / "a"
     write_video(path, (Image.fromarray(grey) for grey in greys(6, size)), Fraction(24000, 1001))
@@ -121,7 +121,7 @@ def test_a_damaged_part_is_left_out(tmp_path: Path) -> None:
     assert f"{len(frames)} of 40 frames could be read" in video.missing
 
 
-def test_what_is_no_video(tmp_path: Path) -> None:
+def test_files_that_are_no_videos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(UserError, match=r"a\.mp4: the video cannot be read \(invalid data"):
         Video(tmp_path / "a.mp4")

@@ -1,4 +1,4 @@
-"""torchvision's networks made comparable: alive with random weights, on real photographs, with anchors at the true strides."""
+"""torchvision's networks made comparable: random weights that give detections, photographs, anchors at the true strides."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def batch_of(image: Tensor, targets: tuple[Target, ...] | None = None) -> Batch:
 
 
 @torch.no_grad()
-def enliven(body: nn.Module) -> None:
-    """Random norms that let a deep body's maps neither vanish nor explode."""
-    for name, norm in body.named_modules():
+def randomize_norms(network: nn.Module) -> None:
+    """Random norms with which the maps of a deep network neither vanish nor explode."""
+    for name, norm in network.named_modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.weight.fill_(0.2 if name.endswith("bn3") else 1.0)
             norm.bias.normal_(0, 0.1)
@@ -40,19 +40,19 @@ def enliven(body: nn.Module) -> None:
 
 
 @torch.no_grad()
-def spread(network: nn.Module, layer: Any, std: float, run: Callable[[], Any]) -> None:
-    """Random weights for a predictor, whose outputs then deviate by ``std`` where ``run`` makes it look at a picture."""
-    seen: list[Tensor] = []
+def randomize_predictor(network: nn.Module, layer: Any, std: float, run: Callable[[], Any]) -> None:
+    """Random weights for a predictor, with which its outputs have the standard deviation ``std`` when ``run`` runs the network."""
+    outputs: list[Tensor] = []
     layer.weight.normal_(0, 0.01)
-    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten()))
+    handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.flatten()))
     run()
     handle.remove()
-    layer.weight.mul_(std / torch.cat(seen).std())
+    layer.weight.mul_(std / torch.cat(outputs).std())
 
 
 class ExactAnchors(AnchorGenerator):
-    """torchvision's anchors at the true strides. Its own stride of a coarse map is the height over the map's rows, rounded down:
-    800 // 13 = 61 instead of 64."""
+    """torchvision's anchors at the true strides. For torchvision the stride of a coarse map is the image's height over the map's
+    rows, rounded down: 800 // 13 = 61 instead of 64."""
 
     def __init__(self, like: AnchorGenerator, finest: int) -> None:
         super().__init__(like.sizes, like.aspect_ratios)

@@ -1,10 +1,10 @@
-"""A GPU that is not there: tensors that say they are on cuda:0 and hold their values on the CPU, and a list of where the host
-waits.
+"""A simulated GPU: tensors that report cuda:0 as their device and hold their values on the CPU, and a list of the places where the
+host waits.
 
-Fake tensors alone (`torch._subclasses.FakeTensorMode`) have no values, so a program that reads one ends there, and what it would do
-next is not seen; nor do they look inside custom operators, and autograd refuses them where there is no driver. Here every operator
-runs twice: on fake tensors of cuda:0, which say on which device the result is and refuse a mixture of devices as a GPU would; and
-on the CPU, for the values.
+Fake tensors alone (`torch._subclasses.FakeTensorMode`) have no values, so a program that reads one ends there and its further steps
+are not run; nor do they run custom operators, and autograd refuses them where there is no driver. Here every operator runs twice:
+on fake tensors of cuda:0, which give the device of the result and refuse a mixture of devices as a GPU would; and on the CPU, for
+the values.
 
 The host waits where
 
@@ -52,7 +52,7 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 @dataclass(frozen=True)
 class Wait:
-    """The innermost line of Boxwood's that makes the host wait; in a backward pass, the line whose gradient it is."""
+    """The innermost line of Boxwood that makes the host wait; in a backward pass, the line whose gradient is computed."""
 
     file: str
     function: str
@@ -69,7 +69,7 @@ class Wait:
 
 
 class GPUTensor(torch.Tensor):
-    """``values`` on the CPU. To C++ it is a meta tensor, for which autograd needs no driver; Python is told cuda:0."""
+    """``values`` on the CPU. To C++ it is a meta tensor, for which autograd needs no driver; Python sees cuda:0."""
 
     values: Tensor
 
@@ -90,12 +90,12 @@ class GPUTensor(torch.Tensor):
         return f"on the simulated GPU: {self.values}"
 
     def tolist(self) -> Any:
-        """One wait, where torch's own would be one for each value here."""
+        """Counts one wait; torch's method would count one for each value."""
         SimulatedGPU.current().wait("tolist")
         return self.values.tolist()
 
     def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
-        """torch's own asks C++ for the device."""
+        """torch's method asks C++ for the device."""
         return torch.tensor(data, dtype=dtype or self.dtype, device=CUDA, **options)
 
     @classmethod
@@ -144,7 +144,7 @@ class SimulatedGPU:
 
     def wait(self, operator: str) -> None:
         """The host waits now."""
-        self.waits.append(_blame(operator))
+        self.waits.append(_locate(operator))
 
 
 class _EveryOperator(TorchDispatchMode):
@@ -155,7 +155,7 @@ class _EveryOperator(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if (custom := OPDEFS.get(func._schema.name)) is not None:
-            with self:  # an operator of our own: what it does on this device is to be seen too
+            with self:  # an operator of Boxwood: its steps on this device count too
                 return custom._init_fn(*args, **kwargs)
         leaves, _ = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -172,7 +172,7 @@ class _EveryOperator(TorchDispatchMode):
         return tree_map(lambda out: _place(out, devices), result)
 
     def _devices(self, func: Any, args: Any, kwargs: Any) -> Iterator[torch.device]:
-        """Of each tensor in the result; whether the host waits is noted."""
+        """The device of each tensor in the result; notes a wait of the host."""
         if self._copies_to_host_or_device(func, args, kwargs):
             self.wait(_name(func))
         if func in CALLED_WITH_BOOLS and (reason := _reads_index(func, args)):
@@ -199,7 +199,7 @@ class _EveryOperator(TorchDispatchMode):
             device = kwargs.get("device")
             to_gpu = isinstance(here, GPUTensor) if device is None else torch.device(device).type != "cpu"
         from_gpu = isinstance(here, GPUTensor)
-        # What comes to the host is needed there: torch waits, or the program has to.
+        # Values that move to the host are read there: torch waits, or the program has to.
         return from_gpu != to_gpu and (blocking or from_gpu)
 
     def _fake(self, leaf: Any) -> Any:
@@ -213,7 +213,7 @@ class _EveryOperator(TorchDispatchMode):
 
 
 def _values(leaf: Any) -> Any:
-    """What the CPU computes with."""
+    """An argument as the CPU computes with it."""
     if isinstance(leaf, GPUTensor):
         return leaf.values
     return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
@@ -226,7 +226,7 @@ def _place(out: Any, devices: Iterator[torch.device]) -> Any:
 
 
 def _mutated(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operator returns that writes into its arguments: those."""
+    """The result of an operator that writes into its arguments: these arguments."""
     written = [
         kwargs[argument.name] if argument.name in kwargs else args[index]
         for index, argument in enumerate(func._schema.arguments)
@@ -267,7 +267,8 @@ def _set(read: Callable[[], bool], write: Callable[[bool], None], value: bool) -
     write(before)
 
 
-def _blame(operator: str) -> Wait:
+def _locate(operator: str) -> Wait:
+    """The innermost line of Boxwood that runs now, or in a backward pass the line whose gradient is computed."""
     frame = sys._getframe()
     while frame is not None:
         path = Path(frame.f_code.co_filename)

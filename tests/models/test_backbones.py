@@ -1,4 +1,4 @@
-"""Bodies against torchvision's networks with the same weights; norms, frozen stages, channels and strides."""
+"""Backbones against torchvision's networks with the same weights; norms, frozen stages, channels and strides."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_resnet_has_torchvisions_tensors(depth: Any) -> None:
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
 
 
-def test_where_a_bottleneck_strides() -> None:
+def test_stride_in_selects_the_strided_convolution() -> None:
     strides = {}
     for where in ("1x1", "3x3"):
         with torch.device("meta"):
@@ -79,8 +79,8 @@ def test_where_a_bottleneck_strides() -> None:
     assert strides == {"1x1": [2, 1, 2], "3x3": [1, 2, 2]}
 
 
-def test_striding_in_the_1x1_looks_at_every_second_pixel() -> None:
-    """The first convolution of a stage then never sees the others, which a change of them shows."""
+def test_striding_in_the_1x1_reads_every_second_pixel() -> None:
+    """A change of the other pixels does not change the output of a stage."""
     torch.manual_seed(0)
     ours: Any = ResNetConfig(stride_in="1x1", frozen_stages=0, weights=None).build().eval()
     x = torch.randn(1, 256, 8, 8)
@@ -93,7 +93,7 @@ def test_striding_in_the_1x1_looks_at_every_second_pixel() -> None:
 
 
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
-def test_norms_build_and_learn(norm: Any) -> None:
+def test_every_norm_is_built_and_has_gradients(norm: Any) -> None:
     torch.manual_seed(0)
     ours = ResNetConfig(depth=18, width=32, norm=norm, frozen_stages=0, weights=None).build().train()
     kinds = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d, "gn": nn.GroupNorm}
@@ -172,7 +172,7 @@ def test_channels_and_strides_are_as_declared(config: BackboneConfig) -> None:
     assert from_tree(BackboneConfig, to_tree(config)) == config
 
 
-def test_folding_a_norm_into_a_convolution_with_bias() -> None:
+def test_a_norm_is_folded_into_a_convolution_with_bias() -> None:
     torch.manual_seed(0)
     norm = FrozenBatchNorm2d(4)
     norm.load_state_dict(
@@ -227,7 +227,7 @@ class Small(Backbone):
         ({"tail": None}, "no tail, tail_channels=32, tail_resolution=6; expected all three or none"),
     ],
 )
-def test_a_backbone_that_declares_wrongly(declared: dict[str, Any], line: str) -> None:
+def test_a_wrong_declaration_is_refused(declared: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as error:
         check_backbone(Small(**declared))
     assert str(error.value).startswith(f"Small: {line}")

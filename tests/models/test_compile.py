@@ -1,4 +1,4 @@
-"""A compiled training step gives the losses and gradients of the plain one, and is compiled a few times, not for each batch."""
+"""A compiled training step gives the losses and gradients of the plain one, and is not compiled again for each batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SIZES = ((160, 192), (192, 160), (160, 256), (224, 192), (160, 160), (192, 320),
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch warns of its own parts
+@pytest.mark.filterwarnings("ignore")  # torch warns of its internals
 @pytest.mark.parametrize(("name", "limit"), [("faster_rcnn_fpn", 8), ("mask_rcnn_fpn", 18), ("retinanet", 8)])
-def test_a_compiled_step_is_the_plain_one(name: str, limit: int) -> None:
-    """Ten batches of two images, each of another size and number of instances. ``limit`` is that of compiled graphs."""
+def test_a_compiled_step_equals_the_plain_one(name: str, limit: int) -> None:
+    """Ten batches of two images, each of another size and number of instances. ``limit``: the most compiled graphs."""
     torch._dynamo.reset()
     model = build(name).train()
     model.fixed_shapes = True
@@ -44,7 +44,7 @@ def test_a_compiled_step_is_the_plain_one(name: str, limit: int) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["faster_rcnn_fpn", "mask_rcnn_fpn", "retinanet"])
-def test_a_step_compiled_to_machine_code_is_the_plain_one(name: str) -> None:
+def test_a_step_compiled_to_machine_code_equals_the_plain_one(name: str) -> None:
     torch._dynamo.reset()
     model = build(name).train()
     model.fixed_shapes = True

@@ -1,7 +1,7 @@
-"""Each stage of a model in Detectron's geometry against the same in numpy, written in Detectron's own coordinates.
+"""Each stage of a model in Detectron's geometry against the same in numpy, written in Detectron's coordinates.
 
-There a box names its last pixel (width = x2 - x1 + 1); `LAST` is what ours end later. The formulas are those of Detectron's
-documentation of itself: sections b and d of what it does, which the comments name.
+There a box names its last pixel (width = x2 - x1 + 1); our boxes end later by `LAST`. The docstrings name the sections of a
+description of Detectron, from which the formulas are.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def iou(a: Array, b: Array) -> float:
 
 def nms(boxes: Array, scores: Array, threshold: float) -> list[int]:
     """Greedy, an overlap of the threshold suppresses too; in order of score."""
-    kept: list[int] = []
+    kept_rows: list[int] = []
     for index in np.argsort(-scores, kind="stable").tolist():
-        if all(iou(boxes[index], boxes[other]) < threshold for other in kept):
-            kept.append(index)
-    return kept
+        if all(iou(boxes[index], boxes[other]) < threshold for other in kept_rows):
+            kept_rows.append(index)
+    return kept_rows
 
 
 def decode(deltas: Array, boxes: Array, weights: tuple[float, ...] = (1, 1, 1, 1)) -> Array:
@@ -106,7 +106,7 @@ def proposals_of(rois: Array) -> Proposals:
 
 @pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_proposals(seed: int, learning: bool) -> None:
+def test_proposals_by_numpy(seed: int, learning: bool) -> None:
     """Section b.6: the best of each level, decoded, cut (for testing at the padding), suppressed; the best over levels, and in
     training over the images too."""
     rng = np.random.default_rng(seed)
@@ -120,24 +120,24 @@ def test_proposals(seed: int, learning: bool) -> None:
     output = RPNOutput(tensor(logits), tensor(deltas), tensor(anchors + LAST), lengths)
     ours = propose(output, batch, (96, 128), RPNConfig(**counts, **RPNConfig.detectron1_rules), DETECTRON1)
 
-    found: list[list[tuple[float, Array]]] = []
+    expected: list[list[tuple[float, Array]]] = []
     for image, (height, width) in enumerate(sizes):
-        here: list[tuple[float, Array]] = []
+        proposals: list[tuple[float, Array]] = []
         for start, length in zip(np.cumsum((0, *lengths[:-1])).tolist(), lengths, strict=True):
             best = start + np.argsort(-logits[image, start : start + length])[:candidates]
             boxes = clip(decode(deltas[image, best], anchors[best]), *((height, width) if learning else (96, 128)))
             large = (boxes[:, 2:] - boxes[:, :2] >= 0).all(axis=1)  # in the original's pixels at least 1: x2 - x1 at least 0
             boxes, scores = boxes[large], logits[image, best][large]
-            here += [(scores[index], boxes[index]) for index in nms(boxes, scores, 0.7)]
-        found.append(sorted(here, key=lambda pair: -pair[0])[: 10**6 if learning else most])
+            proposals += [(scores[index], boxes[index]) for index in nms(boxes, scores, 0.7)]
+        expected.append(sorted(proposals, key=lambda pair: -pair[0])[: 10**6 if learning else most])
     if learning:
-        least = sorted((score for here in found for score, _ in here), reverse=True)[most - 1]
-        found = [[pair for pair in here if pair[0] >= least] for here in found]
-        assert sum(map(len, found)) == most and len(found[0]) != len(found[1])
-    for image, here in enumerate(found):
+        least = sorted((score for proposals in expected for score, _ in proposals), reverse=True)[most - 1]
+        expected = [[pair for pair in proposals if pair[0] >= least] for proposals in expected]
+        assert sum(map(len, expected)) == most and len(expected[0]) != len(expected[1])
+    for image, proposals in enumerate(expected):
         valid = ours.valid[image]
-        np.testing.assert_allclose(ours.logits[image][valid], [score for score, _ in here], atol=1e-5)
-        np.testing.assert_allclose(theirs(ours.boxes[image][valid]), np.stack([box for _, box in here]), atol=1e-3)
+        np.testing.assert_allclose(ours.logits[image][valid], [score for score, _ in proposals], atol=1e-5)
+        np.testing.assert_allclose(theirs(ours.boxes[image][valid]), np.stack([box for _, box in proposals]), atol=1e-3)
 
 
 def scales_of(batch: Batch) -> Tensor:
@@ -150,21 +150,21 @@ def sampled(output: RPNOutput, batch: Batch) -> AnchorSample:
     return sample_anchors(output, ground_truth_of(batch.targets), batch, scales_of(batch), config, DETECTRON1)
 
 
-def test_anchors_that_are_learnt() -> None:
+def test_sampled_anchors() -> None:
     """Section b.3: only anchors inside the image; the best of each instance among those."""
     anchors = np.array([[0, 0, 39, 39], [-1, 0, 38, 39], [60, 60, 99, 99], [61, 60, 100, 99], [0, 50, 19, 69], [8, 8, 31, 31]])
     truth = np.array([[0, 0, 39, 39], [70, 70, 99, 99]])  # instance 1 overlaps anchor 2 by 900 / 1600
     target = Target(tensor(truth + LAST), torch.tensor([0, 1]), torch.tensor([[0.0, 45, 30, 75]]))
     output = RPNOutput(torch.zeros(1, 6), torch.zeros(1, 6, 4), tensor(anchors + LAST), (6,))
     sample = sampled(output, batch_of([(100, 100)], [(100, 100)], (target,)))
-    chosen = {int(i): bool(p) for i, p, v in zip(sample.indices[0], sample.positive[0], sample.valid[0], strict=True) if v}
-    assert chosen == {0: True, 2: True, 4: False}  # 1 and 3 leave the image, 5 lies between; a crowd region changes nothing
+    is_positive = {int(i): bool(p) for i, p, v in zip(sample.indices[0], sample.positive[0], sample.valid[0], strict=True) if v}
+    assert is_positive == {0: True, 2: True, 4: False}  # 1 and 3 leave the image, 5 lies between; a crowd region changes nothing
     row = sample.indices[0].tolist().index(2)
     np.testing.assert_allclose(sample.deltas[0, row], encode(truth[1:], anchors[2:3], (1, 1, 1, 1))[0], atol=1e-6)
 
 
-def test_true_boxes_are_scaled_by_their_last_pixel() -> None:
-    """Section b.3: GT x im_scale. Pixels 10..29 at twice the size are 20..58, and a box of just that has no deltas."""
+def test_ground_truth_boxes_are_scaled_by_their_last_pixel() -> None:
+    """Section b.3: GT x im_scale. Pixels 10..29 at twice the size are 20..58, and a box of these pixels has deltas of 0."""
     target = Target(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.zeros(0, 4))  # 10..30, doubled by the reader
     output = RPNOutput(torch.zeros(1, 1), torch.zeros(1, 1, 4), tensor(np.array([[20, 20, 58, 58]]) + LAST), (1,))
     sample = sampled(output, batch_of([(200, 200)], [(100, 100)], (target,)))
@@ -189,7 +189,7 @@ def test_losses_of_the_rpn(levels: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_boxes(seed: int) -> None:
+def test_boxes_of_the_second_stage(seed: int) -> None:
     """Sections d.2 and d.3: RoIs back to the original image, decoded and cut there, suppressed class by class, the best of all."""
     rng = np.random.default_rng(seed)
     size, original, count, weights = (96, 144), (64, 96), 50, (10.0, 10.0, 5.0, 5.0)
@@ -201,15 +201,15 @@ def test_boxes(seed: int) -> None:
     candidates = candidates_of(
         proposals, tensor(logits)[None], tensor(deltas)[None], batch, scales_of(batch), weights, test, DETECTRON1
     )
-    found = select_instances(candidates, scales_of(batch), test, DETECTRON1)
-    (ours,) = to_detections(found, batch, CATEGORIES, DETECTRON1)
+    instances = select_instances(candidates, scales_of(batch), test, DETECTRON1)
+    (ours,) = to_detections(instances, batch, CATEGORIES, DETECTRON1)
 
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected: list[tuple[float, int, Array]] = []
     for label in range(3):
-        chosen = scores[:, label] > 0.05
-        boxes = clip(decode(deltas[chosen, label], rois[chosen] / 1.5, weights), *original)
-        expected += [(scores[chosen, label][i], label, boxes[i]) for i in nms(boxes, scores[chosen, label], 0.5)]
+        passing = scores[:, label] > 0.05
+        boxes = clip(decode(deltas[passing, label], rois[passing] / 1.5, weights), *original)
+        expected += [(scores[passing, label][i], label, boxes[i]) for i in nms(boxes, scores[passing, label], 0.5)]
     expected = sorted(expected, key=lambda row: -row[0])[:30]
     assert len(expected) == 30
     np.testing.assert_allclose(ours.scores, [score for score, _, _ in expected], atol=1e-5)
@@ -217,7 +217,7 @@ def test_boxes(seed: int) -> None:
     np.testing.assert_allclose(theirs(ours.boxes), np.stack([box for _, _, box in expected]), atol=1e-3)
 
 
-def aligned_nowhere(features: Array, roi: Array, stride: int, cells: int, ratio: int) -> Array:
+def unaligned_roi_align(features: Array, roi: Array, stride: int, cells: int, ratio: int) -> Array:
     """Section a.10: RoIAlign of one RoI up to its last pixel, without the shift by half a map pixel."""
     height, width = features.shape[1:]
     start = roi[:2] / stride
@@ -254,10 +254,10 @@ def test_features_of_rois(ratio: int) -> None:
     for roi, pooled in zip(rois, ours, strict=True):
         side = np.sqrt((roi[2] - roi[0] + 1) * (roi[3] - roi[1] + 1))
         level = int(np.clip(np.floor(4 + np.log2(side / 224 + 1e-6)), 2, 4)) - 2
-        np.testing.assert_allclose(pooled, aligned_nowhere(maps[level], roi, 4 * 2**level, 7, ratio), atol=1e-4)
+        np.testing.assert_allclose(pooled, unaligned_roi_align(maps[level], roi, 4 * 2**level, 7, ratio), atol=1e-4)
 
 
-def test_rois_that_are_learnt() -> None:
+def test_sampled_rois() -> None:
     """Section b.5: overlaps and deltas in the pixels of the original image; given proposals are scaled by their last pixel."""
     rng = np.random.default_rng(2)
     truth = np.array([[10.0, 12, 50, 60], [40, 5, 90, 45]])
@@ -307,23 +307,23 @@ def enlarged(heatmap: Array, width: int, height: int) -> Array:
     return np.asarray(weights(heatmap.shape[0], height) @ heatmap @ weights(heatmap.shape[1], width).T)
 
 
-def test_keypoints_are_found() -> None:
-    """Section d.6: the peak in the pixels of the original image. What COCO's file says is half a pixel less than ours."""
+def test_decoded_keypoints() -> None:
+    """Section d.6: the peak in the pixels of the original image. The coordinates of a COCO file are half a pixel less than ours."""
     rng = np.random.default_rng(3)
     boxes = np.array([[3.2, 4.1, 40.7, 31.3], [20, 20, 20.4, 21], [50.5, 10, 61.5, 60]])
     heatmaps, factor = rng.normal(size=(3, 2, 14, 14)), 1.25
     batch = batch_of([(100, 125)], [(80, 100)])
-    found = Instances(
+    instances = Instances(
         tensor(boxes * factor + LAST)[None],
         torch.ones(1, 3),
         torch.zeros(1, 3, dtype=torch.int64),
         torch.ones(1, 3, dtype=torch.bool),
     )
-    points = find_keypoints(tensor(heatmaps), torch.arange(3), found, scales_of(batch), DETECTRON1)
-    fixed = find_keypoints(tensor(heatmaps), torch.arange(3), found, scales_of(batch), DETECTRON1, largest=(80, 100))
+    points = find_keypoints(tensor(heatmaps), torch.arange(3), instances, scales_of(batch), DETECTRON1)
+    fixed = find_keypoints(tensor(heatmaps), torch.arange(3), instances, scales_of(batch), DETECTRON1, largest=(80, 100))
     torch.testing.assert_close(fixed, points, rtol=0, atol=1e-4)
     in_original = torch.cat([points[..., :2] / factor, points[..., 2:]], dim=-1)[None]
-    (ours,) = to_detections(found, batch, CATEGORIES, DETECTRON1, {"keypoints": (in_original, DetectedKeypoints)})
+    (ours,) = to_detections(instances, batch, CATEGORIES, DETECTRON1, {"keypoints": (in_original, DetectedKeypoints)})
     assert ours.keypoints is not None
     for box, maps, points in zip(boxes, heatmaps, ours.keypoints.numpy(), strict=True):
         width, height = np.maximum(box[2:] - box[:2], 1)
@@ -335,8 +335,8 @@ def test_keypoints_are_found() -> None:
             assert score == pytest.approx(big.max(), abs=1e-4)
 
 
-def test_keypoints_that_are_learnt() -> None:
-    """A vector of `tests/ops/test_detectron1.py` through the loss: the pixels of COCO's file, read half a pixel on and doubled."""
+def test_keypoint_loss_in_pixels_of_a_coco_file() -> None:
+    """A vector of `tests/ops/test_detectron1.py` through the loss: pixels of a COCO file, shifted by half a pixel and doubled."""
     roi, pixels = np.array([10.0, 20, 109, 169]), np.array([[60.0, 169], [5, 30]])
     points = tensor(np.concatenate([(pixels + 0.5) * 2, [[2], [2]]], axis=1))[None]
     target = Target(tensor((roi + LAST) * 2)[None], torch.tensor([0]), torch.zeros(0, 4), None, points)
@@ -346,7 +346,7 @@ def test_keypoints_that_are_learnt() -> None:
     sample = sample_rois(proposals, ground_truth_of((target,)), batch, scales, config, 3, DETECTRON1)
     np.testing.assert_allclose(theirs(sample.boxes[0, 0]), roi * 2, atol=1e-4)
     logits = torch.zeros(1, 2, 56, 56)
-    logits[0, 0].view(-1)[3108] = 100.0  # sure of the right cell; the second keypoint is outside and teaches nothing
+    logits[0, 0].view(-1)[3108] = 100.0  # certain of the right cell; the second keypoint is outside and does not count
     assert keypoint_loss(logits, torch.tensor([0]), sample, [points], 3, DETECTRON1) < 1e-6
 
 
@@ -372,8 +372,8 @@ def test_boxes_of_retinanet() -> None:
     candidates = candidates_of_levels(
         output, RetinaNetHeadConfig(test_candidates=100, **RetinaNetHeadConfig.detectron1_rules), test, DETECTRON1
     )
-    found = select_instances(candidates, scales_of(batch), test, DETECTRON1)
-    (ours,) = to_detections(found, batch, CATEGORIES, DETECTRON1)
+    instances = select_instances(candidates, scales_of(batch), test, DETECTRON1)
+    (ours,) = to_detections(instances, batch, CATEGORIES, DETECTRON1)
 
     rows: list[tuple[float, int, Array]] = []
     for level in range(3):
@@ -384,16 +384,18 @@ def test_boxes_of_retinanet() -> None:
         rows += [(scores.ravel()[i], i % 3, box) for i, box in zip(best.tolist(), boxes, strict=True)]
     expected: list[tuple[float, int, Array]] = []
     for label in range(3):
-        own = [row for row in rows if row[1] == label]
-        expected += [own[i] for i in nms(np.stack([box for _, _, box in own]), np.array([score for score, _, _ in own]), 0.5)]
+        of_class = [row for row in rows if row[1] == label]
+        expected += [
+            of_class[i] for i in nms(np.stack([box for _, _, box in of_class]), np.array([score for score, _, _ in of_class]), 0.5)
+        ]
     expected.sort(key=lambda row: -row[0])
     assert expected[-1][0] < 0.05
     np.testing.assert_allclose(ours.scores, [score for score, _, _ in expected], atol=1e-5)
     np.testing.assert_allclose(theirs(ours.boxes), np.stack([box for _, _, box in expected]), atol=1e-3)
 
 
-def test_anchors_of_retinanet_that_are_learnt() -> None:
-    """Section b.4: the best of an instance counts, but learns it only from an overlap of 0.4 on; the padding is background."""
+def test_assigned_anchors_of_retinanet() -> None:
+    """Section b.4: an instance's best anchor is counted, but positive only from an overlap of 0.4 on; padding is background."""
     anchors = np.array([[0, 0, 39, 39], [60, 60, 79, 79], [120, 0, 150, 30], [0, 60, 39, 99]])
     truth = np.array([[0, 0, 39, 39], [70, 70, 99, 99], [0, 60, 39, 77]])  # overlaps 1, 100 / 1200, 0.45
     target = Target(tensor(truth + LAST), torch.tensor([2, 0, 1]), torch.tensor([[110.0, 0, 160, 40]]))
@@ -408,8 +410,8 @@ def test_anchors_of_retinanet_that_are_learnt() -> None:
 # ------------------------------------------------------------------------------------------------------------ whole models
 
 
-def test_a_model_asks_its_geometry() -> None:
-    """One image through all of Mask and Keypoint R-CNN: what is found lies in the original image, masks are pasted by the rule."""
+def test_a_model_applies_its_geometry() -> None:
+    """Mask and Keypoint R-CNN on one image: detections lie in the original image, masks are pasted by Detectron's rule."""
     torch.manual_seed(0)
     config = RCNNConfig(
         geometry="detectron1",
@@ -434,11 +436,11 @@ def test_a_model_asks_its_geometry() -> None:
     batch = batch_of([(96, 128)], [(60, 80)])
     batch.images.random_(generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        (found,) = model.detections(model(batch), batch)
-    assert len(found) == 5 and found.fields["masks"].crops is DETECTRON1.mask_crops
-    assert (found.boxes[:, 2:] - found.boxes[:, :2] >= 1 - 1e-4).all()
-    assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= 80).all() and (found.boxes[:, 3] <= 60).all()
-    assert found.masks is not None and found.masks.shape == (5, 60, 80) and found.keypoints is not None
+        (detections,) = model.detections(model(batch), batch)
+    assert len(detections) == 5 and detections.fields["masks"].crops is DETECTRON1.mask_crops
+    assert (detections.boxes[:, 2:] - detections.boxes[:, :2] >= 1 - 1e-4).all()
+    assert (detections.boxes >= 0).all() and (detections.boxes[:, 2] <= 80).all() and (detections.boxes[:, 3] <= 60).all()
+    assert detections.masks is not None and detections.masks.shape == (5, 60, 80) and detections.keypoints is not None
 
 
 @pytest.mark.parametrize(("divisor", "expected"), [(1, (70, 100)), (32, (96, 128)), (128, (128, 128))])

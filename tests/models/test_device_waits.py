@@ -36,7 +36,7 @@ def waits(model: Any, images: Batch) -> Counter[str]:
     with SimulatedGPU() as gpu:
         gpu.move(model)
         on_gpu = images.to("cuda")
-        gpu.waits.clear()  # copying the batch is the loader's
+        gpu.waits.clear()  # the loader copies the batch
         if on_gpu.targets is None:
             with torch.no_grad():
                 model.detections(model(on_gpu), on_gpu)
@@ -48,16 +48,16 @@ def waits(model: Any, images: Batch) -> Counter[str]:
 
 @pytest.mark.parametrize("kind", ["a training step", "inference of a batch"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_host_waits_at_few_places(name: str, kind: str) -> None:
+def test_the_host_waits_only_at_documented_places(name: str, kind: str) -> None:
     training = kind == "a training step"
-    found = []
+    waits_of_batches = []
     for number in (1, 3, 4):
         model = build(name).train(training)
         model.fixed_shapes = True
         images = batch(SIZES[:number], INSTANCES[:number] if training else None, proposals=name == "fast_rcnn_fpn")
-        found.append(waits(model, images))
-    assert training or found[0] == found[1] == found[2], "the same for any number of images"
+        waits_of_batches.append(waits(model, images))
+    assert training or waits_of_batches[0] == waits_of_batches[1] == waits_of_batches[2], "the same for any number of images"
     allowed = documented(kind)
-    for places in found:
+    for places in waits_of_batches:
         assert places.total() <= 3
         assert all(number <= allowed.get(file, 0) for file, number in places.items()), (places, allowed)

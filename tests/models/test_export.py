@@ -1,5 +1,5 @@
-"""Every architecture becomes a program of tensors with `torch.export`, which says what the network itself says: on other images, at
-other sizes, in other numbers, and where there is nothing to find."""
+"""Every architecture is exported with `torch.export` to a program of tensors that gives the network's instances: for other images,
+sizes and numbers of images, and for an image without instances."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHERS = (((160, 224), (160, 180)), ((160, 352), (130, 340)), ((320, 192), (320,
 
 
 class Program(nn.Module):
-    """What is exported: tensors in, the tensors of the final instances out, in pixels of the network's input."""
+    """The exported program: tensors in, the tensors of the final instances out, in pixels of the network's input."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class Program(nn.Module):
         if proposals is not None and counts is not None:
             counted = torch.arange(proposals.shape[1], device=counts.device) < counts[:, None]
             given = tuple((proposals * counted[..., None]).unbind(0))  # a row of zeros is no proposal
-        return found(self.model(Batch(images, sizes, (), proposals=given, originals=sizes)))
+        return instances_of(self.model(Batch(images, sizes, (), proposals=given, originals=sizes)))
 
 
-def found(output: Any) -> Outputs:
+def instances_of(output: Any) -> Outputs:
     instances = output.instances
     return {
         "boxes": instances.boxes,
@@ -56,20 +56,18 @@ def arguments(batch: Batch) -> tuple[Tensor, ...]:
     if batch.proposals is None:
         return batch.images, batch.sizes
     proposals = padded(batch.proposals)
-    proposals = nn.functional.pad(
-        proposals, (0, 0, 0, PROPOSALS - proposals.shape[1]), value=7.0
-    )  # what does not count may be anything
+    proposals = nn.functional.pad(proposals, (0, 0, 0, PROPOSALS - proposals.shape[1]), value=7.0)  # the padding may have any value
     return batch.images, batch.sizes, proposals, torch.tensor([len(boxes) for boxes in batch.proposals])
 
 
 def dimensions(name: str) -> tuple[dict[int, Any], ...]:
-    """Which dimensions of the arguments are free. A map of a single cell is a case of its own for torch, so the sides of images
+    """The free dimensions of the arguments. torch treats a map of a single cell specially, so the sides of images
     begin above the stride of the coarsest map; smaller images are padded, as all are."""
     coarsest = {"retinanet": 128, "faster_rcnn_c4": 16, "mask_rcnn_c4": 16, "rfcn": 16}.get(name, 64)
     height, width = (Dim(side, min=coarsest // 32 + 1, max=64) for side in ("height", "width"))
-    if name == "fast_rcnn_fpn":  # how many images there are, and how many proposals of each, is fixed
+    if name == "fast_rcnn_fpn":  # the numbers of images and of proposals are fixed
         return {2: 32 * height, 3: 32 * width}, {}, {}, {}
-    if name == "keypoint_rcnn_fpn":  # how many images there are is fixed: a few boxes are decoded at a time
+    if name == "keypoint_rcnn_fpn":  # the number of images is fixed: a few boxes are decoded at a time
         return {2: 32 * height, 3: 32 * width}, {}
     number = Dim("number", min=1, max=16)
     return {0: number, 2: 32 * height, 3: 32 * width}, {0: number}
@@ -85,14 +83,14 @@ def export(name: str, *, dynamic: bool, strict: bool, sizes: Sequence[tuple[int,
         )
 
 
-def agree(name: str, program: nn.Module, sizes: Sequence[tuple[int, int]], *, nothing: bool = False) -> None:
-    """The program's instances are those of the network as it is without fixed shapes. ``nothing``: the last image has no pixels, so
-    there is nothing to find in it."""
+def assert_same_instances(name: str, program: nn.Module, sizes: Sequence[tuple[int, int]], *, nothing: bool = False) -> None:
+    """The program's instances equal those of the network without fixed shapes. ``nothing``: the last image has no pixels, so no
+    instances."""
     images = batch(sizes, proposals=name == "fast_rcnn_fpn", seed=len(sizes) + sizes[0][0])
     if nothing:
         images.sizes[-1] = 0
     with torch.no_grad():
-        expected, got = found(build(name)(images)), program(*arguments(images))
+        expected, got = instances_of(build(name)(images)), program(*arguments(images))
     assert got.keys() == expected.keys()
     assert torch.equal(got["valid"], expected["valid"])
     assert expected["valid"].any(dim=1).tolist() == [True] * (len(sizes) - nothing) + [False] * nothing
@@ -105,22 +103,22 @@ SLOW = ("faster_rcnn_fpn", "mask_rcnn_fpn", "keypoint_rcnn_fpn")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ARCHITECTURES])
-def test_a_network_exported_for_one_size_finds_the_same(name: str) -> None:
+def test_a_network_exported_for_one_size_gives_the_same_instances(name: str) -> None:
     saved = io.BytesIO()
     torch.export.save(export(name, dynamic=False, strict=False, sizes=TRACED[:1]), saved)
     saved.seek(0)
     program = torch.export.load(saved).module()
-    agree(name, program, [(160, 224)])
-    agree(name, program, [(130, 210)])
-    agree(name, program, [(160, 224)], nothing=True)
+    assert_same_instances(name, program, [(160, 224)])
+    assert_same_instances(name, program, [(130, 210)])
+    assert_same_instances(name, program, [(160, 224)], nothing=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_network_exported_for_all_sizes_finds_the_same(name: str, strict: bool) -> None:
+def test_a_network_exported_for_all_sizes_gives_the_same_instances(name: str, strict: bool) -> None:
     program = export(name, dynamic=True, strict=strict, sizes=TRACED).module()
     for sizes in OTHERS:
         for number in [2] if name in ("fast_rcnn_fpn", "keypoint_rcnn_fpn") else range(1, len(sizes) + 1):
-            agree(name, program, sizes[:number], nothing=False)
-    agree(name, program, OTHERS[0], nothing=True)
+            assert_same_instances(name, program, sizes[:number], nothing=False)
+    assert_same_instances(name, program, OTHERS[0], nothing=True)

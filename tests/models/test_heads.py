@@ -55,7 +55,7 @@ def test_convolutions_of_the_mask_head_are_torchvisions(norm: str | None, layer:
 @pytest.mark.parametrize(
     "head", [config.build(CHANNELS) for config in (TwoFCHeadConfig(), ConvFCHeadConfig(), ConvMaskHeadConfig())]
 )
-def test_no_regions_are_no_error(head: RoIHead) -> None:
+def test_heads_accept_no_regions(head: RoIHead) -> None:
     resolution = 14 if "deconv" in head._modules else 7
     assert len(head(torch.zeros(0, CHANNELS, resolution, resolution))) == 0
 

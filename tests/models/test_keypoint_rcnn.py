@@ -21,7 +21,7 @@ from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, Two
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.rcnn import RCNN
 from boxwood.structures import Batch, Categories, InstanceMasks, Target
-from tests.models.peers import ExactAnchors, batch_of, enliven, photos, spread
+from tests.models.peers import ExactAnchors, batch_of, photos, randomize_norms, randomize_predictor
 from tests.models.test_parity import our_sampler, their_sampler
 
 PERSON = Categories((1,), ("person",), keypoint_facts(tuple(f"point{i}" for i in range(17)), ((0, 1), (1, 2))))
@@ -31,10 +31,10 @@ PERSON = Categories((1,), ("person",), keypoint_facts(tuple(f"point{i}" for i in
 
 @torch.no_grad()
 def peer(image: Tensor) -> Any:
-    """torchvision's network with random weights that find something in ``image`` (3, H, W) uint8."""
+    """torchvision's network with random weights that give detections in ``image`` (3, H, W) uint8."""
     torch.manual_seed(0)
     network: Any = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
-    enliven(network.backbone.body)
+    randomize_norms(network.backbone.body)
     heads = network.roi_heads
     network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator, 4)
     network.transform.min_size, heads.score_thresh = (min(image.shape[-2:]),), 0.0
@@ -43,12 +43,12 @@ def peer(image: Tensor) -> Any:
     def run() -> Any:
         return network([image.float() / 255])
 
-    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 200, 10  # enough to see how much outputs deviate
-    spread(network, network.rpn.head.cls_logits, 3.0, run)
-    spread(network, network.rpn.head.bbox_pred, 0.2, run)
-    spread(network, heads.box_predictor.cls_score, 2.0, run)
-    spread(network, heads.box_predictor.bbox_pred, 0.5, run)
-    spread(network, heads.keypoint_predictor.kps_score_lowres, 3.0, run)
+    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 200, 10  # enough to measure the deviation of outputs
+    randomize_predictor(network, network.rpn.head.cls_logits, 3.0, run)
+    randomize_predictor(network, network.rpn.head.bbox_pred, 0.2, run)
+    randomize_predictor(network, heads.box_predictor.cls_score, 2.0, run)
+    randomize_predictor(network, heads.box_predictor.bbox_pred, 0.5, run)
+    randomize_predictor(network, heads.keypoint_predictor.kps_score_lowres, 3.0, run)
     network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 1000, 100
     heads.score_thresh = 0.05
     return network
@@ -71,19 +71,19 @@ def assert_same_detections(image: Tensor) -> None:
         (after,) = model.detections(model(batch), batch)
     assert 20 <= len(expected["boxes"]) <= 100
     assert expected["keypoints_scores"].std() > 0.5
-    for found in (before, after):
-        assert len(found) == len(expected["boxes"])
-        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=0.01)
-        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
-        assert found.keypoints is not None and found.skeleton == ((0, 1), (1, 2))
-        torch.testing.assert_close(found.keypoints[..., 2], expected["keypoints_scores"], rtol=0, atol=1e-3)
+    for detections in (before, after):
+        assert len(detections) == len(expected["boxes"])
+        torch.testing.assert_close(detections.boxes, expected["boxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(detections.scores, expected["scores"], rtol=0, atol=1e-5)
+        assert detections.keypoints is not None and detections.skeleton == ((0, 1), (1, 2))
+        torch.testing.assert_close(detections.keypoints[..., 2], expected["keypoints_scores"], rtol=0, atol=1e-3)
         # Of two peaks equally high up to rounding either may be taken.
-        apart = (found.keypoints[..., :2] - expected["keypoints"][..., :2]).abs().amax(dim=-1)
+        apart = (detections.keypoints[..., :2] - expected["keypoints"][..., :2]).abs().amax(dim=-1)
         assert (apart < 0.01).float().mean() > 0.995, apart.max()
 
 
 @pytest.mark.slow
-def test_detections_are_torchvisions_in_full_size() -> None:
+def test_detections_at_full_size_are_torchvisions() -> None:
     for image in photos((800, 1216)):
         assert_same_detections(image)
 
@@ -155,7 +155,7 @@ def noise(*targets: Target, count: int = 2) -> Batch:
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_every_weight_learns(masks: bool) -> None:
+def test_every_weight_has_a_gradient(masks: bool) -> None:
     model = small(masks=masks)
     targets = (target(2), target(0))
     losses = model.losses(model(noise(*targets)), targets)
@@ -167,30 +167,30 @@ def test_every_weight_learns(masks: bool) -> None:
     assert all(name.startswith("fpn.outer.") for name in without), without
 
 
-def test_images_without_anything() -> None:
+def test_images_without_instances() -> None:
     model = small()
     targets = (target(0), target(0))
     losses = model.losses(model(noise(*targets)), targets)
     assert losses["loss_keypoint"] == 0 and all(loss.isfinite() for loss in losses.values())
     model.test.score_threshold = 1.0
     with torch.no_grad():
-        found = model.detections(model(noise()), noise())
-    assert [len(each) for each in found] == [0, 0]
-    assert found[0].keypoints is not None and found[0].keypoints.shape == (0, 3, 3)
+        detections = model.detections(model(noise()), noise())
+    assert [len(each) for each in detections] == [0, 0]
+    assert detections[0].keypoints is not None and detections[0].keypoints.shape == (0, 3, 3)
 
 
 def test_keypoints_are_in_the_originals_pixels() -> None:
-    """The second image was half as large: its keypoints lie in its own box."""
+    """The second image is half as large in its file: its keypoints lie in their boxes."""
     model = small()
     with torch.no_grad():
-        found = model.detections(model(noise()), noise())[1]
-    assert len(found) > 5 and found.keypoints is not None and found.mask_probabilities is not None
-    x, y = found.keypoints[..., 0], found.keypoints[..., 1]
-    x1, y1, x2, y2 = (side[:, None] for side in found.boxes.unbind(1))
+        detections = model.detections(model(noise()), noise())[1]
+    assert len(detections) > 5 and detections.keypoints is not None and detections.mask_probabilities is not None
+    x, y = detections.keypoints[..., 0], detections.keypoints[..., 1]
+    x1, y1, x2, y2 = (side[:, None] for side in detections.boxes.unbind(1))
     assert ((x >= x1 - 0.5) & (x <= x2 + 0.5) & (y >= y1 - 0.5) & (y <= y2 + 0.5)).all()
-    assert float(found.boxes[:, 2].max()) <= 64
+    assert float(detections.boxes[:, 2].max()) <= 64
 
 
-def test_data_without_keypoints_are_refused() -> None:
+def test_data_without_keypoints_is_refused() -> None:
     with pytest.raises(UserError, match="keypoint_head=null"):
         small(categories=Categories((1,), ("a",)))

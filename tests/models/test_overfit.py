@@ -1,13 +1,13 @@
-"""Eight generated pictures learnt by heart: truth, losses, inference and scores fit each other.
+"""Every architecture overfits eight generated pictures: ground truth, losses, inference and evaluation fit each other.
 
-Every architecture learns in the same way, about half a minute of one core. What made that possible, where larger networks on
-larger pictures took minutes:
+Each is trained in the same way, about half a minute of one core. This is short, where larger networks on larger pictures took
+minutes, because of:
 
-* a body of four convolutions for pictures of 128 x 160 pixels, with maps from stride 4 on: what is small beside a map's cell is
-  found, but its box is not exact, and AP asks for an IoU of up to 0.95;
-* all eight pictures in every step, so that batch norm's averages are those of the pictures, and no step undoes another;
-* RoIs that overlap their instance by 0.7 (`foreground_iou`), as those of inference do once the RPN has learnt: the second stage
-  needs not learn what to make of worse ones (masks gain 0.1 of AP, boxes come to 1);
+* a backbone of four convolutions for pictures of 128 x 160 pixels, with maps from stride 4 on: instances smaller than a map's cell
+  are detected, but their boxes are not exact, and AP asks for an IoU of up to 0.95;
+* all eight pictures in every step, so that batch norm's averages are those of the pictures, and each step has the gradient of all;
+* RoIs that overlap their instance by 0.7 (`foreground_iou`), as those of inference do once the RPN is trained: the second stage
+  need not learn worse ones (masks gain 0.1 of AP, boxes come to 1);
 * a fast AdamW: the large rate needs the second moment's shorter memory.
 """
 
@@ -50,7 +50,7 @@ from boxwood.structures import Detections
 pytestmark = pytest.mark.usefixtures("one_thread")  # after hundreds of steps rounding moves AP by 0.03
 
 STEPS = 150
-"""Two thirds of them are enough for boxes; masks gain until here."""
+"""Two thirds of them are enough for boxes; masks gain until the last."""
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def with_few_large_shapes(path: Path, num_images: int) -> Path:
     coco["images"] = [image for image in coco["images"] if len(sides[image["id"]]) <= 4 and min(sides[image["id"]]) >= 24]
     coco["images"] = coco["images"][:num_images]
     assert len(coco["images"]) == num_images
-    chosen = {image["id"] for image in coco["images"]}
-    coco["annotations"] = [one for one in coco["annotations"] if one["image_id"] in chosen]
-    out = path.with_name("chosen.json")
+    image_ids = {image["id"] for image in coco["images"]}
+    coco["annotations"] = [one for one in coco["annotations"] if one["image_id"] in image_ids]
+    out = path.with_name("selected.json")
     out.write_text(json.dumps(coco))
     return out
 
@@ -88,7 +88,7 @@ class FewConvsConfig(BackboneConfig):
 
 class FewConvs(Backbone):
     """Four 3x3 convolutions of stride 2, each with batch norm and a ReLU; the last three make the maps. Dilated, the last keeps the
-    stride and looks four cells around."""
+    stride and has a dilation of 4."""
 
     def __init__(self, dilated: bool) -> None:
         super().__init__()
@@ -169,9 +169,9 @@ def learn(pictures: Any, config: ModelConfig, *, steps: int = STEPS, seed: int =
     return evaluate(model, eval_batches(pictures, (), batch_size=8, workers=0), evaluator, "cpu")
 
 
-def test_the_truth_as_a_mask_head_is_taught_it_is_the_truth(pictures: Any) -> None:
-    """What a perfect network would say (the targets of the true boxes), pasted and scored; half a pixel beside it is
-    noticed."""
+def test_mask_targets_evaluate_as_the_ground_truth(pictures: Any) -> None:
+    """The mask targets of the ground-truth boxes, which a perfect network would predict, pasted and evaluated; a shift of half a
+    pixel lowers AP."""
     scores = []
     for shift in (0.0, 0.5):
         evaluator = CocoEvaluator(pictures.to_coco(), pictures.categories, tasks=("bbox", "segm"))
@@ -179,47 +179,47 @@ def test_the_truth_as_a_mask_head_is_taught_it_is_the_truth(pictures: Any) -> No
             assert batch.targets is not None and batch.targets[0].masks is not None
             (target,), count = batch.targets, len(batch.targets[0].boxes)
             masks = mask_targets(target.masks.bitmaps, target.masks.boxes, target.boxes, torch.arange(count), 28)
-            found = Detections(target.boxes + shift, torch.ones(count), target.labels, batch.original_sizes[0], (), masks)
-            evaluator.add(batch.image_ids[0], found)
+            detections = Detections(target.boxes + shift, torch.ones(count), target.labels, batch.original_sizes[0], (), masks)
+            evaluator.add(batch.image_ids[0], detections)
         scores.append(evaluator.compute()["segm"]["AP"])
     assert scores[0] > 0.985
     assert scores[1] < scores[0] - 0.02
 
 
 @pytest.mark.slow
-def test_faster_rcnn_learns_by_heart(pictures: Any) -> None:
+def test_faster_rcnn_overfits(pictures: Any) -> None:
     metrics = learn(pictures, rcnn())
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
 
 
 @pytest.mark.slow
-def test_mask_rcnn_learns_by_heart(pictures: Any) -> None:
+def test_mask_rcnn_overfits(pictures: Any) -> None:
     metrics = learn(pictures, rcnn(mask_head=ConvMaskHeadConfig(convs=2, width=64)))
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
     assert metrics["segm"]["AP"] > 0.9, metrics["segm"]
 
 
 @pytest.mark.slow
-def test_retinanet_learns_by_heart(pictures: Any) -> None:
+def test_retinanet_overfits(pictures: Any) -> None:
     metrics = learn(pictures, retinanet())
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
 
 
 @pytest.mark.slow
-def test_keypoint_rcnn_learns_by_heart(pictures: Any) -> None:
+def test_keypoint_rcnn_overfits(pictures: Any) -> None:
     metrics = learn(pictures, rcnn(keypoint_head=ConvKeypointHeadConfig(convs=2, width=64)), steps=200)
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
     assert metrics["keypoints"]["AP"] > 0.9, metrics["keypoints"]
 
 
 @pytest.mark.slow
-def test_rfcn_learns_by_heart(pictures: Any) -> None:
+def test_rfcn_overfits(pictures: Any) -> None:
     metrics = learn(pictures, rfcn(), steps=200)
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]
 
 
 @pytest.mark.slow
-def test_rpn_learns_by_heart(pictures: Any) -> None:
+def test_rpn_overfits(pictures: Any) -> None:
     """AR is of 50 proposals, all that there are."""
     config = ProposerConfig(backbone=FewConvsConfig(), fpn=FPNConfig(channels=64), rpn=rpn())
     metrics = learn(pictures, config, steps=300)
@@ -227,8 +227,8 @@ def test_rpn_learns_by_heart(pictures: Any) -> None:
 
 
 @pytest.mark.slow
-def test_fast_rcnn_learns_by_heart(pictures: Any, tmp_path: Path) -> None:
-    """On proposals that are the true boxes moved and stretched by up to a fifth of their sides, and others."""
+def test_fast_rcnn_overfits(pictures: Any, tmp_path: Path) -> None:
+    """On proposals that are the ground-truth boxes moved and stretched by up to a fifth of their sides, and on others."""
     rng = np.random.default_rng(0)
     rows = []
     for image in range(len(pictures)):
@@ -241,6 +241,6 @@ def test_fast_rcnn_learns_by_heart(pictures: Any, tmp_path: Path) -> None:
         rows.append((sample.image_id, boxes, rng.uniform(size=len(boxes))))
     write_proposals(tmp_path / "p.safetensors", rows)
     file = pictures.file.path
-    given = CocoConfig(annotations=str(file), images=pictures.folder, proposals=str(tmp_path / "p.safetensors")).open()
-    metrics = learn(given, rcnn(rpn=None))
+    with_proposals = CocoConfig(annotations=str(file), images=pictures.folder, proposals=str(tmp_path / "p.safetensors")).open()
+    metrics = learn(with_proposals, rcnn(rpn=None))
     assert metrics["bbox"]["AP"] > 0.9, metrics["bbox"]

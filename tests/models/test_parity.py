@@ -1,9 +1,9 @@
 """Same weights, same numbers as torchvision's Faster and Mask R-CNN: detections, and losses of the same samples.
 
 The networks have random weights, scaled so that each of three photographs has some dozens of detections with scores from 0.05 to
-about 0.7. The comparison is sharp, and so is suppression: two boxes whose overlap equals the threshold up to rounding may be
-decided one way here and the other way there, and then a detection more or less is right. With ``SEED`` that happens in none of
-the photographs, before and after `prepare`. Three seeds were looked at: the other two gave one of the photographs fewer than 50
+about 0.7. The comparison is exact, and suppression has a sharp threshold: of two boxes whose overlap equals it up to rounding,
+one network may drop one and the other keep both, and then a detection more or less is right. With ``SEED`` that happens in none of
+the photographs, before and after `prepare`. Three seeds were tried: the other two gave one of the photographs fewer than 50
 detections, and were not compared.
 """
 
@@ -28,24 +28,24 @@ from boxwood.models import rpn, second_stage
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.rcnn import RCNN
 from boxwood.structures import InstanceMasks, Target
-from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread
+from tests.models.peers import CLASSES, ExactAnchors, batch_of, photos, randomize_norms, randomize_predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 SEED, BACKGROUNDS = 1, (8.25, 8.5, 9.4)
-"""Of the random weights, and for each photograph the bias of the background's score, which decides how many things are found."""
+"""Of the random weights, and for each photograph the bias of the background's score, which decides the number of detections."""
 BACKGROUNDS_V2 = (7.25, 7.0, 8.25)
 SIZE = (800, 1216)
 
 
 @torch.no_grad()
 def random_network(image: Tensor, seed: int, *, masks: bool = True) -> Any:
-    """torchvision's network with random weights that find something in ``image`` (3, H, W) uint8."""
+    """torchvision's network with random weights that give detections in ``image`` (3, H, W) uint8."""
     torch.manual_seed(seed)
     build = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
     network: Any = build(weights=None, weights_backbone=None, num_classes=91).eval()
-    enliven(network.backbone.body)
+    randomize_norms(network.backbone.body)
     heads = network.roi_heads
 
     def run() -> Any:
@@ -53,12 +53,12 @@ def random_network(image: Tensor, seed: int, *, masks: bool = True) -> Any:
 
     network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator, 4)
     network.transform.min_size, heads.score_thresh = (min(image.shape[-2:]),), 0.0
-    spread(network, network.rpn.head.cls_logits, 3.0, run)
-    spread(network, network.rpn.head.bbox_pred, 0.2, run)
-    spread(network, heads.box_predictor.cls_score, 3.5, run)
-    spread(network, heads.box_predictor.bbox_pred, 0.5, run)
+    randomize_predictor(network, network.rpn.head.cls_logits, 3.0, run)
+    randomize_predictor(network, network.rpn.head.bbox_pred, 0.2, run)
+    randomize_predictor(network, heads.box_predictor.cls_score, 3.5, run)
+    randomize_predictor(network, heads.box_predictor.bbox_pred, 0.5, run)
     if masks:
-        spread(network, heads.mask_predictor.mask_fcn_logits, 2.0, run)
+        randomize_predictor(network, heads.mask_predictor.mask_fcn_logits, 2.0, run)
     network.transform.min_size, heads.score_thresh = (SIZE[0],), 0.05
     return network
 
@@ -108,8 +108,8 @@ def compare(network: Any, model: RCNN, backgrounds: tuple[float, ...]) -> None:
         for batch, bias in zip(batches, backgrounds, strict=True):
             model.class_logits.bias[-1] = bias
             after.append(model.detections(model(batch), batch)[0])
-    for found in (before, after):
-        for detections, reference in zip(found, expected, strict=True):
+    for results in (before, after):
+        for detections, reference in zip(results, expected, strict=True):
             assert 50 <= len(reference["boxes"]) < 100
             assert len(detections) == len(reference["boxes"])
             assert torch.equal(detections.labels, reference["labels"] - 1)
@@ -135,19 +135,19 @@ def our_sampler(positive: Tensor, negative: Tensor, num: int, fraction: float, c
         columns = zip(positive, negative, chance, strict=True)
         indices, valid = zip(*(our_sampler(p, n, num, fraction, c) for p, n, c in columns), strict=True)
         return torch.stack(indices), torch.stack(valid)
-    chosen = torch.cat(first_ones(positive, negative, num, fraction))
-    missing = min(num, len(positive)) - len(chosen)
-    valid = torch.cat([torch.ones(len(chosen), dtype=torch.bool), torch.zeros(missing, dtype=torch.bool)])
-    return torch.cat([chosen, chosen.new_zeros(missing)]), valid
+    sampled = torch.cat(first_ones(positive, negative, num, fraction))
+    missing = min(num, len(positive)) - len(sampled)
+    valid = torch.cat([torch.ones(len(sampled), dtype=torch.bool), torch.zeros(missing, dtype=torch.bool)])
+    return torch.cat([sampled, sampled.new_zeros(missing)]), valid
 
 
 def their_sampler(self: Any, matched: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     masks: tuple[list[Tensor], list[Tensor]] = ([], [])
     for indices in matched:
-        for mask, chosen in zip(
+        for mask, sampled in zip(
             masks, first_ones(indices >= 1, indices == 0, self.batch_size_per_image, self.positive_fraction), strict=True
         ):
-            mask.append(torch.zeros_like(indices, dtype=torch.uint8).index_fill(0, chosen, 1))
+            mask.append(torch.zeros_like(indices, dtype=torch.uint8).index_fill(0, sampled, 1))
     return masks
 
 
@@ -204,7 +204,7 @@ def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -
     assert len(trained) > 60
     for name, gradient in trained.items():
         assert gradient is not None
-        # None of the first candidates is on the coarsest maps, whose own weights then have gradients of zero.
+        # None of the first candidates is on the coarsest maps, whose weights then have gradients of zero.
         scale = float(gradients[name].abs().max())
         assert scale > 0 or name.startswith("fpn.outer."), name
         scale = scale or 1.0
@@ -218,11 +218,11 @@ def test_losses_are_torchvisions(masks: bool, monkeypatch: pytest.MonkeyPatch) -
 
 @torch.no_grad()
 def second_version(image: Tensor, *, masks: bool) -> Any:
-    """torchvision's network of version 2, with batch norms in pyramid and heads, that finds something in ``image``."""
+    """torchvision's network of version 2, with batch norms in pyramid and heads, that gives detections in ``image``."""
     torch.manual_seed(SEED)
     build = maskrcnn_resnet50_fpn_v2 if masks else fasterrcnn_resnet50_fpn_v2
     network: Any = build(weights=None, weights_backbone=None, num_classes=91).eval()
-    enliven(network)
+    randomize_norms(network)
     heads = network.roi_heads
 
     def run() -> Any:
@@ -231,13 +231,13 @@ def second_version(image: Tensor, *, masks: bool) -> Any:
     network.rpn.anchor_generator = ExactAnchors(network.rpn.anchor_generator, 4)
     network.transform.min_size, heads.score_thresh = (min(image.shape[-2:]),), 0.0
     network.transform.postprocess = lambda results, *sizes: results
-    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 200, 20  # enough to see how much outputs deviate
-    spread(network, network.rpn.head.cls_logits, 3.0, run)
-    spread(network, network.rpn.head.bbox_pred, 0.2, run)
-    spread(network, heads.box_predictor.cls_score, 3.5, run)
-    spread(network, heads.box_predictor.bbox_pred, 0.5, run)
+    network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 200, 20  # enough to measure the deviation of outputs
+    randomize_predictor(network, network.rpn.head.cls_logits, 3.0, run)
+    randomize_predictor(network, network.rpn.head.bbox_pred, 0.2, run)
+    randomize_predictor(network, heads.box_predictor.cls_score, 3.5, run)
+    randomize_predictor(network, heads.box_predictor.bbox_pred, 0.5, run)
     if masks:
-        spread(network, heads.mask_predictor.mask_fcn_logits, 2.0, run)
+        randomize_predictor(network, heads.mask_predictor.mask_fcn_logits, 2.0, run)
     network.rpn._post_nms_top_n["testing"], heads.detections_per_img = 1000, 100
     heads.box_predictor.cls_score.bias[0], heads.score_thresh = 8.0, 0.05
     return network
@@ -255,7 +255,7 @@ def test_detections_of_the_second_version(masks: bool) -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
-def test_the_second_version(masks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detections_and_losses_of_the_second_version(masks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detections, before and after `prepare`, and losses with their gradients."""
     (image, *_) = photos((320, 448))
     network = second_version(image, masks=masks)
@@ -296,10 +296,10 @@ def test_the_second_version(masks: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad():
         prepare(model)
         (after,) = model.detections(model(batch), batch)
-    for found in (before, after):
-        assert torch.equal(found.labels, expected["labels"] - 1)
-        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=0.01)
-        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
+    for detections in (before, after):
+        assert torch.equal(detections.labels, expected["labels"] - 1)
+        torch.testing.assert_close(detections.boxes, expected["boxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(detections.scores, expected["scores"], rtol=0, atol=1e-5)
         if masks:
-            assert found.mask_probabilities is not None
-            torch.testing.assert_close(found.mask_probabilities, expected["masks"][:, 0], rtol=0, atol=1e-4)
+            assert detections.mask_probabilities is not None
+            torch.testing.assert_close(detections.mask_probabilities, expected["masks"][:, 0], rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""R-CNN of other parts: given proposals, one map instead of a pyramid, the body's tail, class-agnostic boxes, the hardest RoIs;
+"""R-CNN of other parts: given proposals, one map instead of a pyramid, the backbone's tail, class-agnostic boxes, the hardest RoIs;
 R-FCN and RPN alone."""
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ ANCHORS = ((16.0, 32.0, 48.0, 64.0, 96.0),)
 GIVEN = (torch.tensor([[8.0, 10, 58, 72], [68, 22, 112, 78], [0, 0, 40, 40], [90, 5, 120, 30]]), torch.tensor([[28.0, 28, 52, 68]]))
 
 
-def body(last_stage: Any = "map") -> ResNetConfig:
+def backbone(last_stage: Any = "map") -> ResNetConfig:
     return ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None, last_stage=last_stage)
 
 
 def on_c4(mask_source: Any = "tail", box_resolution: int = 14, mask_resolution: int = 14) -> RCNN:
     torch.manual_seed(0)
     return RCNNConfig(
-        backbone=body("tail"),
+        backbone=backbone("tail"),
         fpn=None,
         rpn=RPNConfig(anchor_sizes=ANCHORS, samples_per_image=64, test_proposals=40),
         rois=RoIConfig(samples_per_image=32, sampling_ratio=0),
@@ -53,7 +53,7 @@ def on_c4(mask_source: Any = "tail", box_resolution: int = 14, mask_resolution: 
 def fast(**rois: Any) -> RCNN:
     torch.manual_seed(0)
     return RCNNConfig(
-        backbone=body(),
+        backbone=backbone(),
         fpn=FPNConfig(channels=32),
         rpn=None,
         rois=RoIConfig(samples_per_image=32, **rois),
@@ -63,7 +63,7 @@ def fast(**rois: Any) -> RCNN:
 
 def rfcn(**rois: Any) -> RFCN:
     torch.manual_seed(0)
-    config = RFCNConfig(backbone=body("dilated"), width=32, grid=3)
+    config = RFCNConfig(backbone=backbone("dilated"), width=32, grid=3)
     assert config.rpn is not None
     config.rpn.anchor_sizes, config.rpn.test_proposals, config.rpn.train_proposals = ANCHORS, 40, 60
     config.rois = config.rois.model_copy(update={"samples_per_image": 60, "hardest": 16, **rois})
@@ -74,7 +74,7 @@ def with_proposals(batch: Batch, proposals: tuple[Tensor, ...] = GIVEN) -> Batch
     return dataclasses.replace(batch, proposals=proposals)
 
 
-def all_learn(model: torch.nn.Module, losses: dict[str, Tensor]) -> None:
+def assert_all_have_gradients(model: torch.nn.Module, losses: dict[str, Tensor]) -> None:
     """Every loss is finite and every trained parameter has a gradient."""
     assert all(loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -101,20 +101,20 @@ def test_fast_rcnn_learns_from_given_proposals() -> None:
     output = model(batch)
     losses = model.losses(output, batch.targets)
     assert set(losses) == {"loss_class", "loss_box"}
-    all_learn(model, losses)
+    assert_all_have_gradients(model, losses)
     sample = output.roi_sample
-    # Both true boxes and the two proposals that lie near them; the second image has one proposal, of background.
+    # Both ground-truth boxes and the two proposals near them; the second image has one proposal, of background.
     assert sample.valid.sum(dim=1).tolist() == [6, 1]
     assert sorted(sample.labels[0][sample.valid[0]].tolist()) == [0, 0, 2, 2, 3, 3]
     assert sample.labels[1][sample.valid[1]].tolist() == [3]
 
 
-def test_fast_rcnn_finds_in_given_proposals_alone() -> None:
+def test_fast_rcnn_detects_only_in_given_proposals() -> None:
     model = fast().eval()
     batch = with_proposals(batch_of(None, None), (GIVEN[0], torch.zeros(0, 4)))
     with torch.no_grad():
-        found = model.detections(model(batch), batch)
-    assert len(found[0]) > 3 and len(found[1]) == 0
+        detections = model.detections(model(batch), batch)
+    assert len(detections[0]) > 3 and len(detections[1]) == 0
     with pytest.raises(UserError, match=r"data\.train\.proposals"):
         model(batch_of(None))
 
@@ -128,7 +128,7 @@ def test_a_proposal_mostly_in_a_crowd_is_no_background() -> None:
     assert [0, 0, 40, 40] in backgrounds and [90, 5, 120, 30] not in backgrounds
 
 
-# -------------------------------------------------------------------------------------------------------- the body's tail
+# ---------------------------------------------------------------------------------------------------- the backbone's tail
 
 
 @pytest.mark.parametrize("source", ["tail", "own_tail", "maps"])
@@ -136,28 +136,28 @@ def test_rcnn_on_c4(source: Any) -> None:
     model = on_c4(source)
     batch = batch_of(ONE, NONE)
     assert batch.targets is not None
-    all_learn(model.train(), model.losses(model(batch), batch.targets))
-    own = sum("mask_tail" in name for name in model.state_dict())
-    assert (own > 0) == (source == "own_tail")
+    assert_all_have_gradients(model.train(), model.losses(model(batch), batch.targets))
+    tail_tensors = sum("mask_tail" in name for name in model.state_dict())
+    assert (tail_tensors > 0) == (source == "own_tail")
     plain = batch_of(None, None)
     with torch.no_grad():
-        found = model.eval().detections(model(plain), plain)
-    assert all(len(detections) > 3 for detections in found)
+        results = model.eval().detections(model(plain), plain)
+    assert all(len(detections) > 3 for detections in results)
     side = 28 if source == "maps" else 14
-    assert found[0].mask_probabilities is not None and found[0].mask_probabilities.shape[1:] == (side, side)
+    assert results[0].mask_probabilities is not None and results[0].mask_probabilities.shape[1:] == (side, side)
 
 
 def test_a_tail_that_no_head_reads_is_not_trained() -> None:
     """It would have no gradient, and training on several GPUs waits for that of every parameter."""
-    config = RCNNConfig(backbone=body("tail"), fpn=None, rpn=None, box_head=TwoFCHeadConfig(width=32))
+    config = RCNNConfig(backbone=backbone("tail"), fpn=None, rpn=None, box_head=TwoFCHeadConfig(width=32))
     model = config.build(CLASSES, EVERYTHING)
     batch = with_proposals(batch_of(ONE, NONE))
     assert batch.targets is not None
-    all_learn(model.train(), model.losses(model(batch), batch.targets))
+    assert_all_have_gradients(model.train(), model.losses(model(batch), batch.targets))
 
 
 def test_the_shared_tail_runs_once() -> None:
-    """In training the mask head reads what the tail made for the box head: the same numbers as if it were run again, and the
+    """In training the mask head reads the tail's output for the box head: the same numbers as if it were run again, and the
     gradients of both heads reach the tail."""
     model = on_c4().train()
     batch = batch_of(ONE, TWO)
@@ -196,11 +196,11 @@ def test_c4_by_plain_modules() -> None:
     torch.testing.assert_close(output.class_logits[0][output.proposals.valid[0]], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="last_stage=tail"):
-        RCNNConfig(backbone=body(), fpn=None, box_head=AverageHeadConfig(), rpn=None).build(CLASSES, EVERYTHING)
+        RCNNConfig(backbone=backbone(), fpn=None, box_head=AverageHeadConfig(), rpn=None).build(CLASSES, EVERYTHING)
     with pytest.raises(UserError, match=r"anchor_sizes has 5 levels, but the maps are 1, of strides 16"):
-        RCNNConfig(backbone=body("tail"), fpn=None, box_head=AverageHeadConfig()).build(CLASSES, EVERYTHING)
+        RCNNConfig(backbone=backbone("tail"), fpn=None, box_head=AverageHeadConfig()).build(CLASSES, EVERYTHING)
     with pytest.raises(UserError, match=r"model\.box_head\.resolution=7"):
         on_c4(box_resolution=7, mask_resolution=14)
 
@@ -240,14 +240,14 @@ def test_class_agnostic_boxes_are_those_of_every_class() -> None:
     weights, scales = (10.0, 10.0, 5.0, 5.0), torch.ones(2, 2)
     batch = Batch(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), torch.tensor([[90, 110], [100, 100]]), ((45, 50), (10, 10)))
     ours, same = (
-        select_instances(candidates_of(proposals, logits, own, batch, scales, weights, EVERYTHING), scales, EVERYTHING)
-        for own in (deltas, deltas.expand(-1, -1, 3, -1))
+        select_instances(candidates_of(proposals, logits, box_deltas, batch, scales, weights, EVERYTHING), scales, EVERYTHING)
+        for box_deltas in (deltas, deltas.expand(-1, -1, 3, -1))
     )
     for field in ("boxes", "scores", "labels", "valid"):
         assert torch.equal(getattr(ours, field), getattr(same, field))
 
 
-def test_class_agnostic_boxes_are_learnt_by_every_class() -> None:
+def test_class_agnostic_boxes_have_the_loss_of_every_class() -> None:
     model = fast(class_agnostic=True).train()
     assert model.box_deltas.out_features == 4
     batch = with_proposals(batch_of(ONE, TWO))
@@ -298,22 +298,22 @@ def test_the_hardest_by_numpy(hardest: int) -> None:
 
 
 @pytest.mark.parametrize("class_agnostic", [True, False])
-def test_rfcn_learns_and_finds(class_agnostic: bool) -> None:
+def test_rfcn_has_gradients_and_detections(class_agnostic: bool) -> None:
     model = rfcn(class_agnostic=class_agnostic).train()
     assert model.box_maps.out_channels == 9 * 4 * (1 if class_agnostic else 3)
     batch = batch_of(ONE, NONE)
     assert batch.targets is not None
     losses = model.losses(model(batch), batch.targets)
     assert set(losses) == {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"}
-    all_learn(model, losses)
+    assert_all_have_gradients(model, losses)
     plain = batch_of(None, None)
     with torch.no_grad():
-        found = model.eval().detections(model(plain), plain)
-    assert all(10 < len(detections) <= 100 for detections in found)
+        results = model.eval().detections(model(plain), plain)
+    assert all(10 < len(detections) <= 100 for detections in results)
 
 
 def test_the_vote_by_numpy() -> None:
-    """Logit c of an RoI is the mean over its cells of the mean of that cell's own map (R-FCN, equations 1 and 2)."""
+    """Logit c of an RoI is the mean over its cells of the mean of that cell's map (R-FCN, equations 1 and 2)."""
     model = rfcn().eval()
     batch = batch_of(None)
     with torch.no_grad():
@@ -338,14 +338,14 @@ def test_the_vote_by_numpy() -> None:
 
 
 def test_rfcn_on_given_proposals() -> None:
-    config = RFCNConfig(backbone=body("dilated"), width=None, grid=3, rpn=None)
+    config = RFCNConfig(backbone=backbone("dilated"), width=None, grid=3, rpn=None)
     torch.manual_seed(0)
     model = config.build(CLASSES, EVERYTHING).train()
     batch = with_proposals(batch_of(ONE, TWO))
     assert batch.targets is not None
     losses = model.losses(model(batch), batch.targets)
     assert set(losses) == {"loss_class", "loss_box"}
-    all_learn(model, losses)
+    assert_all_have_gradients(model, losses)
 
 
 # -------------------------------------------------------------------------------------------------------------- RPN alone
@@ -356,18 +356,18 @@ def test_rpn_alone(pyramid: bool) -> None:
     torch.manual_seed(0)
     rpn = RPNConfig(anchor_sizes=((16.0,), (32.0,), (48.0,), (64.0,), (96.0,)) if pyramid else ANCHORS, test_proposals=30)
     model: Proposer = ProposerConfig(
-        backbone=body("map" if pyramid else "tail"), fpn=FPNConfig(channels=32) if pyramid else None, rpn=rpn
+        backbone=backbone("map" if pyramid else "tail"), fpn=FPNConfig(channels=32) if pyramid else None, rpn=rpn
     ).build(CLASSES, TestConfig(detections_per_image=5))
     batch = batch_of(ONE, NONE)
     assert batch.targets is not None
     losses = model.train().losses(model(batch), batch.targets)
-    all_learn(model, losses)
+    assert_all_have_gradients(model, losses)
     assert set(losses) == {"loss_rpn_objectness", "loss_rpn_box"}
     assert losses["loss_rpn_objectness"].item() == pytest.approx(math.log(2), abs=0.1)
     plain = batch_of(None, None)
     with torch.no_grad():
-        found = model.eval().detections(model(plain), plain)
-    for detections in found:
+        results = model.eval().detections(model(plain), plain)
+    for detections in results:
         assert 10 < len(detections) <= 30  # not the five of TestConfig
         assert detections.class_names == ("object",) and not detections.labels.any()
         assert (detections.scores[:-1] >= detections.scores[1:]).all()

@@ -1,4 +1,4 @@
-"""Norms that fit their layers, and ImageNet weights that are there, not there, damaged or misnamed."""
+"""Norms that fit their layers; ImageNet weights that are present, absent, damaged or misnamed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def test_group_norm_names_the_channels_that_do_not_divide(channels: int) -> None
     assert "\n" not in str(error.value)
 
 
-def test_group_norm_of_what_divides() -> None:
+def test_group_norm_of_channels_that_divide() -> None:
     norm: Any = make_norm("gn", 96)
     assert norm(torch.rand(2, 96, 3, 3)).shape == (2, 96, 3, 3)
-    with pytest.raises(UserError, match="a layer of 16 channels"):  # MobileNetV2 has such
+    with pytest.raises(UserError, match="a layer of 16 channels"):  # MobileNetV2 has one
         MobileNetV2Config(norm="gn", weights=None).build()
 
 
@@ -37,14 +37,14 @@ def test_group_norm_of_what_divides() -> None:
         (MobileNetV2Config(weights="imagenet"), "MobileNet_V2_Weights (known: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT)"),
     ],
 )
-def test_an_unknown_name(config: Any, nearest: str) -> None:
+def test_an_unknown_name_of_weights(config: Any, nearest: str) -> None:
     with pytest.raises(UserError) as error:
         config.build()
     assert str(error.value) == f"weights={config.weights}: not among torchvision's {nearest}"
 
 
 @pytest.mark.parametrize("reason", ["absent", "damaged"])
-def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     folder = tmp_path / "hub" / "checkpoints"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     member = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
@@ -65,7 +65,7 @@ def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_weights_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that torchvision would download, made here: its values arrive in the body, under our names."""
+    """The file that torchvision would download, made here: its values are loaded under our names."""
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

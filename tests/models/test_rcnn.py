@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN: the three verbs, what is sampled, what is learnt, what is found, in ordinary and in odd images."""
+"""Faster and Mask R-CNN: outputs, sampling, losses by numpy and detections beside torchvision's, for ordinary and odd images."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ TWO = target_of([[30, 30, 50, 66]], [1])
 NONE = target_of([], [])
 
 
-# --------------------------------------------------------------------------------------------------------- the three verbs
+# --------------------------------------------------------------------------------------------------- losses and detections
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -101,7 +101,7 @@ def test_training_gives_losses(masks: bool) -> None:
     assert set(losses) == (LOSSES | {"loss_mask"} if masks else LOSSES)
     assert all(loss.shape == () and loss.isfinite() and loss > 0 for loss in losses.values())
     assert output.instances is None
-    # Fresh predictors say nothing yet: log 2 for a binary question, log of the number of classes and background for the other.
+    # Newly built predictors: log 2 for a binary decision, else the log of the number of classes and background.
     assert losses["loss_rpn_objectness"].item() == pytest.approx(math.log(2), abs=0.1)
     assert losses["loss_class"].item() == pytest.approx(math.log(4), abs=0.2)
 
@@ -111,9 +111,9 @@ def test_inference_gives_detections(masks: bool) -> None:
     model = network(masks=masks).eval()
     batch = batch_of(None, None)
     with torch.no_grad():
-        found = model.detections(model(batch), batch)
-    assert len(found) == 2
-    for detections in found:
+        results = model.detections(model(batch), batch)
+    assert len(results) == 2
+    for detections in results:
         count = len(detections)
         assert 10 < count <= 100
         assert detections.boxes.shape == (count, 4)
@@ -144,8 +144,8 @@ CROWDED = target_of([], [], [[0, 0, WIDTH, HEIGHT]])
     [(NONE,), (NONE, NONE), (PIXELS,), (NONE, ONE), (CROWDED,), (CROWDED, ONE), (target_of([[0, 0, WIDTH, HEIGHT]], [1]),)],
     ids=["empty", "two empty", "one pixel boxes", "one of two empty", "all ignored", "one of two ignored", "the whole image"],
 )
-def test_odd_images_teach_finitely(targets: tuple[Target, ...], masks: bool) -> None:
-    """Every loss and every gradient is there and finite; a process that lacked one would leave the others waiting."""
+def test_odd_images_have_finite_losses_and_gradients(targets: tuple[Target, ...], masks: bool) -> None:
+    """Every loss and every gradient exists and is finite; the other processes would wait for one that lacked a gradient."""
     model = network(masks=masks).train()
     batch = batch_of(*targets)
     losses = model.losses(model(batch), targets)
@@ -161,7 +161,7 @@ def test_odd_images_teach_finitely(targets: tuple[Target, ...], masks: bool) -> 
 
 
 def test_without_any_positive_roi() -> None:
-    """Where even the true boxes are too few places: no place for positives at all."""
+    """A positive fraction of 0, so that not even the ground-truth boxes are sampled as positives."""
     model = network().train()
     model.config.rois.positive_fraction = 0.0
     batch = batch_of(ONE)
@@ -209,10 +209,10 @@ def test_images_are_normalised_and_padding_is_zero() -> None:
     assert not result[1, :, 20:].any() and not result[1, :, :, 30:].any()
 
 
-# ------------------------------------------------------------------------------------------------------------ what is sampled
+# ------------------------------------------------------------------------------------------------------------------- sampling
 
 
-def learnt(model: RCNN, batch: Batch) -> tuple[RCNNOutput, AnchorSample, RoISample]:
+def outputs_and_samples(model: RCNN, batch: Batch) -> tuple[RCNNOutput, AnchorSample, RoISample]:
     with torch.no_grad():
         output = model(batch)
     assert output.anchor_sample is not None and output.roi_sample is not None
@@ -223,14 +223,14 @@ def anchor_boxes(output: RCNNOutput, sample: AnchorSample, image: int) -> Tensor
     return output.rpn.anchors[sample.indices[image][sample.valid[image]]]
 
 
-def test_samples_say_what_their_boxes_are() -> None:
-    output, anchors, rois = learnt(network().train(), batch_of(ONE, TWO, NONE))
+def test_samples_match_the_ground_truth() -> None:
+    output, anchors, rois = outputs_and_samples(network().train(), batch_of(ONE, TWO, NONE))
     for image, target in enumerate((ONE, TWO, NONE)):
         positive = anchors.positive[image]
         assert positive.any() == (len(target.boxes) > 0)
         assert (~positive & anchors.valid[image]).any()
-        chosen = output.rpn.anchors[anchors.indices[image]]
-        overlap = torchvision.ops.box_iou(chosen, target.boxes)
+        sampled = output.rpn.anchors[anchors.indices[image]]
+        overlap = torchvision.ops.box_iou(sampled, target.boxes)
         best = torchvision.ops.box_iou(output.rpn.anchors, target.boxes).amax(dim=0) if len(target.boxes) else torch.zeros(0)
         right = (overlap >= 0.7).any(dim=1) | (overlap == best).any(dim=1)
         assert (right == positive)[anchors.valid[image]].all()
@@ -248,7 +248,7 @@ def test_samples_say_what_their_boxes_are() -> None:
             elif valid[row]:
                 assert labels[row] == 3
                 assert len(target.boxes) == 0 or overlap[row].max() < 0.5
-        assert (labels < 3).logical_and(valid).any() == (len(target.boxes) > 0), "true boxes are among the proposals"
+        assert (labels < 3).logical_and(valid).any() == (len(target.boxes) > 0), "ground-truth boxes are among the proposals"
 
 
 def test_ignored_regions_are_never_background() -> None:
@@ -257,17 +257,17 @@ def test_ignored_regions_are_never_background() -> None:
     model = network().train()
     drawn_inside = 0
     for seed in range(4):
-        output, anchors, rois = learnt(model, batch_of(target, seeds=(seed,)))
+        output, anchors, rois = outputs_and_samples(model, batch_of(target, seeds=(seed,)))
         region = torch.tensor([crowd])
         negatives = anchor_boxes(output, anchors, 0)[~anchors.positive[0][anchors.valid[0]]]
         assert len(negatives) and (ioa(negatives, region) < 0.5).all()
         background = rois.boxes[0][rois.labels[0] == 3]
         assert (ioa(background, region) < 0.5).all()
         free = target_of([[4, 10, 36, 60]], [1])
-        output, anchors, rois = learnt(model, batch_of(free, seeds=(seed,)))
+        output, anchors, rois = outputs_and_samples(model, batch_of(free, seeds=(seed,)))
         drawn_inside += int((ioa(anchor_boxes(output, anchors, 0), region) >= 0.5).sum())
         drawn_inside += int((ioa(rois.boxes[0][rois.labels[0] == 3], region) >= 0.5).sum())
-    assert drawn_inside > 50, "without the region they are"
+    assert drawn_inside > 50, "without the region they are sampled"
 
 
 def test_padding_is_never_sampled() -> None:
@@ -276,7 +276,7 @@ def test_padding_is_never_sampled() -> None:
     batch = batch_of(small, ONE, sizes=[[50, 70], [HEIGHT, WIDTH]])
     for seed in range(3):
         batch.seeds = (seed, seed)
-        output, anchors, rois = learnt(model, batch)
+        output, anchors, rois = outputs_and_samples(model, batch)
         boxes = anchor_boxes(output, anchors, 0)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         assert (centres < torch.tensor([70, 50])).all()
@@ -285,13 +285,13 @@ def test_padding_is_never_sampled() -> None:
         assert (((other[:, :2] + other[:, 2:]) / 2) >= torch.tensor([70, 50])).any()
 
 
-def test_the_draw_hangs_on_the_seed_alone() -> None:
+def test_samples_depend_on_the_seed_alone() -> None:
     """Not on the image's place in the batch, nor on the other images."""
     model = network().train()
-    _, alone, rois_alone = learnt(model, batch_of(ONE, seeds=(11,)))
-    _, again, _ = learnt(model, batch_of(ONE, seeds=(11,)))
-    _, last, rois_last = learnt(model, batch_of(TWO, NONE, ONE, seeds=(5, 6, 11)))
-    _, other, _ = learnt(model, batch_of(ONE, seeds=(12,)))
+    _, alone, rois_alone = outputs_and_samples(model, batch_of(ONE, seeds=(11,)))
+    _, again, _ = outputs_and_samples(model, batch_of(ONE, seeds=(11,)))
+    _, last, rois_last = outputs_and_samples(model, batch_of(TWO, NONE, ONE, seeds=(5, 6, 11)))
+    _, other, _ = outputs_and_samples(model, batch_of(ONE, seeds=(12,)))
     assert torch.equal(alone.indices, again.indices)
     assert torch.equal(alone.indices[0], last.indices[2])
     assert not torch.equal(alone.indices, other.indices)
@@ -299,25 +299,25 @@ def test_the_draw_hangs_on_the_seed_alone() -> None:
     assert torch.equal(rois_alone.labels[0], rois_last.labels[2])
 
 
-def test_the_draw_does_not_hang_on_padding() -> None:
-    """Images of other sizes pad this one, more or less; its anchors are the same ones, though their numbers are not."""
+def test_samples_do_not_depend_on_padding() -> None:
+    """Images of other sizes pad this one, more or less; its anchors are the same, though their indices differ."""
     model = network().train()
     drawn = []
     for sizes in ([[64, 80]], [[64, 80], [96, 80]], [[64, 80], [64, 160]], [[64, 80], [200, 170]]):
         targets = [target_of([[10, 12, 60, 55]], [2]), NONE][: len(sizes)]
-        output, anchors, _ = learnt(model, batch_of(*targets, seeds=(11, 5)[: len(sizes)], sizes=sizes))
+        output, anchors, _ = outputs_and_samples(model, batch_of(*targets, seeds=(11, 5)[: len(sizes)], sizes=sizes))
         drawn.append(output.rpn.anchors[anchors.indices[0]])
         assert torch.equal(anchors.valid[0], anchors.valid[0][:1].expand(64))
     assert all(torch.equal(boxes, drawn[0]) for boxes in drawn)
 
 
-def test_a_batch_learns_what_its_images_learn() -> None:
-    """The losses of two images are the mean of each one's losses, weighted by what each counts."""
+def test_losses_of_a_batch_are_the_mean_over_its_images() -> None:
+    """The losses of two images are the mean of the losses of each, weighted by their denominators."""
     model = network().train()
     losses, counts = [], []
     for targets, seeds in (((ONE,), (1,)), ((TWO,), (2,)), ((ONE, TWO), (1, 2))):
         batch = batch_of(*targets, seeds=seeds)
-        output, anchors, rois = learnt(model, batch)
+        output, anchors, rois = outputs_and_samples(model, batch)
         losses.append({name: float(loss) for name, loss in model.losses(output, targets).items()})
         positives = float(((rois.labels >= 0) & (rois.labels < 3)).sum())
         counts.append({"rpn": float(anchors.valid.sum()), "roi": float(rois.valid.sum()), "mask": positives})
@@ -327,7 +327,7 @@ def test_a_batch_learns_what_its_images_learn() -> None:
         assert losses[2][name] == pytest.approx(total / (counts[0][key] + counts[1][key]), rel=2e-4), name
 
 
-# --------------------------------------------------------------------------------------------------------- what is learnt
+# ----------------------------------------------------------------------------------------------------------------- losses
 
 
 def test_rpn_losses_by_numpy() -> None:
@@ -383,7 +383,7 @@ def masks_of(targets: Sequence[Target]) -> list[InstanceMasks]:
 
 
 def test_mask_loss_by_numpy() -> None:
-    """The mask of the own class alone is asked for, of the instance that the RoI is matched with."""
+    """Only the mask of the RoI's class counts; its target is that of the matched instance."""
     sample, generator = roi_sample(), torch.Generator().manual_seed(3)
     targets = (target_of([[30, 8, 62, 50], [3, 3, 22, 24]], [0, 2]), target_of([[8, 8, 42, 31]], [1]))
     rows = torch.tensor([0, 1, 3])
@@ -400,12 +400,12 @@ def test_mask_loss_by_numpy() -> None:
     loss = mask_loss(logits, rows, sample, masks_of(targets))
     assert loss.item() == pytest.approx(total / 3, rel=1e-5)
 
-    # Rows that are no positives add nothing.
+    # Rows that are not positive add nothing.
     padded = torch.cat([logits, torch.full((2, 3, 14, 14), 9.0)])
     assert mask_loss(padded, torch.tensor([0, 1, 3, 2, 5]), sample, masks_of(targets)).item() == pytest.approx(total / 3, rel=1e-5)
 
 
-def test_an_instance_without_a_mask_teaches_none() -> None:
+def test_an_instance_without_a_mask_adds_no_mask_loss() -> None:
     sample = roi_sample()
     with_all = (target_of([[30, 8, 62, 50], [3, 3, 22, 24]], [0, 2]), target_of([[8, 8, 42, 31]], [1]))
     rows, logits = torch.tensor([0, 1, 3]), torch.randn(3, 3, 14, 14, generator=torch.Generator().manual_seed(3))
@@ -426,7 +426,7 @@ def test_a_mask_head_needs_masks() -> None:
     assert losses["loss_mask"] > 0
 
 
-# ------------------------------------------------------------------------------------------------------------ what is found
+# --------------------------------------------------------------------------------------------------------------- detections
 
 
 @pytest.mark.parametrize("learning", [True, False])
@@ -446,8 +446,8 @@ def test_proposals_are_torchvisions(candidates: int, learning: bool) -> None:
     )
     ours = propose(RPNOutput(logits, deltas, anchors, lengths), batch, (96, 128), config)
     counts = {"training": candidates, "testing": candidates}
-    kept = {"training": 30, "testing": 30}
-    theirs = RegionProposalNetwork(AnchorGenerator(), torch.nn.Identity(), 0.7, 0.3, 256, 0.5, counts, kept, 0.6).eval()
+    limits = {"training": 30, "testing": 30}
+    theirs = RegionProposalNetwork(AnchorGenerator(), torch.nn.Identity(), 0.7, 0.3, 256, 0.5, counts, limits, 0.6).eval()
     boxes = theirs.box_coder.decode(deltas.reshape(-1, 4), [anchors, anchors]).reshape(2, 170, 4)
     expected, scores = theirs.filter_proposals(boxes, logits.reshape(-1, 1), sizes, list(lengths))
     for image in range(2):
@@ -456,9 +456,9 @@ def test_proposals_are_torchvisions(candidates: int, learning: bool) -> None:
         torch.testing.assert_close(ours.logits[image][valid].sigmoid(), scores[image], rtol=1e-5, atol=1e-6)
         inside = ((anchors[:, :2] + anchors[:, 2:]) / 2 < torch.tensor(sizes[image]).flip(0)).all(dim=1)
         places = ours.source_index[image][valid]
-        own = logits[image][inside][places] == ours.logits[image][valid]  # an anchor centred in the padding has no place of its own
-        assert own.float().mean() > 0.5 and ours.num_sources == 170
-        assert own.sum() == torch.isin(ours.logits[image][valid], logits[image][inside]).sum()
+        same_logit = logits[image][inside][places] == ours.logits[image][valid]  # anchors in the padding have no place
+        assert same_logit.float().mean() > 0.5 and ours.num_sources == 170
+        assert same_logit.sum() == torch.isin(ours.logits[image][valid], logits[image][inside]).sum()
 
 
 @pytest.mark.parametrize("limit", [12, 100])
@@ -486,11 +486,11 @@ def test_instances_are_torchvisions(limit: int) -> None:
         sizes,
     )
     for image, (their_boxes, their_scores, their_labels) in enumerate(zip(*expected, strict=True)):
-        found = ours.valid[image]
-        assert 8 < found.sum() <= limit
-        torch.testing.assert_close(ours.boxes[image][found], their_boxes, rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close(ours.scores[image][found], their_scores, rtol=1e-5, atol=1e-6)
-        assert torch.equal(ours.labels[image][found], their_labels - 1)
+        selected = ours.valid[image]
+        assert 8 < selected.sum() <= limit
+        torch.testing.assert_close(ours.boxes[image][selected], their_boxes, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours.scores[image][selected], their_scores, rtol=1e-5, atol=1e-6)
+        assert torch.equal(ours.labels[image][selected], their_labels - 1)
 
 
 def test_detections_are_in_the_originals_pixels() -> None:
@@ -507,7 +507,7 @@ def test_detections_are_in_the_originals_pixels() -> None:
     assert far.masks.shape == (len(far), 2 * HEIGHT, 3 * WIDTH)
 
 
-def test_detections_stay_in_their_image_and_out_of_its_padding() -> None:
+def test_detections_lie_in_their_image_without_its_padding() -> None:
     model = network().eval()
     batch = batch_of(None, None, sizes=[[50, 70], [HEIGHT, WIDTH]])
     batch = replace(

@@ -33,11 +33,11 @@ def peer(name: str) -> Any:
 
 
 def ours_with(network: nn.Module, **settings: Any) -> Any:
-    """Our body with the network's own tensors, in evaluation mode."""
+    """Our backbone with the network's tensors, in evaluation mode."""
     with torch.device("meta"):
-        body = ResNetConfig(weights=None, **settings).build()
-    body.load_state_dict(from_torchvision(network.state_dict()), assign=True)
-    return body.eval()
+        backbone = ResNetConfig(weights=None, **settings).build()
+    backbone.load_state_dict(from_torchvision(network.state_dict()), assign=True)
+    return backbone.eval()
 
 
 def assert_equal(maps: list[Tensor], expected: list[Tensor]) -> None:
@@ -46,10 +46,10 @@ def assert_equal(maps: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(level / scale, reference / scale, rtol=0, atol=1e-4)
 
 
-def assert_all_learn(body: Backbone, features: list[Tensor]) -> None:
+def assert_all_have_gradients(backbone: Backbone, features: list[Tensor]) -> None:
     """A gradient reaches every parameter that is not frozen, and no other."""
     torch.stack([level.square().mean() for level in features]).sum().backward()
-    for name, parameter in body.named_parameters():
+    for name, parameter in backbone.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.any() and parameter.grad.isfinite().all(), name
         else:
@@ -59,14 +59,14 @@ def assert_all_learn(body: Backbone, features: list[Tensor]) -> None:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in NETWORKS])
 def test_maps_are_torchvisions(name: str) -> None:
     network = peer(name)
-    body = ours_with(network, **NETWORKS[name])
+    backbone = ours_with(network, **NETWORKS[name])
     with torch.no_grad():
         expected = torchvisions_maps(network, IMAGE)
-    maps = body(IMAGE)
+    maps = backbone(IMAGE)
     assert_equal(maps, expected)
-    assert_all_learn(body, [level / level.detach().abs().max() for level in maps])
+    assert_all_have_gradients(backbone, [level / level.detach().abs().max() for level in maps])
     with torch.no_grad():
-        assert_equal(fused(body)(IMAGE), expected)
+        assert_equal(fused(backbone)(IMAGE), expected)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -86,14 +86,14 @@ def test_tensors_are_torchvisions(name: str) -> None:
 def test_a_dilated_last_stage_is_torchvisions(name: str) -> None:
     torch.manual_seed(3)
     network = with_random_norms(torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=[False, False, True]))
-    body = ours_with(network, last_stage="dilated", **NETWORKS[name])
+    backbone = ours_with(network, last_stage="dilated", **NETWORKS[name])
     with torch.no_grad():
         expected = torchvisions_maps(network, IMAGE)
-    maps = body(IMAGE)
-    assert body.strides == (4, 8, 16, 16) and maps[3].shape[-2:] == maps[2].shape[-2:] == (4, 6)
+    maps = backbone(IMAGE)
+    assert backbone.strides == (4, 8, 16, 16) and maps[3].shape[-2:] == maps[2].shape[-2:] == (4, 6)
     assert_equal(maps, expected)
-    assert_all_learn(body, [level / level.detach().abs().max() for level in maps])
-    check_backbone(body)
+    assert_all_have_gradients(backbone, [level / level.detach().abs().max() for level in maps])
+    check_backbone(backbone)
 
 
 @pytest.mark.parametrize(
@@ -108,64 +108,64 @@ def test_a_dilated_last_stage_is_torchvisions(name: str) -> None:
 )
 def test_every_second_cell_of_a_dilated_map_is_the_strided_one(config: Any) -> None:
     dilated = {"dilated": True} if isinstance(config, MobileNetV2Config) else {"last_stage": "dilated"}
-    strided, body = config.build().eval(), config.model_copy(update=dilated).build().eval()
-    body.load_state_dict(strided.state_dict())
+    strided, backbone = config.build().eval(), config.model_copy(update=dilated).build().eval()
+    backbone.load_state_dict(strided.state_dict())
     image = torch.rand(1, 3, 144, 176)  # an odd number of cells of stride 16
     with torch.no_grad():
-        assert_equal([body(image)[-1][:, :, ::2, ::2]], [strided(image)[-1]])
+        assert_equal([backbone(image)[-1][:, :, ::2, ::2]], [strided(image)[-1]])
 
 
 @pytest.mark.parametrize(("name", "stride_in"), [("resnet18", "3x3"), ("resnet50", "1x1"), ("resnext50_32x4d", "3x3")])
 def test_the_tail_is_layer4(name: str, stride_in: Any) -> None:
     network = peer(name)
-    body = ours_with(network, last_stage="tail", stride_in=stride_in, **NETWORKS.get(name, {"depth": 18}))
+    backbone = ours_with(network, last_stage="tail", stride_in=stride_in, **NETWORKS.get(name, {"depth": 18}))
     for layer in (network.layer2, network.layer3, network.layer4):
         if stride_in == "1x1" and name != "resnet18":
             layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
-    assert body.strides == (4, 8, 16) and body.tail is body.layer4
-    regions = torch.randn(3, body.channels[-1], 14, 14, generator=torch.Generator().manual_seed(1))
+    assert backbone.strides == (4, 8, 16) and backbone.tail is backbone.layer4
+    regions = torch.randn(3, backbone.channels[-1], 14, 14, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = torchvisions_maps(network, IMAGE)[:3]
         expected_regions = network.layer4(regions)
-    maps, features = body(IMAGE), body.tail(regions)
-    assert features.shape == (3, body.tail_channels, 7, 7)
+    maps, features = backbone(IMAGE), backbone.tail(regions)
+    assert features.shape == (3, backbone.tail_channels, 7, 7)
     assert_equal([*maps, features], [*expected, expected_regions])
-    assert_all_learn(body, [level / level.detach().abs().max() for level in (*maps, features)])
-    check_backbone(body)
+    assert_all_have_gradients(backbone, [level / level.detach().abs().max() for level in (*maps, features)])
+    check_backbone(backbone)
 
 
 def test_a_tail_is_frozen_with_the_other_stages() -> None:
     with torch.device("meta"):
-        bodies = [ResNetConfig(last_stage="tail", frozen_stages=n, norm="bn", weights=None).build() for n in (4, 5)]  # type: ignore[arg-type]
-    for body, learns in zip(bodies, (True, False), strict=True):
-        assert body.tail is not None
-        assert {parameter.requires_grad for parameter in body.tail.parameters()} == {learns}
-        assert any(isinstance(module, nn.BatchNorm2d) for module in body.tail.modules()) == learns
+        backbones = [ResNetConfig(last_stage="tail", frozen_stages=n, norm="bn", weights=None).build() for n in (4, 5)]  # type: ignore[arg-type]
+    for backbone, learns in zip(backbones, (True, False), strict=True):
+        assert backbone.tail is not None
+        assert {parameter.requires_grad for parameter in backbone.tail.parameters()} == {learns}
+        assert any(isinstance(module, nn.BatchNorm2d) for module in backbone.tail.modules()) == learns
 
 
 def test_no_tail_by_default() -> None:
     with torch.device("meta"):
-        body = ResNetConfig(weights=None).build()
-    assert (body.tail, body.tail_channels, body.tail_resolution) == (None, None, None)
+        backbone = ResNetConfig(weights=None).build()
+    assert (backbone.tail, backbone.tail_channels, backbone.tail_resolution) == (None, None, None)
 
 
 # ------------------------------------------------------------------------------------------------- group norm
 
 
 @pytest.mark.parametrize(("depth", "norms"), [(50, 53), (101, 104), (152, 155)])
-def test_every_convolution_of_a_gn_body_has_its_norm(depth: Any, norms: int) -> None:
+def test_every_convolution_of_a_gn_backbone_has_its_norm(depth: Any, norms: int) -> None:
     """One for the stem, three a block, one for each of four projections."""
     with torch.device("meta"):
-        body = ResNetConfig(depth=depth, norm="gn", weights=None).build()
-    layers = [module for module in body.modules() if isinstance(module, ConvNorm)]
+        backbone = ResNetConfig(depth=depth, norm="gn", weights=None).build()
+    layers = [module for module in backbone.modules() if isinstance(module, ConvNorm)]
     assert len(layers) == norms
-    assert len([module for module in body.modules() if isinstance(module, nn.Conv2d)]) == norms
+    assert len([module for module in backbone.modules() if isinstance(module, nn.Conv2d)]) == norms
     for layer in layers:
         norm: Any = layer.norm
         assert isinstance(norm, nn.GroupNorm)
         assert (norm.num_groups, norm.num_channels, norm.eps) == (32, layer.conv.out_channels, 1e-5)
         assert layer.conv.bias is None
-    check_backbone(body)
+    check_backbone(backbone)
 
 
 def group_norm(x: Any, weight: Any, bias: Any) -> Any:
@@ -222,15 +222,15 @@ def test_a_gn_block_by_the_papers_formulas(groups: int) -> None:
 def test_resnext_152_32x8d_by_hand() -> None:
     """Detectron's largest. Inner and outer widths are both 256 x 2^i; a 3x3 of w channels in 32 groups has 9 w w / 32."""
     with torch.device("meta"):
-        body = ResNetConfig(depth=152, groups=32, width_per_group=8, weights=None).build()
-    assert body.channels == (256, 512, 1024, 2048)
+        backbone = ResNetConfig(depth=152, groups=32, width_per_group=8, weights=None).build()
+    assert backbone.channels == (256, 512, 1024, 2048)
     stem = 64 * 3 * 7 * 7
     layer1 = 64 * 256 + 18432 + 65536 + 64 * 256 + 2 * (65536 + 18432 + 65536)
     layer2 = 256 * 512 + 73728 + 262144 + 256 * 512 + 7 * (262144 + 73728 + 262144)
     layer3 = 512 * 1024 + 294912 + 1048576 + 512 * 1024 + 35 * (1048576 + 294912 + 1048576)
     layer4 = 1024 * 2048 + 1179648 + 4194304 + 1024 * 2048 + 2 * (4194304 + 1179648 + 4194304)
-    assert sum(parameter.numel() for parameter in body.parameters()) == stem + layer1 + layer2 + layer3 + layer4 == 120_028_352
-    check_backbone(body)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == stem + layer1 + layer2 + layer3 + layer4 == 120_028_352
+    check_backbone(backbone)
 
 
 @pytest.mark.parametrize(
@@ -246,22 +246,22 @@ def test_resnext_152_32x8d_by_hand() -> None:
         ({"width": 32, "groups": 2, "width_per_group": 1, "weights": None}, "no channels are left in layer1"),
     ],
 )
-def test_what_cannot_be_built(settings: Any, line: str) -> None:
+def test_impossible_settings_are_refused(settings: Any, line: str) -> None:
     with torch.device("meta"), pytest.raises(UserError) as error:
         ResNetConfig(**settings).build()
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-def test_weights_of_a_resnext(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of torchvision's files is asked for, and that its values arrive."""
+def test_published_weights_of_a_resnext_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right file of torchvision's is requested, and its values are loaded."""
     network = torchvision.models.resnext50_32x4d(weights=None)
-    asked = []
+    requests = []
 
     def give(members: Any, name: str) -> dict[str, Tensor]:
-        asked.append((members.__name__, name))
+        requests.append((members.__name__, name))
         return network.state_dict()
 
     monkeypatch.setattr("boxwood.models.backbones.resnet.imagenet_weights", give)
-    body = ResNetConfig(depth=50, groups=32, width_per_group=4, weights="IMAGENET1K_V2").build()
-    assert asked == [("ResNeXt50_32X4D_Weights", "IMAGENET1K_V2")]
-    assert torch.equal(body.state_dict()["layer4.2.conv2.conv.weight"], network.layer4[2].conv2.weight)  # type: ignore[union-attr]
+    backbone = ResNetConfig(depth=50, groups=32, width_per_group=4, weights="IMAGENET1K_V2").build()
+    assert requests == [("ResNeXt50_32X4D_Weights", "IMAGENET1K_V2")]
+    assert torch.equal(backbone.state_dict()["layer4.2.conv2.conv.weight"], network.layer4[2].conv2.weight)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""RetinaNet: torchvision's numbers from torchvision's weights; what is matched, learnt and found, in ordinary and in odd images."""
+"""RetinaNet: torchvision's numbers from torchvision's weights; matching, losses and detections, for ordinary and odd images."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from boxwood.models.retinanet import RetinaNet, assign
 from boxwood.ops.boxes import giou
 from boxwood.ops.losses import focal
 from boxwood.structures import Batch, Categories, Target
-from tests.models.peers import CLASSES, ExactAnchors, batch_of, enliven, photos, spread
+from tests.models.peers import CLASSES, ExactAnchors, batch_of, photos, randomize_norms, randomize_predictor
 
 # ------------------------------------------------------------------------------------------------------- beside torchvision
 
 
 @torch.no_grad()
 def peer(image: Tensor, *, v2: bool, bias: float = -3.0) -> Any:
-    """torchvision's network with random weights that find something in ``image`` (3, H, W) uint8; ``bias`` decides how much."""
+    """torchvision's network with random weights that give detections in ``image`` (3, H, W) uint8; ``bias`` decides how many."""
     torch.manual_seed(0)
     build = retinanet_resnet50_fpn_v2 if v2 else retinanet_resnet50_fpn
     network: Any = build(weights=None, weights_backbone=None, num_classes=91).eval()
-    enliven(network.backbone.body)
+    randomize_norms(network.backbone.body)
     network.anchor_generator = ExactAnchors(network.anchor_generator, 8)
     network.detections_per_img = 100
     network.transform.min_size = (min(image.shape[-2:]),)
@@ -47,8 +47,8 @@ def peer(image: Tensor, *, v2: bool, bias: float = -3.0) -> Any:
     def run() -> Any:
         return network([image.float() / 255])
 
-    spread(network, network.head.classification_head.cls_logits, 1.0, run)
-    spread(network, network.head.regression_head.bbox_reg, 0.3, run)
+    randomize_predictor(network, network.head.classification_head.cls_logits, 1.0, run)
+    randomize_predictor(network, network.head.regression_head.bbox_reg, 0.3, run)
     network.head.classification_head.cls_logits.bias.fill_(bias)
     network.head.classification_head.cls_logits.bias.view(9, 91)[:, 0] = -100  # the class 0 that nothing belongs to
     return network
@@ -74,11 +74,11 @@ def assert_same_detections(image: Tensor, *, v2: bool, bias: float) -> None:
     # Where there are more than a hundred, rounding decides which of several equal scores is the last.
     sure = int((expected["scores"] > expected["scores"][-1] + 1e-5).sum())
     assert sure >= 50
-    for found in (before, after):
-        assert len(found) == len(expected["boxes"])
-        assert torch.equal(found.labels[:sure], expected["labels"][:sure] - 1)
-        torch.testing.assert_close(found.boxes[:sure], expected["boxes"][:sure], rtol=0, atol=0.01)
-        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
+    for detections in (before, after):
+        assert len(detections) == len(expected["boxes"])
+        assert torch.equal(detections.labels[:sure], expected["labels"][:sure] - 1)
+        torch.testing.assert_close(detections.boxes[:sure], expected["boxes"][:sure], rtol=0, atol=0.01)
+        torch.testing.assert_close(detections.scores, expected["scores"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -168,8 +168,8 @@ def assigned(anchors: Tensor, target: Target, size: Sequence[int], config: Retin
     return labels[0], boxes[0], count
 
 
-def test_what_an_anchor_is_to_say() -> None:
-    """Anchors by hand: the same box, half of it, a box beside it, in the padding, in a region to be ignored, the best of a small
+def test_targets_of_anchors_by_hand() -> None:
+    """Anchors by hand: the same box, half of it, a box beside it, in the padding, in an ignored region, the best of a small
     instance."""
     anchors = torch.tensor(
         [[0.0, 0, 40, 40], [0, 0, 40, 18], [0, 0, 40, 16.1], [50, 0, 90, 40], [0, 100, 40, 140], [50, 50, 90, 90], [10, 60, 40, 90]]
@@ -228,7 +228,7 @@ EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("loss", ["smooth_l1", "giou"])
-def test_every_weight_learns(shared: bool, loss: str) -> None:
+def test_every_weight_has_a_gradient(shared: bool, loss: str) -> None:
     model = small(shared=shared, norm="gn", loss=loss)
     batch = noise_batch(96, 128, ONE, EMPTY)
     assert batch.targets is not None
@@ -239,7 +239,7 @@ def test_every_weight_learns(shared: bool, loss: str) -> None:
     assert not without
 
 
-def test_images_without_anything() -> None:
+def test_images_without_instances() -> None:
     model = small()
     batch = noise_batch(96, 128, EMPTY, EMPTY)
     losses = model.losses(model(batch), (EMPTY, EMPTY))
@@ -247,12 +247,12 @@ def test_images_without_anything() -> None:
     model.test.score_threshold = 1.0
     with torch.no_grad():
         output = model(noise_batch(96, 128))
-        (found,) = model.detections(output, noise_batch(96, 128))
-    assert len(found) == 0 and found.boxes.shape == (0, 4)
+        (detections,) = model.detections(output, noise_batch(96, 128))
+    assert len(detections) == 0 and detections.boxes.shape == (0, 4)
 
 
-def test_the_count_is_the_batchs() -> None:
-    """Two images with one and two instances learn as one sum over all positives."""
+def test_losses_are_over_the_positives_of_the_batch() -> None:
+    """The losses of images with one and two instances are one sum over all positives, divided by their number."""
     model = small().eval()
     single = Target(ONE.boxes[:1], ONE.labels[:1], torch.zeros(0, 4))
     batch = noise_batch(96, 128, ONE, single)
@@ -286,8 +286,8 @@ def test_anchors_in_the_padding_are_not_used() -> None:
     assert outside.any() and (labels[outside] == -1).all() and (labels[~outside] == 3).any()
 
 
-def test_the_best_pairs_are_found() -> None:
-    """Looking at the best anchors first finds the pairs that looking at all would."""
+def test_the_best_pairs_become_instances() -> None:
+    """The top-k over the best anchors has the (anchor, class) pairs of that over all anchors."""
     model = small().eval()
     model.config.head.test_candidates = 50
     model.test.nms_threshold = 1.0
@@ -302,6 +302,6 @@ def test_the_best_pairs_are_found() -> None:
     assert (output.instances.boxes >= 0).all() and (output.instances.boxes[..., 2] <= 128).all()
 
 
-def test_shared_tower_is_one() -> None:
+def test_a_shared_tower_has_the_weights_of_one() -> None:
     one, two = small(shared=True), small()
     assert sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters()) == 2 * (64 * 64 * 9 + 64)

@@ -1,4 +1,4 @@
-"""The simulated GPU sees what makes the host wait and nothing else, computes what the CPU does, and refuses what a GPU would."""
+"""The simulated GPU records each wait of the host and nothing else, computes the CPU's values, and refuses mixed devices."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def waits(program: Callable[[Tensor], Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_a_wait_is_seen(name: str) -> None:
+def test_a_wait_is_recorded(name: str) -> None:
     assert len(waits(WAITS[name])) == 1
 
 
 @pytest.mark.parametrize("name", DOES_NOT_WAIT)
-def test_what_does_not_wait_is_not_taken_for_a_wait(name: str) -> None:
+def test_no_wait_is_recorded_where_there_is_none(name: str) -> None:
     assert not waits(DOES_NOT_WAIT[name])
 
 
@@ -80,7 +80,7 @@ def test_tensors_of_two_devices_are_refused() -> None:
         torch.arange(3.0).to("cuda") + torch.arange(3.0)
 
 
-def test_a_wait_in_a_backward_pass_is_that_of_the_line_it_belongs_to() -> None:
+def test_a_wait_in_a_backward_pass_names_the_line_of_the_forward_pass() -> None:
     from boxwood.ops.boxes import area
 
     with SimulatedGPU() as gpu:
@@ -91,7 +91,7 @@ def test_a_wait_in_a_backward_pass_is_that_of_the_line_it_belongs_to() -> None:
     assert [(wait.file, wait.function) for wait in gpu.waits] == [("ops/boxes.py", "area")]
 
 
-def test_a_step_on_the_simulated_gpu_is_that_on_the_cpu() -> None:
+def test_a_step_on_the_simulated_gpu_equals_that_on_the_cpu() -> None:
     images = batch([(96, 128), (64, 96)], [3, 2])
     model = build("mask_rcnn_fpn").train()
     model.fixed_shapes = True
@@ -101,8 +101,8 @@ def test_a_step_on_the_simulated_gpu_is_that_on_the_cpu() -> None:
     model.zero_grad()
     with SimulatedGPU() as gpu:
         gpu.move(model)
-        there = images.to("cuda")
-        losses = model.losses(model(there), there.targets)
+        on_gpu = images.to("cuda")
+        losses = model.losses(model(on_gpu), on_gpu.targets)
         torch.stack(list(losses.values())).sum().backward()
     for name, loss in losses.items():
         torch.testing.assert_close(loss.values, expected[name], rtol=1e-5, atol=1e-5)

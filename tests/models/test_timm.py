@@ -1,4 +1,4 @@
-"""timm's networks as bodies."""
+"""timm's networks as backbones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from boxwood.config import from_tree, to_tree
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, TimmConfig, check_backbone
 from tests.models.test_backbones import IMAGE
-from tests.models.test_resnets import assert_all_learn, assert_equal
+from tests.models.test_resnets import assert_all_have_gradients, assert_equal
 
 timm: Any = pytest.importorskip("timm", reason="needs the extra boxwood[timm]")
 
 
-def body_of(name: str, **settings: Any) -> Any:
+def backbone_of(name: str, **settings: Any) -> Any:
     torch.manual_seed(0)
     return TimmConfig(name=name, weights=None, **settings).build()
 
@@ -36,33 +36,33 @@ def body_of(name: str, **settings: Any) -> Any:
     ],
 )
 def test_maps_are_timms(name: str, strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
-    body = body_of(name).train()
-    assert (body.strides, body.channels, body.tail) == (strides, channels, None)
-    check_backbone(body)
-    assert_all_learn(body, body(torch.cat([IMAGE, IMAGE.flip(3)])))
+    backbone = backbone_of(name).train()
+    assert (backbone.strides, backbone.channels, backbone.tail) == (strides, channels, None)
+    check_backbone(backbone)
+    assert_all_have_gradients(backbone, backbone(torch.cat([IMAGE, IMAGE.flip(3)])))
     assert from_tree(BackboneConfig, to_tree(TimmConfig(name=name))) == TimmConfig(name=name)
 
 
 def test_maps_are_those_of_the_classifier() -> None:
-    """The features of timm's whole ResNet-18, taken by hand, with the same weights and living batch norms."""
+    """The features of timm's whole ResNet-18, layer by layer, with the same weights and random batch norms."""
     network = timm.create_model("resnet18").eval()
     with torch.no_grad():
         for norm in network.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
                 norm.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    body = body_of("resnet18").eval()
-    body.network.load_state_dict(network.state_dict(), strict=False)
+    backbone = backbone_of("resnet18").eval()
+    backbone.network.load_state_dict(network.state_dict(), strict=False)
     with torch.no_grad():
         x, expected = network.maxpool(network.act1(network.bn1(network.conv1(IMAGE)))), []
         for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
             x = layer(x)
             expected.append(x)
-        assert_equal(body(IMAGE), expected)
+        assert_equal(backbone(IMAGE), expected)
 
 
 def test_batch_norms_are_frozen_or_not() -> None:
-    frozen, free = body_of("resnet18").train(), body_of("resnet18", frozen_bn=False).train()
+    frozen, free = backbone_of("resnet18").train(), backbone_of("resnet18", frozen_bn=False).train()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
     assert len([module for module in frozen.modules() if "FrozenBatchNorm" in type(module).__name__]) == 20
     assert any(isinstance(module, nn.BatchNorm2d) for module in free.modules())
@@ -79,17 +79,17 @@ def test_batch_norms_are_frozen_or_not() -> None:
         ({"name": "resnet18x"}, "name=resnet18x: timm has no network 'resnet18x' (did you mean 'resnet18'?)"),
         ({"name": "resnet18.a1_in2k"}, "timm has no weights 'a1_in2k' of resnet18 (did you mean 'a1_in1k'?)"),
         ({"name": "botnet50ts_256", "weights": "pretrained"}, "timm publishes no weights of it; set weights=null"),
-        ({"name": "crossvit_9_240"}, "timm's network has maps of strides [12, 17]; a body needs some of 4, 8, 16, 32"),
-        ({"name": "mixer_s32_224"}, "not a body for images of any size: Input height (128) doesn't match model (224)."),
+        ({"name": "crossvit_9_240"}, "timm's network has maps of strides [12, 17]; a backbone needs some of 4, 8, 16, 32"),
+        ({"name": "mixer_s32_224"}, "not a backbone for images of any size: Input height (128) doesn't match model (224)."),
     ],
 )
-def test_what_cannot_be_built(settings: Any, line: str) -> None:
+def test_unusable_networks_are_refused(settings: Any, line: str) -> None:
     with pytest.raises(UserError) as error:
         TimmConfig(**{"weights": None, **settings}).build()
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_internet_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*arguments: Any, **options: Any) -> None:
         raise FileNotFoundError("we cannot find the requested files\nin the local cache")
 
@@ -98,7 +98,7 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         TimmConfig(name="resnet18").build()
 
 
-def test_pixels_of_another_scale_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_pixels_of_another_scale_give_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     create = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda *arguments, **options: create(*arguments, **{**options, "pretrained": False}))
     with caplog.at_level(logging.WARNING):

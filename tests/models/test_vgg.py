@@ -1,4 +1,4 @@
-"""VGG-16 against torchvision's with the same weights; VGG_CNN_M_1024, which nobody else has, against formulas."""
+"""VGG-16 against torchvision's with the same weights; VGG_CNN_M_1024, which has no peer, against formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from boxwood.config import from_tree, to_tree
 from boxwood.errors import UserError
 from boxwood.models.backbones import BackboneConfig, VGG16Config, VGGCNNM1024Config, check_backbone
 from tests.models.test_backbones import IMAGE
-from tests.models.test_resnets import assert_all_learn, assert_equal
+from tests.models.test_resnets import assert_all_have_gradients, assert_equal
 
 
 @torch.no_grad()
@@ -31,17 +31,17 @@ def random_vgg16() -> Any:
 
 @pytest.mark.slow
 def test_vgg16_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights come as its published ones would."""
+    """The weights are loaded as the published ones are."""
     network = random_vgg16()
-    asked = []
+    requests = []
 
     def give(members: Any, name: str) -> dict[str, Tensor]:
-        asked.append((members.__name__, name))
+        requests.append((members.__name__, name))
         return network.state_dict()  # type: ignore[no-any-return]
 
     monkeypatch.setattr("boxwood.models.backbones.vgg.imagenet_weights", give)
-    body = VGG16Config().build()
-    assert asked == [("VGG16_Weights", "IMAGENET1K_V1")]
+    backbone = VGG16Config().build()
+    assert requests == [("VGG16_Weights", "IMAGENET1K_V1")]
     regions = torch.rand(2, 512, 7, 7)
     with torch.no_grad():
         x, expected = IMAGE, []
@@ -51,25 +51,28 @@ def test_vgg16_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
                 expected.append(x)
         fc6 = network.classifier[:3](regions.flatten(1))
         fc7 = network.classifier[:6](regions.flatten(1))
-    maps, tail = body(IMAGE), body.tail
+    maps, tail = backbone(IMAGE), backbone.tail
     assert isinstance(tail, nn.Sequential)
     features = tail(regions)
     assert features.shape == (2, 4096, 1, 1)
     assert_equal([*maps, tail[:3](regions), features.flatten(1)], [*expected, fc6, fc7])
-    assert_all_learn(body, [*maps, features])
-    assert {name.split(".")[0] for name, parameter in body.named_parameters() if not parameter.requires_grad} == {"conv1", "conv2"}
-    check_backbone(body)
+    assert_all_have_gradients(backbone, [*maps, features])
+    assert {name.split(".")[0] for name, parameter in backbone.named_parameters() if not parameter.requires_grad} == {
+        "conv1",
+        "conv2",
+    }
+    check_backbone(backbone)
 
 
 def test_the_names_of_the_weights() -> None:
     with torch.device("meta"):
-        body = VGG16Config(weights=None).build()
+        backbone = VGG16Config(weights=None).build()
         alone = VGG16Config(fully_connected=False, weights=None).build()
     names = [f"conv{stage}.{i}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(count)] + ["fc6", "fc7"]
-    assert list(body.state_dict()) == [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
-    assert list(alone.state_dict()) == list(body.state_dict())[:-4]
+    assert list(backbone.state_dict()) == [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
+    assert list(alone.state_dict()) == list(backbone.state_dict())[:-4]
     assert alone.tail is None
-    check_backbone(body)
+    check_backbone(backbone)
     check_backbone(alone)
 
 
@@ -78,8 +81,8 @@ def test_the_names_of_the_weights() -> None:
 def test_frozen_stages(config: Any, frozen: Any) -> None:
     config = config.model_copy(update={"frozen_stages": frozen})
     with torch.device("meta"):
-        body = config.build()
-    for name, parameter in body.named_parameters():
+        backbone = config.build()
+    for name, parameter in backbone.named_parameters():
         stage = int(name.removeprefix("conv").removeprefix("fc")[0])
         assert parameter.requires_grad == (stage > frozen)
     assert from_tree(BackboneConfig, to_tree(config)) == config
@@ -106,22 +109,22 @@ def pooled(x: Any) -> Any:
 @torch.no_grad()
 def test_vgg_cnn_m_by_the_papers_formulas() -> None:
     torch.manual_seed(0)
-    body = VGGCNNM1024Config().build().double()
-    image = 20 * torch.randn(1, 3, 96, 112, dtype=torch.float64)  # large enough that the normalisation bites
-    seen: dict[str, tuple[Any, Any]] = {}
-    for name in ("conv1", "conv2", "conv3", "conv4", "conv5"):  # what each takes, and what it makes before the ReLU
-        getattr(body, name).register_forward_hook(
-            lambda module, inputs, output, name=name: seen.update({name: (inputs[0][0].numpy().copy(), output[0].numpy().copy())})
+    backbone = VGGCNNM1024Config().build().double()
+    image = 20 * torch.randn(1, 3, 96, 112, dtype=torch.float64)  # large enough that the normalisation has an effect
+    runs: dict[str, tuple[Any, Any]] = {}
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5"):  # input, and output before the ReLU
+        getattr(backbone, name).register_forward_hook(
+            lambda module, inputs, output, name=name: runs.update({name: (inputs[0][0].numpy().copy(), output[0].numpy().copy())})
         )
-    (features,) = body(image)
+    (features,) = backbone(image)
     for before, after in (("conv1", "conv2"), ("conv2", "conv3")):
-        expected = pooled(response_norm(np.maximum(seen[before][1], 0)))
-        np.testing.assert_allclose(seen[after][0], expected, rtol=1e-9)
-        assert np.abs(expected / pooled(np.maximum(seen[before][1], 0)).clip(1e-12) - 2**-0.75).max() > 0.05
+        expected = pooled(response_norm(np.maximum(runs[before][1], 0)))
+        np.testing.assert_allclose(runs[after][0], expected, rtol=1e-9)
+        assert np.abs(expected / pooled(np.maximum(runs[before][1], 0)).clip(1e-12) - 2**-0.75).max() > 0.05
     for before, after in (("conv3", "conv4"), ("conv4", "conv5")):
-        np.testing.assert_array_equal(seen[after][0], np.maximum(seen[before][1], 0))
-    np.testing.assert_array_equal(features[0].numpy(), np.maximum(seen["conv5"][1], 0))
-    shapes = {name: tuple(getattr(body, name).weight.shape) for name in (*seen, "fc6", "fc7")}
+        np.testing.assert_array_equal(runs[after][0], np.maximum(runs[before][1], 0))
+    np.testing.assert_array_equal(features[0].numpy(), np.maximum(runs["conv5"][1], 0))
+    shapes = {name: tuple(getattr(backbone, name).weight.shape) for name in (*runs, "fc6", "fc7")}
     assert shapes == {
         "conv1": (96, 3, 7, 7),
         "conv2": (256, 96, 5, 5),
@@ -131,26 +134,26 @@ def test_vgg_cnn_m_by_the_papers_formulas() -> None:
         "fc6": (4096, 512 * 6 * 6),
         "fc7": (1024, 4096),
     }
-    assert seen["conv1"][1].shape == (96, 45, 53) and seen["conv2"][1].shape == (256, 9, 11) and features.shape == (1, 512, 4, 5)
+    assert runs["conv1"][1].shape == (96, 45, 53) and runs["conv2"][1].shape == (256, 9, 11) and features.shape == (1, 512, 4, 5)
 
 
-def test_vgg_cnn_m_learns_and_its_tail() -> None:
+def test_gradients_and_tail_of_vgg_cnn_m() -> None:
     torch.manual_seed(0)
-    body = VGGCNNM1024Config().build()
+    backbone = VGGCNNM1024Config().build()
     regions = torch.rand(2, 512, 6, 6)
-    assert body.tail is not None
-    features = body.tail(regions)
+    assert backbone.tail is not None
+    features = backbone.tail(regions)
     assert features.shape == (2, 1024, 1, 1)
-    hidden = (regions.flatten(1) @ body.fc6.weight.T + body.fc6.bias).relu()
-    expected = (hidden @ body.fc7.weight.T + body.fc7.bias).relu()
+    hidden = (regions.flatten(1) @ backbone.fc6.weight.T + backbone.fc6.bias).relu()
+    expected = (hidden @ backbone.fc7.weight.T + backbone.fc7.bias).relu()
     torch.testing.assert_close(features.flatten(1), expected)
-    assert_all_learn(body, [*body(IMAGE), features])
-    assert {name.split(".")[0] for name, parameter in body.named_parameters() if not parameter.requires_grad} == {"conv1"}
+    assert_all_have_gradients(backbone, [*backbone(IMAGE), features])
+    assert {name.split(".")[0] for name, parameter in backbone.named_parameters() if not parameter.requires_grad} == {"conv1"}
 
 
-def test_where_the_cells_of_vgg_cnn_m_look() -> None:
-    """NaN passes through every layer, so it shows which pixels a cell sees: 139, around pixel 16 j + 21."""
-    body = VGGCNNM1024Config().build()
+def test_receptive_fields_of_vgg_cnn_m() -> None:
+    """NaN passes through every layer, so it shows the receptive field of a cell: 139 pixels around pixel 16 j + 21."""
+    backbone = VGGCNNM1024Config().build()
     cell, reach = 6, 69
     centre = 16 * cell + 21
     columns = (centre - reach - 1, centre - reach, centre, centre + reach, centre + reach + 1)
@@ -158,8 +161,8 @@ def test_where_the_cells_of_vgg_cnn_m_look() -> None:
     for image, column in zip(images, columns, strict=True):
         image[:, :, column] = torch.nan
     with torch.no_grad():
-        (features,) = body(images)
+        (features,) = backbone(images)
     assert features.shape[-1] == 256 // 16 - 2
     assert features[:, 0, 0, cell].isnan().tolist() == [False, True, True, True, False]
     with pytest.raises(UserError, match=r"VGGCNNM1024: map 0 .* is \(2, 512, 6, 10\); .* stride, 16, make it \(2, 512, 8, 12\)"):
-        check_backbone(body)  # as its docstring says
+        check_backbone(backbone)  # as its docstring says

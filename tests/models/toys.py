@@ -1,7 +1,7 @@
-"""Every architecture at toy size, and batches for it: for tests of what holds for all of them.
+"""Every architecture at toy size, and batches for it, for tests that run on all architectures.
 
-C4 and R-FCN stand on a ResNet-18 of an eighth of its width, the others on five convolutions, since the time of an export grows with
-the number of layers.
+The backbone of C4 and R-FCN is a ResNet-18 of an eighth of its width, that of the others five convolutions, since the time of an
+export grows with the number of layers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["ARCHITECTURES", "CATEGORIES", "TEST", "batch", "build"]
 CATEGORIES = Categories((1, 2, 3), ("disc", "ring", "star"), KeypointFacts(("left", "right"), (1, 0), sigmas=(0.1, 0.1)))
 TEST = TestConfig(score_threshold=0.05, detections_per_image=10)
 PROPOSALS = 12
-"""The most that come with an image, for Fast R-CNN."""
+"""The largest number of given proposals per image, for Fast R-CNN."""
 
 
 class FiveConvsConfig(BackboneConfig):
@@ -119,19 +119,19 @@ ARCHITECTURES: dict[str, Callable[[], ModelConfig]] = {
 """One of each kind."""
 
 
-def build(name: str, test: TestConfig = TEST, *, alive: bool = True) -> Any:
-    """The network ``name`` with random weights of seed 0. ``alive``: its predictors say something at many places; else, nothing
-    anywhere."""
+def build(name: str, test: TestConfig = TEST, *, randomized: bool = True) -> Any:
+    """The network ``name`` with random weights of seed 0. ``randomized``: its outputs differ from place to place, as those
+    of a newly built network hardly do."""
     torch.manual_seed(0)
     model = ARCHITECTURES[name]().build(CATEGORIES, test).eval()
-    if alive:
-        enliven(model)
+    if randomized:
+        randomize_weights(model)
     return model
 
 
 @torch.no_grad()
-def enliven(model: nn.Module) -> None:
-    """Weights by which scores, boxes and masks differ from place to place: those of a new network are all but equal."""
+def randomize_weights(model: nn.Module) -> None:
+    """Random weights with which scores, boxes and masks differ from place to place."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         gain = 1 if "backbone" in name else 2
@@ -142,8 +142,8 @@ def enliven(model: nn.Module) -> None:
 def batch(
     sizes: Sequence[tuple[int, int]], instances: Sequence[int] | None = None, *, proposals: bool = False, seed: int = 0
 ) -> Batch:
-    """Noise of ``sizes`` (height, width), padded to multiples of 32. ``instances`` asks for targets, so many an image; proposals
-    are different in number for each image. ``seed`` decides all, what a network chooses at random too."""
+    """Noise of ``sizes`` (height, width), padded to multiples of 32. ``instances``: the number of instances in each image's target,
+    None for no targets. The number of proposals differs by image. ``seed`` also decides the random samples of a network."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
@@ -170,7 +170,7 @@ def boxes(size: tuple[int, int], number: int, generator: torch.Generator) -> Ten
 
 
 def target(size: tuple[int, int], number: int, generator: torch.Generator) -> Target:
-    """``number`` instances with masks and keypoints, and a region to be ignored where there are two or more."""
+    """``number`` instances with masks and keypoints, and an ignored region where there are two or more."""
     truth = boxes(size, number, generator)
     bitmaps = (torch.rand(number, 28, 28, generator=generator) > 0.3).to(torch.uint8)
     keypoints = truth[:, None, :2] + torch.rand(number, 2, 2, generator=generator) * (truth[:, None, 2:] - truth[:, None, :2])

@@ -44,7 +44,7 @@ def test_iou_is_torchvisions() -> None:
     torch.testing.assert_close(iou(a, b), torchvision.ops.box_iou(a, b), rtol=1e-6, atol=1e-7)
 
 
-def test_overlaps_of_nothing_and_of_empty_boxes() -> None:
+def test_overlaps_of_no_boxes_and_of_empty_boxes() -> None:
     none, point = torch.zeros(0, 4), torch.tensor([[3.0, 3, 3, 3]])
     for function in (iou, ioa):
         assert function(none, OTHERS).shape == (0, 5)
@@ -101,7 +101,7 @@ def test_decode_inverts_encode(pairs: list[tuple[list[float], list[float]]], wei
     torch.testing.assert_close(back[small], boxes[small], rtol=1e-9, atol=1e-6)
 
 
-def test_coding_of_nothing() -> None:
+def test_coding_of_no_boxes() -> None:
     none = torch.zeros(0, 4)
     assert encode(none, none).shape == decode(none, none).shape == (0, 4)
 
@@ -136,14 +136,14 @@ def test_anchors_are_torchvisions() -> None:
 
 
 def greedy(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, valid: Tensor | None) -> list[bool]:
-    """Suppression as one says it, in float64; of equal scores the first comes first."""
+    """Greedy suppression in a plain loop, in float64; of equal scores the first comes first."""
     corners = boxes.double().tolist()
-    kept: list[int] = []
+    kept_rows: list[int] = []
     for index in np.argsort(-scores.numpy(), kind="stable").tolist():
         if valid is not None and not valid[index]:
             continue
         x1, y1, x2, y2 = corners[index]
-        for other in kept:
+        for other in kept_rows:
             if groups is not None and groups[other] != groups[index]:
                 continue
             a1, b1, a2, b2 = corners[other]
@@ -152,8 +152,8 @@ def greedy(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: floa
             if union > 0 and shared / union > threshold:
                 break
         else:
-            kept.append(index)
-    return [index in kept for index in range(len(corners))]
+            kept_rows.append(index)
+    return [index in kept_rows for index in range(len(corners))]
 
 
 @settings(deadline=None, max_examples=60)
@@ -174,17 +174,17 @@ def test_suppression_is_torchvisions() -> None:
     assert nms_mask(boxes, scores, None, 0.4).nonzero()[:, 0].tolist() == sorted(one.tolist())
     many = torchvision.ops.batched_nms(boxes, scores, groups, 0.4)
     assert nms_mask(boxes, scores, groups, 0.4).nonzero()[:, 0].tolist() == sorted(many.tolist())
-    assert 10 < len(one) < len(many) < 390  # both keep and drop many
+    assert 10 < len(one) < len(many) < 390  # many are dropped, many survive
 
 
-def test_suppression_exactly_at_the_threshold_keeps() -> None:
+def test_an_overlap_of_the_threshold_does_not_suppress() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # an IoU of exactly a half
     scores = torch.tensor([0.9, 0.8])
     assert nms_mask(boxes, scores, None, 0.5).tolist() == [True, True]
     assert nms_mask(boxes, scores, None, 0.49).tolist() == [True, False]
 
 
-def test_what_is_not_valid_neither_stays_nor_suppresses() -> None:
+def test_invalid_boxes_neither_survive_nor_suppress() -> None:
     boxes, scores = torch.tensor([[0.0, 0, 10, 10]] * 3), torch.tensor([0.9, 0.8, 0.7])
     assert nms_mask(boxes, scores, None, 0.5, torch.tensor([False, True, True])).tolist() == [False, True, False]
     assert nms_mask(boxes, scores, torch.tensor([0, 0, 7]), 0.5, torch.tensor([False, True, True])).tolist() == [False, True, True]

@@ -1,7 +1,7 @@
-"""Detectron's arithmetic against vectors that its own code gave, and against plain loops in its own coordinates.
+"""Detectron's arithmetic against vectors that its code gave, and against plain loops in its coordinates.
 
-The vectors are those of a survey of Detectron's numpy code. Its boxes name their last pixel; ours end a pixel later, so a box of
-the tables is moved by `LAST` first.
+The vectors are from a survey of Detectron's numpy code. Its boxes name their last pixel; ours end a pixel later, so `LAST` is added
+to a box of the tables first.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_anchors_of_one_map(sizes: tuple[int, ...], expected: Any) -> None:
 
 @pytest.mark.parametrize("stride", RETINANET_ANCHORS)
 def test_anchors_of_retinanet(stride: int) -> None:
-    """Ours stand ratio by ratio, Detectron's octave by octave."""
+    """Ours are ordered by ratio, Detectron's by octave."""
     octaves = [4 * stride * 2 ** (octave / 3) for octave in range(3)]
     anchors = cell_anchors(octaves, [1, 2, 0.5], stride).view(3, 3, 4).transpose(0, 1).reshape(9, 4)
     torch.testing.assert_close(anchors - LAST, torch.tensor(RETINANET_ANCHORS[stride]).float(), rtol=1e-6, atol=6e-5)
@@ -110,7 +110,7 @@ def test_coding() -> None:
 
 
 def test_boxes_of_coco() -> None:
-    """COCO's x, y, width, height are ours without a pixel more or less; what is thinner than a pixel is a pixel."""
+    """COCO's x, y, width, height are ours without a pixel more or less; a side of less than a pixel becomes a pixel."""
     one = torch.ones(2)
     assert torch.equal(DETECTRON1.from_data(torch.tensor([[10.0, 20, 110, 170]]), one)[0] - LAST, B)
     assert (DETECTRON1.from_data(torch.tensor([[1.0, 2, 1.5, 2.5]]), one)[0] - LAST).tolist() == [1, 2, 1, 2]
@@ -123,7 +123,7 @@ def test_flip() -> None:
 
 
 def test_enlarged_box_of_a_mask() -> None:
-    """30/28 of the box is (6.46, 14.68, 112.54, 174.32); a mask of ones fills its whole pixels but for the rim."""
+    """30/28 of the box is (6.46, 14.68, 112.54, 174.32); a mask of ones fills its whole pixels except the rim."""
     ((top, left, crop),) = mask_crops(torch.ones(1, 28, 28), (B + LAST)[None], (300, 300), 0.0)
     assert (top, left, crop.shape) == (14, 6, (174 - 14 + 1, 112 - 6 + 1))
 

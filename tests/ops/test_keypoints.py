@@ -28,7 +28,7 @@ def test_targets_are_torchvisions() -> None:
     assert torch.equal(cells, expected)
 
 
-def test_the_references_examples() -> None:
+def test_targets_by_hand() -> None:
     """Cells of a 56 x 56 map by Detectron's rule: floor((x - x1) * 56 / (x2 - x1)), the far border belongs to the last."""
     keypoints = torch.tensor([[[10.0, 20, 2], [66, 132, 2], [38, 76, 1], [65.99, 20, 2], [9.9, 30, 2]]])
     cells, valid = keypoint_targets(keypoints, torch.tensor([[10.0, 20, 66, 132]]), 56)
@@ -46,24 +46,24 @@ def test_bicubic_is_torchs() -> None:
 def test_peaks_are_torchvisions() -> None:
     boxes = random_boxes(30, 3)
     logits = torch.randn(30, 4, 56, 56, generator=torch.Generator().manual_seed(4))
-    found = decode_keypoints(logits, boxes)
+    points = decode_keypoints(logits, boxes)
     expected, scores = heatmaps_to_keypoints(logits, boxes)
-    torch.testing.assert_close(found[..., :2], expected[..., :2], rtol=0, atol=1e-3)
-    torch.testing.assert_close(found[..., 2], scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(points[..., :2], expected[..., :2], rtol=0, atol=1e-3)
+    torch.testing.assert_close(points[..., 2], scores, rtol=0, atol=1e-4)
 
 
-def test_a_peak_is_where_it_was_put() -> None:
-    """A target drawn as a heatmap and read again comes back within a cell."""
+def test_targets_are_decoded_within_a_cell() -> None:
+    """A target cell as the peak of a heatmap is decoded to the keypoint, within a cell."""
     boxes = torch.tensor([[10.0, 20, 122, 76], [0, 0, 30, 200]])
     keypoints = torch.tensor([[[60.0, 40, 2]], [[3, 180, 2]]])
     cells, _ = keypoint_targets(keypoints, boxes, 56)
     logits = F.one_hot(cells, 56 * 56).float().view(2, 1, 56, 56) * 10
-    found = decode_keypoints(logits, boxes)
+    points = decode_keypoints(logits, boxes)
     cell = (boxes[:, 2:] - boxes[:, :2]) / 56
-    assert ((found[:, 0, :2] - keypoints[:, 0, :2]).abs() <= cell + 0.5).all()
+    assert ((points[:, 0, :2] - keypoints[:, 0, :2]).abs() <= cell + 0.5).all()
 
 
-def test_nothing_is_ordinary() -> None:
+def test_no_keypoints_and_boxes_without_area() -> None:
     assert decode_keypoints(torch.zeros(0, 17, 56, 56), torch.zeros(0, 4)).shape == (0, 17, 3)
     cells, valid = keypoint_targets(torch.zeros(0, 17, 3), torch.zeros(0, 4), 56)
     assert cells.shape == valid.shape == (0, 17)

@@ -45,12 +45,12 @@ def test_a_rectangle_fills_its_cells() -> None:
     assert np.array_equal(rasterize_polygons([rectangle], (6, 18, 14, 26), 8), expected)
 
 
-def test_polygons_of_nothing() -> None:
+def test_polygons_without_area() -> None:
     line = np.array([[0, 0], [4, 4]], dtype=np.float32)
     assert not rasterize_polygons([], (0, 0, 4, 4), 4).any()
     assert not rasterize_polygons([line], (0, 0, 4, 4), 4).any()
     triangle = np.array([[2, 2], [2, 2], [2, 2]], dtype=np.float32)
-    assert rasterize_polygons([triangle], (2, 2, 2, 2), 4).shape == (4, 4)  # a rectangle without area is no error
+    assert rasterize_polygons([triangle], (2, 2, 2, 2), 4).shape == (4, 4)  # a box without area is no error
 
 
 def test_a_bitmap_is_resized_by_centres() -> None:
@@ -122,8 +122,8 @@ def test_targets_are_the_share_that_the_mask_covers() -> None:
     torch.testing.assert_close(half.mean(), torch.tensor(0.6), atol=0.01, rtol=0)  # rows 216 to 228 of 208 to 228
 
 
-def test_outside_of_the_bitmap_nothing_is_covered() -> None:
-    """But for the half pixel around it that RoIAlign reads as if it were the border."""
+def test_targets_outside_of_the_bitmap_are_zero() -> None:
+    """Except the half pixel around it, which RoIAlign reads as the border."""
     full = torch.ones(1, 28, 28, dtype=torch.uint8)
     (target,) = mask_targets(full, torch.tensor([[0.0, 0, 28, 28]]), torch.tensor([[-28.0, -28, 28, 28]]), torch.tensor([0]), 8)
     expected = torch.zeros(8, 8)
@@ -133,7 +133,7 @@ def test_outside_of_the_bitmap_nothing_is_covered() -> None:
 
 
 def test_targets_of_whole_image_bitmaps_are_torchvisions() -> None:
-    """torchvision counts pixel 0 from -0.5 to 0.5; a mask box that says so gives its very numbers."""
+    """torchvision's pixel 0 is from -0.5 to 0.5; a mask box with these borders gives the same numbers."""
     generator = torch.Generator().manual_seed(3)
     masks = (torch.rand(4, 60, 80, generator=generator) < 0.5).to(torch.uint8)
     start = torch.rand(30, 2, generator=generator) * torch.tensor([50.0, 40])
@@ -145,8 +145,8 @@ def test_targets_of_whole_image_bitmaps_are_torchvisions() -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_a_mask_that_is_no_more_than_a_line() -> None:
-    """Polygons that have collapsed: their bitmaps, however fine, must not be read at millions of points."""
+def test_targets_of_masks_without_area() -> None:
+    """Degenerate polygons: their bitmaps, however fine, must not be read at millions of points."""
     lines = torch.tensor([[50.0, 0, 50.0001, 100], [0, 50, 100, 50.0001], [50, 50, 50, 50], [50, 50, 50.001, 50.001]])
     rois = torch.tensor([[0.0, 0, 100, 100]]).repeat(4, 1)
     targets = mask_targets(torch.ones(4, 112, 112, dtype=torch.uint8), lines, rois, torch.arange(4), 28)
@@ -208,7 +208,7 @@ def test_pasting_is_grid_sample(boxes: list[list[float]], cells: int, seed: int,
     assert pasted.shape == (len(boxes), *SIZE)
     for mask, corners, ours in zip(masks, torch.tensor(boxes).tolist(), pasted, strict=True):
         value = grid_sampled(mask, corners, SIZE)
-        # A cell of a tiny box is a fraction of a pixel, and its position a difference of floats: say what rounding may do.
+        # A cell of a tiny box is a fraction of a pixel, and its position a difference of floats: a tolerance for rounding.
         certain = (value - threshold).abs() > 1e-5 + 4e-6 * 80 * cells / max(
             min(corners[2] - corners[0], corners[3] - corners[1]), 1e-6
         )
@@ -235,7 +235,7 @@ def test_a_full_mask_covers_its_box() -> None:
     assert torch.equal(pasted, expected)
 
 
-def test_pasting_nothing() -> None:
+def test_pasting_no_masks() -> None:
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), SIZE).shape == (0, *SIZE)
     assert masks_to_rle(torch.zeros(0, 28, 28), torch.zeros(0, 4), SIZE) == []
 
@@ -267,7 +267,7 @@ def test_a_mask_of_the_whole_image_and_an_empty_one() -> None:
     assert pycoco_mask.area(empty) == 0
 
 
-def test_masks_are_pasted_at_once_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pasting_at_once_equals_pasting_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The form for a GPU: inside the image, across each border, beyond it, thinner than a pixel, and in several parts."""
     generator = torch.Generator().manual_seed(3)
     boxes = torch.tensor(

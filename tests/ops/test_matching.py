@@ -1,4 +1,4 @@
-"""Matching and sampling: a plain loop, torchvision's matcher, and what a draw must obey."""
+"""Matching against a plain loop and torchvision's matcher; the rules of sampling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plain_match(overlaps: list[list[float]], foreground: float, background: floa
 
 @settings(deadline=None, max_examples=150)
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 10**6), st.booleans())
-def test_match_is_a_plain_loop_and_torchvisions(instances: int, candidates: int, seed: int, low_quality: bool) -> None:
+def test_match_equals_a_plain_loop_and_torchvisions(instances: int, candidates: int, seed: int, low_quality: bool) -> None:
     # Tenths: ties, zeros and values exactly at the thresholds are frequent.
     overlaps = torch.randint(0, 11, (instances, candidates), generator=torch.Generator().manual_seed(seed)) / 10
     ours = match(overlaps, 0.7, 0.3, allow_low_quality=low_quality)
@@ -67,17 +67,17 @@ def draw(positive: Tensor, negative: Tensor, num: int, fraction: float, seed: in
 @given(
     st.lists(st.sampled_from("+-."), max_size=40), st.integers(1, 50), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 99)
 )
-def test_sampling_obeys(kinds: list[str], num: int, fraction: float, seed: int) -> None:
+def test_sampling_follows_its_rules(kinds: list[str], num: int, fraction: float, seed: int) -> None:
     positive, negative = (torch.tensor([kind == sign for kind in kinds], dtype=torch.bool) for sign in "+-")
     indices, valid = draw(positive, negative, num, fraction, seed)
     assert len(indices) == len(valid) == min(num, len(kinds))
-    chosen = [kinds[index] for index, good in zip(indices, valid, strict=True) if good]
-    assert sorted(valid, reverse=True) == valid, "valid ones stand first"
-    assert chosen == sorted(chosen, key="+-".index), "positives stand first, and nothing else is drawn"
+    drawn = [kinds[index] for index, good in zip(indices, valid, strict=True) if good]
+    assert sorted(valid, reverse=True) == valid, "valid ones come first"
+    assert drawn == sorted(drawn, key="+-".index), "positives come first, then negatives; nothing else is drawn"
     assert len(set(indices)) == len(indices), "without replacement"
     positives = min(kinds.count("+"), int(num * fraction))
-    assert chosen.count("+") == positives
-    assert chosen.count("-") == min(kinds.count("-"), num - positives)
+    assert drawn.count("+") == positives
+    assert drawn.count("-") == min(kinds.count("-"), num - positives)
 
 
 def test_the_largest_chances_are_drawn() -> None:

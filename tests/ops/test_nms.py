@@ -1,4 +1,4 @@
-"""Soft-NMS, box voting and OKS-NMS against plain loops, written from their papers and from what Detectron did."""
+"""Soft-NMS, box voting and OKS-NMS against plain loops, written after their papers and after Detectron."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_soft_nms(decay: Any, seed: int) -> None:
         rows = np.flatnonzero(valid & (labels == label))
         expected[rows] = plain_soft_nms(boxes[rows], scores[rows], decay, 0.3, 0.4, 0.05)
     tensors = (torch.from_numpy(array) for array in (boxes, scores, labels, valid))
-    found = soft_nms(*tensors, decay=decay, threshold=0.3, sigma=0.4, floor=0.05)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+    new_scores = soft_nms(*tensors, decay=decay, threshold=0.3, sigma=0.4, floor=0.05)
+    np.testing.assert_allclose(new_scores.numpy(), expected, rtol=1e-9, atol=1e-12)
     assert 0 < (expected == 0).sum() < len(expected) - 5
 
 
-def test_soft_nms_of_nothing() -> None:
+def test_soft_nms_of_no_boxes() -> None:
     nothing = torch.zeros(0)
     assert soft_nms(torch.zeros(0, 4), nothing, nothing.long(), nothing.bool()).shape == (0,)
     none_valid = soft_nms(torch.rand(3, 4), torch.rand(3), torch.zeros(3).long(), torch.zeros(3).bool())
@@ -74,9 +74,9 @@ def test_soft_nms_of_nothing() -> None:
 
 def plain_vote(box: Array, score: float, voters: Array, scores: Array, threshold: float, scoring: str, beta: float) -> Any:
     ious = np.array([overlap(box, voter) for voter in voters])
-    chosen = ious >= threshold
-    ws, ious = scores[chosen], ious[chosen]
-    moved = np.average(voters[chosen], axis=0, weights=ws)
+    votes = ious >= threshold
+    ws, ious = scores[votes], ious[votes]
+    moved = np.average(voters[votes], axis=0, weights=ws)
     if scoring == "avg":
         score = ws.mean()
     elif scoring == "iou_avg":
@@ -97,7 +97,7 @@ def plain_vote(box: Array, score: float, voters: Array, scores: Array, threshold
 def test_voting(scoring: Any, beta: float) -> None:
     boxes, scores, labels = random_boxes(3, 60, 2)
     top = np.argsort(-scores)[:12]
-    found, said = vote(
+    new_boxes, new_scores = vote(
         *(torch.from_numpy(array) for array in (boxes[top], scores[top], labels[top], boxes, scores, labels)),
         threshold=0.4,
         scoring=scoring,
@@ -105,19 +105,19 @@ def test_voting(scoring: Any, beta: float) -> None:
     )
     voters = []
     for place, row in enumerate(top):
-        own = labels == labels[row]
-        moved, score = plain_vote(boxes[row], scores[row], boxes[own], scores[own], 0.4, scoring, beta)
-        np.testing.assert_allclose(found[place].numpy(), moved, rtol=1e-9)
-        assert said[place].item() == pytest.approx(score, rel=1e-9)
-        voters.append(sum(overlap(boxes[row], other) >= 0.4 for other in boxes[own]))
+        same_class = labels == labels[row]
+        moved, score = plain_vote(boxes[row], scores[row], boxes[same_class], scores[same_class], 0.4, scoring, beta)
+        np.testing.assert_allclose(new_boxes[place].numpy(), moved, rtol=1e-9)
+        assert new_scores[place].item() == pytest.approx(score, rel=1e-9)
+        voters.append(sum(overlap(boxes[row], other) >= 0.4 for other in boxes[same_class]))
     assert max(voters) > 2
 
 
-def test_a_box_that_nobody_votes_for() -> None:
+def test_a_box_without_votes_is_unchanged() -> None:
     box, score, label = torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([0.7]), torch.tensor([1])
     for scoring in ("id", "avg", "temp_avg"):
-        moved, said = vote(box, score, label, box + 20, score, label, scoring=scoring)  # type: ignore[arg-type]
-        assert torch.equal(moved, box) and torch.equal(said, score)
+        moved, new_score = vote(box, score, label, box + 20, score, label, scoring=scoring)  # type: ignore[arg-type]
+        assert torch.equal(moved, box) and torch.equal(new_score, score)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -126,14 +126,14 @@ def test_suppression_of_poses(seed: int) -> None:
     points = rng.uniform(0, 60, (5, 1, 4, 2)) + rng.normal(0, 3, (5, 4, 4, 2))
     points = points.reshape(20, 4, 2)
     scores, areas, sigmas = rng.normal(size=20), rng.uniform(500, 4000, 20), np.array([0.1, 0.05, 0.2, 0.08])
-    order, kept = sorted(range(20), key=lambda i: -scores[i]), []
+    order, kept_rows = sorted(range(20), key=lambda i: -scores[i]), []
     for i in order:
 
         def similarity(better: int, i: int = i) -> float:
             squared = ((points[better] - points[i]) ** 2).sum(axis=1)
             return float(np.exp(-squared / (2 * sigmas) ** 2 / areas[better] / 2).mean())
 
-        if all(similarity(j) <= 0.3 for j in kept):
-            kept.append(i)
-    found = nms_keypoints(*(torch.from_numpy(array) for array in (points, scores, areas, sigmas)), 0.3)
-    assert found.nonzero()[:, 0].tolist() == sorted(kept) and 3 < len(kept) < 20
+        if all(similarity(j) <= 0.3 for j in kept_rows):
+            kept_rows.append(i)
+    survives = nms_keypoints(*(torch.from_numpy(array) for array in (points, scores, areas, sigmas)), 0.3)
+    assert survives.nonzero()[:, 0].tolist() == sorted(kept_rows) and 3 < len(kept_rows) < 20

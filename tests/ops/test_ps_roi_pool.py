@@ -50,7 +50,7 @@ def test_rounded_cells_are_torchvisions(size: int) -> None:
 
 
 def by_hand(features: np.ndarray, box: np.ndarray, size: int, *, whole_pixels: bool) -> np.ndarray:
-    """One image's (C * k * k, H, W) and one RoI: the mean over what each cell touches, as R-FCN's operator defines it."""
+    """One image's (C * k * k, H, W) and one RoI: the mean over the pixels of each cell, as R-FCN's operator defines it."""
     channels = features.shape[0] // size**2
     if whole_pixels:
         round_c = [math.copysign(math.floor(abs(v) + 0.5), v) for v in box.tolist()]
@@ -67,14 +67,14 @@ def by_hand(features: np.ndarray, box: np.ndarray, size: int, *, whole_pixels: b
                 top, bottom = min(max(top, 0), HEIGHT), min(max(bottom, 0), HEIGHT)
                 left, right = min(max(left, 0), WIDTH), min(max(right, 0), WIDTH)
                 if bottom > top and right > left:
-                    own = features[(channel * size + row) * size + column]
-                    pooled[channel, row, column] = own[top:bottom, left:right].mean()
+                    score_map = features[(channel * size + row) * size + column]
+                    pooled[channel, row, column] = score_map[top:bottom, left:right].mean()
     return pooled
 
 
 @pytest.mark.parametrize("rounding", ["none", "pixels"])
 @pytest.mark.parametrize("size", [3, 7])
-def test_by_hand(size: int, rounding: str) -> None:
+def test_unrounded_and_pixel_rounded_cells_by_hand(size: int, rounding: str) -> None:
     boxes, images = rois(seed=3)
     features = maps(2 * size**2).double()
     ours = ps_roi_pool(features, boxes.double(), images, size, scale=1 / STRIDE, rounding=rounding)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def test_by_hand(size: int, rounding: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_aligned_is_roi_align_of_each_cells_own_map(size: int) -> None:
+def test_ps_roi_align_is_roi_align_of_each_cells_map(size: int) -> None:
     boxes, images = rois()
     features = maps(5 * size**2).requires_grad_()
     ours = ps_roi_align(features, boxes, images, size, scale=1 / STRIDE)

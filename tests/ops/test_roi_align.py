@@ -46,9 +46,9 @@ def features(height: int = HEIGHT, width: int = WIDTH, channels: int = 5) -> Ten
 
 
 def regions(sampling_ratio: int) -> tuple[Tensor, Tensor]:
-    """The RoIs that ours and torchvision's are to agree on, and the image of each."""
-    chosen = torch.arange(len(ROIS)) != (NOTHING if sampling_ratio == 0 else -1)
-    return ROIS[chosen], IMAGES[chosen]
+    """The RoIs on which ours and torchvision's agree, and the image of each."""
+    compared = torch.arange(len(ROIS)) != (NOTHING if sampling_ratio == 0 else -1)
+    return ROIS[compared], IMAGES[compared]
 
 
 def theirs(maps: Tensor, rois: Tensor, images: Tensor, size: int, sampling_ratio: int, aligned: bool, scale: float) -> Tensor:
@@ -99,7 +99,7 @@ def test_a_ramp_is_read_at_the_cells_centres() -> None:
     torch.testing.assert_close(pooled[0, 0, 0], 10 + 4 * (torch.arange(7) + 0.5))
 
 
-def test_nothing_to_pool() -> None:
+def test_no_rois() -> None:
     maps = features().requires_grad_()
     pooled = roi_align(maps, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 7, scale=0.25)
     assert pooled.shape == (0, 5, 7, 7)
@@ -146,7 +146,7 @@ def test_levels_by_hand() -> None:
     assert assign_levels(torch.tensor([[0.0, 0, 64, 256]]), 4).tolist() == [1]  # by area: 128 a side
 
 
-def test_levels_give_gradients_to_their_own_map() -> None:
+def test_only_the_map_of_the_level_has_gradients() -> None:
     maps = [torch.ones(1, 1, 8, 8, requires_grad=True), torch.ones(1, 1, 4, 4, requires_grad=True)]
     rois = torch.tensor([[0.0, 0, 16, 16], [8, 8, 24, 24]])
     pool_levels(maps, (4, 8), torch.tensor([1, 1]), rois, torch.tensor([0, 0]), 2).sum().backward()

@@ -1,4 +1,4 @@
-"""The report of `boxwood eval` in a browser: its numbers, what its controls change, how it looks; and a hostile name in it."""
+"""The report of `boxwood eval` in a browser: its numbers, controls and legibility; and a hostile name in it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def run_lengths(row: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
-def found_in(coco: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Detections right and wrong in every way."""
+def random_detections(coco: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """COCO records with correct and false detections."""
     categories = [row["id"] for row in coco["categories"]]
     records = []
     for row in coco["annotations"]:
@@ -64,18 +64,18 @@ def case(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     damaged = folder / "val" / coco["images"][1]["file_name"]
     damaged.write_bytes(damaged.read_bytes()[:500])
     (folder / "val.json").write_text(json.dumps(coco))
-    (folder / "found.json").write_text(json.dumps(found_in(coco, np.random.default_rng(0))))
+    (folder / "detections.json").write_text(json.dumps(random_detections(coco, np.random.default_rng(0))))
     data = (f"data.val.annotations={folder / 'val.json'}", f"data.val.images={folder / 'val'}")
-    with pytest.raises(SystemExit) as left:
-        main(["eval", str(trained), *data, "--detections", str(folder / "found.json"), "--out", str(folder / "out")])
-    assert left.value.code == 0
+    with pytest.raises(SystemExit) as exited:
+        main(["eval", str(trained), *data, "--detections", str(folder / "detections.json"), "--out", str(folder / "out")])
+    assert exited.value.code == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def metrics(case: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((case / "out" / "metrics.json").read_text())
-    return told
+    metrics: dict[str, Any] = json.loads((case / "out" / "metrics.json").read_text())
+    return metrics
 
 
 @pytest.fixture
@@ -101,19 +101,19 @@ def shown(number: float | None) -> str:
 
 
 def tallies(page: Chrome) -> list[tuple[int, int, int]]:
-    """Right, wrong and missed of every picture, as its caption says."""
+    """The numbers of right, wrong and missed instances of every picture, from its caption."""
     words = [text.split() for text in texts(page, ".tally")]
     return [(int(line[0]), int(line[2]), int(line[4])) for line in words]
 
 
 def drawn(page: Chrome, side: int) -> int:
     """Shapes over all pictures of the truth (0) or of the detections (1)."""
-    found: int = page.execute_script(
+    number: int = page.execute_script(
         "return [...document.querySelectorAll('.panes')].map(p => p.children[arguments[0]].querySelectorAll('svg > g').length)"
         ".reduce((a, b) => a + b, 0)",
         side,
     )
-    return found
+    return number
 
 
 def slide(page: Chrome, score: float) -> None:
@@ -136,11 +136,11 @@ def test_tables_are_metrics_json(page: Chrome, metrics: dict[str, Any]) -> None:
         [name, *map(str, row)]
         for name, row in zip([*metrics["confusion"]["classes"], "nothing"], metrics["confusion"]["matrix"], strict=True)
     ]
-    told = {text.split("\n")[0]: text.split("\n") for text in texts(page, ".bar")}
-    assert {name: lines[1] for name, lines in told.items()} == {
+    bars = {text.split("\n")[0]: text.split("\n") for text in texts(page, ".bar")}
+    assert {name: lines[1] for name, lines in bars.items()} == {
         sort: f"{cost:.3f}" for sort, cost in metrics["errors"]["cost"].items()
     }
-    assert all(lines[2].startswith(f"{metrics['errors']['count'][name]} ") for name, lines in told.items())
+    assert all(lines[2].startswith(f"{metrics['errors']['count'][name]} ") for name, lines in bars.items())
     everything = page.find_element(By.TAG_NAME, "body").text
     assert f"AP50 is {shown(metrics['errors']['AP50'])}" in everything
     assert metrics["errors"]["AP50"] == pytest.approx(metrics["bbox"]["AP50"], abs=1e-12)
@@ -149,7 +149,7 @@ def test_tables_are_metrics_json(page: Chrome, metrics: dict[str, Any]) -> None:
 
 
 def test_pictures_add_up_to_the_metrics(page: Chrome, metrics: dict[str, Any]) -> None:
-    """All eight pictures are shown, so what stands below them is precision and recall at the best F1, and the confusion matrix."""
+    """All eight pictures are shown, so their captions add up to precision and recall at the best F1, and the confusion matrix."""
     right, wrong, missed = np.array(tallies(page)).sum(axis=0)
     point = metrics["working_point"]
     assert float(page.find_element(By.ID, "score").get_attribute("value") or -1) == point["score"]
@@ -159,8 +159,8 @@ def test_pictures_add_up_to_the_metrics(page: Chrome, metrics: dict[str, Any]) -
     assert right + missed == sum(row["count"] for row in metrics["per_class"].values())
 
 
-def test_the_slider_changes_what_is_drawn(page: Chrome, case: Path) -> None:
-    scores = np.array([record["score"] for record in json.loads((case / "found.json").read_text())])
+def test_the_slider_filters_the_detections(page: Chrome, case: Path) -> None:
+    scores = np.array([record["score"] for record in json.loads((case / "detections.json").read_text())])
     for score in (0.0, 0.3, 0.55, 1.0):
         slide(page, score)
         assert drawn(page, 1) == (scores >= score).sum() == sum(right + wrong for right, wrong, _ in tallies(page))
@@ -170,7 +170,7 @@ def test_the_slider_changes_what_is_drawn(page: Chrome, case: Path) -> None:
 
 def test_classes_are_hidden(page: Chrome, case: Path) -> None:
     slide(page, 0)
-    records = json.loads((case / "found.json").read_text())
+    records = json.loads((case / "detections.json").read_text())
     truth = json.loads((case / "val.json").read_text())
     first = truth["categories"][0]["id"]
     count = sum(record["category_id"] == first for record in records)
@@ -212,7 +212,7 @@ def test_the_table_is_sorted(page: Chrome, metrics: dict[str, Any]) -> None:
     assert sorted(row[0] for row in cells(page, "#classes")) == sorted(metrics["per_class"])
 
 
-def test_names_are_names(page: Chrome) -> None:
+def test_hostile_names_are_escaped(page: Chrome) -> None:
     """A class and a file with tags in their names."""
     assert page.title not in ("taken", "1")
     assert HOSTILE in {row[0] for row in cells(page, "#classes")}
@@ -220,14 +220,14 @@ def test_names_are_names(page: Chrome) -> None:
     assert page.execute_script("return document.querySelectorAll('img[onerror]').length") == 0
 
 
-def test_a_damaged_picture_is_told(page: Chrome) -> None:
+def test_a_damaged_picture_is_reported(page: Chrome) -> None:
     captions = texts(page, "figcaption")
     assert len(captions) == 8 and sum("cannot be read" in text for text in captions) == 1
 
 
-def test_it_needs_nothing_else(page: Chrome, case: Path) -> None:
-    asked = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    assert [name for name in asked if not name.startswith("data:")] == []
+def test_the_page_loads_no_other_file(page: Chrome, case: Path) -> None:
+    loaded = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
     assert "default-src 'none'" in (case / "out" / "report.html").read_text()
 
 
@@ -239,7 +239,7 @@ def luminance(color: str) -> float:
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_legible(case: Path, opened: Open, width: int) -> None:
+def test_the_page_is_legible(case: Path, opened: Open, width: int) -> None:
     """On a phone and a screen nothing is wider than the window; text and ground differ as WCAG asks, in both schemes."""
     grounds = set()
     for scheme in ("light", "dark"):
@@ -257,7 +257,7 @@ def test_legible(case: Path, opened: Open, width: int) -> None:
 
 
 @pytest.mark.parametrize("measure", ["voc2007", "lvis", "cityscapes"])
-def test_of_other_measures(measure: str, trained: Path, shapes: Path, tmp_path: Path, opened: Open) -> None:
+def test_reports_of_other_measures(measure: str, trained: Path, shapes: Path, tmp_path: Path, opened: Open) -> None:
     coco = json.loads((shapes / "val.json").read_text())
     for number, row in enumerate(coco["categories"]):
         row["frequency"] = "rcf"[number % 3]
@@ -270,19 +270,19 @@ def test_of_other_measures(measure: str, trained: Path, shapes: Path, tmp_path: 
         {**{key: row[key] for key in keys}, "score": float(rng.uniform(0.1, 1)), "segmentation": run_lengths(row, (96, 128))}
         for row in coco["annotations"]
     ]
-    (tmp_path / "found.json").write_text(json.dumps(records))
+    (tmp_path / "detections.json").write_text(json.dumps(records))
     arguments = ["eval", str(trained), f"data.val.annotations={tmp_path / 'val.json'}", "--measure", measure]
-    with pytest.raises(SystemExit) as left:
-        main([*arguments, "--detections", str(tmp_path / "found.json"), "--out", str(tmp_path / "out")])
-    assert left.value.code == 0
-    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    with pytest.raises(SystemExit) as exited:
+        main([*arguments, "--detections", str(tmp_path / "detections.json"), "--out", str(tmp_path / "out")])
+    assert exited.value.code == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     tasks = {"voc2007": ["voc"], "lvis": ["lvis_bbox", "lvis_segm"], "cityscapes": ["cityscapes"]}[measure]
     page = opened(tmp_path / "out" / "report.html")
-    assert [row[1] for row in cells(page, "#ap")] == [shown(told[task]["AP"]) for task in tasks] == ["1.000"] * len(tasks)
+    assert [row[1] for row in cells(page, "#ap")] == [shown(metrics[task]["AP"]) for task in tasks] == ["1.000"] * len(tasks)
     assert len(page.find_elements(By.ID, "gallery")) == (measure != "lvis")
 
 
-def test_of_proposals_and_of_nothing(trained: Path, shapes: Path, tmp_path: Path, opened: Open) -> None:
+def test_reports_of_proposals_and_of_no_detections(trained: Path, shapes: Path, tmp_path: Path, opened: Open) -> None:
     data = [override for override in tiny(shapes) if override.startswith(("data.", "train."))]
     small = ("model.backbone.weights=null", "model.fpn.channels=16", "model.rpn.test_proposals=30")
     (tmp_path / "none.json").write_text("[]")
@@ -291,21 +291,21 @@ def test_of_proposals_and_of_nothing(trained: Path, shapes: Path, tmp_path: Path
         (["eval", str(tmp_path / "rpn"), "--out", str(tmp_path / "proposals")], 0),
         (["eval", str(trained), "--detections", str(tmp_path / "none.json"), "--out", str(tmp_path / "nothing")], 0),
     ):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exited:
             main(arguments)
-        assert left.value.code == status
+        assert exited.value.code == status
     page = opened(tmp_path / "proposals" / "report.html")
-    told = json.loads((tmp_path / "proposals" / "metrics.json").read_text())["proposals"]
-    assert cells(page, "#ap") == [["proposals", *map(shown, told.values())]]
+    metrics = json.loads((tmp_path / "proposals" / "metrics.json").read_text())["proposals"]
+    assert cells(page, "#ap") == [["proposals", *map(shown, metrics.values())]]
     page = opened(tmp_path / "nothing" / "report.html")
     assert cells(page, "#ap")[0][1] == "0.000"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_of_statistics(case: Path, tmp_path: Path, opened: Open, scheme: str) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         main(["data", "stats", str(case / "val.json"), "--out", str(tmp_path / "stats.html")])
-    assert left.value.code == 0
+    assert exited.value.code == 0
     page = opened(tmp_path / "stats.html", width=390, scheme=scheme)
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390
     coco = json.loads((case / "val.json").read_text())
@@ -316,7 +316,7 @@ def test_the_page_of_statistics(case: Path, tmp_path: Path, opened: Open, scheme
     assert len(page.find_elements(By.CSS_SELECTOR, "svg.plot")) == 3
 
 
-def test_its_parts_are_installed() -> None:
+def test_templates_are_installed() -> None:
     """The wheel has the templates, since every file of the package's folder goes into it."""
     from importlib.resources import files
 
