@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 REPLACED = {
     "train_net.py": (
         "cli/test_commands.py::test_train_writes_a_run",
-        "training/test_distributed.py::test_two_processes_learn_as_one",
+        "training/test_distributed.py::test_two_processes_train_like_one",
     ),
     "test_net.py": (
         "cli/test_commands.py::test_eval_reproduces_the_metrics_of_training",
