@@ -50,7 +50,7 @@ def test_plain_data_of_every_protocol(protocol: int) -> None:
 
 
 def test_a_pickle_of_python_2() -> None:
-    """Old module names, and bytes as text: what ``cPickle.dumps({'boxes': array([[1., 2.]], dtype=float32)}, 2)`` writes."""
+    """Old module names, and bytes as text: ``cPickle.dumps({'boxes': array([[1., 2.]], dtype=float32)}, 2)`` of Python 2."""
     raw = np.float32([[1, 2]]).tobytes()
     content = (
         b"\x80\x02}q\x01U\x05boxescnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01K\x02\x86"

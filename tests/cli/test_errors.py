@@ -186,7 +186,7 @@ def test_no_gpu_when_one_is_asked_for(train_refused: Refused) -> None:
 def test_an_output_folder_that_cannot_be_made(
     boxwood: Boxwood, shapes: Path, trained: Path, tmp_path: Path, command: list[str]
 ) -> None:
-    """Below a file, which stays unchanged."""
+    """Below a file, which is not changed."""
     (tmp_path / "file").write_text("mine")
     arguments: list[object] = list(command)
     if "demo_shapes" in command:

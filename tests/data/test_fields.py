@@ -369,7 +369,7 @@ def test_all_fields_reach_the_targets_from_worker_processes() -> None:
         assert isinstance(target.fields["masks"], InstanceMasks)
 
 
-def test_batches_move_with_all_their_fields() -> None:
+def test_batches_move_to_a_device_with_all_fields() -> None:
     batch = collate([make_sample(seed) for seed in range(3)], [0, 1, 2], with_targets=True)
     moved = batch.to("meta")
     assert isinstance(moved, Batch) and moved.targets is not None

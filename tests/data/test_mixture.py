@@ -96,7 +96,7 @@ def facts(batches: list[Batch]) -> list[Any]:
     return [(batch.file_names, batch.image_ids, batch.seeds, batch.images.tolist(), batch.sizes.tolist()) for batch in batches]
 
 
-def test_each_part_has_its_own_transforms_and_draws_from_itself() -> None:
+def test_each_part_uses_its_transforms_and_draws_from_itself() -> None:
     for batch in take(mixture(), 6):
         assert sum(image_id < 50 for image_id in batch.image_ids) == 4  # the ratio
         for name, image_id, image in zip(batch.file_names, batch.image_ids, batch.images, strict=True):

@@ -157,7 +157,7 @@ def test_a_factor_for_each_stage_of_a_backbone() -> None:
     assert {name.split(".")[1] for name in factors} >= {"layer1", "layer2", "layer3", "layer4"}
 
 
-def test_the_first_rule_that_matches_applies_alone() -> None:
+def test_only_the_first_matching_rule_applies() -> None:
     rules = [ParameterRule(pattern="head.bias", lr=4.0), ParameterRule(pattern="head.*", lr=0.5, weight_decay=0.25)]
     factors = factors_of(Parts(), *rules, bias_weight_decay=0.125, bias_lr_factor=2.0)
     assert factors["head.bias"] == (8.0, 0.125), "the factor of the rule times that of biases; the decay of biases stays"

@@ -142,8 +142,8 @@ def test_repaired(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     if boxes:
         assert sample.segmentations is not None and len(sample.segmentations[0].parts) == 2  # type: ignore[union-attr]
     # The ground truth of evaluation keeps the boxes of the file, except those with nan or infinity.
-    boxes_of_truth = [row["bbox"] for row in data.to_coco()["annotations"]]
-    assert boxes_of_truth == [row["bbox"] for row in tree["annotations"] if np.isfinite(row["bbox"]).all()]
+    truth_boxes = [row["bbox"] for row in data.to_coco()["annotations"]]
+    assert truth_boxes == [row["bbox"] for row in tree["annotations"] if np.isfinite(row["bbox"]).all()]
 
 
 def test_boxes_up_to_a_pixel_outside_are_clipped_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
