@@ -1,4 +1,4 @@
-"""What several tests share: the command line, called in this process, and a small data set and run to call it with."""
+"""Shared fixtures: the command line called in this process, a small data set, and a run trained on it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import pytest
 
 from boxwood.cli import main
 
-# No example has a time limit: how long one takes depends on what else the machine does.
+# Examples have no time limit: their durations depend on the load of the machine.
 hypothesis.settings.register_profile("boxwood", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("boxwood")
 
 
 SHARED = Path(__file__).parents[2] / "shared"
-"""Larger data than the repository has; it lies beside the repository where Boxwood is developed."""
+"""A folder beside the repository with data that is too large for it; tests marked ``shared`` are skipped without it."""
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What the machine lacks is a single skip, however many tests need it."""
+    """Report each missing requirement (GPU, shared data, browser) as one skip, however many tests need it."""
     import torch
 
-    lacking: dict[str, list[pytest.Item]] = {}
+    skipped: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            lacking.setdefault("no CUDA GPU", []).append(item)
+            skipped.setdefault("no CUDA GPU", []).append(item)
         elif item.get_closest_marker("shared") and not SHARED.is_dir():
-            lacking.setdefault(f"no folder {SHARED}", []).append(item)
+            skipped.setdefault(f"no folder {SHARED}", []).append(item)
         elif "chrome" in getattr(item, "fixturenames", ()) and not all(map(shutil.which, ("chromium", "chromedriver"))):
             reason = "no chromium and chromedriver on the PATH (Debian: apt install chromium chromium-driver)"
-            lacking.setdefault(reason, []).append(item)
-    for reason, (first, *others) in lacking.items():
+            skipped.setdefault(reason, []).append(item)
+    for reason, (first, *others) in skipped.items():
         first.add_marker(pytest.mark.skip(reason=f"{reason}, for {len(others) + 1} tests"))
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def error_lines(self) -> list[str]:
-        """What stands on stderr, without the log's own lines."""
+        """The lines of stderr that are errors, without log messages."""
         return [line for line in self.err.splitlines() if line.startswith("boxwood: ")]
 
 
@@ -59,15 +59,15 @@ Boxwood = Callable[..., Outcome]
 
 @pytest.fixture
 def boxwood(capsys: pytest.CaptureFixture[str]) -> Boxwood:
-    """``boxwood("train", ...)`` as a person would type it."""
+    """``boxwood("train", ...)``: run a command in this process; returns its exit status and output."""
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exited:
             main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Outcome(left.value.code, said.out, said.err)
+        captured = capsys.readouterr()
+        assert isinstance(exited.value.code, int)
+        return Outcome(exited.value.code, captured.out, captured.err)
 
     return call
 
@@ -83,7 +83,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(shapes: Path) -> list[str]:
-    """Overrides of demo_shapes: a network and a schedule that take seconds."""
+    """Overrides of demo_shapes for a small network and two training steps."""
     return [
         f"data.train.annotations={shapes / 'train.json'}",
         f"data.train.images={shapes / 'train'}",
@@ -108,11 +108,11 @@ def tiny(shapes: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps."""
+    """The folder of a run of two training steps."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         main(["train", "demo_shapes", *tiny(shapes), "--out", str(run)])
-    assert left.value.code == 0
+    assert exited.value.code == 0
     return run
 
 
@@ -132,7 +132,7 @@ def edited(shapes: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, list[d
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """The order of a sum, and so its rounding, depends on the number of threads: seeds and limits were found with one."""
+    """One torch thread: the rounding of sums depends on the number of threads, and seeds and limits were chosen with one."""
     import torch
 
     threads = torch.get_num_threads()

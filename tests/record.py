@@ -1,15 +1,15 @@
-"""The record: what networks of toy size are and say, case by case, and what every recipe is.
+"""The record of reference results: the outputs of small networks, case by case, and the configuration of every recipe.
 
-It is for changes that must change nothing. `tests/test_record.py` compares what there is now with `tests/facts/record.json` and
-`tests/facts/recipes.json.gz`, up to rounding. On one machine the bits themselves are compared::
+It is for changes that must not change results. `tests/test_record.py` compares the results of the present code with
+`tests/facts/record.json` and `tests/facts/recipes.json.gz`, up to rounding. On one machine two revisions can be compared exactly::
 
     python -m tests.record digest before.json            # a sha256 of every result, computed with one thread
     python -m tests.record digest after.json             # on the other revision
     python -m tests.record compare before.json after.json
-    python -m tests.record write                         # what there is now becomes what is right
+    python -m tests.record write                         # make the present results the reference
 
-The networks' weights are numbers that depend on nothing but the names of the tensors, so that neither the order in which a network
-is built nor the machine changes them; what ``torch.manual_seed`` and the initialisation make of a network is recorded beside that.
+The weights of the networks depend only on the names of the tensors, so that neither the order in which a network is built nor the
+machine changes them. The weights that the initialisation gives after ``torch.manual_seed`` are recorded separately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# ------------------------------------------------------------- what may move: the record names places of the package only here
+# ---------------------------------------------- names of the package that may change: the record uses them only here
 from boxwood import Batch, Categories, Detections, RunConfig, Target, recipes
 from boxwood.config import from_tree, to_tree
 from boxwood.inference.tta import augmented
@@ -40,8 +40,8 @@ GEOMETRIES: dict[str, tuple[str, ...]] = {
     "continuous": (),
     "detectron1": ("model.geometry=detectron1",),
 }
-"""The overrides of a recipe of continuous geometry that make it count, choose, match and divide as Detectron did, by all its
-rules. Whoever makes such a rule a key of its own adds the key here."""
+"""By name of a geometry, the overrides that give it to a recipe of continuous geometry, with all rules of Detectron. A rule that
+becomes a separate configuration key must be added here."""
 # ------------------------------------------------------------------------------------------------------------------------------
 
 FACTS = Path(__file__).parent / "facts"
@@ -52,17 +52,17 @@ RECORD, RECIPES = FACTS / "record.json", FACTS / "recipes.json.gz"
 
 
 class Case(NamedTuple):
-    """A recipe with another size, and what is asked of it."""
+    """A recipe with the overrides that make its network small."""
 
     recipe: str
     overrides: tuple[str, ...]
     learns: bool = True
-    """Whether a step of training is recorded too; cases that differ from another only in how detections are chosen need none."""
+    """Whether a training step is recorded too; cases that differ from others only in the selection of detections need none."""
 
 
 R18 = "model.backbone={depth: 18, width: 8, frozen_stages: 0, weights: null}"
 R50 = "model.backbone={depth: 50, width: 8, frozen_stages: 2, weights: null}"
-WIDE = "model.backbone={depth: 18, width: 32, norm: gn, frozen_stages: 1, weights: null}"  # group norm is of 32 groups
+WIDE = "model.backbone={depth: 18, width: 32, norm: gn, frozen_stages: 1, weights: null}"  # group norm has 32 groups
 MOBILE = "model.backbone.weights=null"
 COUNTS = "samples_per_image: 32, train_candidates: 60, train_proposals: 40, test_candidates: 60, test_proposals: 40"
 LEVELS = f"model.rpn={{anchor_sizes: [[20.0], [28.0], [40.0], [64.0], [100.0]], {COUNTS}}}"
@@ -85,9 +85,9 @@ RFCN = (R18, ONE_MAP, *FULLY, "model.grid=3", TEST)
 VIEWS = "flip: true, scales: [48, 80], scale_flip: true, ratios: [1.25], ratio_flip: true"
 ORDINARY = "data.val.transforms.0.short=[64]"
 LENIENT = "test={score_threshold: 0.05, nms_threshold: 0.7, detections_per_image: 20}"
-"""So that more stands beside each other than the few best."""
+"""Keeps more overlapping detections than the default."""
 
-# The recipes are of continuous geometry; each case is recorded in both.
+# These recipes have continuous geometry; each case is recorded in both geometries.
 IN_BOTH: dict[str, Case] = {
     # Two stages on a pyramid.
     "faster_fpn": Case("faster_rcnn_r50_fpn_1x", PYRAMID),
@@ -171,7 +171,7 @@ IN_BOTH: dict[str, Case] = {
     "retinanet_certain": Case(
         "retinanet_r50_fpn_1x", (*RETINA, "test={score_threshold: 0.9999, detections_per_image: 30}"), learns=False
     ),
-    # R-FCN; the recipe learns from the hardest regions.
+    # R-FCN; the recipe trains on the hardest regions.
     "rfcn": Case("rfcn_r50", RFCN),
     "rfcn_bottleneck": Case("rfcn_r50", (*RFCN, R50)),
     "rfcn_by_class": Case(
@@ -179,7 +179,7 @@ IN_BOTH: dict[str, Case] = {
     ),
     "rfcn_interpolated": Case("rfcn_r50", (*RFCN, "model.interpolate=true")),
     "rfcn_given": Case("rfcn_r50", (R18, *FULLY, "model.grid=3", TEST, "model.rpn=null")),
-    # How detections are chosen.
+    # Selection of detections.
     **{
         f"soft_nms_{decay}": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, LENIENT, f"test.soft_nms={{decay: {decay}}}"), learns=False)
         for decay in ("linear", "gaussian", "hard")
@@ -193,7 +193,7 @@ IN_BOTH: dict[str, Case] = {
     "soft_nms_and_vote": Case("rfcn_r50", (*RFCN, LENIENT, "test.soft_nms={}", "test.vote={threshold: 0.6}"), learns=False),
     "retinanet_soft_nms": Case("retinanet_r50_fpn_1x", (*RETINA, "test.soft_nms={decay: gaussian}"), learns=False),
     "keypoint_nms": Case("keypoint_rcnn_r50_fpn_1x", (*PYRAMID, KEYPOINTS, LENIENT, "test.keypoint_nms=0.05"), learns=False),
-    # Each image looked at several times.
+    # Test-time augmentation.
     "tta_boxes": Case("faster_rcnn_r50_fpn_1x", (*PYRAMID, ORDINARY, f"test.tta.boxes={{{VIEWS}}}"), learns=False),
     "tta_boxes_by_area": Case("rfcn_r50", (*RFCN, ORDINARY, f"test.tta.boxes={{{VIEWS}, areas: [700.0, 2000.0]}}"), learns=False),
     "tta_boxes_soft_nms_vote": Case(
@@ -237,7 +237,7 @@ IN_BOTH: dict[str, Case] = {
     ),
 }
 
-# Detectron's own, in its geometry.
+# Recipes of Detectron, in its geometry.
 DETECTRON: dict[str, Case] = {
     "faster_fpn": Case("detectron/e2e_faster_rcnn_R-50-FPN_1x", PYRAMID),
     "fast_fpn": Case("detectron/fast_rcnn_R-50-FPN_1x", GIVEN),
@@ -290,28 +290,28 @@ COCO = Categories(
     tuple(f"class{label}" for label in range(80)),
     KeypointFacts(tuple(f"point{i}" for i in range(17)), tuple(range(17)), (), (0.05,) * 17),
 )
-"""As many classes and keypoints as COCO has: the recipes' networks are as large as those for it."""
+"""As many classes and keypoints as COCO has, so that the recipes' networks have their usual sizes."""
 
 SIZES = ((96, 128), (80, 112), (64, 96))
 ORIGINALS = ((72, 96), (160, 224), (64, 96))
-"""The first picture was enlarged, the second reduced, the third is as it was."""
+"""The first picture was enlarged, the second reduced, the third not resized: (height, width) in pixels."""
 BOXES = (
     ((10.0, 12.0, 60.0, 70.0), (64.0, 30.0, 122.5, 90.0), (30.0, 50.25, 46.0, 66.0), (4.0, 84.0, 100.0, 92.0)),
     ((5.0, 5.0, 50.0, 75.0), (55.5, 20.25, 104.0, 64.5)),
     (),
 )
-"""The last of the first picture is like no anchor."""
+"""Ground-truth boxes x1, y1, x2, y2 in padded pixels. The last box of the first picture matches no anchor."""
 LABELS = ((0, 2, 1, 0), (1, 0), ())
 CROWDS = (((80.0, 0.0, 128.0, 28.0),), (), ())
 
 
 def uniform(name: str, *shape: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Numbers in 0..1 that depend on ``name`` alone."""
+    """float64 numbers in [0, 1) that depend only on ``name``."""
     return np.random.default_rng(zlib.crc32(name.encode())).random(shape)
 
 
 def pictures() -> Tensor:
-    """(3, 3, 96, 128) uint8: coloured blocks of several sizes, and beyond each picture's size nothing."""
+    """(3, 3, 96, 128) uint8: coloured blocks of several sizes, and zeros in the padding."""
     sheet = torch.zeros(len(SIZES), 3, 96, 128, dtype=torch.uint8)
     for index, (height, width) in enumerate(SIZES):
         values = np.zeros((3, 96, 128))
@@ -322,30 +322,30 @@ def pictures() -> Tensor:
 
 
 def targets() -> tuple[Target, ...]:
-    """Four instances and a crowd; two instances; none."""
+    """Four instances and a crowd region; two instances; none."""
     result = []
     for index, boxes in enumerate(BOXES):
         count = len(boxes)
         corners = torch.tensor(boxes).reshape(count, 4)
         bitmaps = torch.from_numpy((uniform(f"masks {index}", count, 7, 7) < 0.7).astype(np.uint8))
         bitmaps = bitmaps.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
-        places = torch.from_numpy(uniform(f"keypoints {index}", count, 5, 2)).float() * 1.1 - 0.05
-        points = corners[:, None, :2] + places * (corners[:, None, 2:] - corners[:, None, :2])
-        seen = torch.from_numpy((uniform(f"seen {index}", count, 5, 1) * 3).astype(np.float32).clip(0, 2).round())
+        positions = torch.from_numpy(uniform(f"keypoints {index}", count, 5, 2)).float() * 1.1 - 0.05
+        points = corners[:, None, :2] + positions * (corners[:, None, 2:] - corners[:, None, :2])
+        visibility = torch.from_numpy((uniform(f"seen {index}", count, 5, 1) * 3).astype(np.float32).clip(0, 2).round())
         result.append(
             Target(
                 corners,
                 torch.tensor(LABELS[index], dtype=torch.int64),
                 torch.tensor(CROWDS[index]).reshape(-1, 4),
                 InstanceMasks(bitmaps, corners.clone()),
-                torch.cat([points, seen], dim=2),
+                torch.cat([points, visibility], dim=2),
             )
         )
     return tuple(result)
 
 
 def proposals() -> tuple[Tensor, ...]:
-    """Boxes near the instances, in crowds and others, of each picture; another number for each."""
+    """Boxes (N, 4) float32 of each picture in padded pixels: near instances, in crowd regions, and elsewhere; N differs."""
     result = []
     for index, (height, width) in enumerate(SIZES):
         limit = np.array([width, height] * 2)
@@ -359,8 +359,8 @@ def proposals() -> tuple[Tensor, ...]:
     return tuple(result)
 
 
-def batch_of(*, learning: bool, given: bool, as_files: bool = False) -> Batch:
-    """The three pictures; ``as_files`` at the size of their files, for a model that scales them itself."""
+def batch_of(*, with_targets: bool, with_proposals: bool, as_files: bool = False) -> Batch:
+    """The three pictures; with ``as_files``, their sizes are also the original ones, for a model that resizes them itself."""
     return Batch(
         pictures(),
         torch.tensor(SIZES),
@@ -368,8 +368,8 @@ def batch_of(*, learning: bool, given: bool, as_files: bool = False) -> Batch:
         (11, 12, 13),
         ("a.png", "b.png", "c.png"),
         (3, 5, 7),
-        targets() if learning else None,
-        proposals() if given else None,
+        targets() if with_targets else None,
+        proposals() if with_proposals else None,
     )
 
 
@@ -386,57 +386,58 @@ SPREADS = {
     "class_maps": 6.0,
     "box_maps": 6.0,
 }
-"""About how much the outputs of the predictors deviate, so that a network has something to say."""
+"""Approximate standard deviations of the outputs of the predictors, large enough for distinct detections."""
 BALANCED = ("objectness", "class_logits", "class_maps", "mask_logits")
 Tuned = dict[str, tuple[float, list[float]]]
-"""Of each predictor, by its name, what its weights are multiplied with and what is added to its biases."""
-MOST_DRAWN = 65_521
-"""Larger tensors repeat their numbers: drawing more takes too long."""
+"""By name of a predictor, the factor of its weights and the shifts of its biases, one per channel."""
+MAX_DRAWN = 65_521
+"""Larger tensors repeat their numbers, since drawing more takes too long."""
 LARGE = 4_000_000
-"""Tensors of more numbers are not initialised and take no gradient, which would take too long too."""
+"""Tensors of more numbers are not initialised and have no gradient, which would take too long."""
 
 
 @torch.no_grad()
 def fill(model: nn.Module, tuned: Tuned) -> None:
-    """Give every tensor numbers that its name decides; those of the predictors are changed as ``tuned`` says."""
+    """Fill every tensor with numbers that depend on its name; those of the predictors are scaled and shifted by ``tuned``."""
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
             continue
         (module, _, leaf), count = name.rpartition("."), tensor.numel()
-        values = uniform(name, min(count, MOST_DRAWN)).astype(np.float32)
+        values = uniform(name, min(count, MAX_DRAWN)).astype(np.float32)
         factor, shifts = tuned.get(module, (1.0, [0.0]))
         if leaf == "running_var" or (leaf == "weight" and tensor.dim() == 1):
             # The last norm of a bottleneck is smaller, so that many blocks do not explode.
             values = (0.75 + values / 2) / (4 if "conv3.norm" in name else 1)
         elif tensor.dim() == 1:
             values = (values - 0.5) / 5 + np.float32(shifts)
-        else:  # of the variance that keeps that of what a ReLU lets through
+        else:  # with the variance that keeps the scale through a ReLU
             values = (values - 0.5) * np.float32(math.sqrt(24 * len(tensor) / count) * factor)
         tensor.copy_(torch.from_numpy(np.resize(values, count)).view(tensor.shape))
 
 
 @contextmanager
 def without_large() -> Iterator[None]:
-    """Tensors of more than `LARGE` numbers are left as memory gives them when a network is built."""
+    """Leave tensors of more than `LARGE` numbers uninitialised while a network is built."""
     names = ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")
-    theirs = {name: getattr(nn.init, name) for name in names}
+    originals = {name: getattr(nn.init, name) for name in names}
 
-    def unless_large(name: str) -> Callable[..., Tensor]:
-        return lambda tensor, *args, **kwargs: tensor if tensor.numel() > LARGE else theirs[name](tensor, *args, **kwargs)
+    def skip_large(name: str) -> Callable[..., Tensor]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.numel() > LARGE else originals[name](tensor, *args, **kwargs)
 
     try:
         for name in names:
-            setattr(nn.init, name, unless_large(name))
+            setattr(nn.init, name, skip_large(name))
         yield
     finally:
         for name in names:
-            setattr(nn.init, name, theirs[name])
+            setattr(nn.init, name, originals[name])
 
 
 @torch.no_grad()
 def tune(model: Any, detect: Callable[[], Any]) -> Tuned:
-    """For each predictor what makes its outputs deviate as `SPREADS` says, and balanced where one channel would always be the
-    largest; one after the other. The numbers are round, so that they are the same wherever they are found."""
+    """Find for each predictor in turn the factor that gives its outputs the deviation of `SPREADS`, and the shifts that balance the
+    channels of those in `BALANCED`, of which one would always be the largest. Both are rounded, so that rounding errors of
+    different machines do not change them."""
     tuned: Tuned = {}
     fill(model, tuned)
     spreads = {**SPREADS, "box_deltas": 0.3} if hasattr(model, "class_tower") else SPREADS
@@ -444,13 +445,13 @@ def tune(model: Any, detect: Callable[[], Any]) -> Tuned:
         leaf = name.rpartition(".")[2]
         if leaf not in spreads:
             continue
-        seen: list[Tensor] = []
+        collected: list[Tensor] = []
         hook = module.register_forward_hook(
-            lambda _module, _input, output, seen=seen: seen.append(output.transpose(0, 1).flatten(1))
+            lambda _module, _input, output, collected=collected: collected.append(output.transpose(0, 1).flatten(1))
         )
         detect()
         hook.remove()
-        outputs = torch.cat(seen, dim=1)
+        outputs = torch.cat(collected, dim=1)
         middle = outputs.mean(dim=1, keepdim=True) * (leaf in BALANCED)
         factor = 2.0 ** round(math.log2(spreads[leaf] / float((outputs - middle).std())))
         tuned[name] = (factor, [round(-8 * factor * shift) / 8 for shift in middle.flatten().tolist()])
@@ -458,42 +459,42 @@ def tune(model: Any, detect: Callable[[], Any]) -> Tuned:
     return tuned
 
 
-class Found(NamedTuple):
-    """What a case says, as tensors."""
+class CaseResult(NamedTuple):
+    """The results of a case, as tensors."""
 
     state: list[str]
-    """Name, shape and type of every tensor."""
+    """Name, shape and dtype of every tensor of the state dict."""
     initial: dict[str, Tensor]
-    """The state dict as the network was made after ``torch.manual_seed(0)``, or what is kept of it."""
+    """The state dict after initialisation with ``torch.manual_seed(0)``, or a summary of it."""
     tuned: Tuned
     losses: dict[str, Tensor]
     gradients: dict[str, Tensor]
     detections: list[Detections]
 
 
-def find(case: Case, tuned: Tuned | None, look: Callable[[dict[str, Tensor]], Any] = dict) -> Found:
-    """Build the network of a case, take a step's losses and gradients, and detect.
+def run_case(case: Case, tuned: Tuned | None, summary: Callable[[dict[str, Tensor]], Any] = dict) -> CaseResult:
+    """Build the network of a case, compute the losses and gradients of one step, and detect.
 
-    Without ``tuned`` it is found anew. ``look`` is shown the initial state, which is overwritten then, and says what is kept of
-    it.
+    ``tuned`` None means to compute it. ``summary`` is called with the initial state dict before it is overwritten; its result is
+    `CaseResult.initial`.
     """
     config = recipes.resolve(case.recipe, case.overrides)
     torch.manual_seed(0)
     with without_large():
         model: Any = without_pretrained(config.model).build(CLASSES, config.test)
     state = state_of(model)
-    initial = look({name: tensor for name, tensor in model.state_dict().items() if tensor.numel() <= LARGE})
-    given = config.model.needs_proposals
+    initial = summary({name: tensor for name, tensor in model.state_dict().items() if tensor.numel() <= LARGE})
+    needs_proposals = config.model.needs_proposals
     detector: Any
     detector, transforms = augmented(model, config.data.val.transforms, config.test)
     as_files = detector is not model
     assert len(transforms) == (0 if as_files else len(config.data.val.transforms))
 
     def detect() -> list[Detections]:
-        batch = batch_of(learning=False, given=given, as_files=as_files)
+        batch = batch_of(with_targets=False, with_proposals=needs_proposals, as_files=as_files)
         with torch.no_grad():
-            found: list[Detections] = detector.detections(detector(batch), batch)
-        return found
+            detections: list[Detections] = detector.detections(detector(batch), batch)
+        return detections
 
     detector.eval()
     if tuned is None:
@@ -506,15 +507,15 @@ def find(case: Case, tuned: Tuned | None, look: Callable[[dict[str, Tensor]], An
             if parameter.numel() > LARGE:
                 parameter.requires_grad_(False)
         model.train()
-        batch = batch_of(learning=True, given=given)
+        batch = batch_of(with_targets=True, with_proposals=needs_proposals)
         assert batch.targets is not None
         losses = model.losses(model(batch), batch.targets)
         torch.stack(list(losses.values())).sum().backward()
         losses = {name: loss.detach() for name, loss in losses.items()}
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        fill(model, tuned)  # a batch norm has new statistics
+        fill(model, tuned)  # batch norms have new statistics
         detector.eval()
-    return Found(state, initial, tuned, losses, gradients, detect())
+    return CaseResult(state, initial, tuned, losses, gradients, detect())
 
 
 def state_of(model: nn.Module) -> list[str]:
@@ -525,9 +526,9 @@ def state_of(model: nn.Module) -> list[str]:
 
 
 def state_of_recipe(config: RunConfig) -> list[str]:
-    """The same of a recipe's network at its own size, for COCO, without its memory."""
+    """`state_of` of a recipe's network at full size with COCO's classes, built without memory for its tensors."""
     model = json.dumps(to_tree(config.model))
-    if model not in STATES:  # those of other schedules are the same
+    if model not in STATES:  # recipes with other schedules have the same model
         with torch.device("meta"):
             STATES[model] = state_of(without_pretrained(config.model).build(COCO, config.test))
     return STATES[model]
@@ -536,45 +537,45 @@ def state_of_recipe(config: RunConfig) -> list[str]:
 STATES: dict[str, list[str]] = {}
 
 
-# -------------------------------------------------------------------------------------------------------------- as it is kept
+# ---------------------------------------------------------------------------------------------------- records and digests
 
 
 def numbers(tensor: Tensor) -> Any:
-    """The float32 values, as lists of the shortest decimals that give them back."""
+    """The float32 values as nested lists of the shortest decimals that round to them."""
     values = tensor.detach().cpu().numpy()
     assert values.dtype == np.float32
     return json.loads(json.dumps(values.tolist()), parse_float=lambda text: float(str(np.float32(text))))
 
 
 def total(state: Mapping[str, Tensor]) -> list[float]:
-    """The sum of all values of a state dict, and that of their absolute values."""
+    """The sum of all values of a state dict, and the sum of their absolute values."""
     values = [tensor.double() for tensor in state.values()]
     return [sum(float(value.sum()) for value in values), sum(float(value.abs().sum()) for value in values)]
 
 
 def norm_of(gradients: Mapping[str, Tensor]) -> float:
-    """The length of all gradients as one vector; 0 where there are none."""
+    """The norm of all gradients as one vector; 0 without gradients."""
     return math.sqrt(sum(float(one.double().square().sum()) for one in gradients.values()))
 
 
-def recorded(found: Found) -> dict[str, Any]:
-    """A case as it stands in the record."""
+def recorded(result: CaseResult) -> dict[str, Any]:
+    """The entry of a case in the record."""
     detections = []
-    for one in found.detections:
-        kept: dict[str, Any] = {"labels": one.labels.tolist(), "scores": numbers(one.scores), "boxes": numbers(one.boxes)}
+    for one in result.detections:
+        entry: dict[str, Any] = {"labels": one.labels.tolist(), "scores": numbers(one.scores), "boxes": numbers(one.boxes)}
         if one.mask_probabilities is not None:
             assert one.masks is not None
-            kept["mask_means"] = numbers(one.mask_probabilities.mean(dim=(1, 2)))
-            kept["mask_areas"] = one.masks.sum(dim=(1, 2)).tolist()
+            entry["mask_means"] = numbers(one.mask_probabilities.mean(dim=(1, 2)))
+            entry["mask_areas"] = one.masks.sum(dim=(1, 2)).tolist()
         if one.keypoints is not None:
-            kept["keypoints"] = numbers(one.keypoints)
-        detections.append(kept)
+            entry["keypoints"] = numbers(one.keypoints)
+        detections.append(entry)
     return {
-        "tuned": found.tuned,
-        "state": sha(*found.state),
-        "initial": found.initial,
-        "losses": {name: numbers(loss) for name, loss in found.losses.items()},
-        "gradient": norm_of(found.gradients),
+        "tuned": result.tuned,
+        "state": sha(*result.state),
+        "initial": result.initial,
+        "losses": {name: numbers(loss) for name, loss in result.losses.items()},
+        "gradient": norm_of(result.gradients),
         "detections": detections,
     }
 
@@ -589,20 +590,20 @@ def sha(*parts: str | bytes | Tensor) -> str:
     return result.hexdigest()
 
 
-def digest_of(found: Found) -> dict[str, str]:
-    """A case bit by bit; ``found.initial`` is a digest already."""
+def digest_of(result: CaseResult) -> dict[str, str]:
+    """Exact digests of the results of a case; ``result.initial`` must be a digest already."""
     parts: list[str | Tensor] = []
-    for one in found.detections:
+    for one in result.detections:
         parts += [str(len(one)), one.boxes, one.scores, one.labels]
         if one.mask_probabilities is not None:
             parts += [one.mask_probabilities, json.dumps(one.rles())]
         if one.keypoints is not None:
             parts.append(one.keypoints)
-    result = {"state": sha(*found.state), "initial": str(found.initial), "detections": sha(*parts)}
-    for name, values in (("losses", found.losses), ("gradients", found.gradients)):
+    digests = {"state": sha(*result.state), "initial": str(result.initial), "detections": sha(*parts)}
+    for name, values in (("losses", result.losses), ("gradients", result.gradients)):
         if values:
-            result[name] = sha(*(part for key in sorted(values) for part in (key, values[key])))
-    return result
+            digests[name] = sha(*(part for key in sorted(values) for part in (key, values[key])))
+    return digests
 
 
 def tree_of(config: RunConfig) -> dict[str, Any]:
@@ -611,7 +612,7 @@ def tree_of(config: RunConfig) -> dict[str, Any]:
 
 
 def flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and what stands there: a scalar, or a list of scalars and lists."""
+    """Dotted keys with their values: scalars, or lists of scalars and lists."""
     parts: Any = tree.items() if isinstance(tree, dict) else None
     if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
         parts = enumerate(tree)
@@ -623,28 +624,28 @@ def flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def machine() -> str:
-    """What decides how sums are rounded: torch and the processor."""
-    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    first = dict(line.split(":", 1) for line in facts.partition("\n\n")[0].splitlines() if ":" in line)
-    known = {key.strip(): value.strip() for key, value in first.items()}
-    kind = [known.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
+    """The version of torch and the processor, on which the rounding of sums depends."""
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    first = dict(line.split(":", 1) for line in cpuinfo.partition("\n\n")[0].splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in first.items()}
+    kind = [fields.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
     return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *kind])
 
 
 def read_record() -> dict[str, Any]:
-    """The ``cases`` by name, as `recorded` gives them, and the `machine` that computed them."""
+    """``cases``: the entries of `recorded` by name, and ``machine``: the `machine` that computed them."""
     record: dict[str, Any] = json.loads(RECORD.read_text())
     return record
 
 
 def read_recipes() -> dict[str, Any]:
-    """Of each recipe its configuration (``tree``), and a sha256 of its network's `state_of` (``state``)."""
-    found: dict[str, Any] = json.loads(gzip.decompress(RECIPES.read_bytes()))
-    return found
+    """By name of a recipe, its configuration (``tree``) and a sha256 of its network's `state_of` (``state``)."""
+    entries: dict[str, Any] = json.loads(gzip.decompress(RECIPES.read_bytes()))
+    return entries
 
 
 def from_recorded(tree: dict[str, Any]) -> RunConfig:
-    """The configuration that was written down as a tree."""
+    """The configuration of a recorded tree."""
     return from_tree(RunConfig, tree, "the record")
 
 
@@ -652,27 +653,27 @@ def from_recorded(tree: dict[str, Any]) -> RunConfig:
 
 
 def write() -> None:
-    """Make the record anew."""
+    """Compute and write both files of the record."""
     FACTS.mkdir(exist_ok=True)
     lines = []
     for name, case in CASES.items():
-        kept = recorded(find(case, None, total))
-        counts = [len(one["labels"]) for one in kept["detections"]]
-        print(name, counts, {key: round(value, 4) for key, value in kept["losses"].items()}, kept["gradient"], flush=True)
-        lines.append(f"{json.dumps(name)}: {json.dumps(kept, separators=(',', ':'))}")
+        entry = recorded(run_case(case, None, total))
+        counts = [len(one["labels"]) for one in entry["detections"]]
+        print(name, counts, {key: round(value, 4) for key, value in entry["losses"].items()}, entry["gradient"], flush=True)
+        lines.append(f"{json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}")
     RECORD.write_text(f'{{"machine": {json.dumps(machine())}, "cases": {{\n' + ",\n".join(lines) + "\n}}\n")
-    found = {}
+    entries = {}
     for name in recipes.names():
         config = recipes.resolve(name)
-        found[name] = {"state": sha(*state_of_recipe(config)), "tree": tree_of(config)}
-    RECIPES.write_bytes(gzip.compress(json.dumps(found, separators=(",", ":")).encode(), mtime=0))
+        entries[name] = {"state": sha(*state_of_recipe(config)), "tree": tree_of(config)}
+    RECIPES.write_bytes(gzip.compress(json.dumps(entries, separators=(",", ":")).encode(), mtime=0))
 
 
 def digest(out: Path) -> None:
-    """Write the digests of all cases and recipes. The networks are tuned as the record says."""
+    """Write the digests of all cases and recipes; the networks are tuned as in the record."""
     cases, result = read_record()["cases"], {}
     for name, case in CASES.items():
-        result[name] = digest_of(find(case, cases[name]["tuned"], lambda state: sha(*state.values())))
+        result[name] = digest_of(run_case(case, cases[name]["tuned"], lambda state: sha(*state.values())))
     for name in recipes.names():
         result[f"recipe {name}"] = {"state": sha(*state_of_recipe(recipes.resolve(name)))}
     out.write_text(json.dumps(result, indent=1) + "\n")
@@ -680,7 +681,7 @@ def digest(out: Path) -> None:
 
 
 def compare(first: Path, second: Path) -> int:
-    """Say what differs; the number of such cases."""
+    """Print the entries that differ, with their differing parts; returns their number."""
     one, other = json.loads(first.read_text()), json.loads(second.read_text())
     differing = 0
     for name in [*one, *(name for name in other if name not in one)]:
@@ -694,7 +695,7 @@ def compare(first: Path, second: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """The commands of this module's docstring."""
+    """Run a command of this module's docstring; returns the exit status."""
     torch.set_num_threads(1)
     match arguments:
         case ["write"]:

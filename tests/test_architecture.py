@@ -1,4 +1,4 @@
-"""The house: which way imports run, what must not be there, how much there is to read."""
+"""The structure of the package: the direction of imports, forbidden module names, and limits on the code that a recipe runs."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ LEVELS: tuple[set[str], ...] = (
     {"cli"},
     {"__main__"},
 )
-"""Each part may import from those above it. Parts of one level do not import each other."""
+"""A part may import from parts of the levels above it in this tuple, and from no other part of its level."""
 
-BUDGETS = {  # lines of the functions that run: in a step, and with the building of the network
+BUDGETS = {  # lines of the functions that run: in a training step, and with building the network
     "faster_rcnn_r50_fpn_1x": (1000, 1150),
     "mask_rcnn_r50_fpn_1x": (1150, 1290),
     "keypoint_rcnn_r50_fpn_1x": (1150, 1290),
@@ -63,7 +63,7 @@ def level_of(part: str) -> int:
 
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and part of every import from the project, inside functions and under TYPE_CHECKING too."""
+    """Line number and part of every import from the package, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -81,12 +81,12 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
-        return  # the front door: names of all parts, each imported when it is first used
-    own = part_of(path)
+        return  # names of all parts, each imported when it is first used
+    part = part_of(path)
     wrong = [
-        f"{path}:{line}: {own} imports {other}"
+        f"{path}:{line}: {part} imports {other}"
         for line, other in imports_of(path)
-        if other != own and level_of(other) >= level_of(own)
+        if other != part and level_of(other) >= level_of(part)
     ]
     assert not wrong, wrong
 
@@ -96,7 +96,7 @@ def test_every_part_has_its_level() -> None:
     assert parts == set().union(*LEVELS)
 
 
-def test_no_drawers_for_everything() -> None:
+def test_no_module_names_without_meaning() -> None:
     forbidden = {"utils", "util", "misc", "helpers", "helper", "common", "registry", "tools", "base"}
     names = {path.stem for path in FILES} | {path.parent.name for path in FILES}
     assert not names & forbidden
@@ -111,7 +111,7 @@ def public_functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.Cl
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
             assert isinstance(node.value, ast.List | ast.Tuple)
-            # A starred entry names what other modules define.
+            # A starred entry contains names of other modules.
             exported = {ast.literal_eval(item) for item in node.value.elts if not isinstance(item, ast.Starred)}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in exported:
@@ -119,13 +119,13 @@ def public_functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.Cl
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_what_is_public_has_a_docstring(path: Path) -> None:
+def test_public_names_have_docstrings(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.read_text() == "", f"{path}: the module has none"
     missing = [name for name, node in public_functions(path) if not ast.get_docstring(node)]
     assert not missing, f"{path}: {missing}"
 
 
-def test_the_package_imports_no_torch() -> None:
+def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, boxwood, boxwood.cli; assert not {'torch', 'torchvision', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -145,7 +145,7 @@ def test_configurations_are_shown_without_torch(command: str) -> None:
 
 
 def reading_script() -> ModuleType:
-    """benchmarks/reading.py, which is no part of a package."""
+    """The script benchmarks/reading.py as a module."""
     spec = importlib.util.spec_from_file_location("reading", PACKAGE.parent / "benchmarks" / "reading.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -155,11 +155,11 @@ def reading_script() -> ModuleType:
 
 @pytest.mark.parametrize("recipe", BUDGETS)
 def test_reading_budget(recipe: str) -> None:
-    """From the recipe to the losses and their gradients: the functions of the project that run are what a reader has to read."""
+    """The lines of all functions of the package that run from the recipe to the losses and their gradients."""
     step, whole = reading_script().our_counts(recipe)
     assert (step.lines, whole.lines) <= BUDGETS[recipe] and whole.lines <= BUDGETS[recipe][1]
 
-    # The numbers in the documentation. Functions and lines come and go, so 3 % of them are allowed for.
+    # The numbers in the documentation may differ by 3 %, so that small changes do not need an update.
     page = (PACKAGE.parent / "docs" / "reading.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| Boxwood, `{recipe}` \| (.*) \|$", page, re.MULTILINE)
     assert row, f"docs/reading.md has no row for {recipe}"
@@ -167,8 +167,8 @@ def test_reading_budget(recipe: str) -> None:
     assert written == pytest.approx([*step, *whole], rel=0.03, abs=1), "docs/reading.md: run python benchmarks/reading.py"
 
 
-def test_nothing_asks_which_geometry_it_has() -> None:
-    """A box convention is a set of functions and numbers; rules of training are fields of configurations."""
+def test_no_code_depends_on_the_name_of_a_geometry() -> None:
+    """A `Geometry` has functions and numbers but no flags; training rules are fields of configurations."""
     assert not [name for name, value in vars(Geometry).items() if type(value) is bool]
     for path in sorted((PACKAGE / "models").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -188,7 +188,7 @@ WITHOUT_TORCH = (
 """Files that name classes which need torch and import them only where they build them, since these import the file."""
 
 
-def test_files_import_in_no_circle() -> None:
+def test_no_circular_imports() -> None:
     """Also inside functions and under TYPE_CHECKING, but for `WITHOUT_TORCH`; of a package's ``__init__`` only what it imports
     itself counts."""
     modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}

@@ -1,4 +1,4 @@
-"""The one reader of JSON, held against the standard library's, and its columns of numbers."""
+"""The JSON reader, compared with the standard library's, and columns of numbers read from its rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = st.recursive(
 
 
 def outcome(read: Any, content: bytes) -> str:
-    """What a reader makes of a file's content; repr keeps 1 and 1.0, -0.0 and nan apart."""
+    """The repr of what a reader returns, or "refused"; repr distinguishes 1 from 1.0 and -0.0 from 0.0."""
     try:
         return repr(read(content))
     except (ValueError, RecursionError, UserError):
@@ -91,7 +91,7 @@ def test_damaged_json_is_refused_as_the_standard_library_does(
         '"\x01"',
     ],
 )
-def test_corners_of_json(text: str, tmp_path: Path) -> None:
+def test_unusual_json(text: str, tmp_path: Path) -> None:
     path = tmp_path / "corner.json"
     path.write_text(text, encoding="utf-8")
     assert outcome(lambda _: read_json(path, "name another"), b"") == outcome(json.loads, text.encode())
@@ -106,7 +106,7 @@ def test_corners_of_json(text: str, tmp_path: Path) -> None:
         (b'"\xff"', "{path}: is not JSON ('utf-8' codec can't decode byte 0xff in position 1: invalid start byte); name another"),
     ],
 )
-def test_a_file_that_is_not_json_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_json_is_an_error_of_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_json_is_one_line(content: bytes | None, message: str
     assert str(error.value) == message.format(path=path)
 
 
-def test_what_is_a_number() -> None:
+def test_checks_of_numbers() -> None:
     whole = [0, -5, 640.0, True, 2**63 - 1]
     assert all(map(is_whole, whole)) and not any(map(is_whole, [1.5, 2**63, 1e19, "1", None, [], float("nan"), float("inf")]))
     numbers = [0, 1.5, float("nan"), float("-inf"), -(2**63) + 1]
@@ -163,6 +163,6 @@ def test_a_message_names_the_row(take: Any, message: str) -> None:
     assert str(error.value) == f"a.json: rows {message}; correct the file"
 
 
-def test_a_record_is_a_mapping() -> None:
+def test_a_row_must_be_a_mapping() -> None:
     with pytest.raises(UserError, match=r"^a\.json: row 1: must be a mapping, got \[\]; correct the file$"):
         Columns([{}, []], "a.json")

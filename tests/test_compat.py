@@ -1,8 +1,8 @@
-"""What revision 1a5d725 wrote can still be used: weights, a checkpoint, proposals, configurations.
+"""Files written by revision 1a5d725 can still be used: weights, a checkpoint, proposals, configurations.
 
-``tests/facts/compat`` is a run of a network of a few thousand weights in Detectron's geometry. Who has the folder ``shared`` beside
-this repository has seven more runs, of other architectures, and their own description (``shared/compat/README.md``). Everything is
-asked for as a person would: by the command line, and by `boxwood.load`.
+``tests/facts/compat`` is a run of a network of a few thousand weights in Detectron's geometry. The folder ``shared`` beside this
+repository, if present, has seven more runs of other architectures, described in ``shared/compat/README.md``. The tests use the
+command line and `boxwood.load`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.conftest import SHARED, Boxwood
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OWN = Path(__file__).parent / "facts" / "compat"
+COMMITTED = Path(__file__).parent / "facts" / "compat"
 
 
 class Run(NamedTuple):
-    """A run's directory, and the folder that the paths of its configuration begin in."""
+    """The folder that the paths of a run's configuration are relative to, and the path of the run in it."""
 
     root: Path
     path: str
@@ -38,41 +38,41 @@ class Run(NamedTuple):
         return self.root / self.path
 
 
-own = Run(OWN, "whole")
+committed = Run(COMMITTED, "whole")
 shared = {
     name: Run(SHARED / "compat", f"runs/{name}") for name in ("c4", "detectron1", "keypoint", "mask", "retinanet", "rfcn", "rpn")
 }
-RUNS = {"whole": pytest.param(own, id="whole")} | {
+RUNS = {"whole": pytest.param(committed, id="whole")} | {
     name: pytest.param(run, id=name, marks=pytest.mark.shared) for name, run in shared.items()
 }
 DETECTORS = [run for name, run in RUNS.items() if name != "rpn"]
 WHOLE = [
-    pytest.param(own, 1e-5, id="whole"),
+    pytest.param(committed, 1e-5, id="whole"),
     pytest.param(shared["mask"], 1e-4, id="mask", marks=[pytest.mark.shared, pytest.mark.slow]),
 ]
-"""And how near a run that goes on must come to its end. Where the processor is of the kind that wrote it, the two are equal; the
-optimizer of the second, AdamW, enlarges what another one rounds otherwise."""
+"""Complete runs, and the tolerance of their final weights after resuming. On the kind of processor that wrote the run, the weights
+are equal; AdamW, the optimizer of the second run, amplifies other rounding."""
 
 
-def called(run: Run) -> str:
+def name_of(run: Run) -> str:
     return run.path.removeprefix("runs/")
 
 
 @pytest.fixture
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, since a run may write."""
+def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the current directory, since commands write into a run."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def settled(run: Run, folder: Path) -> Path:
+def copied_run(run: Run, folder: Path) -> Path:
     """A copy of the run in ``folder``, with its data beside it."""
-    copied = folder / called(run)
-    shutil.copytree(run.folder, copied, copy_function=shutil.copyfile)
-    for directory in (copied, *(path for path in copied.rglob("*") if path.is_dir())):
+    copy = folder / name_of(run)
+    shutil.copytree(run.folder, copy, copy_function=shutil.copyfile)
+    for directory in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
         directory.chmod(0o755)
     (folder / "data").symlink_to(run.root / "data", target_is_directory=True)
-    return copied
+    return copy
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -84,32 +84,32 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("run", DETECTORS)
-def test_predictions(boxwood: Boxwood, run: Run, at_home: Path) -> None:
-    """Those of ``boxwood predict data/val --model RUN --score 0.001 --no-pictures``, up to the rounding of another processor."""
-    folder = settled(run, at_home)
-    outcome = boxwood("predict", "data/val", "--model", folder.name, "--score", "0.001", "--no-pictures", "--out", "found")
+def test_predictions(boxwood: Boxwood, run: Run, work_folder: Path) -> None:
+    """The recorded output of ``boxwood predict data/val --model RUN --score 0.001 --no-pictures``, up to rounding."""
+    folder = copied_run(run, work_folder)
+    outcome = boxwood("predict", "data/val", "--model", folder.name, "--score", "0.001", "--no-pictures", "--out", "out")
     assert outcome.status == 0, outcome.err
-    compare(json.loads(Path("found/predictions.json").read_text()), json.loads((folder / "predictions.json").read_text()))
+    compare(json.loads(Path("out/predictions.json").read_text()), json.loads((folder / "predictions.json").read_text()))
 
 
-def compare(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """The same records, each once; nearly equal scores may stand in another order."""
-    assert len(found) == len(expected)
-    assert {tuple(record) for record in found} == {tuple(record) for record in expected}
+def compare(predictions: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Check that the records match one to one; records of nearly equal scores may be in another order."""
+    assert len(predictions) == len(expected)
+    assert {tuple(record) for record in predictions} == {tuple(record) for record in expected}
     for key in ("file_name", "category"):
-        assert sorted(record[key] for record in found) == sorted(record[key] for record in expected)
-    left = list(found)
+        assert sorted(record[key] for record in predictions) == sorted(record[key] for record in expected)
+    unmatched = list(predictions)
     for record in expected:
-        same = [
+        matches = [
             index
-            for index, other in enumerate(left)
+            for index, other in enumerate(unmatched)
             if other["file_name"] == record["file_name"]
             and other["category"] == record["category"]
             and abs(other["score"] - record["score"]) <= 1e-5
             and np.abs(np.subtract(other["bbox"], record["bbox"])).max() <= 1e-3
         ]
-        assert same, f"nothing like {record}"
-        other = left.pop(same[0])
+        assert matches, f"no match for {record}"
+        other = unmatched.pop(matches[0])
         if "segmentation" in record:
             ours, theirs = (rle.decode(one["segmentation"]).astype(bool) for one in (other, record))
             assert (ours != theirs).sum() <= max(2, 0.01 * theirs.sum())
@@ -118,11 +118,11 @@ def compare(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.parametrize("run", RUNS.values())
-def test_weights_can_be_loaded(run: Run, at_home: Path) -> None:
-    """In Python, and every tensor is in its place."""
+def test_weights_can_be_loaded(run: Run, work_folder: Path) -> None:
+    """By `boxwood.load`, which checks that all tensors are there."""
     import boxwood
 
-    folder = settled(run, at_home)
+    folder = copied_run(run, work_folder)
     predictor = boxwood.load(folder, device="cpu")
     assert len(predictor.categories) == 6
     (first, *_) = sorted(Path("data/val").glob("*.jpg"))
@@ -136,28 +136,28 @@ def test_weights_can_be_loaded(run: Run, at_home: Path) -> None:
 
 @pytest.fixture
 def some_threads() -> Iterator[Callable[[int], None]]:
-    """``some_threads(2)``: so many from now on, for this test."""
+    """``some_threads(2)``: set the number of torch threads until the end of the test."""
     threads = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("run", "near"), WHOLE)
-def test_a_run_goes_on(boxwood: Boxwood, run: Run, near: float, at_home: Path, some_threads: Callable[[int], None]) -> None:
-    """From step 6 of 12 to the weights that it ended with, and what it writes now has the form of what it wrote then."""
-    folder = settled(run, at_home)
-    ended = folder / "last.safetensors"
-    expected, form = load_file(ended), metadata_of(ended)
+def test_a_run_is_resumed(boxwood: Boxwood, run: Run, near: float, work_folder: Path, some_threads: Callable[[int], None]) -> None:
+    """Resumed at step 6 of 12, the run ends with the recorded weights, and writes files of the recorded form."""
+    folder = copied_run(run, work_folder)
+    weights = folder / "last.safetensors"
+    expected, form = load_file(weights), metadata_of(weights)
     before = torch.load(folder / "checkpoints" / "step-00000006.pt", map_location="cpu", weights_only=True)
-    ended.unlink()
-    some_threads(json.loads((folder / "environment.json").read_text())["threads"])  # they decide how sums are rounded
+    weights.unlink()
+    some_threads(json.loads((folder / "environment.json").read_text())["threads"])  # the rounding of sums depends on them
     outcome = boxwood("train", folder.name, "--resume")
     assert outcome.status == 0 and "resumed after step 6 of 12" in outcome.err, outcome.err
-    found = load_file(ended)
-    assert list(found) == list(expected)
+    resumed = load_file(weights)
+    assert list(resumed) == list(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=near, atol=near, msg=lambda text, name=name: f"{name}: {text}")
-    assert {key: metadata_of(ended)[key] for key in ("format", "format_version", "categories")} == {
+        torch.testing.assert_close(resumed[name], tensor, rtol=near, atol=near, msg=lambda text, name=name: f"{name}: {text}")
+    assert {key: metadata_of(weights)[key] for key in ("format", "format_version", "categories")} == {
         key: form[key] for key in ("format", "format_version", "categories")
     }
     after = torch.load(folder / "checkpoints" / "step-00000012.pt", map_location="cpu", weights_only=True)
@@ -172,7 +172,7 @@ def test_a_run_goes_on(boxwood: Boxwood, run: Run, near: float, at_home: Path, s
 
 
 def proposals_in(path: Path) -> dict[int, np.ndarray[Any, Any]]:
-    """Image id to rows of box and score."""
+    """By image id, rows of box and score: (N, 5) float32."""
     tensors = load_file(path)
     rows = torch.cat([tensors["boxes"], tensors["scores"][:, None]], dim=1).numpy()
     parts = np.split(rows, np.cumsum(tensors["counts"].numpy())[:-1])
@@ -180,15 +180,15 @@ def proposals_in(path: Path) -> dict[int, np.ndarray[Any, Any]]:
 
 
 @pytest.mark.shared
-def test_proposals_are_found_again(boxwood: Boxwood, at_home: Path) -> None:
-    """``boxwood eval`` of the RPN writes the file that it wrote."""
-    folder = settled(shared["rpn"], at_home)
+def test_eval_of_an_rpn_gives_the_recorded_proposals(boxwood: Boxwood, work_folder: Path) -> None:
+    """``boxwood eval`` of the RPN writes nearly the same proposals, in the same format."""
+    folder = copied_run(shared["rpn"], work_folder)
     expected = folder / "proposals.safetensors"
     assert metadata_of(expected) == {"format": "boxwood proposals 1"}
     outcome = boxwood("eval", folder.name, "--out", "again")
     assert outcome.status == 0, outcome.err
-    assert metadata_of(at_home / "again" / "proposals.safetensors") == metadata_of(expected)
-    ours, theirs = proposals_in(at_home / "again" / "proposals.safetensors"), proposals_in(expected)
+    assert metadata_of(work_folder / "again" / "proposals.safetensors") == metadata_of(expected)
+    ours, theirs = proposals_in(work_folder / "again" / "proposals.safetensors"), proposals_in(expected)
     assert list(ours) == list(theirs)
     for image, rows in theirs.items():
         assert abs(len(ours[image]) - len(rows)) <= 2
@@ -197,11 +197,11 @@ def test_proposals_are_found_again(boxwood: Boxwood, at_home: Path) -> None:
 
 
 @pytest.mark.shared
-def test_proposals_are_learnt_from(boxwood: Boxwood, at_home: Path) -> None:
-    """A Fast R-CNN trains a step on the file, and reads of it the boxes that stand in it."""
+def test_fast_rcnn_trains_on_recorded_proposals(boxwood: Boxwood, work_folder: Path) -> None:
+    """The proposals of samples are boxes of the file, and a Fast R-CNN trains a step on them."""
     from boxwood.recipes import resolve
 
-    folder = settled(shared["rpn"], at_home)
+    folder = copied_run(shared["rpn"], work_folder)
     data = [
         f"data.{part}.{key}"
         for part in ("train", "val")

@@ -1,4 +1,4 @@
-"""Configurations: what is right survives every way of writing it, what is wrong is told in one line each."""
+"""Configurations: valid ones round-trip through every notation; each mistake is reported in one line."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from boxwood.config import (
 from boxwood.errors import UserError
 
 
-class Body(Component):
+class Backbone(Component):
     frozen: int = 2
 
     @abstractmethod
     def build(self) -> str: ...
 
 
-class ResNet(Body):
+class ResNet(Backbone):
     short_kind: ClassVar[str] = "resnet"
     depth: Literal[18, 50] = 50
 
@@ -45,7 +45,7 @@ class ResNet(Body):
         return f"resnet{self.depth}"
 
 
-class MobileNet(Body):
+class MobileNet(Backbone):
     short_kind: ClassVar[str] = "mobilenet_v2"
     width: float = 1.0
 
@@ -53,11 +53,11 @@ class MobileNet(Body):
         return "mobilenet"
 
 
-class OwnBody(Body):
+class UserBackbone(Backbone):
     size: int | str = 1
 
     def build(self) -> str:
-        return "own"
+        return "user"
 
 
 class Flip(Component):
@@ -70,12 +70,12 @@ class Mask(Config):
 
 
 class Model(Config):
-    body: Body = Field(default_factory=ResNet)
+    backbone: Backbone = Field(default_factory=ResNet)
     mask: Mask | None = None
 
 
 class Optim(Config):
-    kind: Literal["sgd", "adamw"] = "sgd"  # a plain field that happens to be called kind
+    kind: Literal["sgd", "adamw"] = "sgd"  # a plain field named kind
     lr: float = Field(0.02, gt=0)
     drops: tuple[float, ...] = (0.66, 0.9)
 
@@ -93,11 +93,11 @@ class Run(Config):
     sizes: tuple[tuple[float, ...], ...] = ((32,), (64, 128))
 
 
-OWN_KIND = f"{__name__}:OwnBody"
+USER_KIND = f"{__name__}:UserBackbone"
 
 
 def problems(*overrides: str) -> list[str]:
-    """What `apply_overrides` complains of."""
+    """The problems that `apply_overrides` reports."""
     with pytest.raises(ConfigError) as caught:
         apply_overrides(Run(), overrides)
     assert all("\n" not in problem for problem in caught.value.problems)
@@ -115,9 +115,9 @@ def problems(*overrides: str) -> list[str]:
         ("optim.lr=.5", 0.5),
         ("optim.drops=[1, 2.5]", (1.0, 2.5)),
         ("optim.drops=[]", ()),
-        ("model.body.frozen=010", 10),
-        ("model.body.frozen=1_000", 1000),
-        ("model.body.frozen=-1", -1),
+        ("model.backbone.frozen=010", 10),
+        ("model.backbone.frozen=1_000", 1000),
+        ("model.backbone.frozen=-1", -1),
         ("optim.drops.1=0.8", (0.66, 0.8)),
         ("sizes.1.0=5", ((32.0,), (5.0, 128.0))),
         ("data.folder=2017", "2017"),
@@ -132,15 +132,15 @@ def problems(*overrides: str) -> list[str]:
         ("model.mask={}", Mask()),
         ("model.mask={convs: 2}", Mask(convs=2)),
         ("model.mask={convs: 3}", Mask(convs=3)),
-        ("model.body.kind=mobilenet_v2", MobileNet()),
-        ("model.body={kind: mobilenet_v2, width: 2}", MobileNet(width=2)),
-        ("model.body={frozen: 0}", ResNet(frozen=0)),
-        (f"model.body.kind={OWN_KIND}", OwnBody()),
+        ("model.backbone.kind=mobilenet_v2", MobileNet()),
+        ("model.backbone={kind: mobilenet_v2, width: 2}", MobileNet(width=2)),
+        ("model.backbone={frozen: 0}", ResNet(frozen=0)),
+        (f"model.backbone.kind={USER_KIND}", UserBackbone()),
         ("data.transforms=[]", ()),
         ("data.transforms=[{kind: flip, p: 1}, {kind: flip}]", (Flip(p=1), Flip())),
     ],
 )
-def test_an_override_sets_its_key_and_nothing_else(override: str, value: object) -> None:
+def test_an_override_sets_only_its_key(override: str, value: object) -> None:
     changed = apply_overrides(Run(), [override])
     node: Any = changed
     for key in override.partition("=")[0].removesuffix(".kind").split("."):
@@ -155,50 +155,50 @@ def test_an_override_sets_its_key_and_nothing_else(override: str, value: object)
 
 def test_a_kind_and_its_keys_in_one_call_in_any_order() -> None:
     for overrides in (
-        ["model.body.kind=mobilenet_v2", "model.body.width=2"],
-        ["model.body.width=2", "model.body.kind=mobilenet_v2"],
+        ["model.backbone.kind=mobilenet_v2", "model.backbone.width=2"],
+        ["model.backbone.width=2", "model.backbone.kind=mobilenet_v2"],
     ):
-        assert apply_overrides(Run(), overrides).model.body == MobileNet(width=2)
+        assert apply_overrides(Run(), overrides).model.backbone == MobileNet(width=2)
     both = apply_overrides(Run(), ["model.mask.convs=7", "model.mask={convs: 2}"])
-    assert both.model.mask == Mask(convs=7), "the longer key is the more particular one"
+    assert both.model.mask == Mask(convs=7), "the longer key applies last"
 
 
-def test_the_kind_that_is_there_keeps_its_settings() -> None:
-    run = Run(model=Model(body=ResNet(depth=18)))
-    assert apply_overrides(run, ["model.body.kind=resnet"]).model.body == ResNet(depth=18)
+def test_setting_the_present_kind_keeps_its_settings() -> None:
+    run = Run(model=Model(backbone=ResNet(depth=18)))
+    assert apply_overrides(run, ["model.backbone.kind=resnet"]).model.backbone == ResNet(depth=18)
 
 
-def test_a_plain_field_called_kind_resets_nothing() -> None:
+def test_a_plain_field_named_kind_resets_nothing() -> None:
     assert apply_overrides(Run(optim=Optim(lr=0.5)), ["optim.kind=adamw"]).optim == Optim(kind="adamw", lr=0.5)
 
 
 def test_the_original_is_not_changed() -> None:
     run = Run()
-    apply_overrides(run, ["optim.lr=1", "data.transforms.0.p=0", "model.body.kind=mobilenet_v2"])
+    apply_overrides(run, ["optim.lr=1", "data.transforms.0.p=0", "model.backbone.kind=mobilenet_v2"])
     assert run == Run()
 
 
-def test_all_mistakes_at_once_with_the_nearest_key() -> None:
-    found = problems(
+def test_all_mistakes_are_reported_at_once_with_the_nearest_keys() -> None:
+    lines = problems(
         "optim.rl=1",
         "optim.lr=fast",
         "lr=1",
-        "model.body.detph=18",
+        "model.backbone.detph=18",
         "model.mask.conv=1",
         "data.transforms.0.pp=1",
         "data.transforms.7.p=1",
         "data.transforms.0.p=2",
-        "modle.body.depth=18",
+        "modle.backbone.depth=18",
         "nonsense",
         "=1",
         "optim.drops=[a]",
     )
-    assert len(found) == 12
-    text = "\n".join(found)
+    assert len(lines) == 12
+    text = "\n".join(lines)
     assert "unknown key 'optim.rl' (did you mean 'optim.lr'?)" in text
     assert "'optim.lr' should be a valid number, got 'fast'" in text
     assert "unknown key 'lr' (did you mean 'optim.lr'?)" in text
-    assert "unknown key 'model.body.detph' (did you mean 'model.body.depth'?)" in text
+    assert "unknown key 'model.backbone.detph' (did you mean 'model.backbone.depth'?)" in text
     assert "unknown key 'model.mask.conv' (did you mean 'model.mask.convs'?)" in text
     assert "unknown key 'data.transforms.0.pp' (did you mean 'data.transforms.0.p'?)" in text
     assert "unknown key 'data.transforms.7': 'data.transforms' is a list of 1, counted from 0" in text
@@ -212,12 +212,15 @@ def test_all_mistakes_at_once_with_the_nearest_key() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.body.kind=resent", "'model.body' has an unknown kind 'resent' (did you mean 'resnet'?)"),
-        ("model.body.kind=my:Body", "'model.body' has an unknown kind 'my:Body'; import its module first (--import my)"),
-        ("model.body.kind=null", "'model.body' needs its kind (known: "),
-        ("model.body.kind=[1]", "'model.body' has an unknown kind [1] (known: "),
-        ("model.body=3", "'model.body' should be a mapping of keys to values, got 3"),
-        ("model.body=null", "'model.body' should be a mapping of keys to values, got None"),
+        ("model.backbone.kind=resent", "'model.backbone' has an unknown kind 'resent' (did you mean 'resnet'?)"),
+        (
+            "model.backbone.kind=my:Backbone",
+            "'model.backbone' has an unknown kind 'my:Backbone'; import its module first (--import my)",
+        ),
+        ("model.backbone.kind=null", "'model.backbone' needs its kind (known: "),
+        ("model.backbone.kind=[1]", "'model.backbone' has an unknown kind [1] (known: "),
+        ("model.backbone=3", "'model.backbone' should be a mapping of keys to values, got 3"),
+        ("model.backbone=null", "'model.backbone' should be a mapping of keys to values, got None"),
         ("model=resnet", "'model' should be a mapping of keys to values, got 'resnet'"),
         ("optim.lr=true", "'optim.lr' should be a valid number, got True"),
         ("optim.lr=-1", "'optim.lr' should be greater than 0, got -1"),
@@ -225,26 +228,26 @@ def test_all_mistakes_at_once_with_the_nearest_key() -> None:
         ("optim.lr.x=1", "'optim.lr' should be a valid number, got a mapping"),
         ("optim.kind=sgdd", "'optim.kind' should be 'sgd' or 'adamw', got 'sgdd'"),
         ("optim.drops=1", "'optim.drops' should be a list, got 1"),
-        ("model.body.frozen=1.5", "'model.body.frozen' should be a valid integer, got 1.5"),
-        ("model.body.frozen=0x10", "'model.body.frozen' should be a valid integer, got '0x10'"),
-        ("model.body.frozen=" + "9" * 5000, "'model.body.frozen' should be a valid integer"),
+        ("model.backbone.frozen=1.5", "'model.backbone.frozen' should be a valid integer, got 1.5"),
+        ("model.backbone.frozen=0x10", "'model.backbone.frozen' should be a valid integer, got '0x10'"),
+        ("model.backbone.frozen=" + "9" * 5000, "'model.backbone.frozen' should be a valid integer"),
         ("data.weights=5", "'data.weights' should be text, got 5"),
         ("optim.lr={", "'optim.lr={': the value is not valid YAML ("),
         ("optim..lr=1", "unknown key 'optim.' (did you mean 'optim.lr'?)"),
         ("optim.drops.x=1", "unknown key 'optim.drops.x': 'optim.drops' is a list of 2, counted from 0"),
     ],
 )
-def test_one_mistake_one_line(override: str, message: str) -> None:
+def test_a_mistake_is_one_line(override: str, message: str) -> None:
     (problem,) = problems(override)
     assert problem.startswith(message)
 
 
 def test_both_alternatives_of_a_union_are_named() -> None:
-    (problem,) = problems(f"model.body.kind={OWN_KIND}", "model.body.size=1.5")
-    assert problem == "'model.body.size' should be a valid integer, got 1.5; or it should be text"
+    (problem,) = problems(f"model.backbone.kind={USER_KIND}", "model.backbone.size=1.5")
+    assert problem == "'model.backbone.size' should be a valid integer, got 1.5; or it should be text"
 
 
-def test_long_values_are_cut() -> None:
+def test_long_values_are_shortened() -> None:
     (problem,) = problems("optim.lr=" + "x" * 10_000)
     assert len(problem) < 200
 
@@ -252,7 +255,7 @@ def test_long_values_are_cut() -> None:
 # ------------------------------------------------------------------------------------------------------- Python
 
 
-def test_a_misspelt_attribute_is_an_error_with_the_nearest() -> None:
+def test_a_misspelt_attribute_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(AttributeError, match=r"Optim has no key 'rl' \(did you mean 'lr'\?\)"):
         Optim().rl = 1  # type: ignore[attr-defined]
 
@@ -277,20 +280,20 @@ def test_assignment_is_checked_and_lists_become_tuples() -> None:
     assert run.optim.drops == (0.5, 1.0)
     run.optim.lr = 1
     assert isinstance(run.optim.lr, float)
-    run.model.body = MobileNet()
-    assert run.model.body.build() == "mobilenet"
+    run.model.backbone = MobileNet()
+    assert run.model.backbone.build() == "mobilenet"
     with pytest.raises(ConfigError, match="Optim: 'lr' should be a valid number, got 'x'"):
         run.optim.lr = "x"  # type: ignore[assignment]
     assert run.optim.lr == 1, "a refused value leaves the old one"
-    with pytest.raises(ConfigError, match="'body' should be a mapping"):
-        run.model.body = Optim()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="'backbone' should be a mapping"):
+        run.model.backbone = Optim()  # type: ignore[assignment]
 
 
 def test_an_abstract_component_needs_its_kind() -> None:
-    assert "resnet" in Body.kinds()
-    assert all(kind != Body.kind() for kind in Body.kinds())
+    assert "resnet" in Backbone.kinds()
+    assert all(kind != Backbone.kind() for kind in Backbone.kinds())
     with pytest.raises(ConfigError, match="needs its kind"):
-        from_tree(Run, {"model": {"body": {"frozen": 1}}})
+        from_tree(Run, {"model": {"backbone": {"frozen": 1}}})
 
 
 # --------------------------------------------------------------------------------------------------------- YAML
@@ -316,7 +319,7 @@ def test_a_yaml_mistake_names_file_line_and_nearest_key(tmp_path: Path) -> None:
           - kind: flip
             p: much
         model:
-          body:
+          backbone:
             kind: resnet
             detph: 18
         """,
@@ -329,16 +332,16 @@ def test_a_yaml_mistake_names_file_line_and_nearest_key(tmp_path: Path) -> None:
             f"{path}:3: unknown key 'optim.rl' (did you mean 'optim.lr'?)",
             f"{path}:4: 'optim.lr' should be a valid number, got 'quick'",
             f"{path}:9: 'data.transforms.1.p' should be a valid number, got 'much'",
-            f"{path}:13: unknown key 'model.body.detph' (did you mean 'model.body.depth'?)",
+            f"{path}:13: unknown key 'model.backbone.detph' (did you mean 'model.backbone.depth'?)",
         ]
     )
 
 
 def test_yaml_over_a_base(tmp_path: Path) -> None:
-    tree, _ = read_yaml(write(tmp_path, "optim: {lr: 1e-1}\nmodel:\n  body: {kind: mobilenet_v2}\n  mask: {}\n"))
+    tree, _ = read_yaml(write(tmp_path, "optim: {lr: 1e-1}\nmodel:\n  backbone: {kind: mobilenet_v2}\n  mask: {}\n"))
     run = overlay(Run(optim=Optim(lr=5, drops=(0.1,))), tree)
     assert run.optim == Optim(lr=0.1, drops=(0.1,))
-    assert run.model == Model(body=MobileNet(), mask=Mask())
+    assert run.model == Model(backbone=MobileNet(), mask=Mask())
 
 
 @pytest.mark.parametrize(
@@ -434,7 +437,7 @@ NUMBERS = st.floats(allow_nan=False, min_value=1e-300, width=64)
 )
 def test_round_trip_through_yaml(lr: float, drops: list[float], folder: str, weights: str | None, depth: int, mask: bool) -> None:
     run = Run(
-        model=Model(body=ResNet(depth=depth), mask=Mask() if mask else None),  # type: ignore[arg-type]  # 18 or 50
+        model=Model(backbone=ResNet(depth=depth), mask=Mask() if mask else None),  # type: ignore[arg-type]  # 18 or 50
         optim=Optim(lr=lr, drops=tuple(drops)),
         data=Part(folder=folder, weights=weights, transforms=(Flip(p=0), Flip())),
     )
@@ -448,7 +451,7 @@ def test_round_trip_through_yaml(lr: float, drops: list[float], folder: str, wei
 def test_yaml_fits_on_a_screen() -> None:
     assert to_yaml(Run()).splitlines() == [
         "model:",
-        "  body: {kind: resnet, frozen: 2, depth: 50}",
+        "  backbone: {kind: resnet, frozen: 2, depth: 50}",
         "  mask: null",
         "optim:",
         "  kind: sgd",
@@ -466,11 +469,11 @@ def test_yaml_fits_on_a_screen() -> None:
 
 
 def test_differences_of_components_and_tuples() -> None:
-    a, b = Run(), Run(model=Model(body=MobileNet(), mask=Mask()), data=Part(transforms=(Flip(p=1), Flip())))
+    a, b = Run(), Run(model=Model(backbone=MobileNet(), mask=Mask()), data=Part(transforms=(Flip(p=1), Flip())))
     assert differences(a, b) == [
-        ("model.body.kind", "resnet", "mobilenet_v2"),
-        ("model.body.depth", 50, None),
-        ("model.body.width", None, 1.0),
+        ("model.backbone.kind", "resnet", "mobilenet_v2"),
+        ("model.backbone.depth", 50, None),
+        ("model.backbone.width", None, 1.0),
         ("model.mask", None, {"convs": 4}),
         ("data.transforms.0.p", 0.5, 1.0),
         ("data.transforms.1", None, {"kind": "flip", "p": 0.5}),
@@ -480,13 +483,13 @@ def test_differences_of_components_and_tuples() -> None:
 
 def test_the_schema_knows_each_kind() -> None:
     schema = Run.model_json_schema()
-    bodies = {body["properties"]["kind"]["const"]: body for body in schema["$defs"]["Body"]["anyOf"]}
-    assert set(bodies) == {"resnet", "mobilenet_v2", OWN_KIND}
-    assert set(bodies["resnet"]["properties"]) == {"kind", "frozen", "depth"}
-    assert bodies["resnet"]["additionalProperties"] is False
+    backbones = {backbone["properties"]["kind"]["const"]: backbone for backbone in schema["$defs"]["Backbone"]["anyOf"]}
+    assert set(backbones) == {"resnet", "mobilenet_v2", USER_KIND}
+    assert set(backbones["resnet"]["properties"]) == {"kind", "frozen", "depth"}
+    assert backbones["resnet"]["additionalProperties"] is False
 
 
 def test_to_tree_is_plain_data() -> None:
     tree = to_tree(Run())
-    assert tree["model"]["body"] == {"kind": "resnet", "frozen": 2, "depth": 50}
+    assert tree["model"]["backbone"] == {"kind": "resnet", "frozen": 2, "depth": 50}
     assert tree["data"]["transforms"] == [{"kind": "flip", "p": 0.5}]

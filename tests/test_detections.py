@@ -1,4 +1,4 @@
-"""Detections: indexing, iteration, and their forms for other programs."""
+"""Detections: indexing, iteration, and conversion for other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from boxwood.structures import Detections
 
 
 def three() -> Detections:
-    """Three detections with masks, keypoints and a field of a user's own, in an image of 20 x 30."""
+    """Three detections with masks, keypoints and a user-defined field, in an image of 20 x 30 (height x width) pixels."""
     boxes = torch.tensor([[2.0, 3, 12, 9], [0, 0, 30, 20], [5, 5, 6, 6]])
     return Detections(
         *(boxes, torch.tensor([0.9, 0.5, 0.25]), torch.tensor([1, 0, 1]), (20, 30), ("cat", "dog")),
@@ -30,17 +30,17 @@ def three() -> Detections:
     )
 
 
-def test_one_detection_is_detections() -> None:
-    found = three()
+def test_an_index_gives_one_detection() -> None:
+    detections = three()
     for index, same in ((0, 0), (2, 2), (-1, 2), (-3, 0)):
-        one = found[index]
-        assert len(one) == 1 and torch.equal(one.boxes, found.boxes[same : same + 1])
-        assert one.names == [found.names[same]] and one.fields["depth"].values.tolist() == [same + 1.0]  # type: ignore[attr-defined]
+        one = detections[index]
+        assert len(one) == 1 and torch.equal(one.boxes, detections.boxes[same : same + 1])
+        assert one.names == [detections.names[same]] and one.fields["depth"].values.tolist() == [same + 1.0]  # type: ignore[attr-defined]
     for index in (3, -4):
         with pytest.raises(IndexError, match=f"detection {index} of 3"):
-            found[index]
+            detections[index]
     with pytest.raises(IndexError):
-        found[:0][0]
+        detections[:0][0]
 
 
 def test_iteration_ends() -> None:
@@ -49,7 +49,7 @@ def test_iteration_ends() -> None:
 
 
 def test_coco_results() -> None:
-    """The second box is the whole image, so its mask, read by COCO's own code, is every pixel."""
+    """The second box is the whole image, so its mask, decoded by hotcoco, has every pixel."""
     records = three().to_coco(7, (10, 20))
     assert [record["category_id"] for record in records] == [20, 10, 20]
     assert records[0]["bbox"] == [2, 3, 10, 6] and records[0]["keypoints"] == [4.0, 5.0, 1.0]
@@ -63,22 +63,22 @@ class Depths(TensorField):
         return [{"depth": depth} for depth in self.values.tolist()]
 
 
-def test_a_field_of_a_users_own_in_every_record() -> None:
-    """In COCO results, in `boxwood predict`'s file, and in the results of an evaluation, also after another selection."""
-    found = three()
-    found.fields["depth"] = Depths(torch.tensor([1.0, 2.0, 3.0]))
-    results = ImageResults.of(found, with_masks=False)
+def test_a_user_defined_field_in_every_record() -> None:
+    """In COCO results, in the file of ``boxwood predict``, and in results of an evaluation, also after another selection."""
+    detections = three()
+    detections.fields["depth"] = Depths(torch.tensor([1.0, 2.0, 3.0]))
+    results = ImageResults.of(detections, with_masks=False)
     (selected,) = select_again({7: results}, lambda boxes, scores, labels: (boxes[1:], scores[1:], torch.tensor([1, 2]))).values()
-    assert [record["depth"] for record in found.to_coco(7, (10, 20))] == [1, 2, 3]
-    assert [record["depth"] for record in records_of(found, file_name="a.jpg")] == [1, 2, 3]
+    assert [record["depth"] for record in detections.to_coco(7, (10, 20))] == [1, 2, 3]
+    assert [record["depth"] for record in records_of(detections, file_name="a.jpg")] == [1, 2, 3]
     assert results.records(7, (10, 20)) == [
-        {key: value for key, value in record.items() if key != "segmentation"} for record in found.to_coco(7, (10, 20))
+        {key: value for key, value in record.items() if key != "segmentation"} for record in detections.to_coco(7, (10, 20))
     ]
     assert [record["depth"] for record in selected.records(7, (10, 20))] == [2, 3]
 
 
-def test_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The columns that pandas is given; the package itself is no dependency of the tests."""
+def test_to_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The columns passed to pandas, which is replaced here, since the tests do not depend on it."""
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=dict))
     table = three().to_pandas()
     assert list(table) == ["x1", "y1", "x2", "y2", "score", "label", "name"]
@@ -86,15 +86,15 @@ def test_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {len(column) for column in three()[:0].to_pandas().values()} == {0}
 
 
-def test_for_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the names of its constructor's arguments; the package itself is no dependency of the tests."""
+def test_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments passed to ``supervision.Detections``, which is replaced here, since the tests do not depend on it."""
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=lambda **columns: columns))
     columns = three().to_supervision()
     assert columns["xyxy"].shape == (3, 4) and columns["mask"].shape == (3, 20, 30) and columns["mask"].dtype == np.bool_
     assert columns["class_id"].tolist() == [1, 0, 1] and columns["data"]["class_name"].tolist() == ["dog", "cat", "dog"]
 
 
-def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pandas", "supervision"):
         monkeypatch.setitem(sys.modules, name, None)
     for make in (three().to_pandas, three().to_supervision):

@@ -1,4 +1,4 @@
-"""Pictures are drawn where they should be and nothing breaks them; whether they please, a person must see."""
+"""Drawings: the positions and colours of drawn pixels, and unusual inputs."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from boxwood.structures import Detections
 HEIGHT, WIDTH = 120, 160
 
 
-def plain(value: int = 128) -> np.ndarray:
+def blank(value: int = 128) -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), value, np.uint8)
 
 
 def draw(boxes: Any, image: Any = None, **more: Any) -> np.ndarray:
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     more = {"labels": list(range(len(boxes))), "names": [""] * len(boxes)} | more
-    picture = draw_instances(plain() if image is None else image, boxes=boxes, **more)
+    picture = draw_instances(blank() if image is None else image, boxes=boxes, **more)
     assert picture.size == (WIDTH, HEIGHT)
     assert picture.mode == "RGB"
     return np.array(picture)
 
 
 def changed(drawn: np.ndarray) -> np.ndarray:
-    return (drawn != plain()).any(axis=2)
+    return (drawn != blank()).any(axis=2)
 
 
-def test_nothing_to_draw_leaves_the_picture() -> None:
+def test_without_instances_the_picture_is_unchanged() -> None:
     assert not changed(draw([])).any()
     empty = draw([], scores=[], masks=np.zeros((0, HEIGHT, WIDTH), bool), keypoints=np.zeros((0, 17, 3)), skeleton=((0, 1),))
     assert not changed(empty).any()
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
-def test_an_outline_is_on_the_edges_in_the_class_color(value: int) -> None:
-    drawn = draw([[20, 30, 100, 90]], plain(value))
+def test_an_outline_has_the_color_of_its_class(value: int) -> None:
+    drawn = draw([[20, 30, 100, 90]], blank(value))
     edge = [drawn[30, 20:100], drawn[89, 20:100], drawn[30:90, 20], drawn[30:90, 99]]
     assert all((line == class_color(0)).all() for line in edge)
     assert (drawn[40:80, 30:90] == value).all()
@@ -95,7 +95,7 @@ def test_small_boxes_stay_visible_on_large_ones() -> None:
         [0, 0, np.inf, 10],
     ],
 )
-def test_odd_boxes_do_not_break_the_picture(box: list[float]) -> None:
+def test_unusual_boxes(box: list[float]) -> None:
     masks = np.zeros((1, HEIGHT, WIDTH), bool)
     draw([box], names=["somewhere"], scores=[0.5], masks=masks, keypoints=np.array([[[box[0], box[1], 1.0]]]))
     draw([box, [20, 20, 60, 60]], names=["somewhere", "here"])
@@ -108,7 +108,7 @@ def test_one_pixel_boxes() -> None:
         assert seen.sum() <= 9
 
 
-def test_pictures_of_one_pixel_and_of_odd_shapes() -> None:
+def test_pictures_of_one_pixel_and_of_unusual_shapes() -> None:
     for height, width in ((1, 1), (1, 300), (300, 1), (7, 9)):
         picture = draw_instances(
             np.zeros((height, width, 3), np.uint8),
@@ -123,7 +123,7 @@ def test_pictures_of_one_pixel_and_of_odd_shapes() -> None:
         assert picture.size == (width, height)
 
 
-def test_masks_are_tinted_with_an_outline_also_at_the_border() -> None:
+def test_masks_have_a_tint_and_an_outline() -> None:
     mask = np.zeros((1, HEIGHT, WIDTH), bool)
     mask[0, :60, :80] = True
     drawn = draw([[200, 200, 210, 210]], masks=mask)
@@ -134,7 +134,7 @@ def test_masks_are_tinted_with_an_outline_also_at_the_border() -> None:
     inside = drawn[30, 40].astype(int)
     assert (np.sign(inside - 128) == np.sign(color - 128)).all()
     assert (np.abs(inside - 128) < np.abs(color - 128)).all()
-    assert (drawn[60, 5:75] < 128).all()  # the dark rim
+    assert (drawn[60, 5:75] < 128).all()  # the dark edge
     assert (drawn[70:, :] == 128).all()
     assert (drawn[:, 90:] == 128).all()
 
@@ -149,7 +149,7 @@ def test_keypoints_and_links() -> None:
 
 
 @pytest.mark.parametrize("name", ["hazelnut", "胡桃", "Haselnuß é", "مكسرات", "🌰", "two\nlines", "", "a" * 500])
-def test_names_of_any_alphabet_stay_inside(name: str) -> None:
+def test_names_in_any_script_are_drawn(name: str) -> None:
     for box in ([0, 0, 20, 20], [140, 100, 160, 120], [60, 0, 90, 120]):
         without = changed(draw([box])).sum()
         drawn = changed(draw([box], names=[name])).sum()
@@ -158,7 +158,7 @@ def test_names_of_any_alphabet_stay_inside(name: str) -> None:
 
 
 def test_names_do_not_cover_each_other() -> None:
-    """Three equal boxes: three plates in different places, none half covered."""
+    """Names of three equal boxes are drawn in different places."""
     one = changed(draw([[40, 40, 120, 90]], names=["nut"])) & ~changed(draw([[40, 40, 120, 90]]))
     three = changed(draw([[40, 40, 120, 90]] * 3, names=["nut"] * 3)) & ~changed(draw([[40, 40, 120, 90]]))
     assert three.sum() > 2 * one.sum()
@@ -170,7 +170,7 @@ def test_thousands_of_boxes() -> None:
     draw(np.concatenate([low, low + rng.uniform(1, 30, (3000, 2))], axis=1), names=["nut"] * 3000, scores=[0.5] * 3000)
 
 
-def test_every_kind_of_picture_gives_the_same(tmp_path: Path) -> None:
+def test_all_kinds_of_images_give_the_same_drawing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -195,17 +195,17 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
         draw([[1, 1, 9, 9]], opened)
 
 
-def test_what_is_no_picture_is_said(tmp_path: Path) -> None:
+def test_invalid_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("not a picture")
-    for image, said in (
+    for image, message in (
         (tmp_path / "none.jpg", "none.jpg: no such file"),
         (tmp_path / "a.jpg", "a.jpg: not a picture"),
-        (plain().astype(float), r"float64 \(120, 160, 3\)"),
-        (plain()[:, :, 0], r"uint8 \(120, 160\)"),
+        (blank().astype(float), r"float64 \(120, 160, 3\)"),
+        (blank()[:, :, 0], r"uint8 \(120, 160\)"),
         (torch.zeros(1, 5, 5, dtype=torch.uint8), r"uint8 \(5, 5, 1\)"),
         (7, "int"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             draw_instances(image, boxes=np.zeros((0, 4)), labels=[], names=[])
 
 
@@ -216,8 +216,8 @@ def test_colors_differ() -> None:
         assert np.abs(np.subtract(first, second)).sum() > 100
 
 
-def test_detections_draw_themselves() -> None:
-    found = Detections(
+def test_detections_draw() -> None:
+    detections = Detections(
         torch.tensor([[10.0, 10, 60, 60], [70, 70, 90, 90]]),
         torch.tensor([0.9, 0.2]),
         torch.tensor([0, 1]),
@@ -225,13 +225,13 @@ def test_detections_draw_themselves() -> None:
         ("fig", "date"),
         mask_probabilities=torch.ones(2, 28, 28),
     )
-    seen = changed(np.array(found.draw(plain(), score=0.5)))
+    seen = changed(np.array(detections.draw(blank(), score=0.5)))
     assert seen[30, 30]
     assert not seen[80, 80]
-    assert changed(np.array(found.draw(plain(), score=0.1)))[80, 80]
+    assert changed(np.array(detections.draw(blank(), score=0.1)))[80, 80]
 
 
-def test_sheets() -> None:
+def test_contact_sheet_and_side_by_side() -> None:
     pictures = [Image.new("RGB", size, (200, 0, 0)) for size in ((80, 60), (40, 90), (80, 60))]
     sheet = contact_sheet(pictures, 2)
     assert sheet.size == (2 * 80 + 3 * 4, 2 * 90 + 3 * 4)
@@ -241,6 +241,6 @@ def test_sheets() -> None:
     assert (np.array(row) == (200, 0, 0)).all(axis=2).sum() == 2 * 80 * 60 + 40 * 90
 
 
-def test_no_torch_is_imported() -> None:
+def test_importing_drawing_does_not_import_torch() -> None:
     code = "import sys, boxwood.drawing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

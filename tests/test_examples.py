@@ -1,4 +1,4 @@
-"""The examples do what they say, through the commands in their docstrings, on generated pictures."""
+"""The examples, run by the commands in their docstrings on generated pictures."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_own_backbone(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     outcome = boxwood("train", "examples.own_backbone:recipe", *overrides, "model.backbone.depth=1", "--out", out)
     assert outcome.status == 0, outcome.err
-    body = yaml.safe_load((out / "config.yaml").read_text())["model"]["backbone"]
-    assert body == {"kind": "examples.own_backbone:PlainConfig", "width": 32, "depth": 1}
+    backbone = yaml.safe_load((out / "config.yaml").read_text())["model"]["backbone"]
+    assert backbone == {"kind": "examples.own_backbone:PlainConfig", "width": 32, "depth": 1}
     arguments = ["predict", shapes / "val", "--model", out, "--import", "examples.own_backbone", "--out", tmp_path / "seen"]
     assert boxwood(*arguments).status == 0
     assert package.load(out).model.backbone.channels == (32, 64, 128, 256)  # type: ignore[union-attr]  # an nn.Module's member
@@ -87,7 +87,7 @@ def test_own_head(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def boxes_csv(shapes: Path, tmp_path: Path) -> Path:
-    """train.csv and val.csv of the generated pictures; the first val picture has no line."""
+    """A folder with train.csv and val.csv of the generated pictures; the first val picture has no row."""
     for split in ("train", "val"):
         coco = json.loads((shapes / f"{split}.json").read_text())
         files = {image["id"]: image["file_name"] for image in coco["images"]}
@@ -122,8 +122,8 @@ def test_own_dataset(boxwood: Boxwood, shapes: Path, boxes_csv: Path) -> None:
     assert "train.csv:2: ValueError" in line
 
 
-def test_own_dataset_is_the_coco_reader_with_other_files(shapes: Path, boxes_csv: Path) -> None:
-    """The same pictures through both: the same samples and the same truth."""
+def test_own_dataset_gives_the_samples_of_the_coco_reader(shapes: Path, boxes_csv: Path) -> None:
+    """The same images, boxes and labels from the CSV file as from the COCO file."""
     from boxwood.data import CocoConfig
 
     example: Any = runpy.run_path(str(ROOT / "examples" / "own_dataset.py"))
@@ -138,7 +138,7 @@ def test_own_dataset_is_the_coco_reader_with_other_files(shapes: Path, boxes_csv
 
 
 def test_own_optimizer(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
-    """The rate falls as the schedule says; a run that is stopped and resumed ends with the same weights."""
+    """The learning rate follows the schedule; a resumed run ends with the same weights."""
     out, arguments = tmp_path / "run", ["optim.warmup_steps=0", "train.steps=4", "train.log_every=1", "train.checkpoint_every=2"]
     command = ["train", "examples.own_optimizer:recipe", *without(("train.steps",), tiny(shapes)), *arguments]
     outcome = boxwood(*command, "train.keep_checkpoints=2", "--out", out)
@@ -155,11 +155,11 @@ def test_own_optimizer(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     resumed = read_weights(out / "last.safetensors").state
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
     exchanged = ["demo_shapes", "optim.kind=examples.own_optimizer:LionConfig", "--import", "examples.own_optimizer"]
-    assert yaml.safe_load(boxwood("config", "show", *exchanged).out)["optim"]["clip_norm"] == 5.0, "what all kinds have stays"
+    assert yaml.safe_load(boxwood("config", "show", *exchanged).out)["optim"]["clip_norm"] == 5.0, "common keys keep their values"
 
 
 def test_lion_by_hand() -> None:
-    """Two updates of one weight: 0.1 in the direction of the sign of 0.9 * momentum + 0.1 * gradient, after decay."""
+    """Two updates of one weight: after the decay, -0.1 times the sign of 0.9 * momentum + 0.1 * gradient."""
     example: Any = runpy.run_path(str(ROOT / "examples" / "own_optimizer.py"))
     weight = torch.nn.Parameter(torch.tensor([2.0]))
     optimizer = example["LionConfig"](lr=0.1).build([{"params": [weight], "weight_decay": 0.5}])
@@ -185,12 +185,12 @@ def test_own_measure(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Pa
     assert outcome.status == 0, outcome.err
     assert "exact" in outcome.out and "counting" in outcome.out
 
-    # By hand, from the files.
-    coco, found = (json.loads(path.read_text()) for path in (shapes / "val.json", out / "eval" / "detections.json"))
+    # The same numbers computed from the files.
+    coco, detections = (json.loads(path.read_text()) for path in (shapes / "val.json", out / "eval" / "detections.json"))
     errors = []
     for image in coco["images"]:
         ids = [[a["category_id"] for a in coco["annotations"] if a["image_id"] == image["id"]]]
-        ids += [[d["category_id"] for d in found if d["image_id"] == image["id"] and d["score"] >= 0.01]]
+        ids += [[d["category_id"] for d in detections if d["image_id"] == image["id"] and d["score"] >= 0.01]]
         errors.append(sum(abs(ids[0].count(c["id"]) - ids[1].count(c["id"])) for c in coco["categories"]))
     assert metrics["counting"] == {
         "exact": pytest.approx(np.mean([e == 0 for e in errors])),
@@ -201,37 +201,37 @@ def test_own_measure(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Pa
 def test_own_training_loop(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "own.safetensors"
+    out = tmp_path / "trained.safetensors"
     run("own_training_loop.py", "--data", shapes, "--steps", 2, "--out", out, monkeypatch=monkeypatch)
-    said = capsys.readouterr().out
-    assert "step 2  loss " in said and "loss_mask" in said and "AR100" in said
+    printed = capsys.readouterr().out
+    assert "step 2  loss " in printed and "loss_mask" in printed and "AR100" in printed
     assert len(package.load(out).categories) == 6
 
 
-@pytest.mark.parametrize("chosen", [[], ["--class", "star"]])
+@pytest.mark.parametrize("options", [[], ["--class", "star"]])
 def test_predict(
     trained: Path,
     shapes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    chosen: list[str],
+    options: list[str],
 ) -> None:
     picture = shapes / "val" / "000000.jpg"
-    run("predict.py", picture, "--model", trained, "--score", 0, "--out", tmp_path / "seen", *chosen, monkeypatch=monkeypatch)
-    found = package.load(trained)(picture)
-    names = [name for name in found.names if not chosen or name == "star"]
+    run("predict.py", picture, "--model", trained, "--score", 0, "--out", tmp_path / "seen", *options, monkeypatch=monkeypatch)
+    detections = package.load(trained)(picture)
+    names = [name for name in detections.names if not options or name == "star"]
     assert f"{picture}: {len(names)} found" in capsys.readouterr().out
     masks = {f"000000-{number:02d}-{name}.png" for number, name in enumerate(names)}
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000000.png", *masks}
-    assert found.masks is not None
+    assert detections.masks is not None
     for path in (tmp_path / "seen").glob("000000-00-*.png"):
         with Image.open(path) as mask:
-            first = found.names.index(path.stem.split("-")[-1])
-            assert np.array_equal(np.asarray(mask) > 0, found.masks[first].numpy())
+            first = detections.names.index(path.stem.split("-")[-1])
+            assert np.array_equal(np.asarray(mask) > 0, detections.masks[first].numpy())
 
 
-def test_predict_names_what_cannot_be_read(
+def test_predict_reports_unreadable_images(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.jpg").write_text("no picture")
@@ -258,14 +258,14 @@ def test_evaluate(
 
 @pytest.mark.parametrize("example", ["evaluate.py", "own_training_loop.py", "predict.py"])
 def test_help(example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         run(example, "--help", monkeypatch=monkeypatch)
-    assert left.value.code == 0
+    assert exited.value.code == 0
     assert "--model" in capsys.readouterr().out or example != "predict.py"
 
 
 def test_own_task(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
-    """Points with two values: trained from the command line with loader workers, saved, loaded, scored, drawn."""
+    """Points with two values: training with loader workers, saving, loading, scores and drawings."""
     out = tmp_path / "run"
     overrides = [
         *without(("model.mask_head",), tiny(shapes)),
@@ -282,19 +282,19 @@ def test_own_task(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     model = package.load(out)
     assert "point_maps.weight" in model.model.state_dict()
     picture = next((shapes / "val").glob("*.*"))
-    found = model(picture)
-    field = found.fields["points"]
-    assert len(field) == len(found) > 0 and field.values.shape[1:] == (2, 28, 28)  # type: ignore[attr-defined]
-    plain = replace(found, fields={})
+    detections = model(picture)
+    field = detections.fields["points"]
+    assert len(field) == len(detections) > 0 and field.values.shape[1:] == (2, 28, 28)  # type: ignore[attr-defined]
+    without_points = replace(detections, fields={})
     (values,) = field.at(torch.tensor([[[0.2, 0.3], [0.7, 0.4], [0.4, 0.8]]]))[:1].tolist()  # type: ignore[attr-defined]
     arguments = ["predict", picture, "--model", out, "--import", "examples.own_task", "--score", 0, "--out", tmp_path / "seen"]
     assert boxwood(*arguments).status == 0
     (first, *_) = json.loads((tmp_path / "seen" / "predictions.json").read_text())
     assert np.allclose(first["values"], values, atol=1e-4)
-    assert np.array(found.draw(picture, score=0.0)).tolist() != np.array(plain.draw(picture, score=0.0)).tolist()
+    assert np.array(detections.draw(picture, score=0.0)).tolist() != np.array(without_points.draw(picture, score=0.0)).tolist()
 
 
-def test_points_of_own_task_are_mirrored() -> None:
+def test_points_of_own_task_are_flipped_and_resized() -> None:
     from boxwood.fields import Affine
     from examples.own_task import Points
 

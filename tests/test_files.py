@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and where they cannot be, one line says why."""
+"""Files are written completely or not at all; errors are one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from boxwood.files import make_folder, write_text, write_whole
 NOBODY = 65534
 
 
-def test_folders_are_made_and_old_files_replaced(tmp_path: Path) -> None:
+def test_folders_are_created_and_old_files_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "text"
     write_text(path, "old")
     write_text(path, "胡桃\n")
@@ -40,7 +40,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
-def test_folders_that_cannot_be(tmp_path: Path, name: str) -> None:
+def test_folders_that_cannot_be_created(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("mine")
     for attempt in (make_folder, lambda path: write_text(path / "text", "new")):
         with pytest.raises(UserError, match=r"this folder cannot be made \(.+\); name another with --out") as error:
@@ -50,7 +50,7 @@ def test_folders_that_cannot_be(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture
 def read_only() -> Iterator[Path]:
-    """A folder in which this process may not write. Root may write everywhere, so that it becomes the user nobody meanwhile."""
+    """A folder in which this process may not write. A process of root becomes the user nobody for the test."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
         if root := os.geteuid() == 0:

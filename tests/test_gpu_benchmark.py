@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py`, without a GPU: its report, what it does where something fails, and how it compares and counts."""
+"""`benchmarks/gpu.py` without a GPU: its report, failures of sections, comparison of detections and counting of waits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[ModuleType]:
-    """The program as a module; what it imports from its folder is forgotten afterwards."""
+    """The script as a module; modules imported from its folder are removed afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         spec = importlib.util.spec_from_file_location("gpu_benchmark", BENCHMARKS / "gpu.py")
@@ -34,7 +34,7 @@ def gpu() -> Iterator[ModuleType]:
 
 
 def run(gpu: ModuleType, patch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """The exit status and the report."""
+    """Run the benchmark; returns its exit status and report."""
     out = tmp_path / "gpu.json"
     patch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--out", str(out), *arguments])
     return gpu.main(), json.loads(out.read_text())
@@ -53,21 +53,21 @@ def test_parity(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.mark.slow
 def test_the_other_sections(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sections = ("waits", "inference", "training", "commands")
-    monkeypatch.setattr(gpu, "LIMIT", 1000.0)  # other tests may run beside it
+    monkeypatch.setattr(gpu, "LIMIT", 1000.0)  # other tests may run at the same time
     status, report = run(gpu, monkeypatch, tmp_path, "--networks", "RetinaNet", "--seconds", "3000", "--only", *sections)
     assert status == 0, report["rows"]
     assert {row["section"] for row in report["rows"]} == set(sections)
     assert all(row["ours"] > 0 for row in report["rows"] if row.get("unit") in ("ms", "s"))
 
 
-def test_nothing_begins_too_late(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sections_without_time_are_left_out(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     status, report = run(gpu, monkeypatch, tmp_path, "--seconds", "-1")
     assert status == 0
     assert {row["section"] for row in report["rows"]} == set(gpu.SECTIONS) - {"compile"}
     assert {row["status"] for row in report["rows"]} == {"left out"}
 
 
-def test_a_failure_is_a_row_and_the_rest_runs(
+def test_a_failure_is_a_row_and_other_parts_run(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> Iterator[dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_without_a_gpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_differences(gpu: ModuleType) -> None:
-    """Three detections; of the others the first is moved by a quarter of a pixel, the second has another class."""
+    """Three detections on each side; the first box differs by a quarter of a pixel, the second detection by its class."""
     boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [30.0, 0.0, 50.0, 20.0], [0.0, 30.0, 20.0, 50.0]])
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2])
     masks = torch.ones(3, 4, 4)
@@ -110,20 +110,20 @@ def test_differences(gpu: ModuleType) -> None:
         mask_probabilities=other_masks,
         keypoints=other_keypoints,
     )
-    found = gpu.differences(first, second[torch.tensor([2, 0, 1])])
-    assert (found["detections"], found["detections_device"], found["matched"]) == (3, 3, 2)
-    assert found["boxes_px"] == 0.25
-    assert found["scores"] == pytest.approx(0.01)
+    differences = gpu.differences(first, second[torch.tensor([2, 0, 1])])
+    assert (differences["detections"], differences["detections_device"], differences["matched"]) == (3, 3, 2)
+    assert differences["boxes_px"] == 0.25
+    assert differences["scores"] == pytest.approx(0.01)
     whole = first.masks
     assert whole is not None
-    assert found["mask_pixels_of"] == whole[0].sum() + whole[2].sum()
-    assert whole[2].sum() <= found["mask_pixels"] < whole[2].sum() + 10  # and at the edge of the box that was moved
-    assert (found["keypoints_beyond_1px"], found["keypoints"], found["keypoints_px"]) == (1, 4, 0.5)
-    assert "2 matched" in gpu.describe_differences(found)
+    assert differences["mask_pixels_of"] == whole[0].sum() + whole[2].sum()
+    assert whole[2].sum() <= differences["mask_pixels"] < whole[2].sum() + 10  # and pixels at the edge of the moved box
+    assert (differences["keypoints_beyond_1px"], differences["keypoints"], differences["keypoints_px"]) == (1, 4, 0.5)
+    assert "2 matched" in gpu.describe_differences(differences)
     assert gpu.differences(first, second[:0])["matched"] == 0
 
 
-def test_waits_are_counted_where_boxwood_stands(gpu: ModuleType) -> None:
+def test_waits_are_counted_by_line_of_boxwood(gpu: ModuleType) -> None:
     place = gpu.ROOT / "boxwood" / "models" / "rpn.py"
     names: dict[str, Any] = {"warn": warnings.warn}
     exec(compile("\n\ndef wait():\n    warn('called a synchronizing CUDA operation')\n", str(place), "exec"), names)  # noqa: S102
@@ -131,6 +131,6 @@ def test_waits_are_counted_where_boxwood_stands(gpu: ModuleType) -> None:
     def work() -> None:
         names["wait"]()
         names["wait"]()
-        warnings.warn("another thing", stacklevel=1)
+        warnings.warn("another warning", stacklevel=1)
 
     assert gpu.waiting_places(work) == {"boxwood/models/rpn.py:4": 2}

@@ -1,4 +1,4 @@
-"""The library does what the commands do: every command has a call in docs/library.md, and every call of it runs."""
+"""Every command has an equivalent call in docs/library.md, and every call runs and gives the results of the command."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.zoo.server import serve
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 CALLS = dict(re.findall(r"^\| `boxwood ([a-z- ]+)` \| `(.+)` \|$", PAGE, re.MULTILINE))
-"""What the page says: command -> call."""
+"""By command, the call on the page."""
 NAME = "detectron/e2e_mask_rcnn_R-50-FPN_2x"
 
 
 def commands(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[str]:
-    """All commands that --help shows: ``data check``."""
+    """The names of all commands that --help shows, such as ``data check``."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -54,7 +54,7 @@ def test_every_command_has_a_call() -> None:
 
 @pytest.fixture
 def folder(trained: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with everything that the calls of the page name."""
+    """A folder with the files that the calls of the page name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("boxwood.library.demo.TRAIN_PICTURES", 4)
     monkeypatch.setattr("boxwood.library.demo.VAL_PICTURES", 2)
@@ -67,7 +67,7 @@ def folder(trained: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def write_boxes(folder: Path) -> None:
-    """Selective search's boxes of the two val images."""
+    """Write boxes of Selective Search for the two val images."""
     from scipy.io import savemat
 
     cells = np.empty((1, 2), dtype=object)
@@ -75,8 +75,8 @@ def write_boxes(folder: Path) -> None:
     savemat(folder / "boxes.mat", {"boxes": cells})
 
 
-def write_detectrons(folder: Path) -> None:
-    """A configuration of Detectron's."""
+def write_detectron_config(folder: Path) -> None:
+    """Write a configuration of Detectron."""
     (folder / "old.yaml").write_text(
         "MODEL: {TYPE: generalized_rcnn, CONV_BODY: FPN.add_fpn_ResNet50_conv5_body, NUM_CLASSES: 81, FASTER_RCNN: True}\n"
         "FPN: {FPN_ON: True, MULTILEVEL_ROIS: True, MULTILEVEL_RPN: True}\n"
@@ -86,7 +86,7 @@ def write_detectrons(folder: Path) -> None:
 
 
 def write_other_classes(folder: Path) -> None:
-    """The val set with a class under another name."""
+    """Write the val set with one class renamed."""
     tree = json.loads((folder / "val.json").read_text())
     assert tree["categories"][0]["name"] == "disc"
     tree["categories"][0]["name"] = "wheel"
@@ -95,11 +95,11 @@ def write_other_classes(folder: Path) -> None:
 
 BEFORE: dict[str, Callable[[Path], None]] = {
     "data proposals": write_boxes,
-    "config import-detectron": write_detectrons,
+    "config import-detectron": write_detectron_config,
     "weights import": lambda folder: write(folder / "model_final.pkl", random_blobs(network(kind="rpn_c4")), None),
     "weights remap-classes": write_other_classes,
 }
-"""What a call needs besides the fixture's folder."""
+"""By command, a function that adds files to the fixture's folder."""
 
 
 def written(*names: str) -> Callable[[Any, Path], bool]:
@@ -110,14 +110,14 @@ AFTER: dict[str, Callable[[Any, Path], bool]] = {
     "demo": lambda result, folder: "bbox" in result.metrics and (folder / "demo" / "run" / "eval" / "report.html").is_file(),
     "train": lambda metrics, folder: "bbox" in metrics and (folder / "runs" / "mine" / "last.safetensors").is_file(),
     "eval": lambda result, folder: "segm" in result.metrics and sorted(result.detections) == [1, 2],
-    "predict": lambda found, folder: len(found) == 4 and (folder / "predictions" / "predictions.json").is_file(),
+    "predict": lambda predictions, folder: len(predictions) == 4 and (folder / "predictions" / "predictions.json").is_file(),
     "data check": lambda findings, _: all(finding.where == "train.json" for finding in findings),
     "data stats": lambda result, folder: "6 classes" in result.text() and (folder / "stats.html").is_file(),
     "data show": lambda pictures, _: len(pictures) == 4 and all(path.is_file() for path in pictures),
     "data shapes": written("shapes/train.json", "shapes/val/000001.jpg"),
     "data convert": lambda done, folder: done.num_images == 4 and (folder / "yolo" / "data.yaml").is_file(),
     "data proposals": lambda counts, folder: counts == (3, 2) and (folder / "proposals.safetensors").is_file(),
-    "data select": lambda kept, folder: kept.num_images == kept.of_images == 2 and (folder / "selected.json").is_file(),
+    "data select": lambda selected, folder: selected.num_images == selected.of_images == 2 and (folder / "selected.json").is_file(),
     "config list": lambda names, _: "mask_rcnn_r50_fpn_1x" in names,
     "config show": lambda text, _: "train:" in text,
     "config diff": lambda differences, _: "train.steps" in [key for key, _, _ in differences],
@@ -131,14 +131,14 @@ AFTER: dict[str, Callable[[Any, Path], bool]] = {
     "zoo download": lambda paths, _: [path.read_bytes() for path in paths] == [b"weights"],
     "bench": lambda result, _: result is None,
 }
-"""Whether a call did what it should, by its result and the folder."""
+"""By command, a check of the call's result and of the folder."""
 
 
 @pytest.mark.parametrize("command", CALLS)
 def test_a_call_runs(command: str, folder: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     BEFORE.get(command, lambda _: None)(folder)
     overrides = tiny(shapes)
-    if command == "demo":  # which has data of its own
+    if command == "demo":  # it generates its data
         overrides = [override for override in overrides if "annotations=" not in override and "images=" not in override]
     if command == "bench":  # a minute of work
         scripts: list[tuple[str, list[str]]] = []
@@ -147,7 +147,7 @@ def test_a_call_runs(command: str, folder: Path, shapes: Path, tmp_path: Path, m
         monkeypatch.setenv("BOXWOOD_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("BOXWOOD_ZOO_MIRROR", site.address)
         site.put("/" + find(NAME).path, b"weights")
-        result = eval(CALLS[command], {"boxwood": package, "overrides": overrides})  # noqa: S307  (our own documentation)
+        result = eval(CALLS[command], {"boxwood": package, "overrides": overrides})  # noqa: S307  (code of this repository)
     assert AFTER[command](result, folder)
     if command == "bench":
         assert scripts == [(str(ROOT / "benchmarks" / "speed.py"), ["--only", "nms"])]
@@ -156,7 +156,7 @@ def test_a_call_runs(command: str, folder: Path, shapes: Path, tmp_path: Path, m
 # ------------------------------------------------------------------------------------------------------------- the package
 
 
-def test_dir_shows_every_public_name() -> None:
+def test_dir_has_every_public_name() -> None:
     assert set(dir(package)) == {*package.__all__, *package.PACKAGES}
     for name in dir(package):
         assert getattr(package, name) is not None
@@ -164,7 +164,7 @@ def test_dir_shows_every_public_name() -> None:
         package.evalute  # noqa: B018
 
 
-def test_names_and_packages_are_imported_when_they_are_used() -> None:
+def test_names_and_packages_are_imported_on_first_use() -> None:
     code = (
         "import sys, boxwood; dir(boxwood); assert 'torch' not in sys.modules; boxwood.zoo.find; boxwood.UserError; "
         "assert 'torch' not in sys.modules; boxwood.recipe; boxwood.Detections; assert 'torch' in sys.modules"
@@ -179,15 +179,15 @@ def test_recipe(trained: Path, tmp_path: Path) -> None:
         package.recipe("demo_shape")
 
 
-def test_the_command_offers_the_formats_of_the_function() -> None:
+def test_the_command_has_the_formats_of_the_function() -> None:
     assert (convert_command.READ, convert_command.WRITTEN) == (convert_module.READ, convert_module.WRITTEN)
 
 
 # ------------------------------------------------------------------------------------------------------------ open_weights
 
 
-def test_weights_by_every_name(trained: Path, tmp_path: Path) -> None:
-    """A run, its configuration, its files and its checkpoint are the same weights (best and last of this run are equal)."""
+def test_open_weights_of_every_source(trained: Path, tmp_path: Path) -> None:
+    """A run, its configuration, its files and its checkpoint give the same weights (best and last of this run are equal)."""
     expected = package.open_weights(trained / "last.safetensors").saved
     sources = [
         trained,
@@ -203,22 +203,22 @@ def test_weights_by_every_name(trained: Path, tmp_path: Path) -> None:
         assert all(torch.equal(value, expected.state[name]) for name, value in opened.saved.state.items())
 
 
-def test_what_is_no_weights(trained: Path, tmp_path: Path) -> None:
+def test_open_weights_refuses_other_files(trained: Path, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "empty").mkdir()
-    for source, words in [
+    for source, message in [
         (tmp_path / "other.pt", "not a checkpoint of Boxwood"),
         (tmp_path / "empty", "neither best.safetensors nor last.safetensors"),
         (tmp_path / "absent", "no such run or weights file"),
         (trained / "metrics.jsonl", "not a safetensors file"),
         ("detectron/e2e_mask_rcnn_R50-FPN_2x", "did you mean"),
     ]:
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             package.open_weights(source)
 
 
 def test_a_checkpoint_with_keypoints(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
-    """The names of keypoints are those of the run's weights file."""
+    """Names of keypoints are read from the run's weights file."""
     run, overrides = tmp_path / "run", [*tiny(shapes), "model.mask_head=null", "train.steps=1"]
     overrides += ["model.keypoint_head={kind: conv_keypoint, convs: 1, width: 16}"]
     assert boxwood("train", "demo_shapes", *overrides, "--out", run).status == 0
@@ -230,7 +230,7 @@ def test_a_checkpoint_with_keypoints(boxwood: Boxwood, shapes: Path, tmp_path: P
         package.open_weights(checkpoint)
 
 
-def test_load_model_can_be_trained(trained: Path, shapes: Path) -> None:
+def test_load_model_gives_a_trainable_model(trained: Path, shapes: Path) -> None:
     from boxwood.data.loader import train_batches
 
     model: Any = package.load_model(trained)
@@ -263,10 +263,10 @@ def val_data(shapes: Path) -> CocoConfig:
     return CocoConfig(annotations=str(shapes / "val.json"), images=str(shapes / "val"))
 
 
-def test_evaluate_is_the_command(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
+def test_evaluate_gives_the_files_of_the_command(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
     result = package.evaluate(trained, out=tmp_path / "call")
-    said = boxwood("eval", trained, "--out", tmp_path / "command")
-    assert said.out.startswith(result.table())
+    done = boxwood("eval", trained, "--out", tmp_path / "command")
+    assert done.out.startswith(result.table())
     call, command = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("call", "command"))
     call.pop("images_per_second"), command.pop("images_per_second")
     assert call == command
@@ -279,7 +279,7 @@ def test_evaluate_is_the_command(boxwood: Boxwood, trained: Path, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def expected(trained: Path) -> package.Evaluation:
-    """What the run is measured to be."""
+    """The evaluation of the run."""
     return package.evaluate(trained)
 
 
@@ -301,7 +301,7 @@ def test_evaluate_takes_every_source(trained: Path, val_data: CocoConfig, expect
 
 
 def test_evaluate_a_model_in_memory(trained: Path, val_data: CocoConfig, expected: package.Evaluation) -> None:
-    """It is not prepared for inference, so its numbers are not the same to the last bit; and it is left as it was."""
+    """The model is not prepared for inference, so its numbers differ by rounding; and it is not changed."""
     model, transforms = package.load_model(trained), package.recipe(trained).data.val.transforms
     result = package.evaluate(model, val_data.model_copy(update={"transforms": transforms}))
     assert result.metrics["bbox"]["AP"] == pytest.approx(expected.metrics["bbox"]["AP"], abs=1e-3)
@@ -321,7 +321,7 @@ def test_evaluate_by_other_rules(trained: Path) -> None:
     assert "voc" in package.evaluate(trained, measure="voc2007").metrics
 
 
-def test_what_cannot_be_evaluated(trained: Path, val_data: CocoConfig, tmp_path: Path) -> None:
+def test_evaluate_refuses_incomplete_arguments(trained: Path, val_data: CocoConfig, tmp_path: Path) -> None:
     model = package.load_model(trained)
     with pytest.raises(UserError, match="measured on data=CONFIG"):
         package.evaluate(model)
@@ -335,7 +335,7 @@ def test_what_cannot_be_evaluated(trained: Path, val_data: CocoConfig, tmp_path:
         package.evaluate(trained, weights=trained, detections=trained / "eval" / "detections.json")
 
 
-def test_numbers_are_not_lost_with_the_disk(
+def test_metrics_are_logged_if_files_cannot_be_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
@@ -350,14 +350,14 @@ def test_numbers_are_not_lost_with_the_disk(
 # ----------------------------------------------------------------------------------------------------------------- predict
 
 
-def test_predictions_are_the_records_of_the_command(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+def test_predict_gives_the_records_of_the_command(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     assert boxwood("predict", shapes / "val", "--model", trained, "--score", 0, "--out", tmp_path / "command").status == 0
-    found = package.predict(trained, shapes / "val", tmp_path / "call", score=0.0)
+    predictions = package.predict(trained, shapes / "val", tmp_path / "call", score=0.0)
     records = json.loads((tmp_path / "command" / "predictions.json").read_text())
-    assert [record for prediction in found for record in prediction.records] == records
+    assert [record for prediction in predictions for record in prediction.records] == records
     assert json.loads((tmp_path / "call" / "predictions.json").read_text()) == records
     model = package.load(trained)
-    for prediction in found:
+    for prediction in predictions:
         expected = model(prediction.file_name)
         assert prediction.detections is not None and torch.equal(prediction.detections.boxes, expected.boxes)
         assert prediction.picture is not None and (tmp_path / "call" / prediction.picture).is_file()
@@ -368,9 +368,9 @@ def test_predictions_without_files(trained: Path, shapes: Path, tmp_path: Path, 
     (tmp_path / "broken.jpg").write_text("no picture")
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    found = package.predict(package.load(trained), [tmp_path / "broken.jpg", str(shapes / "val" / "*.jpg")], score=0.9)
-    assert [prediction.error is None for prediction in found] == [False, True, True]
-    assert "broken.jpg" in str(found[0].error) and found[0].detections is None and found[0].records == []
+    predictions = package.predict(package.load(trained), [tmp_path / "broken.jpg", str(shapes / "val" / "*.jpg")], score=0.9)
+    assert [prediction.error is None for prediction in predictions] == [False, True, True]
+    assert "broken.jpg" in str(predictions[0].error) and predictions[0].detections is None and predictions[0].records == []
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(UserError, match="name a folder with out"):
         package.predict(trained, shapes / "val", crops=True)
@@ -402,8 +402,8 @@ def test_check_and_repair(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> Non
     assert {finding.where for finding in findings} == {str(tmp_path / "faulty.json")}
     again = package.check(tmp_path / "fixed.json", images=shapes / "val")
     assert "boxes without width or height" not in [finding.problem for finding in again]
-    said = boxwood("data", "check", tmp_path / "faulty.json", "--images", shapes / "val")
-    assert [line.strip() for line in said.out.splitlines()[1:]] == [f"{finding.verdict}: {finding}" for finding in findings]
+    done = boxwood("data", "check", tmp_path / "faulty.json", "--images", shapes / "val")
+    assert [line.strip() for line in done.out.splitlines()[1:]] == [f"{finding.verdict}: {finding}" for finding in findings]
     with pytest.raises(UserError, match="one annotation file"):
         package.check("demo_shapes", tiny(shapes), fix=tmp_path / "x.json")
 
@@ -424,7 +424,7 @@ def test_statistics_of_a_configuration(shapes: Path) -> None:
         package.statistics(shapes / "val.json", report="page.txt")
 
 
-def test_samples_beside_the_truth(trained: Path, tmp_path: Path) -> None:
+def test_draw_samples_with_detections(trained: Path, tmp_path: Path) -> None:
     pictures = package.draw_samples(trained, tmp_path, detections=trained / "eval" / "detections.json", count=1, score=0.0)
     with Image.open(pictures[0]) as picture:
         assert picture.width > 2 * 128

@@ -1,7 +1,7 @@
-"""Nothing has changed: networks of toy size say what they said, and recipes are what they were, when the record was made.
+"""Small networks give the recorded results, and recipes have the recorded configurations (`tests.record`).
 
-Where a change is meant, ``python -m tests.record write`` makes the record anew; its difference then belongs to the change. On one
-machine `tests.record` compares bit by bit, which finds what rounding hides here.
+After an intended change, run ``python -m tests.record write`` and commit the new record with the change. The tolerances of these
+tests allow for rounding; `tests.record` compares results of one machine exactly.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ CASES, RECIPES = record.read_record()["cases"], record.read_recipes()
 
 
 class Near(NamedTuple):
-    """How near the numbers must be: the losses and the gradient's length relative to themselves, the others, in their units or
-    relative to themselves."""
+    """Tolerances: relative for the losses and the norm of the gradient; absolute, and relative up to 1e-5, for the others. Boxes
+    and keypoints are in pixels of the original image."""
 
     losses: float = 1e-6
     gradient: float = 1e-6
@@ -33,8 +33,8 @@ class Near(NamedTuple):
 
 SAME = record.read_record()["machine"] == record.machine()
 NEAR = Near() if SAME else Near(3e-5, 2e-3, 1e-4, 5e-3, 2e-5, 4, 1e-3)
-"""Another processor rounds otherwise, and a deep network enlarges that: with fewer vector instructions, SSE or AVX2 instead of
-AVX512, about a quarter of these was seen."""
+"""Other processors round differently, and deep networks amplify that. SSE or AVX2 instead of AVX512 gave differences of about a
+quarter of these tolerances."""
 
 
 def test_every_case_is_recorded() -> None:
@@ -44,14 +44,14 @@ def test_every_case_is_recorded() -> None:
 
 @pytest.mark.parametrize("name", record.CASES)
 def test_case(name: str) -> None:
-    """The tensors' names and shapes, what they begin with, a step's losses and its gradient, what is found in three pictures."""
-    found, expected = record.recorded(record.find(record.CASES[name], CASES[name]["tuned"], record.total)), CASES[name]
-    assert found["state"] == expected["state"]
-    assert found["initial"] == pytest.approx(expected["initial"], abs=1e-6 * expected["initial"][1])
-    assert list(found["losses"]) == list(expected["losses"])
-    assert found["losses"] == pytest.approx(expected["losses"], rel=NEAR.losses, abs=1e-6)
-    assert found["gradient"] == pytest.approx(expected["gradient"], rel=NEAR.gradient)
-    for index, (ours, theirs) in enumerate(zip(found["detections"], expected["detections"], strict=True)):
+    """Names and shapes of tensors, initial values, losses and gradient of one step, and detections in three pictures."""
+    result, expected = record.recorded(record.run_case(record.CASES[name], CASES[name]["tuned"], record.total)), CASES[name]
+    assert result["state"] == expected["state"]
+    assert result["initial"] == pytest.approx(expected["initial"], abs=1e-6 * expected["initial"][1])
+    assert list(result["losses"]) == list(expected["losses"])
+    assert result["losses"] == pytest.approx(expected["losses"], rel=NEAR.losses, abs=1e-6)
+    assert result["gradient"] == pytest.approx(expected["gradient"], rel=NEAR.gradient)
+    for index, (ours, theirs) in enumerate(zip(result["detections"], expected["detections"], strict=True)):
         assert list(ours) == list(theirs), index
         assert ours["labels"] == theirs["labels"], index
         for part in theirs.keys() - {"labels"}:
@@ -66,19 +66,19 @@ MOVED = {
     "optim.drops": "optim.schedule.drops",
     "optim.gamma": "optim.schedule.gamma",
 }
-"""Keys that have another name since the record was made. Of a schedule or an optimizer only its own keys are left."""
+"""Keys renamed since the record was made. Keys that the schedule or optimizer of a recipe does not have are ignored."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_names_and_shapes_of_a_recipe(name: str) -> None:
-    """At its own size; without its memory."""
+    """At full size, without memory for the tensors."""
     assert record.sha(*record.state_of_recipe(record.recipes.resolve(name))) == RECIPES[name]["state"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_configuration_of_a_recipe(name: str) -> None:
-    """Every key that was there is there, with its value; there may be others. And the configuration that was written down then is
-    read as the recipe of now, whatever keys have come."""
+    """Every recorded key has its recorded value; there may be new keys. The recorded configuration is read as the present recipe,
+    with defaults for new keys."""
     config, expected = record.recipes.resolve(name), RECIPES[name]["tree"]
     ours, theirs = dict(record.flat(record.tree_of(config))), dict(record.flat(expected))
     missing = object()

@@ -1,4 +1,4 @@
-"""Pickles of plain data by Python 2 and 3 are read; whatever would call something, or claims more than it holds, is refused."""
+"""Pickles of plain data by Python 2 and 3 are read; those that call functions or give wrong lengths are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_plain_data_of_every_protocol(protocol: int) -> None:
 
 
 def test_a_pickle_of_python_2() -> None:
-    """Old module names, and bytes as text: what ``cPickle.dumps({'boxes': array([[1., 2.]], dtype=float32)}, 2)`` writes."""
+    """Old module names, and bytes as text: ``cPickle.dumps({'boxes': array([[1., 2.]], dtype=float32)}, 2)`` of Python 2."""
     raw = np.float32([[1, 2]]).tobytes()
     content = (
         b"\x80\x02}q\x01U\x05boxescnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01K\x02\x86"
@@ -68,7 +68,7 @@ class Attack:
 
 
 @pytest.mark.parametrize(
-    ("attack", "wants"),
+    ("attack", "pattern"),
     [
         (Attack(os.system, "touch owned"), r"posix\.system|nt\.system"),
         (Attack(eval, "1"), r"builtins\.eval"),
@@ -77,38 +77,38 @@ class Attack:
         (np.array([{}], dtype=object), "object"),
     ],
 )
-def test_code_is_refused(attack: Any, wants: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_refused(attack: Any, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for protocol in (0, 2, 4):
-        with pytest.raises(UserError, match=rf"x\.pkl: refused: it wants .*({wants})"):
+        with pytest.raises(UserError, match=rf"x\.pkl: refused: it wants .*({pattern})"):
             parse(pickle.dumps({"boxes": [attack]}, protocol), "x.pkl")
     assert not list(tmp_path.iterdir())
 
 
-def test_an_array_is_no_larger_than_its_bytes() -> None:
+def test_an_array_larger_than_its_bytes_is_refused() -> None:
     content = pickle.dumps(np.zeros((2, 4), np.float32), 2).replace(b"K\x02K\x04\x86", b"J\x00\x00\x00\x7fK\x04\x86")
     with pytest.raises(UserError, match="with 32 bytes"):
         parse(content, "x.pkl")
 
 
-def test_what_contains_itself_ends() -> None:
+def test_recursive_and_deeply_nested_data() -> None:
     circle: list[Any] = []
     circle.append(circle)
     with pytest.raises(UserError, match="nested deeper"):
         parse(pickle.dumps(circle), "x.pkl")
     bomb: Any = []
     for _ in range(40):
-        bomb = [bomb] * 2  # 2^40 lists, if each were made on its own
+        bomb = [bomb] * 2  # 2^40 lists if copied
     assert len(parse(pickle.dumps(bomb), "x.pkl")) == 2
     chain: list[Any] = [[]]
     for _ in range(60):
-        chain.append([chain[-1]])  # each looked at before the one that holds it
+        chain.append([chain[-1]])  # each is parsed before the list that contains it
     with pytest.raises(UserError, match="nested deeper"):
         parse(pickle.dumps(chain), "x.pkl")
 
 
 class Python2(pickle._Pickler):  # type: ignore[name-defined,misc]  # Python's pickler in Python
-    """Writes text as Python 2's ``str`` and names as it knew them."""
+    """Writes text as Python 2's ``str``, and the module names of Python 2."""
 
     dispatch = pickle._Pickler.dispatch.copy()  # type: ignore[attr-defined]
 
@@ -120,7 +120,7 @@ class Python2(pickle._Pickler):  # type: ignore[name-defined,misc]  # Python's p
             )
         else:
             self.write(b"S" + repr(content)[1:].encode() + b"\n")
-        if id(text) not in self.memo:  # as that of an empty one may be
+        if id(text) not in self.memo:  # the empty string may be there already
             self.memoize(text)
 
     def save_bytes(self, content: bytes) -> None:
@@ -156,16 +156,16 @@ def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(trees(plain | numbers | st.text() | st.binary()), st.integers(0, pickle.HIGHEST_PROTOCOL))
-def test_any_data_come_back(tree: Any, protocol: int) -> None:
+def test_plain_data_round_trip(tree: Any, protocol: int) -> None:
     assert_same(parse(pickle.dumps(tree, protocol), "x.pkl"), tree)
 
 
 @settings(max_examples=150, deadline=None)
 @given(trees(plain | numbers | latin1), st.sampled_from([0, 1, 2]))
-def test_any_data_of_python_2_come_back(tree: Any, protocol: int) -> None:
+def test_plain_data_of_python_2_round_trip(tree: Any, protocol: int) -> None:
     buffer = io.BytesIO()
     Python2(buffer, protocol).dump(tree)
-    assert_same(pickle.loads(buffer.getvalue(), encoding="latin1"), tree)  # noqa: S301  (that it is a pickle as Python reads it)
+    assert_same(pickle.loads(buffer.getvalue(), encoding="latin1"), tree)  # noqa: S301  (checks that Python reads the pickle)
     assert_same(parse(buffer.getvalue(), "x.pkl"), tree)
 
 
@@ -193,7 +193,7 @@ CRAFTED = {
 
 @pytest.mark.parametrize("name", CRAFTED)
 def test_crafted_pickles(name: str) -> None:
-    """None of them runs anything, takes much memory, or ends the process."""
+    """None of them runs code, needs much memory, or ends the process."""
     content, message = CRAFTED[name]
     if message is None:
         assert parse(content, "x.pkl") is None
@@ -211,10 +211,10 @@ def test_operations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 2000), flip=st.integers(0, 2000), bit=st.integers(0, 7))
-def test_damage_is_one_line(cut: int, flip: int, bit: int) -> None:
+def test_damaged_pickles_raise_only_user_errors(cut: int, flip: int, bit: int) -> None:
     content = bytearray(pickle.dumps(DATA, 2))
     content[flip % len(content)] ^= 1 << bit
-    with contextlib.suppress(UserError):  # or it reads as something else; nothing but that may come out
+    with contextlib.suppress(UserError):  # or it is read as other data; no other error may occur
         parse(bytes(content[: len(content) - cut % len(content)]), "x.pkl")
 
 

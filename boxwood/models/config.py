@@ -107,7 +107,7 @@ class RPNConfig(AnchorsConfig):
     """In training on a pyramid, ``train_proposals`` is the number for all images of a process's batch together (Detectron); None:
     as ``geometry`` implies."""
     loss_normalizer: Literal["sampled", "configured"] | None = None
-    """What the losses are divided by: the number of sampled anchors, or Detectron's rule: the box loss by the number in the
+    """The denominator of the losses: the number of sampled anchors, or Detectron's rule: the box loss by the number in the
     anchor's image, objectness on a pyramid by ``samples_per_image`` an image. None: as ``geometry`` implies."""
     ignore_crowd: bool | None = None
     """Negative anchors of which at least half lies in a crowd region are not used; False: they are negatives (Detectron). None:
@@ -326,7 +326,7 @@ class RetinaNetHeadConfig(AnchorsConfig):
     """Background anchors that are centred in the padding, or of which half lies in a crowd region, are not used; False: they are
     background (Detectron). None: as ``geometry`` implies."""
     loss_normalizer: Literal["positives", "positives_plus_one"] | None = None
-    """What the losses are divided by: the number of positives, or of positives (before ``low_quality_matches`` drops any) and one
+    """The denominator of the losses: the number of positives, or of positives (before ``low_quality_matches`` drops any) and one
     more an image (Detectron). None: as ``geometry`` implies."""
     threshold_coarsest_level: bool | None = None
     """``test.score_threshold`` holds for the coarsest level too; False: it may give detections of any score (Detectron). None: as

@@ -1,4 +1,4 @@
-"""The commands do what they say, from a configuration to pictures; a run of two steps is enough to see it."""
+"""The commands from configuration to drawn predictions, on a run of two training steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_config_list_names_every_recipe(boxwood: Boxwood) -> None:
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
     single = [name for name in names() if "/" not in name]
     assert listed[: len(single)] == single
-    for name in names()[len(single) :]:  # Detectron's own 87, by sorts
+    for name in names()[len(single) :]:  # Detectron's 87 recipes, grouped by kind
         assert sum(name.startswith(sort.removesuffix("*")) for sort in listed[len(single) :]) >= 1, name
     assert max(map(len, lines)) < 160 and not any("publish" in line for line in lines)
 
@@ -44,12 +44,12 @@ def test_config_diff(boxwood: Boxwood, tmp_path: Path) -> None:
 def test_config_schema_is_json_and_knows_the_kinds(boxwood: Boxwood) -> None:
     schema = json.loads(boxwood("config", "schema").out)
     assert set(schema["properties"]) == {"base", "model", "data", "optim", "train", "test", "evaluator"}
-    bodies = schema["$defs"]["BackboneConfig"]["anyOf"]
-    assert {"resnet", "mobilenet_v2"} <= {body["properties"]["kind"]["const"] for body in bodies}
+    backbones = schema["$defs"]["BackboneConfig"]["anyOf"]
+    assert {"resnet", "mobilenet_v2"} <= {backbone["properties"]["kind"]["const"] for backbone in backbones}
     assert "short" in json.dumps(schema["$defs"]["Transform"])
 
 
-def test_import_finds_a_component_of_ones_own(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_registers_a_user_defined_component(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_imported.py").write_text(
@@ -82,7 +82,7 @@ def test_default_out(tmp_path: Path, trained: Path) -> None:
     assert default_out(str(trained)) == default_out(str(trained / "config.yaml")) == trained
 
 
-def test_a_run_goes_on_by_its_name(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
+def test_train_resumes_a_run_given_by_its_folder(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     assert boxwood("train", run, "optim.drops=[10, 20]", "train.steps=3", "--resume").status == 2, "another schedule is refused"
@@ -92,7 +92,7 @@ def test_a_run_goes_on_by_its_name(boxwood: Boxwood, trained: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("with_weights", [False, True])
-def test_eval_gives_the_numbers_of_training(
+def test_eval_reproduces_the_metrics_of_training(
     boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path, with_weights: bool
 ) -> None:
     source = ["demo_shapes", *tiny(shapes), "--weights", trained / "last.safetensors"] if with_weights else [trained]
@@ -100,16 +100,16 @@ def test_eval_gives_the_numbers_of_training(
     assert outcome.status == 0
     assert "bbox" in outcome.out
     assert "segm" in outcome.out
-    of_training = json.loads((trained / "eval" / "metrics.json").read_text())
-    measured = json.loads((tmp_path / "scores" / "metrics.json").read_text())
-    assert measured["bbox"] == of_training["bbox"]
-    assert measured["segm"] == of_training["segm"]
+    expected = json.loads((trained / "eval" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["bbox"] == expected["bbox"]
+    assert metrics["segm"] == expected["segm"]
     detections = json.loads((tmp_path / "scores" / "detections.json").read_text())
     assert len(detections) == 20  # 2 images, 10 detections each
     assert set(detections[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
 
 
-def test_eval_of_a_run_writes_beside_it(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
+def test_eval_of_a_run_writes_into_its_folder(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("eval"))
     assert boxwood("eval", run).status == 0
@@ -137,7 +137,7 @@ def test_predict_draws_and_records(boxwood: Boxwood, trained: Path, shapes: Path
 
 
 def test_predict_with_keypoints(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
-    """Trained for a step on keypoints with a skeleton; the records lie half a pixel left of and above the detections, as COCO's."""
+    """Keypoints in records are 0.5 pixel left of and above those of the detections, as COCO defines them."""
     tree = json.loads((shapes / "train.json").read_text())
     for category in tree["categories"]:
         category["skeleton"] = [[1, 3], [2, 4]]
@@ -152,40 +152,40 @@ def test_predict_with_keypoints(boxwood: Boxwood, shapes: Path, tmp_path: Path) 
     picture = shapes / "val" / "000000.jpg"
     outcome = boxwood("predict", picture, "--model", tmp_path / "run", "--out", tmp_path / "seen", "--score", "0")
     assert outcome.status == 0
-    found = load(tmp_path / "run", device="cpu")(picture)
-    assert found.keypoints is not None and found.skeleton == ((0, 2), (1, 3))
+    detections = load(tmp_path / "run", device="cpu")(picture)
+    assert detections.keypoints is not None and detections.skeleton == ((0, 2), (1, 3))
     records = json.loads((tmp_path / "seen" / "predictions.json").read_text())
-    expected = found.keypoints - torch.tensor([0.5, 0.5, 0.0])
-    assert len(records) == len(found) == 10
+    expected = detections.keypoints - torch.tensor([0.5, 0.5, 0.0])
+    assert len(records) == len(detections) == 10
     torch.testing.assert_close(torch.tensor([record["keypoints"] for record in records]), expected.flatten(1))
-    found.keypoints[..., 2] = -1.0  # none to be seen: what is drawn otherwise is the pose
+    detections.keypoints[..., 2] = -1.0  # no visible keypoint, so no pose is drawn
     with Image.open(tmp_path / "seen" / "000000.png") as drawn:
-        assert drawn.tobytes() != found.draw(picture, score=0).tobytes()
+        assert drawn.tobytes() != detections.draw(picture, score=0).tobytes()
 
 
-def test_predict_keeps_what_scores_enough(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+def test_predict_keeps_detections_above_the_score_threshold(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     picture, weights = shapes / "val" / "000000.jpg", trained / "last.safetensors"
     assert boxwood("predict", picture, "--model", trained, "--out", tmp_path / "a", "--score", "0").status == 0
     scores = sorted(record["score"] for record in json.loads((tmp_path / "a" / "predictions.json").read_text()))
     middle = scores[len(scores) // 2]
     boxwood("predict", picture, "--model", weights, "--out", tmp_path / "b", "--score", middle)
-    kept = [record["score"] for record in json.loads((tmp_path / "b" / "predictions.json").read_text())]
-    assert sorted(kept) == [score for score in scores if score >= middle]
+    kept_scores = [record["score"] for record in json.loads((tmp_path / "b" / "predictions.json").read_text())]
+    assert sorted(kept_scores) == [score for score in scores if score >= middle]
 
 
-def test_predict_goes_on_after_a_bad_picture(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+def test_predict_continues_after_an_unreadable_picture(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "photos", tmp_path / "other"
     shutil.copytree(shapes / "val", folder)
     shutil.copytree(shapes / "val", other)
     (folder / "000000.jpg").write_text("no picture")
-    (folder / "notes.txt").write_text("not even called one")
+    (folder / "notes.txt").write_text("no image suffix")
     outcome = boxwood("predict", folder, f"{other}/*.jpg", "--model", trained, "--out", tmp_path / "seen")
     assert outcome.status == 2
     assert outcome.error_lines == [f"boxwood: 1 of 4 pictures could not be read: {folder / '000000.jpg'}; the others are done"]
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000001.png", "000000.png", "000001-2.png", "predictions.json"}
 
 
-def test_predict_finds_nothing(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
+def test_predict_without_input_images(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no images in this folder" in boxwood("predict", tmp_path / "empty", "--model", trained).err
     assert "no such file" in boxwood("predict", f"{tmp_path}/*.jpg", "--model", trained).err
@@ -200,7 +200,7 @@ def test_weights_inspect(boxwood: Boxwood, trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo_twice(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_repeated_or_over_another_demo(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("boxwood.library.demo.TRAIN_PICTURES", 4)
     monkeypatch.setattr("boxwood.library.demo.VAL_PICTURES", 2)
     small = [override for override in tiny(tmp_path) if "annotations=" not in override and "images=" not in override]

@@ -1,4 +1,4 @@
-"""Detections that were written once are scored again, drawn and selected, without the network."""
+"""Detections in a file are scored, drawn and selected without running the network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def detections(trained: Path) -> Path:
 
 
 def metrics(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((folder / "metrics.json").read_text())
-    found.pop("images_per_second", None)
-    return found
+    values: dict[str, object] = json.loads((folder / "metrics.json").read_text())
+    values.pop("images_per_second", None)
+    return values
 
 
-def test_as_they_are(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+def test_eval_of_a_detections_file_gives_the_same_metrics(
+    boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path
+) -> None:
     assert boxwood("eval", trained, "--out", tmp_path / "first").status == 0
     done = boxwood("eval", trained, "--detections", tmp_path / "first" / "detections.json", "--out", tmp_path / "again")
     assert done.status == 0, done.err
@@ -33,8 +35,10 @@ def test_as_they_are(boxwood: Boxwood, trained: Path, detections: Path, tmp_path
     assert "detections on 2 images" in done.out
 
 
-def test_under_another_selection(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
-    """What the network selects from its own outputs under the same settings is the same."""
+def test_eval_of_a_detections_file_with_other_test_settings(
+    boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path
+) -> None:
+    """The selection from the file equals the network's selection under the same settings."""
     setting = "test.detections_per_image=3"
     assert boxwood("eval", trained, setting, "--out", tmp_path / "network").status == 0
     done = boxwood("eval", trained, setting, "--detections", detections, "--out", tmp_path / "file")
@@ -44,8 +48,10 @@ def test_under_another_selection(boxwood: Boxwood, trained: Path, detections: Pa
     assert "after the selection of test.*" in done.out
 
 
-def test_on_other_data(boxwood: Boxwood, trained: Path, detections: Path, shapes: Path, tmp_path: Path) -> None:
-    """Images that the other truth does not have are left out, and a note says so."""
+def test_eval_of_a_detections_file_on_fewer_images(
+    boxwood: Boxwood, trained: Path, detections: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """Detections in images without ground truth are left out, with a note."""
     coco = json.loads((shapes / "val.json").read_text())
     first = coco["images"][0]["id"]
     coco["images"] = coco["images"][:1]
@@ -55,7 +61,7 @@ def test_on_other_data(boxwood: Boxwood, trained: Path, detections: Path, shapes
     assert done.status == 0 and "are not in the truth" in " ".join(done.out.split())
 
 
-def test_proposals(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+def test_eval_of_a_proposals_file(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     data = [override for override in tiny(shapes) if override.startswith(("data.", "train."))]
     small = ("model.backbone.weights=null", "model.fpn.channels=16", "model.rpn.test_proposals=30")
     assert boxwood("train", "rpn_mobilenetv2_fpn", *data, *small, "--out", tmp_path / "rpn").status == 0
@@ -68,18 +74,18 @@ def test_proposals(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     assert refused.status == 2 and "boxes without classes" in refused.err
 
 
-def test_mistakes(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+def test_wrong_files_and_options_are_refused(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text('[{"image_id": 1, "category_id": 99, "score": 1, "bbox": [0, 0, 1, 1]}]')
-    for file, told in (("wrong.json", "row 0 (image id 1): 'category_id'"), ("missing.json", "cannot be read")):
+    for file, message in (("wrong.json", "row 0 (image id 1): 'category_id'"), ("missing.json", "cannot be read")):
         done = boxwood("eval", trained, "--detections", tmp_path / file, "--out", tmp_path / "out")
-        assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not (tmp_path / "out").exists()
+        assert done.status == 2 and len(done.error_lines) == 1 and message in done.err and not (tmp_path / "out").exists()
     both = boxwood("eval", trained, "--detections", detections, "--weights", trained / "last.safetensors")
     assert both.status == 2 and "--weights has nothing to do" in both.err
-    looked = boxwood("eval", trained, "--detections", detections, "test.tta={boxes: {flip: true}}", "--out", tmp_path / "out")
-    assert looked.status == 2 and "test.tta has nothing to do" in looked.err and not (tmp_path / "out").exists()
+    augmented = boxwood("eval", trained, "--detections", detections, "test.tta={boxes: {flip: true}}", "--out", tmp_path / "out")
+    assert augmented.status == 2 and "test.tta has nothing to do" in augmented.err and not (tmp_path / "out").exists()
 
 
-def test_drawn_beside_the_truth(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+def test_detections_are_drawn_beside_the_ground_truth(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
     done = boxwood("data", "show", trained, "--detections", detections, "--out", tmp_path, "--score", "0", "--count", "1")
     assert done.status == 0, done.err
     (path,) = tmp_path.iterdir()
@@ -92,15 +98,15 @@ def test_drawn_beside_the_truth(boxwood: Boxwood, trained: Path, detections: Pat
         assert all_drawn.crop(right).tobytes() != none_drawn.crop(right).tobytes()
 
 
-def test_those_of_some_images(boxwood: Boxwood, detections: Path, tmp_path: Path) -> None:
-    """COCO's lists of test images have no annotations."""
+def test_select_detections_of_listed_images(boxwood: Boxwood, detections: Path, tmp_path: Path) -> None:
+    """As for COCO's lists of test images, which have no annotations."""
     records = json.loads(detections.read_text())
-    wanted = records[0]["image_id"]
-    info, out = tmp_path / "image_info.json", tmp_path / "chosen.json"
-    info.write_text(json.dumps({"images": [{"id": wanted}, {"id": 10**9}], "categories": []}))
+    image_id = records[0]["image_id"]
+    info, out = tmp_path / "image_info.json", tmp_path / "selected.json"
+    info.write_text(json.dumps({"images": [{"id": image_id}, {"id": 10**9}], "categories": []}))
     done = boxwood("data", "select", detections, "--images", info, "--out", out)
     assert done.status == 0, done.err
-    expected = [record for record in records if record["image_id"] == wanted]
+    expected = [record for record in records if record["image_id"] == image_id]
     assert json.loads(out.read_text()) == expected and len(expected) < len(records)
     assert done.out == f"{out}: {len(expected)} of {len(records)} detections, in 1 of 2 images\n"
     info.write_text(json.dumps({"images": [{"id": 10**9}]}))
@@ -108,29 +114,29 @@ def test_those_of_some_images(boxwood: Boxwood, detections: Path, tmp_path: Path
     assert none.status == 2 and "no detection in an image of" in none.err and not (tmp_path / "none.json").exists()
 
 
-def test_what_errors_cost(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+def test_error_analysis(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
     done = boxwood("eval", trained, "--detections", detections, "--out", tmp_path / "file")
     assert done.status == 0, done.err
     again = boxwood("eval", trained, "--out", tmp_path / "network")
-    told = [json.loads((tmp_path / name / "metrics.json").read_text())["errors"] for name in ("file", "network")]
-    assert told[0] == told[1] and told[0]["cost"].keys() == told[0]["count"].keys()
+    errors = [json.loads((tmp_path / name / "metrics.json").read_text())["errors"] for name in ("file", "network")]
+    assert errors[0] == errors[1] and errors[0]["cost"].keys() == errors[0]["count"].keys()
     assert "were these alone put right, by" in done.out and "background" in again.out
 
 
-def test_more_detections_may_count(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
-    """``test.maxdets`` is printed, and what is not said follows the model's detections."""
+def test_maxdets(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
+    """``test.maxdets`` is printed; its default follows ``test.detections_per_image``, and is at least 100."""
     for setting, most in (("test.maxdets=7", 7), ("test.detections_per_image=250", 250), ("test.detections_per_image=20", 100)):
         done = boxwood("eval", trained, setting, "--detections", detections, "--out", tmp_path / "out")
         assert done.status == 0, done.err
-        told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-        assert told["max_detections"] == most and f"AR{most}" in told["bbox"]
+        metrics_tree = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics_tree["max_detections"] == most and f"AR{most}" in metrics_tree["bbox"]
         assert f"counted: an image's best {most} detections of a class" in done.out
     wrong = boxwood("eval", trained, "test.maxdets=0", "--detections", detections, "--out", tmp_path / "out")
     assert wrong.status == 2 and "test.maxdets" in wrong.err
 
 
-def test_keypoints_of_the_truth_are_drawn_where_there_are_detected_ones(shapes: Path) -> None:
-    """Beside a detector without keypoints they would only disturb."""
+def test_ground_truth_is_drawn_without_keypoints_on_request(shapes: Path) -> None:
+    """For drawings beside the detections of a detector without keypoints."""
     dataset = CocoConfig(annotations=str(shapes / "val.json"), images=str(shapes / "val")).open()
     sample = dataset[0]
     truth = [row for row in dataset.to_coco()["annotations"] if row["image_id"] == sample.image_id]

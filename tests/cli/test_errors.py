@@ -1,4 +1,4 @@
-"""Mistakes that people make, through the command they make them with: one clear line, status 2, nothing left half-written."""
+"""User errors of every command: one line on stderr, exit status 2, and no partly written output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Edit = Callable[[Callable[[Any], None]], Path]
 
 
 def refused(boxwood: Boxwood, out: Path, *arguments: object) -> str:
-    """The one line that a command says when it refuses; checks that it is one, and that nothing was written."""
+    """Run a command that must fail; return its one error line after checking that nothing was written."""
     before = sorted(out.parent.rglob("*")) if out.parent.exists() else []
     outcome = boxwood(*arguments)
     assert outcome.status == 2
@@ -37,7 +37,7 @@ def refused(boxwood: Boxwood, out: Path, *arguments: object) -> str:
 
 @pytest.fixture
 def train_refused(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> Callable[..., str]:
-    """``train_refused("key=value", ...)``: what training the tiny recipe with these says."""
+    """``train_refused("key=value", ...)``: the error line of training the tiny recipe with these overrides."""
 
     def call(*overrides: object) -> str:
         out = tmp_path / "out" / "run"
@@ -55,11 +55,11 @@ def test_a_misspelt_key_on_the_command_line(train_refused: Refused) -> None:
     assert train_refused("optim.rl=0.1") == "boxwood: unknown key 'optim.rl' (did you mean 'optim.lr'?)"
 
 
-def test_a_part_that_is_taken_away_and_set(train_refused: Refused) -> None:
+def test_a_part_that_is_removed_and_configured(train_refused: Refused) -> None:
     assert train_refused("model.fpn=null") == "boxwood: model.fpn=null contradicts model.fpn.channels; leave out one of them"
 
 
-def test_several_mistakes_are_told_at_once(boxwood: Boxwood) -> None:
+def test_several_mistakes_are_reported_at_once(boxwood: Boxwood) -> None:
     outcome = boxwood("train", "demo_shapes", "optim.rl=0.1", "train.stpes=3", "optim.lr=fast")
     assert outcome.status == 2
     assert sorted(outcome.err.splitlines()) == [
@@ -76,7 +76,7 @@ def test_a_misspelt_key_in_yaml(boxwood: Boxwood, tmp_path: Path) -> None:
     assert line == f"boxwood: {path}:4: unknown key 'optim.rl' (did you mean 'optim.lr'?)"
 
 
-def test_a_misspelt_attribute_in_a_recipe_of_ones_own(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_attribute_in_a_user_defined_recipe(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_misspelt.py").write_text(
@@ -128,17 +128,17 @@ def test_a_category_in_val_that_train_does_not_have(train_refused: Refused, edit
         pytest.param((30_000, 30_000), "900,000,000", id="huge"),
     ],
 )
-def test_a_file_that_is_no_usable_image(
+def test_an_unusable_image_file(
     boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path, content: bytes | tuple[int, int], word: str
 ) -> None:
-    """As one of the training images, and as the only one to predict on."""
+    """As one of the training images, and as the only image of ``predict``."""
     images = tmp_path / "images"
     shutil.copytree(shapes / "train", images)
     path = images / "000001.jpg"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        # A palette of one bit a pixel, so that even the huge one is a small file.
+        # One bit per pixel, so that the huge image is a small file.
         Image.new("1", content).save(path, format="PNG")
     run = tmp_path / "run"
     outcome = boxwood("train", "demo_shapes", *tiny(shapes), f"data.train.images={images}", "--out", run)
@@ -146,8 +146,8 @@ def test_a_file_that_is_no_usable_image(
     (line,) = outcome.error_lines
     assert "000001.jpg" in line
     assert word in line
-    # Pixels are read while training: found in the first batch, the image leaves nothing in the way; found later, the step that was
-    # reached is saved, and --resume goes on from it once the image is mended.
+    # Pixels are read during training. If the image is in the first batch, no checkpoint is written and training can start again;
+    # if it is in a later one, the last step is saved and --resume continues from it once the image is replaced.
     files = {path.name for path in run.rglob("*") if path.is_file()}
     saved = {name for name in files if name.startswith("step-")}
     assert files <= {"config.yaml", "environment.json"} or saved
@@ -183,8 +183,10 @@ def test_no_gpu_when_one_is_asked_for(train_refused: Refused) -> None:
     "command",
     [["train", "demo_shapes"], ["eval"], ["predict"], ["data", "show", "demo_shapes"], ["data", "shapes", "--train", "1"]],
 )
-def test_a_folder_that_cannot_be_made(boxwood: Boxwood, shapes: Path, trained: Path, tmp_path: Path, command: list[str]) -> None:
-    """Below a file; what is already there stays."""
+def test_an_output_folder_that_cannot_be_made(
+    boxwood: Boxwood, shapes: Path, trained: Path, tmp_path: Path, command: list[str]
+) -> None:
+    """Below a file, which is not changed."""
     (tmp_path / "file").write_text("mine")
     arguments: list[object] = list(command)
     if "demo_shapes" in command:
@@ -201,13 +203,13 @@ def test_a_folder_that_cannot_be_made(boxwood: Boxwood, shapes: Path, trained: P
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("body", [{"kind": "mobilenet_v2"}, {"kind": "resnet", "weights": "IMAGENET1K_V1", "width": 64}])
-def test_imagenet_weights_without_a_network(
-    train_refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, object]
+@pytest.mark.parametrize("backbone", [{"kind": "mobilenet_v2"}, {"kind": "resnet", "weights": "IMAGENET1K_V1", "width": 64}])
+def test_imagenet_weights_without_internet(
+    train_refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: dict[str, object]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
-    line = train_refused(f"model.backbone={json.dumps(body)}")
+    line = train_refused(f"model.backbone={json.dumps(backbone)}")
     assert f"are not in {tmp_path / 'hub' / 'checkpoints'}" in line
     assert "https://download.pytorch.org/models/" in line
     assert line.startswith(("boxwood: mobilenet_v2-", "boxwood: resnet18-"))
@@ -225,32 +227,31 @@ def test_a_run_is_not_overwritten(boxwood: Boxwood, shapes: Path, trained: Path)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_resume_of_nothing(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert "no checkpoint" in refused(boxwood, out, "train", "demo_shapes", *tiny(shapes), "--out", out, "--resume")
 
 
-def test_classes_of_the_data_that_the_weights_do_not_know(boxwood: Boxwood, trained: Path, edited: Edit, tmp_path: Path) -> None:
+def test_classes_of_the_data_that_the_weights_lack(boxwood: Boxwood, trained: Path, edited: Edit, tmp_path: Path) -> None:
     path = edited(lambda coco: coco["categories"].append({"id": 99, "name": "unicorn"}))
     line = refused(boxwood, tmp_path / "scores", "eval", trained, f"data.val.annotations={path}", "--out", tmp_path / "scores")
     assert "99 'unicorn'" in line
 
 
 @pytest.mark.parametrize("command", [["eval", "demo_shapes"], ["eval", "."], ["predict", "absent.jpg", "--model", "absent"]])
-def test_a_model_that_is_not_there(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+def test_a_missing_model(boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     monkeypatch.chdir(tmp_path)
     refused(boxwood, tmp_path / "predictions", *command)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", b"\xff" * 64])
-def test_a_weights_file_that_is_none(boxwood: Boxwood, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_weights_file(boxwood: Boxwood, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
     assert str(path) in refused(boxwood, tmp_path / "x", "weights", "inspect", path)
 
 
-def test_the_real_command() -> None:
-    """As a person runs it, in a process of its own."""
+def test_the_command_in_a_new_process() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "boxwood", "train", "demo_shapes", "optim.rl=1"], capture_output=True, text=True, check=False
     )
@@ -259,7 +260,7 @@ def test_the_real_command() -> None:
 
 
 def test_annotations_without_positives_train_without_nan(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
-    """Images without annotations, and with boxes of one pixel, are ordinary."""
+    """Images without annotations and boxes of one pixel are valid."""
     coco = json.loads((shapes / "train.json").read_text())
     first = coco["images"][0]["id"]
     coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] == first][:1]
@@ -272,12 +273,12 @@ def test_annotations_without_positives_train_without_nan(boxwood: Boxwood, shape
     assert all(isinstance(step["loss"], float) for step in steps)
 
 
-# ------------------------------------------------------------------------------------- what a detector learns from is not there
+# ------------------------------------------------------------------------------------------------------ missing training data
 
 
 @pytest.fixture
 def proposals_refused(train_refused: Refused, tmp_path: Path) -> Callable[[bytes], str]:
-    """What training Fast R-CNN says of a ``.pkl`` of these bytes, in data.train.proposals."""
+    """The error line of training Fast R-CNN with a ``.pkl`` of these bytes as data.train.proposals."""
 
     def call(content: bytes) -> str:
         path = tmp_path / "proposals.pkl"
@@ -312,7 +313,7 @@ class Touch:
         pytest.param(pickle.dumps(Touch(), 2), "refused: it wants posix.mkdir", id="code"),
     ],
 )
-def test_proposals_that_are_none(
+def test_unusable_proposal_files(
     proposals_refused: Callable[[bytes], str], content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

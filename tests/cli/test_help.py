@@ -1,4 +1,4 @@
-"""The front of the command line: without torch, and plain about mistakes in the command itself."""
+"""Help of the command line without importing torch, and its messages about wrong commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAVY = {"torch", "torchvision", "numpy", "pydantic", "rich"}
 
 
 def test_help_imports_no_torch() -> None:
-    """Importing torch takes seconds; without it and the other large packages the help is there at once."""
+    """Importing torch and the other large packages takes seconds."""
     code = f"""
 import sys
 sys.argv = ["boxwood", "--help"]
@@ -42,7 +42,7 @@ finally:
     assert not {HEAVY!r} & set(sys.modules)
 """
     if name == "bench":
-        assert cli.get_command(None, name) is not None  # type: ignore[arg-type]  # its options are the script's own
+        assert cli.get_command(None, name) is not None  # type: ignore[arg-type]  # its options are defined by the script
         return
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def test_exit_status(boxwood: Boxwood, monkeypatch: pytest.MonkeyPatch, error: B
     assert (outcome.status, outcome.err.lstrip("\n")) == (status, text)
 
 
-def test_our_own_mistakes_keep_their_traceback(boxwood: Boxwood, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_keep_their_traceback(boxwood: Boxwood, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -104,7 +104,7 @@ def test_our_own_mistakes_keep_their_traceback(boxwood: Boxwood, monkeypatch: py
         boxwood("config", "list")
 
 
-def test_logging_is_left_as_it_was(boxwood: Boxwood) -> None:
+def test_logging_configuration_is_restored(boxwood: Boxwood) -> None:
     before = list(logging.getLogger().handlers), logging.getLogger("boxwood").level
     boxwood("config", "list")
     assert (list(logging.getLogger().handlers), logging.getLogger("boxwood").level) == before

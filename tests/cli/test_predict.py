@@ -1,4 +1,4 @@
-"""boxwood predict on many pictures: several at once, stopped and gone on with, as lines, as crops, as COCO results."""
+"""``boxwood predict`` on many pictures: batches, continuing after an interruption, JSON lines, crops, COCO results."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.conftest import Boxwood
 
 @pytest.fixture
 def photos(shapes: Path, tmp_path: Path) -> Path:
-    """Four pictures and one that is none."""
+    """Four pictures and a file ``broken.jpg`` that is not an image."""
     shutil.copytree(shapes / "train", tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_text("no picture")
     return tmp_path / "photos"
 
 
-def test_what_was_stopped_goes_on(
+def test_predict_continues_after_an_interruption(
     boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     arguments = ("predict", photos, "--model", trained, "--score", "0")
-    assert boxwood(*arguments, "--out", whole).status == 2  # one is no picture
+    assert boxwood(*arguments, "--out", whole).status == 2  # broken.jpg
     seen: list[str] = []
     read = read_image
 
@@ -57,9 +57,7 @@ def test_what_was_stopped_goes_on(
     assert {path.name for path in parts.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_lines_for_other_programs(
-    boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_lines(boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = boxwood("predict", photos, "--model", trained, "--score", "0", "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
@@ -70,18 +68,18 @@ def test_lines_for_other_programs(
     )
     assert not (tmp_path / "predictions").exists() and done.status == 2
     boxwood("predict", photos, "--model", trained, "--score", "0", "--out", tmp_path / "files")
-    found = json.loads((tmp_path / "files" / "predictions.json").read_text())
-    assert found == [record for line in lines for record in line.get("detections", [])]
+    records = json.loads((tmp_path / "files" / "predictions.json").read_text())
+    assert records == [record for line in lines for record in line.get("detections", [])]
     refused = boxwood("predict", photos, "--model", trained, "--json", "--crops")
     assert refused.status == 2 and "--out" in refused.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_any_name(trained: Path, shapes: Path, tmp_path: Path) -> None:
-    """Bytes that are no UTF-8, a line's end, a pattern's brackets, and as many bytes as a name may have.
+def test_any_file_name(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, a newline, brackets as in a pattern, and the longest name that a file may have.
 
-    In another process, since pytest's workers cannot report what was logged of such names; in one for both calls, since torch is
-    imported in it."""
+    Run in another process, since pytest's workers cannot report log messages with such names; in one process for both calls, since
+    importing torch takes seconds."""
     folder = tmp_path / "photos"
     folder.mkdir()
     names = [b"\xff\xfe.jpg", b"a\nb.jpg", b"[x].jpg", "ü".encode() * 125 + b".jpg"]
@@ -95,12 +93,12 @@ def test_any_name(trained: Path, shapes: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, "predict", folder, "--model", trained, "--score", "0", tmp_path / "out"]
     printed = subprocess.run(command, check=True, capture_output=True).stdout.decode()
-    found = {record["file_name"] for record in json.loads((tmp_path / "out" / "predictions.json").read_text())}
-    assert {os.fsencode(Path(name).name) for name in found} == set(names)
+    file_names = {record["file_name"] for record in json.loads((tmp_path / "out" / "predictions.json").read_text())}
+    assert {os.fsencode(Path(name).name) for name in file_names} == set(names)
     drawn = {os.fsencode(path.name) for path in (tmp_path / "out").glob("*.png")}
     assert drawn == {name.replace(b".jpg", b".png") for name in names}
     lines = printed.split("end of a call\n")[1].splitlines()
-    assert {json.loads(line)["file_name"] for line in lines} == found
+    assert {json.loads(line)["file_name"] for line in lines} == file_names
 
 
 def test_crops_and_no_pictures(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
@@ -109,10 +107,10 @@ def test_crops_and_no_pictures(boxwood: Boxwood, trained: Path, shapes: Path, tm
     done = boxwood("predict", picture, *arguments)
     assert done.status == 0 and "1 seen" in done.out
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.json", "crops"}
-    found = json.loads((tmp_path / "predictions.json").read_text())
+    records = json.loads((tmp_path / "predictions.json").read_text())
     crops = sorted((tmp_path / "crops" / "000000").iterdir())
-    assert 0 < len(crops) <= len(found)
-    first = found[int(crops[0].name[:3])]
+    assert 0 < len(crops) <= len(records)
+    first = records[int(crops[0].name[:3])]
     assert crops[0].name.endswith(f"-{first['category']}.png")
     x, y, w, h = first["bbox"]
     with Image.open(crops[0]) as crop:
@@ -131,22 +129,20 @@ def test_coco_results(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: P
     assert stranger.status == 2 and "is no image of" in stranger.err
 
 
-def test_a_picture_that_is_named_twice_is_done_once(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+def test_a_picture_given_twice_is_processed_once(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     picture = shapes / "val" / "000000.jpg"
     done = boxwood("predict", picture, picture, "--model", trained, "--out", tmp_path)
     assert done.status == 0 and "1 drawn" in done.out
 
 
-def test_what_cannot_be_written_is_not_blamed_on_the_picture(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
-    (tmp_path / "000000.png").mkdir()  # where the drawing would go
+def test_a_drawing_that_cannot_be_written(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "000000.png").mkdir()  # at the path of the drawing
     done = boxwood("predict", shapes / "val" / "000000.jpg", "--model", trained, "--out", tmp_path)
     assert done.status == 2 and "000000.png: cannot be written" in done.err and "could not be read" not in done.err
 
 
-def test_several_pictures_at_once(
-    boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is found is what is found in each alone; a picture that is none does not take its neighbours with it."""
+def test_batches(boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches give the detections of single pictures; an unreadable picture does not affect the others in its batch."""
     (photos / "000001-broken.jpg").write_text("no picture")  # in the first batch
     sizes: list[int] = []
     call = Predictor.__call__
@@ -173,7 +169,7 @@ def test_several_pictures_at_once(
         assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2) and one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
-def test_a_batch_that_was_stopped_goes_on(
+def test_batches_continue_after_an_interruption(
     boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "broken.jpg").unlink()
@@ -192,7 +188,7 @@ def test_a_batch_that_was_stopped_goes_on(
     assert done.status == 0 and "3 pictures are done already" in done.err and "4 drawn" in done.out
 
 
-def test_no_picture_is_drawn_over_its_own_file(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+def test_a_drawing_does_not_replace_its_picture(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     with Image.open(shapes / "val" / "000000.jpg") as picture:
         picture.save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

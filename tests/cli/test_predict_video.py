@@ -1,4 +1,4 @@
-"""boxwood predict on videos: drawn, recorded frame by frame, stopped and gone on with, broken ones beside good ones."""
+"""``boxwood predict`` on videos: drawings, records per frame, continuing after an interruption, damaged videos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import Boxwood
 
 @pytest.fixture
 def videos(shapes: Path, tmp_path: Path) -> Path:
-    """A folder with a video of eight frames, an image, and a video that is none."""
+    """A folder with a video of eight frames, an image, and a file ``broken.mov`` that is not a video."""
     folder = tmp_path / "videos"
     folder.mkdir()
     make_video(folder / "clip.mp4", shapes)
@@ -49,21 +49,21 @@ def test_a_video_is_drawn_and_recorded(boxwood: Boxwood, trained: Path, videos: 
     assert drawn.rate == source.rate == 10
     frames, pictures = list(source.frames()), list(drawn.frames())
     assert len(frames) == len(pictures) == 8 and frames[0].image.shape == pictures[0].image.shape
-    found = json.loads((out / "predictions.json").read_text())
+    predictions = json.loads((out / "predictions.json").read_text())
     predictor = load(trained)
     for frame, picture in zip(frames, pictures, strict=True):
-        records = [record for record in found if record.get("frame") == frame.number]
+        records = [record for record in predictions if record.get("frame") == frame.number]
         expected = predictor(frame.image)
         assert [record["score"] for record in records] == pytest.approx(expected.scores.tolist(), abs=1e-6)
         assert all(record["time"] == pytest.approx(frame.number / 10) for record in records)
         shown = np.asarray(expected.draw(frame.image, 0.0)).transpose(2, 0, 1).astype(float)
-        off, plain = (np.abs(shown - other.image.numpy()).mean() for other in (picture, frame))
-        assert off < plain / 2, "the video shows the frame without, or with other, detections"
-    of_photo = [record for record in found if "frame" not in record]
+        drawn_difference, frame_difference = (np.abs(shown - other.image.numpy()).mean() for other in (picture, frame))
+        assert drawn_difference < frame_difference / 2, "the video shows no detections, or others"
+    of_photo = [record for record in predictions if "frame" not in record]
     assert of_photo and {Path(record["file_name"]).name for record in of_photo} == {"photo.jpg"}
 
 
-def test_a_video_that_was_stopped_goes_on(
+def test_a_video_continues_after_an_interruption(
     boxwood: Boxwood, trained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("predict", videos / "clip.mp4", "--model", trained, "--score", "0", "--batch", "2")
@@ -84,11 +84,11 @@ def test_a_video_that_was_stopped_goes_on(
     assert [json.loads(line)["frame"] for line in part.read_text().splitlines()[1:]] == [0, 1, 2, 3]
     with part.open("a") as file:
         file.write('{"file_name": "cut sho')
-    # Once more in the second pass, when all frames are known and the drawing is half written.
+    # Interrupt again in the second pass, when all detections are known and the drawing is partly written.
     with monkeypatch.context() as patched:
         patched.setattr("boxwood.inference.video.np.pad", interrupt)
         assert boxwood(*arguments, "--out", parts).status == 130
-    assert calls == [2, 2, 2, 2, 2]  # of which the third was stopped
+    assert calls == [2, 2, 2, 2, 2]  # the third was interrupted
     assert [path.name for path in parts.iterdir()] == ["predictions.part.jsonl"]
     done = boxwood(*arguments, "--out", parts)
     assert done.status == 0 and "8 frames" in done.err and len(calls) == 5
@@ -101,7 +101,9 @@ def interrupt(*arguments: Any, **options: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_frames_as_lines(boxwood: Boxwood, trained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_as_json_lines(
+    boxwood: Boxwood, trained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = boxwood("predict", videos, "--model", trained, "--score", "0", "--json", "--batch", "3")
     lines = [json.loads(line) for line in done.out.splitlines()]
@@ -146,9 +148,7 @@ def test_a_video_that_was_cut_short(boxwood: Boxwood, trained: Path, shapes: Pat
     assert empty.status == 2 and "--coco is for the images" in empty.err and len(empty.error_lines) == 1
 
 
-def test_two_videos_of_a_name_and_one_where_it_would_be_drawn(
-    boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path
-) -> None:
+def test_drawings_of_videos_of_one_name_do_not_replace_files(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     source = make_video(out / "a.mp4", shapes, count=2)
@@ -167,19 +167,19 @@ def test_without_pyav(boxwood: Boxwood, trained: Path, videos: Path, tmp_path: P
     assert boxwood("predict", videos / "photo.jpg", "--model", trained, "--out", tmp_path / "out").status == 0
 
 
-def test_a_video_among_pictures_that_cannot_be_looked_at(
+def test_a_video_among_pictures_without_pyav_or_with_coco(
     boxwood: Boxwood, trained: Path, videos: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder it is left out with a warning; who names it is told to install PyAV."""
+    """A video in a folder is left out with a warning; a video given by its path is an error that says to install PyAV."""
     (tmp_path / "photos").mkdir()
     for file in [*sorted((shapes / "val").iterdir())[:1], *sorted(videos.iterdir())[:1]]:
         shutil.copy(file, tmp_path / "photos" / file.name)
     video = next(file for file in (tmp_path / "photos").iterdir() if is_video(file))
-    asked = ("--model", trained, "--out", tmp_path / "seen")
-    coco = boxwood("predict", tmp_path / "photos", *asked, "--coco", shapes / "val.json")
+    options = ("--model", trained, "--out", tmp_path / "seen")
+    coco = boxwood("predict", tmp_path / "photos", *options, "--coco", shapes / "val.json")
     assert coco.status == 0 and "1 videos are left out" in coco.err and (tmp_path / "seen" / "coco.json").exists()
     monkeypatch.setitem(sys.modules, "av", None)
-    done = boxwood("predict", tmp_path / "photos", *asked)
+    done = boxwood("predict", tmp_path / "photos", *options)
     assert done.status == 0 and "1 videos are left out" in done.err and "pip install" in done.err
-    named = boxwood("predict", tmp_path / "photos", video, *asked)
+    named = boxwood("predict", tmp_path / "photos", video, *options)
     assert named.status == 2 and "pip install 'boxwood[video]'" in named.err and len(named.error_lines) == 1

@@ -1,4 +1,4 @@
-"""From an RPN alone to its proposals, and from them to Fast R-CNN, as a person types it."""
+"""Commands that train an RPN, write its proposals, and train and evaluate Fast R-CNN on them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def data(shapes: Path, train: str = "train", val: str = "val") -> list[str]:
 
 
 def run(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         main([str(argument) for argument in arguments])
-    assert left.value.code == 0
+    assert exited.value.code == 0
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def files(shapes: Path, rpn: Path) -> dict[str, Path]:
 def fast(shapes: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fast") / "run"
     heads = ("model.box_head.width=16", "model.rois.samples_per_image=16")
-    named = [f"data.{part}.proposals={path}" for part, path in files.items()]
-    run("train", "fast_rcnn_mobilenetv2_fpn", *data(shapes), *SMALL, *heads, *named, "--out", out)
+    proposals = [f"data.{part}.proposals={path}" for part, path in files.items()]
+    run("train", "fast_rcnn_mobilenetv2_fpn", *data(shapes), *SMALL, *heads, *proposals, "--out", out)
     return out
 
 
-def test_training_an_rpn_is_judged_by_its_recall(rpn: Path) -> None:
+def test_training_an_rpn_reports_its_recall(rpn: Path) -> None:
     metrics = json.loads((rpn / "eval" / "metrics.json").read_text())
     assert {"AR100", "AR1000", "ARs100", "ARl1000"} <= set(metrics["proposals"]) and "bbox" not in metrics
     rows = [json.loads(line) for line in (rpn / "metrics.jsonl").read_text().splitlines()]
@@ -74,17 +74,17 @@ def test_eval_writes_the_proposals_of_either_set(
         assert read.image_ids.tolist() == sorted(image["id"] for image in images)
         assert not (path.parent / "detections.json").exists()
         counts = np.diff(read.starts)
-        assert (counts > 10).all() and (counts <= 30).all()  # all that the RPN keeps, whatever their score
+        assert (counts > 10).all() and (counts <= 30).all()  # all that the RPN keeps, whatever their scores
         assert (read.boxes >= 0).all() and (read.boxes <= [128, 96, 128, 96]).all()
-    said = boxwood("eval", rpn, "--out", tmp_path / "again")
-    assert "AR100" in said.out and "AR1000" in said.out and "data.train.proposals=" in said.out
-    assert str(tmp_path / "again" / "proposals.safetensors") in said.out
+    done = boxwood("eval", rpn, "--out", tmp_path / "again")
+    assert "AR100" in done.out and "AR1000" in done.out and "data.train.proposals=" in done.out
+    assert str(tmp_path / "again" / "proposals.safetensors") in done.out
     assert (tmp_path / "again" / "proposals.safetensors").read_bytes() == files["val"].read_bytes()
 
 
-def test_fast_rcnn_learns_from_them_and_is_measured_on_them(boxwood: Boxwood, fast: Path, tmp_path: Path) -> None:
-    said = boxwood("eval", fast, "--out", tmp_path / "out")
-    assert said.status == 0 and "bbox" in said.out
+def test_fast_rcnn_is_trained_and_evaluated_on_proposals(boxwood: Boxwood, fast: Path, tmp_path: Path) -> None:
+    done = boxwood("eval", fast, "--out", tmp_path / "out")
+    assert done.status == 0 and "bbox" in done.out
     assert (tmp_path / "out" / "detections.json").is_file() and not (tmp_path / "out" / "proposals.safetensors").exists()
     rows = [json.loads(line) for line in (fast / "metrics.jsonl").read_text().splitlines()]
     assert not any(key.startswith("loss_rpn") for key in rows[0])
@@ -101,12 +101,12 @@ def test_fast_rcnn_learns_from_them_and_is_measured_on_them(boxwood: Boxwood, fa
 def test_eval_of_fast_rcnn_without_its_proposals(
     boxwood: Boxwood, shapes: Path, fast: Path, tmp_path: Path, change: str, message: str
 ) -> None:
-    said = boxwood("eval", fast, *change.format(shapes=shapes).split(), "--out", tmp_path / "out")
-    assert said.status == 2 and len(said.error_lines) == 1 and message in said.error_lines[0] and "Traceback" not in said.err
+    done = boxwood("eval", fast, *change.format(shapes=shapes).split(), "--out", tmp_path / "out")
+    assert done.status == 2 and len(done.error_lines) == 1 and message in done.error_lines[0] and "Traceback" not in done.err
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
 def test_predict_with_fast_rcnn_is_refused(boxwood: Boxwood, shapes: Path, fast: Path, tmp_path: Path) -> None:
-    said = boxwood("predict", shapes / "val", "--model", fast, "--out", tmp_path / "out")
-    assert said.status == 2 and len(said.error_lines) == 1 and "has no RPN" in said.error_lines[0] and "Traceback" not in said.err
+    done = boxwood("predict", shapes / "val", "--model", fast, "--out", tmp_path / "out")
+    assert done.status == 2 and len(done.error_lines) == 1 and "has no RPN" in done.error_lines[0] and "Traceback" not in done.err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""boxwood weights: import and inspect."""
+"""The commands ``boxwood weights import`` and ``boxwood weights inspect``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_inspect_a_pickle(boxwood: Boxwood, pickle_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--from", "detectron"), "--model"),
         (("--from", "detectron", "--model", "detectron/e2e_faster_rcnn_R-50-FPN_1x"), "lacks 8 tensors"),
@@ -50,15 +50,15 @@ def test_inspect_a_pickle(boxwood: Boxwood, pickle_file: Path) -> None:
         (("--from", "caffe", "--model", "detectron/rpn_R-50-FPN_1x"), "no network of Caffe"),
     ],
 )
-def test_what_cannot_be_imported(
-    boxwood: Boxwood, pickle_file: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+def test_files_that_cannot_be_imported(
+    boxwood: Boxwood, pickle_file: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     out = tmp_path / "out.safetensors"
     done = boxwood("weights", "import", pickle_file, *arguments, "--out", out)
-    assert done.status == 2 and len(done.error_lines) == 1 and told in done.err and not out.exists()
+    assert done.status == 2 and len(done.error_lines) == 1 and message in done.err and not out.exists()
 
 
-def test_the_output_is_named_safetensors(boxwood: Boxwood, pickle_file: Path, tmp_path: Path) -> None:
+def test_the_output_must_be_named_safetensors(boxwood: Boxwood, pickle_file: Path, tmp_path: Path) -> None:
     arguments = ("--from", "detectron", "--model", "detectron/rpn_R-50-FPN_1x")
     done = boxwood("weights", "import", pickle_file, *arguments, "--out", tmp_path / "x.pth")
     assert done.status == 2 and "named" not in done.out and ".safetensors" in done.err

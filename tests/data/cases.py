@@ -1,4 +1,4 @@
-"""Small COCO data sets on disk, sound ones and ones with a planted fault."""
+"""A small valid COCO data set, and functions that copy and write it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sound() -> dict[str, Any]:
 
 
 def write(folder: Path, coco: Any, *, images: bool = True) -> Path:
-    """The annotation file; its images, random pixels of the sizes it gives, lie beside it."""
+    """Write ``data.json``, and beside it images of random pixels of the annotated sizes; returns the annotation file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
     path.write_text(json.dumps(coco))

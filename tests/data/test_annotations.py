@@ -1,4 +1,4 @@
-"""Data sets in other formats than COCO's are opened as they are, and hold what their conversion holds."""
+"""Data sets in other formats than COCO's are opened without conversion, and have the same samples as the COCO file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.data.formats.test_readers import CVAT, LABELME, open_images
 
 @pytest.fixture
 def converted(shapes: Path, tmp_path: Path, boxwood: Boxwood) -> Path:
-    """The train set of shapes in YOLO's and in VOC's format, beside its images."""
+    """A folder with the train set of shapes in YOLO's format (``yolo/``) and in VOC's (``voc/``)."""
     for form, folder in (("yolo", "images/train"), ("voc", "JPEGImages")):
         assert boxwood("data", "convert", shapes / "train.json", tmp_path / form, "--to", form, "--split", "train").status == 0
         (tmp_path / form / folder).parent.mkdir(exist_ok=True)
@@ -30,30 +30,29 @@ def converted(shapes: Path, tmp_path: Path, boxwood: Boxwood) -> Path:
 
 @pytest.mark.parametrize(("form", "annotations", "images"), [("yolo", "data.yaml", "images/train"), ("voc", ".", "JPEGImages")])
 def test_samples_of_other_formats(form: str, annotations: str, images: str, shapes: Path, converted: Path) -> None:
-    """The same pictures, boxes and classes as from COCO's file, but for crowd regions."""
+    """The same images, boxes and classes as from the COCO file, except for crowd regions."""
     expected = CocoDataset(shapes / "train.json", shapes / "train")
     config = CocoConfig(annotations=str(converted / form / annotations), images=str(converted / form / images), split="train")
-    found = config.open()
-    names = {found.file_name(index): index for index in range(len(found))}
-    assert len(found) == len(expected) > 0
+    dataset = config.open()
+    indices = {dataset.file_name(index): index for index in range(len(dataset))}
+    assert len(dataset) == len(expected) > 0
     for index in range(len(expected)):
-        sample, own = expected[index], found[names[expected.file_name(index)]]
-        ordinary = ~sample.crowd
-        kept = ~own.crowd
-        assert torch.equal(own.image, sample.image)
-        torch.testing.assert_close(own.boxes[kept], sample.boxes[ordinary], atol=1e-3, rtol=0)
-        assert [found.categories.names[label] for label in own.labels[kept]] == [
-            expected.categories.names[label] for label in sample.labels[ordinary]
+        expected_sample, sample = expected[index], dataset[indices[expected.file_name(index)]]
+        expected_rows, rows = ~expected_sample.crowd, ~sample.crowd
+        assert torch.equal(sample.image, expected_sample.image)
+        torch.testing.assert_close(sample.boxes[rows], expected_sample.boxes[expected_rows], atol=1e-3, rtol=0)
+        assert [dataset.categories.names[label] for label in sample.labels[rows]] == [
+            expected.categories.names[label] for label in expected_sample.labels[expected_rows]
         ]
 
 
 def test_commands_of_other_formats(converted: Path, boxwood: Boxwood, tmp_path: Path) -> None:
-    """Checked, counted and trained on without a conversion."""
-    place = converted / "yolo"
-    keys = [f"data.{part}.{key}" for part in ("train", "val") for key in (f"annotations={place / 'data.yaml'}",
-            f"images={place / 'images' / 'train'}", "split=train")]  # fmt: skip
+    """``data check``, ``data stats`` and ``train`` without a conversion."""
+    folder = converted / "yolo"
+    keys = [f"data.{part}.{key}" for part in ("train", "val") for key in (f"annotations={folder / 'data.yaml'}",
+            f"images={folder / 'images' / 'train'}", "split=train")]  # fmt: skip
     checked = boxwood("data", "check", "faster_rcnn_mobilenetv2_fpn", *keys)
-    assert checked.status == 0 and str(place / "data.yaml") in checked.out, checked.out + checked.err
+    assert checked.status == 0 and str(folder / "data.yaml") in checked.out, checked.out + checked.err
     assert boxwood("data", "stats", "faster_rcnn_mobilenetv2_fpn", *keys).status == 0
     small = ["model.backbone.weights=null", "data.workers=0", "train.steps=1", "train.batch_size=1"]
     small += [f"data.{part}.transforms.0.short=[64]" for part in ("train", "val")]
@@ -64,7 +63,7 @@ def test_commands_of_other_formats(converted: Path, boxwood: Boxwood, tmp_path: 
     assert (wrong.status, wrong.err.count("\n")) == (2, 1) and "its splits are train" in wrong.err
 
 
-def test_what_a_path_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_format_of_a_path_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "annotations.xml").write_text(CVAT, encoding="utf-8")
     assert len(read_annotations(tmp_path / "annotations.xml").ids) == 3 and "polyline" in caplog.text
     (tmp_path / "labelme").mkdir()
@@ -77,8 +76,8 @@ def test_what_a_path_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         read_annotations(tmp_path / "labelme", split="val")
 
 
-def test_lvis_is_seen_by_its_images(tmp_path: Path) -> None:
-    """Its images have an address and no name; a COCO file has both, and keeps its names."""
+def test_lvis_image_names_come_from_their_addresses(tmp_path: Path) -> None:
+    """Images of LVIS have an address and no name; a COCO file has both, and its names are used."""
     image: dict[str, Any] = {"id": 7, "height": 9, "width": 8, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg"}
     tree = {
         "images": [{**image, "neg_category_ids": [2], "not_exhaustive_category_ids": []}],
@@ -91,6 +90,6 @@ def test_lvis_is_seen_by_its_images(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 8, 3), dtype=np.uint8)).save(tmp_path / "val2017" / "000000000007.jpg")
     dataset = CocoDataset(path, tmp_path)
     assert dataset.file_name(0) == "val2017/000000000007.jpg" and dataset.to_coco()["images"][0]["neg_category_ids"] == [2]
-    tree["images"][0]["file_name"] = "own.jpg"
+    tree["images"][0]["file_name"] = "named.jpg"
     path.write_text(json.dumps(tree))
-    assert read_annotations(path).file_name(0) == "own.jpg"
+    assert read_annotations(path).file_name(0) == "named.jpg"

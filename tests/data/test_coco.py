@@ -1,4 +1,4 @@
-"""The COCO reader: the file's own numbers, in arrays, and samples that are right."""
+"""The COCO reader: the numbers of the file, held in arrays, and the samples made of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_keep_empty(tmp_path: Path) -> None:
         CocoDataset(write(tmp_path, tree), tmp_path, keep_empty=False)
 
 
-def test_the_truth_is_the_files(tmp_path: Path) -> None:
+def test_to_coco_gives_the_numbers_of_the_file(tmp_path: Path) -> None:
     tree = sound()
     truth = CocoDataset(write(tmp_path, tree), tmp_path).to_coco()
     assert numbers(truth["annotations"]) == numbers(tree["annotations"])
@@ -92,7 +92,7 @@ def test_the_truth_is_the_files(tmp_path: Path) -> None:
 
 
 @real
-def test_pycocotools_sees_the_same_truth(annotations: str, images: str) -> None:
+def test_pycocotools_gives_the_same_results_on_to_coco(annotations: str, images: str) -> None:
     tree = json.loads((FACTS / annotations).read_text())
     data = CocoDataset(FACTS / annotations, FACTS / images)
     truth = data.to_coco()
@@ -135,7 +135,7 @@ def test_bitmaps_are_pycocotools_masks(annotations: str, images: str) -> None:
     assert checked or annotations != "coco/instances.json"
 
 
-def test_keypoints_get_the_half_pixel_that_cocos_indices_lack(tmp_path: Path) -> None:
+def test_keypoints_are_shifted_by_half_a_pixel(tmp_path: Path) -> None:
     tree = sound()
     for category in tree["categories"]:
         category["keypoints"] = ["left_end", "right_end", "tip"]
@@ -151,7 +151,7 @@ def test_keypoints_get_the_half_pixel_that_cocos_indices_lack(tmp_path: Path) ->
     assert others is not None and others.shape == (2, 3, 3) and not others.any()  # instances without keypoints
 
 
-def test_cocos_persons_have_cocos_sigmas() -> None:
+def test_keypoints_of_a_person_have_cocos_sigmas() -> None:
     sides = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
     names = ("nose", *(f"{side}_{part}" for part in sides for side in ("left", "right")))
     facts = keypoint_facts(names)
@@ -160,7 +160,7 @@ def test_cocos_persons_have_cocos_sigmas() -> None:
     assert facts.flip == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 
-def test_different_keypoints_of_categories_are_left_out_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_different_keypoints_of_categories_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree = sound()
     tree["categories"][0]["keypoints"], tree["categories"][1]["keypoints"] = ["a"], ["b"]
     tree["annotations"][0]["keypoints"] = [3, 5, 2]
@@ -169,7 +169,7 @@ def test_different_keypoints_of_categories_are_left_out_with_a_line(tmp_path: Pa
 
 
 def _reachable(root: object) -> int:
-    """How many Python objects hang on one, classes and modules aside."""
+    """The number of Python objects reachable from ``root``, without classes, callables and modules."""
     seen: dict[int, object] = {}
     pending = [root]
     while pending:
@@ -180,7 +180,7 @@ def _reachable(root: object) -> int:
     return len(seen)
 
 
-def test_no_python_object_is_held_for_an_annotation(tmp_path: Path) -> None:
+def test_the_number_of_python_objects_does_not_depend_on_the_annotations(tmp_path: Path) -> None:
     counts, pickled = [], []
     for repeat in (1, 200):
         tree = sound()
@@ -190,10 +190,10 @@ def test_no_python_object_is_held_for_an_annotation(tmp_path: Path) -> None:
         counts.append(_reachable(data))
         pickled.append(len(pickle.dumps(data)))
     assert counts[0] == counts[1]
-    assert (pickled[1] - pickled[0]) / (3 * 199) < 250  # bytes an annotation, its mask included
+    assert (pickled[1] - pickled[0]) / (3 * 199) < 250  # bytes per annotation, with its mask
 
 
-def test_an_annotated_size_without_exif_orientation_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_exif_orientation_is_applied_if_the_annotated_size_has_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, sound())
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -203,7 +203,7 @@ def test_an_annotated_size_without_exif_orientation_is_followed(tmp_path: Path, 
     np.testing.assert_array_equal(data[0].image.permute(1, 2, 0).numpy(), pixels)
     data[0]
     assert caplog.text.count("it is read as stored") == 1
-    # Where the file gives the upright size, the image is turned.
+    # If the file gives the upright size, the image is rotated.
     tree = sound()
     tree["images"][0]["height"], tree["images"][0]["width"] = 60, 40
     tree["annotations"] = tree["annotations"][:1]
@@ -232,14 +232,14 @@ def test_an_instance_without_mask_beside_others(tmp_path: Path, caplog: pytest.L
     assert CocoDataset(write(tmp_path, tree), tmp_path)[1].segmentations is None
 
 
-def test_the_configuration_survives_a_tree_and_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_configuration_round_trips_and_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     config = CocoConfig(annotations=str(write(tmp_path, sound())), images=str(tmp_path), keep_empty=False)
     assert from_tree(DatasetConfig, to_tree(config)) == config
     assert len(config.open()) == 2
 
 
-def test_same_categories() -> None:
+def test_check_same_categories() -> None:
     train = Categories((1, 2), ("cat", "dog"))
     check_same_categories(train, Categories((1, 2), ("cat", "dog")))
     with pytest.raises(UserError, match="only val has 3 'owl'"):
@@ -248,7 +248,7 @@ def test_same_categories() -> None:
         check_same_categories(train, Categories((1, 2), ("cat", "owl")))
 
 
-def test_pycocotools_decodes_what_we_write_for_uncompressed_counts(tmp_path: Path) -> None:
+def test_pycocotools_decodes_uncompressed_counts_of_to_coco(tmp_path: Path) -> None:
     truth = CocoDataset(write(tmp_path, sound()), tmp_path).to_coco()
     code = truth["annotations"][1]["segmentation"]
     assert pycoco_mask.decode(pycoco_mask.frPyObjects(code, 40, 60)).all()

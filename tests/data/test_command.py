@@ -1,4 +1,4 @@
-"""boxwood data: what it prints, what it writes, how it leaves."""
+"""``boxwood data``: its output, files and exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_check_of_a_sound_set(tmp_path: Path) -> None:
     assert "3 images, 3 annotations, 2 classes" in result.output
 
 
-def test_check_finds_everything_at_once(tmp_path: Path) -> None:
+def test_check_reports_all_faults_at_once(tmp_path: Path) -> None:
     tree = sound()
     tree["annotations"][0]["bbox"] = [0, 0, 0, 0]
     tree["annotations"][1]["segmentation"]["counts"] = [0, 9999]
@@ -44,7 +44,7 @@ def test_check_finds_everything_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_check_without_identities_or_images(tmp_path: Path) -> None:
+def test_check_with_unknown_image_ids_and_missing_images(tmp_path: Path) -> None:
     tree = sound()
     tree["annotations"][0]["image_id"] = 1
     path = write(tmp_path, tree)
@@ -55,14 +55,14 @@ def test_check_without_identities_or_images(tmp_path: Path) -> None:
         run("check", path)
 
 
-def config(tmp_path: Path) -> list[str]:
+def data_overrides(tmp_path: Path) -> list[str]:
     run("shapes", "--out", tmp_path, "--train", 3, "--val", 2)
     return [f"data.{split}.{key}" for split in ("train", "val") for key in
             (f"annotations={tmp_path / f'{split}.json'}", f"images={tmp_path / split}")]  # fmt: skip
 
 
-def test_a_configurations_data_are_generated_checked_counted_and_shown(tmp_path: Path) -> None:
-    overrides = config(tmp_path)
+def test_shapes_check_stats_and_show_with_a_configuration(tmp_path: Path) -> None:
+    overrides = data_overrides(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "train.json", "val", "val.json"]
     checked = run("check", "demo_shapes", *overrides)
     assert checked.exit_code == 0 and "refused" not in checked.output and "repaired" not in checked.output
@@ -79,7 +79,7 @@ def test_a_configurations_data_are_generated_checked_counted_and_shown(tmp_path:
 
 
 def test_different_classes_in_val_are_refused(tmp_path: Path) -> None:
-    overrides = config(tmp_path)
+    overrides = data_overrides(tmp_path)
     tree = json.loads((tmp_path / "val.json").read_text())
     tree["categories"].append({"id": 7, "name": "moon"})
     (tmp_path / "val.json").write_text(json.dumps(tree))

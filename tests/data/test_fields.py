@@ -1,4 +1,4 @@
-"""Fields go where the pixels go; any field, a user's own too, passes select, crop, joining and the loader unchanged."""
+"""Fields are transformed with the pixels; all fields, user-defined ones too, pass selection, cropping, joining and the loader."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ numbers = st.integers(0, 999)
 sides = st.integers(4, 40)
 
 
-# ---------------------------------------------------------------------------------------- fields as users write them
+# ----------------------------------------------------------------------------------------------- user-defined fields
 
 
 @dataclass
 class Directions(TensorField):
-    """``values`` (N, 2): the unit vector in which each instance faces."""
+    """``values`` (N, 2) float32: the unit vector of each instance's direction."""
 
     def transformed(self, affine: Affine) -> Self:
         signs = torch.tensor([-1.0 if affine.scale_x < 0 else 1.0, -1.0 if affine.scale_y < 0 else 1.0])
@@ -50,7 +50,7 @@ class Directions(TensorField):
 
 @dataclass
 class Parents(InstanceField):
-    """``values`` (N,): another instance of the image, or -1; a plain list of names as well."""
+    """``values`` (N,) int64: the row of each instance's parent, or -1; and ``names``, a list of one name per instance."""
 
     values: Tensor
     names: list[str]
@@ -67,7 +67,7 @@ class Parents(InstanceField):
 
 @dataclass
 class Caption(ImageField):
-    """Text, and a tensor whose shape has nothing to do with the instances."""
+    """Text, and a tensor whose shape does not depend on the instances."""
 
     text: str
     heat: Tensor
@@ -115,7 +115,7 @@ def pixels_of(item: Polygons | Bitmap, size: tuple[int, int]) -> np.ndarray[Any,
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    """To the bit, whatever it is."""
+    """Exact equality of tensors, arrays, containers and dataclasses."""
     assert type(one) is type(other)
     if isinstance(one, Tensor):
         assert one.dtype == other.dtype and torch.equal(one, other)
@@ -140,7 +140,7 @@ def assert_equal(one: Any, other: Any) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(numbers, st.floats(0.2, 5), st.floats(0.2, 5), st.floats(-30, 30), st.floats(-30, 30), st.booleans(), st.booleans())
-def test_boxes_are_the_hulls_of_their_points(
+def test_transformed_boxes_enclose_their_transformed_corners(
     seed: int, x: float, y: float, right: float, down: float, flip: bool, turn: bool
 ) -> None:
     affine = Affine(-x if flip else x, right, -y if turn else y, down, (10, 10))
@@ -154,9 +154,7 @@ def test_boxes_are_the_hulls_of_their_points(
 
 @settings(max_examples=60, deadline=None)
 @given(numbers, sides, sides, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans())
-def test_the_pixels_of_a_mask_are_transformed_as_the_image_is(
-    seed: int, height: int, width: int, x: int, y: int, flip: bool, turn: bool
-) -> None:
+def test_bitmaps_are_transformed_like_the_image(seed: int, height: int, width: int, x: int, y: int, flip: bool, turn: bool) -> None:
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 2, (rng.integers(1, height + 1), rng.integers(1, width + 1))).astype(np.uint8)
     top, left = int(rng.integers(height - len(values) + 1)), int(rng.integers(width - values.shape[1] + 1))
@@ -167,13 +165,13 @@ def test_the_pixels_of_a_mask_are_transformed_as_the_image_is(
     affine = Affine(-x if flip else x, size[1] if flip else 0, -y if turn else y, size[0] if turn else 0, size)
     expected = before.repeat(y, axis=0).repeat(x, axis=1)[:: -1 if turn else 1, :: -1 if flip else 1]
     np.testing.assert_array_equal(pixels_of(bitmap.transformed(affine), size), expected)
-    window = Affine.crop(rng.integers(-5, height), rng.integers(-5, width), (int(rng.integers(1, 50)), int(rng.integers(1, 50))))
-    cut = bitmap.transformed(window).clipped(window.size)
-    canvas = np.pad(before, 60)[60 - int(window.shift_y) :, 60 - int(window.shift_x) :][: window.size[0], : window.size[1]]
-    np.testing.assert_array_equal(pixels_of(cut, window.size), canvas)
-    assert cut is NOTHING or (min(cut.box) >= 0 and cut.box[2] <= window.size[1] and cut.box[3] <= window.size[0])
-    trimmed = cut.trimmed()
-    np.testing.assert_array_equal(pixels_of(trimmed, window.size), canvas)
+    crop = Affine.crop(rng.integers(-5, height), rng.integers(-5, width), (int(rng.integers(1, 50)), int(rng.integers(1, 50))))
+    clipped = bitmap.transformed(crop).clipped(crop.size)
+    canvas = np.pad(before, 60)[60 - int(crop.shift_y) :, 60 - int(crop.shift_x) :][: crop.size[0], : crop.size[1]]
+    np.testing.assert_array_equal(pixels_of(clipped, crop.size), canvas)
+    assert clipped is NOTHING or (min(clipped.box) >= 0 and clipped.box[2] <= crop.size[1] and clipped.box[3] <= crop.size[0])
+    trimmed = clipped.trimmed()
+    np.testing.assert_array_equal(pixels_of(trimmed, crop.size), canvas)
     if canvas.any():
         rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
         assert trimmed.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
@@ -183,8 +181,8 @@ def test_the_pixels_of_a_mask_are_transformed_as_the_image_is(
 
 @settings(max_examples=60, deadline=None)
 @given(numbers, st.integers(3, 9))
-def test_a_clipped_polygon_is_what_was_inside(seed: int, corners: int) -> None:
-    """The area of a star-shaped outline, point by point: those inside the frame are in both or in neither."""
+def test_a_clipped_polygon_covers_the_points_inside_the_frame(seed: int, corners: int) -> None:
+    """Random points of the frame are in the clipped polygon exactly if they are in the star-shaped outline."""
     rng = np.random.default_rng(seed)
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
     radii = rng.uniform(5, 40, corners)
@@ -197,16 +195,16 @@ def test_a_clipped_polygon_is_what_was_inside(seed: int, corners: int) -> None:
     assert all(part.dtype == np.float32 and (part >= 0).all() and (part <= [40, 30]).all() for part in parts)
     inside = np.zeros(len(points), dtype=bool)
     for part in parts:
-        inside ^= winds(part.astype(np.float64), points)
-    assert (inside != winds(outline.astype(np.float64), points)).mean() <= 0.01  # a point on an edge, to rounding
+        inside ^= contains(part.astype(np.float64), points)
+    assert (inside != contains(outline.astype(np.float64), points)).mean() <= 0.01  # a point on an edge, to rounding
     whole = Polygons([outline / 100 + 10])
     assert_equal(whole.clipped(size), whole)
     unmasked = Polygons([])
     assert unmasked.clipped(size) is unmasked
 
 
-def winds(outline: np.ndarray[Any, Any], points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Whether each point is inside, by the even-odd rule."""
+def contains(outline: np.ndarray[Any, Any], points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whether each point (N, 2) is inside the outline, by the even-odd rule: (N,) bool."""
     (ax, ay), (bx, by) = outline.T[:, :, None], np.roll(outline, -1, axis=0).T[:, :, None]
     x, y = points.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -215,18 +213,18 @@ def winds(outline: np.ndarray[Any, Any], points: np.ndarray[Any, Any]) -> np.nda
     return result
 
 
-def test_masks_for_training_move_as_annotated_ones() -> None:
+def test_transforms_before_and_after_for_training_agree() -> None:
     sample = make_sample(3)
     masks = Segmentations(sample.segmentations or []).for_training(sample.boxes)
     flip = Affine.flip(sample.size)
     later = Segmentations(sample.segmentations or []).transformed(flip).for_training(flip.boxes(sample.boxes))
     moved = masks.transformed(flip)
     torch.testing.assert_close(moved.boxes, later.boxes)
-    assert (moved.bitmaps != later.bitmaps).float().mean() < 0.02  # COCO's rasteriser is not symmetric to the pixel
+    assert (moved.bitmaps != later.bitmaps).float().mean() < 0.02  # COCO's rasteriser is not exactly symmetric
     assert moved[torch.tensor([2])].bitmaps.shape == (1, 112, 112) and len(moved) == 3
 
 
-def test_keypoints_leave_the_image_and_are_covered() -> None:
+def test_keypoints_outside_the_image_or_under_paint() -> None:
     points = Keypoints(torch.tensor([[[5.0, 5, 2], [20, 5, 2], [10, 10, 1], [0, 0, 0]]]), (1, 0, 2, 3))
     clipped = points.transformed(Affine.crop(0, 8, (20, 20))).clipped((20, 20))
     assert clipped.values.tolist() == [[[0, 0, 0], [12, 5, 2], [2, 10, 1], [0, 0, 0]]]
@@ -234,10 +232,10 @@ def test_keypoints_leave_the_image_and_are_covered() -> None:
     paint[:, 15:] = True
     assert points.covered(paint).values[0, :, 2].tolist() == [2, 1, 1, 0]
     half_turn = Affine(-1, 30, -1, 30, (30, 30))
-    assert points.transformed(half_turn).values[0, 0].tolist() == [25, 25, 2]  # no mirror image: left stays left
+    assert points.transformed(half_turn).values[0, 0].tolist() == [25, 25, 2]  # a rotation: left and right are not swapped
 
 
-# -------------------------------------------------------------------------------------------------- selecting and cutting
+# ------------------------------------------------------------------------------------------------- selecting and cropping
 
 
 @settings(max_examples=40, deadline=None)
@@ -250,16 +248,16 @@ def test_select_and_crop_commute(seed: int, instances: int, top: int, left: int,
     assert (
         (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= width).all() and (y2 <= height).all() and (x1 < x2).all() and (y1 < y2).all()
     )
-    chosen = torch.from_numpy(np.random.default_rng(seed).random(instances) < 0.5)
-    other_way = sample.select(chosen).transformed(affine, image).clipped()
+    selection = torch.from_numpy(np.random.default_rng(seed).random(instances) < 0.5)
+    selected_first = sample.select(selection).transformed(affine, image).clipped()
     parents = field_of(cropped.fields, "parents", Parents)
     assert parents is not None
-    kept = [int(name.split(".")[1]) for name in parents.names]
-    assert_equal(other_way, cropped.select(torch.tensor([bool(chosen[row]) for row in kept], dtype=torch.bool)))
+    rows_left = [int(name.split(".")[1]) for name in parents.names]
+    assert_equal(selected_first, cropped.select(torch.tensor([bool(selection[row]) for row in rows_left], dtype=torch.bool)))
     assert all(len(field) == len(cropped.boxes) for field in (*cropped.fields.values(), cropped.labels, cropped.crowd))
-    # What is left of each mask is what the window shows of it, and its box is tight where it was cut.
+    # Each mask is the part of the original inside the crop, and the box of a cut mask is tight.
     assert cropped.segmentations is not None and sample.segmentations is not None
-    for row, item, box in zip(kept, cropped.segmentations, cropped.boxes.tolist(), strict=True):
+    for row, item, box in zip(rows_left, cropped.segmentations, cropped.boxes.tolist(), strict=True):
         original = sample.segmentations[row]
         if isinstance(original, Bitmap):
             shown = np.pad(pixels_of(original, sample.size), 60)[60 + top :, 60 + left :][:height, :width]
@@ -268,7 +266,7 @@ def test_select_and_crop_commute(seed: int, instances: int, top: int, left: int,
             assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
-def test_what_a_crop_drops() -> None:
+def test_a_crop_drops_instances_below_min_area() -> None:
     sample = make_sample(0, instances=0)
     sample.boxes = torch.tensor([[0.0, 0, 20, 20], [18, 0, 28, 20], [18, 0, 28, 20], [5, 5, 9, 9]])
     sample.labels, sample.crowd = torch.arange(4), torch.tensor([False, False, True, False])
@@ -284,7 +282,7 @@ def test_what_a_crop_drops() -> None:
         sample.transformed(Affine.crop(0, 0, (5, 5)), image)
 
 
-def test_paint_hides_what_is_under_it() -> None:
+def test_paint_removes_covered_pixels_and_instances() -> None:
     sample = make_sample(1, 20, 20, instances=0)
     square = np.ones((10, 10), dtype=np.uint8)
     sample.boxes = torch.tensor([[0.0, 0, 10, 10], [10, 0, 20, 10], [5, 10, 15, 20], [12, 2, 14, 4]])
@@ -303,7 +301,7 @@ def test_paint_hides_what_is_under_it() -> None:
     assert sample.covered(paint, sample.image, min_area=0.5).labels.tolist() == [0]
 
 
-def test_samples_join_where_their_fields_agree() -> None:
+def test_samples_with_the_same_fields_are_joined() -> None:
     one, other = make_sample(1, instances=2), make_sample(2, instances=3)
     joined = one.joined(other)
     assert torch.equal(joined.boxes, torch.cat([one.boxes, other.boxes])) and all(
@@ -315,7 +313,7 @@ def test_samples_join_where_their_fields_agree() -> None:
         one.joined(other)
 
 
-def test_copies_of_a_sample_do_not_share_changes() -> None:
+def test_changing_a_copy_does_not_change_the_sample() -> None:
     sample = make_sample(1)
     other = copy.copy(sample)
     other.keypoints = other.segmentations = other.proposals = None
@@ -356,7 +354,7 @@ def test_packing_is_lossless(images: list[tuple[int, int]], with_targets: bool) 
     assert set(batch.image_fields) == {"proposals", "caption"}
 
 
-def test_every_field_reaches_the_target_through_worker_processes() -> None:
+def test_all_fields_reach_the_targets_from_worker_processes() -> None:
     batches = [list(itertools.islice(train_batches(Pictures(), (), batch_size=3, seed=0, workers=w), 4)) for w in (0, 1)]
     assert_equal(*batches)
     batch = batches[1][0]
@@ -371,7 +369,7 @@ def test_every_field_reaches_the_target_through_worker_processes() -> None:
         assert isinstance(target.fields["masks"], InstanceMasks)
 
 
-def test_batches_move_with_all_their_fields() -> None:
+def test_batches_move_to_a_device_with_all_fields() -> None:
     batch = collate([make_sample(seed) for seed in range(3)], [0, 1, 2], with_targets=True)
     moved = batch.to("meta")
     assert isinstance(moved, Batch) and moved.targets is not None
@@ -380,18 +378,18 @@ def test_batches_move_with_all_their_fields() -> None:
     assert all(field.tensors()[0].is_meta for fields in moved.image_fields.values() for field in fields)
 
 
-def test_a_field_with_too_few_rows_is_named() -> None:
+def test_a_field_with_too_few_rows_is_refused() -> None:
     sample = make_sample(0)
     sample.fields = {**sample.fields, "scores": TensorField(torch.zeros(2))}
     with pytest.raises(ValueError, match=r"the field 'scores' of 0.jpg has 2 rows for 3 instances"):
         make_target(sample)
 
 
-def test_a_field_that_is_no_dataclass_says_so() -> None:
+def test_a_field_that_is_not_a_dataclass_is_refused() -> None:
     class Loose(TensorField):
         pass
 
-    assert len(Loose(torch.zeros(3))[torch.tensor([0])]) == 1  # the dataclass of its base is enough
+    assert len(Loose(torch.zeros(3))[torch.tensor([0])]) == 1  # its base class is a dataclass
 
     class Bare(InstanceField):
         def transformed(self, affine: Affine) -> Self:
@@ -401,6 +399,6 @@ def test_a_field_that_is_no_dataclass_says_so() -> None:
         Bare().to("cpu")
 
 
-def test_boxes_of_the_image_are_clipped() -> None:
+def test_boxes_per_image_are_clipped_or_dropped() -> None:
     boxes = Boxes(torch.tensor([[-5.0, 0, 5, 5], [30, 30, 40, 40], [1, 2, 3, 4]]))
     assert boxes.clipped((20, 20)).values.tolist() == [[0, 0, 5, 5], [1, 2, 3, 4]]

@@ -1,4 +1,4 @@
-"""Reading images: the same pixels as Pillow's for every mode, and one line for every file that is no good."""
+"""Reading images: the pixels equal Pillow's in every mode, and unusable files give an error of one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_exif_orientation(orientation: int, suffix: str, photo: Image.Image, tmp
     assert (header.stored, header.oriented) == ((60, 80), upright.shape[:2])
 
 
-def test_pillow_takes_over_where_torchvision_has_no_decoder(
+def test_pillow_reads_images_without_a_decoder_of_torchvision(
     photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo.save(tmp_path / "a.jpg")
@@ -79,8 +79,8 @@ def _png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (13_400, 13_400)])
-def test_a_huge_image_is_refused_unread(width: int, height: int, tmp_path: Path) -> None:
-    # 30,000 x 30,000 is over twice Pillow's own limit, 13,400 x 13,400 only over ours.
+def test_a_huge_image_is_refused_before_it_is_decoded(width: int, height: int, tmp_path: Path) -> None:
+    # 30,000 x 30,000 pixels are over twice Pillow's limit, 13,400 x 13,400 only over Boxwood's.
     path = tmp_path / "huge.png"
     path.write_bytes(_png_header(width, height))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -89,7 +89,7 @@ def test_a_huge_image_is_refused_unread(width: int, height: int, tmp_path: Path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
 
-def test_what_is_no_image_is_one_line(photo: Image.Image, tmp_path: Path) -> None:
+def test_unusable_image_files_are_errors_of_one_line(photo: Image.Image, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "nothing.png").write_bytes(b"")
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")

@@ -1,4 +1,4 @@
-"""The loader: the same batches for any number of workers and processes, from any start; errors that name the image."""
+"""The loader: the same batches with any number of workers and processes, from any start; errors name the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRANSFORMS: tuple[Transform, ...] = (ResizeShortestEdge(short=(30, 40), long=90)
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
-    """Nine landscape and five portrait images, with polygons, bitmaps, crowds, keypoints, and some without annotations."""
+    """Nine landscape and five portrait images with polygons, bitmaps, crowd regions and keypoints; some have no annotations."""
     tree = sound()
     rng = np.random.default_rng(0)
     tree["categories"][0]["keypoints"] = ["left", "right"]
@@ -54,7 +54,7 @@ def dataset(tmp_path: Path) -> CocoDataset:
 
 
 def flat(item: Any) -> Iterator[Any]:
-    """The leaves of a batch, to compare batches to the bit."""
+    """The leaves of a batch, for exact comparisons."""
     if is_dataclass(item):
         for entry in fields(item):
             yield from flat(getattr(item, entry.name))
@@ -77,7 +77,7 @@ def take(dataset: CocoDataset, count: int, **options: Any) -> list[Batch]:
     return list(itertools.islice(batches, count))
 
 
-def test_workers_change_nothing_not_even_the_runs_random_numbers(dataset: CocoDataset) -> None:
+def test_workers_change_neither_batches_nor_random_state(dataset: CocoDataset) -> None:
     alone = take(dataset, 9)
     state = torch.random.get_rng_state()
     assert same(take(dataset, 9, workers=2), alone)
@@ -86,14 +86,14 @@ def test_workers_change_nothing_not_even_the_runs_random_numbers(dataset: CocoDa
 
 
 @pytest.mark.parametrize("start", [1, 5, 23])
-def test_a_start_at_k_is_what_follows_k(dataset: CocoDataset, start: int) -> None:
+def test_a_start_at_k_gives_the_batches_from_k(dataset: CocoDataset, start: int) -> None:
     assert same(take(dataset, 3, start=start), take(dataset, start + 3)[start:])
 
 
-def test_shares_make_the_whole(dataset: CocoDataset) -> None:
-    whole = take(dataset, 8)
+def test_shares_of_processes_add_up_to_the_batch(dataset: CocoDataset) -> None:
+    batches = take(dataset, 8)
     shares = [take(dataset, 8, rank=rank, world_size=2) for rank in range(2)]
-    for batch, first, second in zip(whole, *shares, strict=True):
+    for batch, first, second in zip(batches, *shares, strict=True):
         assert batch.image_ids == first.image_ids + second.image_ids and batch.seeds == first.seeds + second.seeds
         assert torch.equal(batch.sizes, torch.cat([first.sizes, second.sizes]))
         assert batch.targets is not None and first.targets is not None and second.targets is not None
@@ -106,16 +106,16 @@ def test_shares_make_the_whole(dataset: CocoDataset) -> None:
 
 
 @pytest.mark.parametrize(("workers", "world_size"), [(0, 1), (0, 2), (0, 9), (2, 1), (2, 2)])
-def test_evaluation_sees_each_image_once(dataset: CocoDataset, workers: int, world_size: int) -> None:
-    seen: list[int] = []
+def test_evaluation_has_each_image_once(dataset: CocoDataset, workers: int, world_size: int) -> None:
+    image_ids: list[int] = []
     for rank in range(world_size):
         for batch in eval_batches(dataset, TRANSFORMS[:1], batch_size=3, workers=workers, rank=rank, world_size=world_size):
             assert batch.targets is None and len(batch) <= 3
             assert batch.proposals is not None and [len(part) for part in batch.proposals] == [
                 (i - 100) % 6 for i in batch.image_ids
             ]
-            seen += batch.image_ids
-    assert sorted(seen) == list(range(100, 114))
+            image_ids += batch.image_ids
+    assert sorted(image_ids) == list(range(100, 114))
     with_targets = next(iter(eval_batches(dataset, TRANSFORMS[:1], batch_size=3, workers=workers, with_targets=True)))
     assert with_targets.targets is not None and [len(t.boxes) for t in with_targets.targets] == [0, 1, 2]
 
@@ -132,12 +132,12 @@ def test_a_broken_image_in_a_worker_is_one_line(dataset: CocoDataset) -> None:
 class Failing(Transform):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.file_name == "6.png":
-            raise KeyError("a mistake of the programmer's")
+            raise KeyError("a bug")
         return sample
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback_and_names_the_image(dataset: CocoDataset) -> None:
-    with pytest.raises(RuntimeError, match=r"KeyError: .a mistake of the programmer's.") as caught:
+    with pytest.raises(RuntimeError, match=r"KeyError: .a bug.") as caught:
         list(itertools.islice(train_batches(dataset, [Failing()], batch_size=4, seed=0, workers=1), 4))
     assert "while image 6 of the data set" in str(caught.value) and "in __call__" in str(caught.value)
 
@@ -150,7 +150,7 @@ def test_padding_and_sizes(dataset: CocoDataset) -> None:
     assert batch.original_sizes == ((40, 60), (50, 30)) and batch.file_names == ("0.png", "9.png") and batch.targets is None
 
 
-def test_crowds_are_ignored_not_learnt(dataset: CocoDataset) -> None:
+def test_crowd_regions_become_ignored_boxes(dataset: CocoDataset) -> None:
     target = make_target(dataset[6])
     assert target.boxes.shape == (2, 4) and target.ignore.shape == (1, 4)
     assert target.masks is not None and target.masks.bitmaps.shape == (2, MASK_SIZE, MASK_SIZE)
@@ -166,12 +166,12 @@ def _sample(segmentations: list[Polygons | Bitmap]) -> Sample:
                   torch.zeros(count, dtype=torch.bool), segmentations)  # fmt: skip
 
 
-def test_masks_lie_over_their_own_extent() -> None:
+def test_training_masks_are_stored_over_their_extent() -> None:
     outline = np.array([[11, 22], [29, 25], [20, 58.5]], dtype=np.float32)
     values = np.tril(np.ones((8, 4), dtype=np.uint8))
     masks = make_target(_sample([Polygons([outline]), Bitmap(values, (12.0, 21.0, 16.0, 29.0))])).masks
     assert masks is not None and masks.boxes.tolist() == [[11, 22, 29, 58.5], [12, 21, 16, 29]]
-    # The stored grid, scaled up over its extent, against pycocotools on the picture at ten times the size.
+    # Compare the stored grid, enlarged to its extent, with pycocotools' mask at ten times the size.
     code = pycoco_mask.frPyObjects([(outline * 10).ravel().tolist()], 800, 800)
     fine = pycoco_mask.decode(code)[:, :, 0][220:585, 110:290]
     grid = np.asarray(Image.fromarray(masks.bitmaps[0].numpy()).resize((180, 365), Image.Resampling.NEAREST))
@@ -186,7 +186,7 @@ def test_masks_without_area_are_zeros_over_the_box() -> None:
     assert masks.boxes.tolist() == [[10, 20, 30, 60]] * 2
 
 
-def test_one_pixel_boxes_stay_boxes(tmp_path: Path) -> None:
+def test_boxes_under_a_pixel_keep_a_positive_size(tmp_path: Path) -> None:
     tree = sound()
     tree["annotations"][0]["bbox"] = [29.5, 49.99, 0.01, 0.5]
     target = make_target(ResizeShortestEdge(short=(11,))(CocoDataset(write(tmp_path, tree), tmp_path)[1], np.random.default_rng(0)))

@@ -1,4 +1,4 @@
-"""Mixtures: several data sets as one, and what is drawn from them, the same on any number of workers and processes."""
+"""Mixtures of data sets: the samples drawn are the same with any number of workers and processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.training.tiny import TinyConfig
 
 
 class PlainData(DatasetConfig):
-    """``count`` pictures whose pixels are all ``value``; image ids begin at ``first``."""
+    """``count`` images whose pixels are all ``value``; image ids begin at ``first``."""
 
     short_kind: ClassVar[str] = "plain"
 
@@ -65,7 +65,7 @@ class Brighten(Transform):
 
 
 class Recorder(DrawingTransform):
-    """Writes what was drawn into the file name; twice, so that its drawn samples have gone through another drawing transform."""
+    """Appends the drawn samples to the file name. It occurs twice in a mixture: drawn samples have passed the first one."""
 
     draws: int = 2
 
@@ -96,43 +96,43 @@ def facts(batches: list[Batch]) -> list[Any]:
     return [(batch.file_names, batch.image_ids, batch.seeds, batch.images.tolist(), batch.sizes.tolist()) for batch in batches]
 
 
-def test_each_part_has_its_own_transforms_and_draws_from_itself() -> None:
+def test_each_part_uses_its_transforms_and_draws_from_itself() -> None:
     for batch in take(mixture(), 6):
         assert sum(image_id < 50 for image_id in batch.image_ids) == 4  # the ratio
         for name, image_id, image in zip(batch.file_names, batch.image_ids, batch.images, strict=True):
             inner, outer = name.split(")(", 1)
             values = [int(part.split(":")[1].rstrip(")")) for part in inner.split("(")[1].split(", ")]
             if image_id < 50:
-                assert len(values) == 2 and set(values) <= {11, 12}  # of part 0, after its first Brighten alone
+                assert len(values) == 2 and set(values) <= {11, 12}  # of part 0, after only its first Brighten
                 assert 14 <= int(image[0, 0, 0]) <= 16
             else:
                 assert values == [100] and int(image[0, 0, 0]) == 100
-            assert "=" in outer  # the mixture's own transform drew from all, each after its part's transforms
+            assert "=" in outer  # the mixture's transform draws from all parts, after their transforms
     outer = [name.rsplit(")(", 1)[1] for batch in take(mixture(), 12) for name in batch.file_names]
     drawn = {int(text.rsplit(":", 1)[1].rstrip(")")) for text in outer}
     assert drawn <= {14, 15, 16, 100} and len(drawn) >= 3
 
 
-def test_draws_depend_on_seed_and_place_alone() -> None:
+def test_draws_depend_only_on_seed_and_place() -> None:
     config = mixture()
-    alone = facts(take(config, 7))
-    assert facts(take(config, 7, workers=2)) == alone != facts(take(config, 7, seed=6))
-    assert facts(take(config, 3, start=4)) == alone[4:]
+    expected = facts(take(config, 7))
+    assert facts(take(config, 7, workers=2)) == expected != facts(take(config, 7, seed=6))
+    assert facts(take(config, 3, start=4)) == expected[4:]
     shares = [take(config, 7, rank=rank, world_size=2) for rank in range(2)]
-    for whole, first, second in zip(alone, *map(facts, shares), strict=True):
+    for whole, first, second in zip(expected, *map(facts, shares), strict=True):
         assert whole[0] == first[0] + second[0] and whole[2] == first[2] + second[2]
     for share in shares:
         assert all(sum(image_id < 50 for image_id in batch.image_ids) == 2 for batch in share)
 
 
-def test_without_a_ratio_each_image_comes_once_an_epoch() -> None:
+def test_without_a_ratio_each_image_occurs_once_per_epoch() -> None:
     batches = take(mixture(ratio=None), 5, batch_size=2)
     assert sorted(i for batch in batches for i in batch.image_ids) == [*range(6), *range(50, 54)]
     twice = take(mixture(ratio=None, repeats=2.0), 8, batch_size=2)
     assert sorted(i for batch in twice for i in batch.image_ids) == sorted([*range(6), *range(6), *range(50, 54)])
 
 
-def test_a_mixture_may_hold_another() -> None:
+def test_a_mixture_in_a_mixture() -> None:
     config = MixtureConfig(parts=(mixture(ratio=None), PlainData(count=2, first=90)))
     data = config.open()
     assert [data[index].image_id for index in range(len(data))] == [*range(6), *range(50, 54), 90, 91]
@@ -144,7 +144,7 @@ def test_a_mixture_may_hold_another() -> None:
         MixtureConfig(parts=(mixture(), PlainData())).open()
 
 
-def test_a_mixture_is_written_in_a_file_and_edited_by_keys() -> None:
+def test_a_mixture_in_yaml_and_overrides() -> None:
     text = """
     train:
       kind: mixture
@@ -163,7 +163,7 @@ def test_a_mixture_is_written_in_a_file_and_edited_by_keys() -> None:
         apply_overrides(config, ["train.ratio=[1,0]"])
 
 
-def test_what_does_not_fit_together() -> None:
+def test_parts_that_cannot_be_mixed() -> None:
     with pytest.raises(UserError, match=r"parts 0 and 1 of a mixture have different categories: only the second has 3 'c'"):
         MixtureConfig(parts=(PlainData(), PlainData(names=("a", "b", "c")))).open()
     with pytest.raises(UserError, match=r"a mixture of 2 data sets has a ratio of 3 numbers"):
@@ -176,14 +176,14 @@ def test_what_does_not_fit_together() -> None:
         take(mixture(), 1, batch_size=4)
 
 
-def test_truth_of_a_mixture() -> None:
+def test_ground_truth_of_a_mixture() -> None:
     tree = mixture().open().to_coco()
     assert [image["id"] for image in tree["images"]] == [*range(6), *range(50, 54)]
     assert [(row["id"], row["image_id"]) for row in tree["annotations"]] == [(1, 0), (2, 50)]
     with pytest.raises(UserError, match=r"images with the same ids"):
         MixtureConfig(parts=(PlainData(), PlainData())).open().to_coco()
-    seen = [i for batch in eval_batches(mixture().open(), (), batch_size=3, workers=0) for i in batch.image_ids]
-    assert sorted(seen) == [*range(6), *range(50, 54)]
+    image_ids = [i for batch in eval_batches(mixture().open(), (), batch_size=3, workers=0) for i in batch.image_ids]
+    assert sorted(image_ids) == [*range(6), *range(50, 54)]
     with pytest.raises(UserError, match=r"needs other samples, which only training has"):
         next(eval_batches(mixture().open(), (Recorder(),), batch_size=3, workers=0))
 

@@ -1,4 +1,4 @@
-"""Files of proposals: what is written is read, what other programs wrote is read, what is wrong is told; and on to the batch."""
+"""Files of proposals: writing, reading of every format, errors, and their use in batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = [
 ]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_proposals_are_read(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     write_proposals(path, ROWS)
     file = read_proposals(path)
@@ -44,7 +44,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["ids", "indexes"])
 def test_detectrons_file(tmp_path: Path, key: str) -> None:
-    """Its boxes name the last pixel; they need not be sorted."""
+    """Its boxes include their last pixel, and need not be sorted."""
     path = tmp_path / "p.pkl"
     boxes = [np.float32([[5, 5, 8, 8], [1, 2, 29, 39]]), np.float32([[0, 0, 7, 7]])]
     content = {"boxes": boxes, "scores": [np.float32([0.3, 0.9]), np.float32([0.5])], key: [7, 11], "cfg": "MODEL: {}"}
@@ -107,7 +107,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_is_wrong_in_a_pickle(tmp_path: Path, content: Any, message: str) -> None:
+def test_invalid_pickles(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "p.pkl"
     path.write_bytes(pickle.dumps(content, 2))
     with pytest.raises(UserError, match=message) as raised:
@@ -115,7 +115,7 @@ def test_what_is_wrong_in_a_pickle(tmp_path: Path, content: Any, message: str) -
     assert str(raised.value).startswith(str(path)) and "\n" not in str(raised.value)
 
 
-def test_a_list_that_is_many_lists_costs_nothing(tmp_path: Path) -> None:
+def test_a_deeply_nested_list_is_refused_quickly(tmp_path: Path) -> None:
     bomb: Any = [1.0, 2.0, 3.0, 4.0]
     for _ in range(40):
         bomb = [bomb] * 4
@@ -126,8 +126,10 @@ def test_a_list_that_is_many_lists_costs_nothing(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 5), min_size=1, max_size=5), protocol=st.integers(0, 5))
-def test_the_formats_say_the_same(tmp_path_factory: pytest.TempPathFactory, seed: int, counts: list[int], protocol: int) -> None:
-    """Our file, Detectron's of each protocol, as arrays and as lists, and COCO results; equal scores keep their order."""
+def test_all_formats_give_the_same_proposals(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, counts: list[int], protocol: int
+) -> None:
+    """Boxwood's file, Detectron's in each pickle protocol (arrays and lists), and COCO results; equal scores keep their order."""
     rng, folder = np.random.default_rng(seed), tmp_path_factory.getbasetemp()
     ids = rng.permutation(100)[: len(counts)].tolist()
     corners = [np.sort(rng.integers(0, 50, (count, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32) for count in counts]
@@ -142,19 +144,19 @@ def test_the_formats_say_the_same(tmp_path_factory: pytest.TempPathFactory, seed
     (folder / "b.pkl").write_bytes(pickle.dumps(lists, protocol))
     records = [
         {"image_id": image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        for image_id, boxes, own in rows
-        for (x1, y1, x2, y2), score in zip(boxes.tolist(), own.tolist(), strict=True)
+        for image_id, boxes, image_scores in rows
+        for (x1, y1, x2, y2), score in zip(boxes.tolist(), image_scores.tolist(), strict=True)
     ]
     (folder / "p.json").write_text(json.dumps(records))
     for name in ("p.safetensors", "a.pkl", "b.pkl", "p.json"):
         file = read_proposals(folder / name)
         assert file.boxes.dtype == np.float32 and file.scores.dtype == np.float32
-        for image_id, boxes, own in rows:
-            best_first = sorted(range(len(own)), key=lambda index: -own[index])
+        for image_id, boxes, image_scores in rows:
+            best_first = sorted(range(len(image_scores)), key=lambda index: -image_scores[index])
             assert file.of(image_id).tolist() == boxes[best_first].tolist()
 
 
-def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
+def test_invalid_files_of_other_formats(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     write_proposals(path, ROWS)
     whole = path.read_bytes()
@@ -197,7 +199,7 @@ def test_what_is_wrong_in_other_files(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), limit=st.integers(1, 40))
 def test_prepared_proposals(seed: int, limit: int) -> None:
-    """Against the same rules, box by box."""
+    """Compared with the same rules applied to one box at a time."""
     rng = np.random.default_rng(seed)
     boxes = rng.integers(-6, 24, (30, 2)) + rng.choice([0.0, 0.125, 0.375], (30, 2))
     boxes = np.concatenate([boxes, boxes + rng.integers(0, 6, (30, 2))], axis=1).astype(np.float32)
@@ -215,12 +217,12 @@ def test_prepared_proposals(seed: int, limit: int) -> None:
 
 
 def with_proposals(shapes: Path, folder: Path, **settings: Any) -> CocoConfig:
-    """The val set with its own boxes as proposals, and one more an image."""
+    """The val set with its ground-truth boxes and one more box per image as proposals."""
     coco = json.loads((shapes / "val.json").read_text())
     rows = []
     for image in coco["images"]:
-        own = [a["bbox"] for a in coco["annotations"] if a["image_id"] == image["id"]]
-        boxes = np.array([*([x, y, x + w, y + h] for x, y, w, h in own), [0, 0, 50, 60]])
+        truth = [a["bbox"] for a in coco["annotations"] if a["image_id"] == image["id"]]
+        boxes = np.array([*([x, y, x + w, y + h] for x, y, w, h in truth), [0, 0, 50, 60]])
         rows.append((image["id"], boxes, np.linspace(0.9, 0.1, len(boxes))))
     write_proposals(folder / "p.safetensors", rows)
     return CocoConfig(
@@ -229,7 +231,7 @@ def with_proposals(shapes: Path, folder: Path, **settings: Any) -> CocoConfig:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_proposals_go_with_their_boxes_into_the_batch(shapes: Path, tmp_path: Path, workers: int) -> None:
+def test_proposals_are_transformed_with_the_boxes(shapes: Path, tmp_path: Path, workers: int) -> None:
     dataset = with_proposals(shapes, tmp_path).open()
     transforms = (ResizeShortestEdge(short=(77,), long=500), HorizontalFlip(p=1.0))
     batch = next(train_batches(dataset, transforms, batch_size=2, seed=0, workers=workers))
@@ -242,7 +244,7 @@ def test_proposals_go_with_their_boxes_into_the_batch(shapes: Path, tmp_path: Pa
         torch.testing.assert_close(boxes[-1], torch.tensor([width - 50 * x, 0, width, 60 * y]))
 
 
-def test_evaluation_batches_have_them_too(shapes: Path, tmp_path: Path) -> None:
+def test_evaluation_batches_have_proposals(shapes: Path, tmp_path: Path) -> None:
     dataset = with_proposals(shapes, tmp_path, proposal_limit=1).open()
     (batch,) = eval_batches(dataset, (), batch_size=2, workers=0)
     assert batch.targets is None and batch.proposals is not None
@@ -259,8 +261,8 @@ def test_a_file_for_other_images(shapes: Path, tmp_path: Path) -> None:
         config.open()
 
 
-def test_several_files_are_one(shapes: Path, tmp_path: Path) -> None:
-    """Detectron wrote one for each part of its training set; the parts may come in any order."""
+def test_several_files_are_merged(shapes: Path, tmp_path: Path) -> None:
+    """Detectron wrote one file for each part of its training set; the parts may be in any order."""
     rng = np.random.default_rng(0)
     rows = [(image_id, np.sort(rng.uniform(0, 60, (n, 2, 2)), axis=1).reshape(n, 4), rng.random(n)) for image_id, n in
             ((1, 3), (2, 0), (3, 5), (4, 2))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The order of training: pure, complete, grouped."""
+"""The order of training images: deterministic, complete, and grouped by shape."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_no_image_is_dropped_and_batches_are_whole(wide: list[bool], size: int, 
     batches = list(itertools.islice(train_order(np.array(wide), size, seed, grouping), num_batches))
     assert all(len(batch) == size for batch in batches)
     seen = Counter(place for batch in batches for place in batch)
-    assert set(seen.values()) <= {1}  # an image has one turn in an epoch
-    # Only the last turns may still be waiting, fewer than a batch.
+    assert set(seen.values()) <= {1}  # an image occurs once per epoch
+    # Fewer images than a batch may be missing, and only from the last epochs.
     missing = {Place(e, i) for e in range(epochs) for i in range(len(wide))} - set(seen)
     assert len(missing) < size and all(place.epoch >= epochs - 1 - size // len(wide) for place in missing)
 
@@ -49,7 +49,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert sorted(first_epoch(1)) == sorted(first_epoch(1, skip=10)) == list(range(50))
 
 
-def test_randomness_belongs_to_the_turn() -> None:
+def test_random_numbers_depend_only_on_seed_and_place() -> None:
     places = [Place(epoch, image) for epoch in range(5) for image in range(20)]
     seeds = {batch_seed(seed, place) for seed in range(3) for place in places}
     draws = {float(rng_at(seed, place).random()) for seed in range(3) for place in places}
@@ -58,11 +58,11 @@ def test_randomness_belongs_to_the_turn() -> None:
 
 
 def test_repeated_images() -> None:
-    """By the formula, worked by hand; on average as often as asked, each turn with randomness of its own."""
+    """Repeat factors by hand; the average number of repeats equals the factor, and each repeat has different random numbers."""
     has = np.zeros((100, 3), dtype=bool)
     has[:, 0] = True
-    has[:4, 1] = True  # a share of 0.04 at a threshold of 0.1: sqrt(2.5)
-    has[0, 2] = True  # 0.01: sqrt(10)
+    has[:4, 1] = True  # frequency 0.04 at a threshold of 0.1: sqrt(2.5)
+    has[0, 2] = True  # frequency 0.01: sqrt(10)
     repeats = repeat_factors(has, 0.1)
     assert repeats[0] == 10**0.5 and repeats[1] == repeats[3] == 2.5**0.5 and repeats[4:].tolist() == [1] * 96
     order = train_order(np.ones(100, dtype=bool), 1, 0, repeats=repeats)
@@ -75,7 +75,7 @@ def test_repeated_images() -> None:
     assert len(set(turns)) == 3 and turns[0] == np.random.default_rng([0, 7, 0]).random()
 
 
-def test_no_images_are_an_error_and_no_endless_loop() -> None:
+def test_a_data_set_without_images_is_an_error() -> None:
     with pytest.raises(UserError, match=r"data.train: the data set has no images"):
         train_order(np.zeros(0, dtype=bool), 2, 0)
     with pytest.raises(UserError, match=r"data.train.parts.1: the data set has no images"):
@@ -102,12 +102,12 @@ def test_the_ratio_holds_in_every_batch(
     batches = list(itertools.islice(order, count))
     period = sum(ratio)
     for batch in batches:
-        of = [int(np.searchsorted(starts, place.image, side="right")) - 1 for place in batch]
-        for turn in range(turns):  # in each turn of the batch: so shares of processes have the ratio, too
-            assert Counter(of[turn * period : (turn + 1) * period]) == Counter(dict(enumerate(ratio)))
+        part_of = [int(np.searchsorted(starts, place.image, side="right")) - 1 for place in batch]
+        for turn in range(turns):  # in each turn of the batch, so that the shares of processes have the ratio too
+            assert Counter(part_of[turn * period : (turn + 1) * period]) == Counter(dict(enumerate(ratio)))
     seen = Counter(place for batch in batches for place in batch)
     assert set(seen.values()) == {1}
-    # Nothing is left behind: of each part, all turns but those of the last shares have come.
+    # Of each part, all images but those of the last shares have occurred.
     for part, (start, end) in enumerate(itertools.pairwise(starts)):
         epochs = [place.epoch for place in seen if start <= place.image < end]
         waiting = PATIENCE * (PATIENCE + 1) * turns * ratio[part]
@@ -115,7 +115,7 @@ def test_the_ratio_holds_in_every_batch(
             assert {place.image for place in seen if place.epoch == epoch and start <= place.image < end} == set(range(start, end))
 
 
-def test_parts_give_images_of_one_shape() -> None:
+def test_batches_of_mixed_parts_are_grouped_by_shape() -> None:
     wide = np.random.default_rng(0).random(400) < 0.7
     for grouping in (True, False):
         order = mixed_order(wide, 8, 0, grouping, starts=[0, 200, 300, 400], ratio=[2, 1, 1])
@@ -125,7 +125,7 @@ def test_parts_give_images_of_one_shape() -> None:
     assert batches == list(itertools.islice(mixed_order(wide, 8, 0, False, starts=[0, 200, 300, 400], ratio=[2, 1, 1]), 200))
 
 
-def test_parts_of_one_size_are_shuffled_differently() -> None:
+def test_parts_of_equal_size_are_shuffled_differently() -> None:
     order = mixed_order(np.ones(40, dtype=bool), 2, 0, starts=[0, 20, 40], ratio=[1, 1])
     firsts, seconds = zip(*((a.image, b.image - 20) for a, b in itertools.islice(order, 20)), strict=True)
     assert sorted(firsts) == sorted(seconds) == list(range(20)) and firsts != seconds

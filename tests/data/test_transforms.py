@@ -1,4 +1,4 @@
-"""Transforms: boxes, outlines, bitmaps and keypoints go where the pixels go."""
+"""Transforms move boxes, polygons, bitmaps and keypoints with the pixels."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_flipping_twice_changes_nothing(seed: int, height: int, width: int, inst
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 99), sizes, sizes, st.integers(2, 200), st.integers(0, 4))
-def test_resizing_there_and_back_restores_the_truth(seed: int, height: int, width: int, short: int, instances: int) -> None:
+def test_resizing_there_and_back_restores_the_annotations(seed: int, height: int, width: int, short: int, instances: int) -> None:
     before = make_sample(seed, height, width, instances)
     there = ResizeShortestEdge(short=(short,), long=100_000)(copy.deepcopy(before), RNG)
     assert min(there.size) == short
@@ -93,7 +93,7 @@ def test_resizing_there_and_back_restores_the_truth(seed: int, height: int, widt
 
 @settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.integers(2, 200), st.integers(2, 300))
-def test_the_size_keeps_its_limits_and_proportions(height: int, width: int, short: int, long: int) -> None:
+def test_resized_size_keeps_limits_and_proportions(height: int, width: int, short: int, long: int) -> None:
     new_height, new_width = resized_size((height, width), short, long)
     assert min(new_height, new_width) == short or max(new_height, new_width) == long or 1 in (new_height, new_width)
     assert max(new_height, new_width) <= max(long, 1) and min(new_height, new_width) <= max(short, 1)
@@ -123,7 +123,7 @@ def test_boxes_and_pixels_agree_with_torchvision() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), sizes, sizes, st.integers(2, 200), st.integers(0, 4))
-def test_proposals_go_where_boxes_go(seed: int, height: int, width: int, short: int, instances: int) -> None:
+def test_proposals_are_transformed_like_boxes(seed: int, height: int, width: int, short: int, instances: int) -> None:
     sample = FLIP(ResizeShortestEdge(short=(short,))(make_sample(seed, height, width, instances), RNG), RNG)
     assert sample.proposals is not None and torch.equal(sample.proposals, sample.boxes)
     without = make_sample(seed, height, width, instances)
@@ -155,7 +155,7 @@ def test_keypoints_swap_sides_and_unlabelled_ones_stay() -> None:
     assert flipped is not None and flipped.tolist() == [[[30.0, 6.0, 1.0], [40.0, 5.0, 2.0], [0.0, 0.0, 0.0]]]
 
 
-def test_chance_is_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_randomness_comes_only_from_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.random, "random", lambda *a: pytest.fail("global randomness"))
     flip, jitter = HorizontalFlip(p=0.5), ResizeShortestEdge(short=(20, 40, 60))
     results: list[Any] = []
@@ -170,7 +170,7 @@ def test_chance_is_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 99), sizes, sizes, st.integers(0, 4), st.booleans())
-def test_a_crop_shows_its_window(seed: int, height: int, width: int, instances: int, pixels: bool) -> None:
+def test_a_crop_is_a_window_of_the_image(seed: int, height: int, width: int, instances: int, pixels: bool) -> None:
     sample = make_sample(seed, height, width, instances)
     before = sample.image.clone()
     crop = RandomCrop(sides=(20, 40) if pixels else (0.3, 0.6), unit="pixels" if pixels else "fraction", min_area=0.0)
@@ -195,14 +195,14 @@ def test_a_crop_may_reach_beyond_the_image() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 99), sizes, sizes, st.integers(0, 4))
-def test_scale_jitter_gives_one_size(seed: int, height: int, width: int, instances: int) -> None:
+def test_scale_jitter_gives_a_fixed_size(seed: int, height: int, width: int, instances: int) -> None:
     jitter = ScaleJitter(size=(48, 64), scale=(0.1, 2.0))
     after = jitter(make_sample(seed, height, width, instances), np.random.default_rng(seed))
     assert after.size == (48, 64) and after.image.dtype == torch.uint8
     assert all(len(field) == len(after.boxes) for field in after.fields.values())
 
 
-def test_scale_jitter_shrinks_and_enlarges_as_far_as_it_should() -> None:
+def test_scale_jitter_covers_its_range_of_scales() -> None:
     white = make_sample(height=30, width=60, instances=1)
     white.image.fill_(255)
     white.boxes, white.fields = torch.tensor([[0.0, 0, 60, 30]]), {}
@@ -211,7 +211,7 @@ def test_scale_jitter_shrinks_and_enlarges_as_far_as_it_should() -> None:
         after = ScaleJitter(size=(40, 40), scale=(0.5, 2.0))(copy.deepcopy(white), np.random.default_rng(seed))
         (x1, y1, x2, y2) = after.boxes[0].tolist()
         assert (after.image[:, int(y1) : int(y2), int(x1) : int(x2)] == 255).all() and (x1, y1) == (0, 0)
-        assert (after.image[0, int(y2) :] == 124).all()  # below is the filling
+        assert (after.image[0, int(y2) :] == 124).all()  # the fill value below the image
         seen.append(y2 / 20)  # with a factor of 1 the image is 40 x 20
     assert 0.5 <= min(seen) < 0.6 and 1.9 < max(seen) <= 2
 
@@ -231,11 +231,11 @@ def test_settings_that_make_no_sense_are_refused(transform: type[Transform], set
         transform(**settings)
 
 
-# -------------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------- transforms that draw other samples
 
 
 def rectangle(image_id: int, box: tuple[int, int, int, int], value: int, crowd: bool = False, mask: bool = True) -> Sample:
-    """A picture of one rectangle of ``value`` on black."""
+    """A black image with one rectangle of ``value``; ``box`` is x1, y1, x2, y2 in pixels."""
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     x1, y1, x2, y2 = box
     image[:, y1:y2, x1:x2] = value
@@ -247,7 +247,7 @@ def rectangle(image_id: int, box: tuple[int, int, int, int], value: int, crowd: 
 
 
 def test_copy_paste() -> None:
-    """Whatever is drawn: pixels, masks, boxes and keypoints tell the same story."""
+    """Pixels, masks, boxes and keypoints agree for random positions."""
     pasted, hidden = 0, 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -269,7 +269,7 @@ def test_copy_paste() -> None:
     assert 10 < pasted < 30 and hidden <= 2
 
 
-def test_copy_paste_leaves_crowds_and_cuts_other_sizes() -> None:
+def test_copy_paste_skips_crowd_regions_and_clips_to_the_image() -> None:
     base = rectangle(1, (0, 0, 5, 5), 100)
     for seed in range(10):
         after = CopyPaste().mix(base, np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200, crowd=True))
@@ -277,10 +277,10 @@ def test_copy_paste_leaves_crowds_and_cuts_other_sizes() -> None:
         small = rectangle(1, (0, 0, 5, 5), 100).cropped(0, 0, (8, 7))
         after = CopyPaste().mix(small, np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200))
         assert after.size == (8, 7) and all(box in ([0, 0, 5, 5], [5, 5, 7, 8]) for box in after.boxes.tolist())
-        everything = CopyPaste().mix(
+        covered = CopyPaste().mix(
             rectangle(1, (5, 5, 9, 9), 100), np.random.default_rng(seed), lambda: rectangle(2, (5, 5, 9, 9), 200)
         )
-        assert everything.labels.tolist() in ([100], [200])
+        assert covered.labels.tolist() in ([100], [200])
     with pytest.raises(UserError, match=r"copy_paste needs masks, and 2.jpg has none"):
         CopyPaste().mix(base, np.random.default_rng(0), lambda: rectangle(2, (5, 5, 9, 9), 200, mask=False))
     assert CopyPaste(p=0.0).mix(base, np.random.default_rng(0), lambda: pytest.fail("drawn")) is base
@@ -302,11 +302,11 @@ def test_mosaic() -> None:
             assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         assert {value for value in (100, 150, 200, 250) if (after.image[0] == value).any()} == set(after.labels.tolist())
     assert {3, 4} <= counts
-    alone = rectangle(1, (0, 0, 5, 5), 100)
-    assert Mosaic(p=0.0).mix(alone, np.random.default_rng(0), lambda: pytest.fail("drawn")) is alone
+    sample = rectangle(1, (0, 0, 5, 5), 100)
+    assert Mosaic(p=0.0).mix(sample, np.random.default_rng(0), lambda: pytest.fail("drawn")) is sample
 
 
-def test_drawing_is_for_training() -> None:
+def test_drawing_transforms_are_for_training_only() -> None:
     with pytest.raises(UserError, match=r"the transform copy_paste needs other samples, which only training has"):
         CopyPaste()(rectangle(1, (0, 0, 5, 5), 100), RNG)
     coco = {"kind": "coco", "annotations": "a.json", "images": "a"}

@@ -1,4 +1,4 @@
-"""Checkpoints that are cut, damaged, do not fit on the disk, or whose writer is killed: the last good one remains."""
+"""Checkpoints that are damaged, do not fit on the disk, or whose writer is killed: the last complete one remains."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def draws() -> tuple[float, float, float]:
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """A write past ``size`` bytes of a file fails, as on a full disk."""
+    """Writes beyond ``size`` bytes of a file fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -67,7 +67,7 @@ def file_size_limit(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_read(tmp_path: Path) -> None:
     original = checkpoint_of(7)
     path = save_checkpoint(tmp_path, original, keep=2)
     assert path.name == "step-00000007.pt"
@@ -81,11 +81,11 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert draws() == expected
 
 
-def test_none_at_all(tmp_path: Path) -> None:
+def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "checkpoints") is None
 
 
-def test_only_the_newest_remain(tmp_path: Path) -> None:
+def test_older_checkpoints_are_deleted(tmp_path: Path) -> None:
     for step in (5, 10, 99_999_999, 100_000_000):
         save_checkpoint(tmp_path, checkpoint_of(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-100000000.pt", "step-99999999.pt"]
@@ -94,7 +94,7 @@ def test_only_the_newest_remain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "zip"])
-def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_read(
+def test_a_damaged_checkpoint_is_logged_and_the_previous_one_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     save_checkpoint(tmp_path, checkpoint_of(5), keep=2)
@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_read(
     elif damage == "text":
         content = bytearray(b"no checkpoint")
     else:
-        content = bytearray(b"PK\x05\x06" + b"\0" * 18)  # an archive of nothing
+        content = bytearray(b"PK\x05\x06" + b"\0" * 18)  # an empty archive
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         newest = newest_checkpoint(tmp_path)
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_complete_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint_of(5), keep=1)
     with file_size_limit(20_000), pytest.raises(UserError) as error:
         save_checkpoint(tmp_path, checkpoint_of(10), keep=1)
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
 def test_training_continues_after_a_full_disk(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full at the second of three checkpoints; the third, at the end, is an error, and the first is there to resume from."""
+    """The disk is full from the second of three checkpoints on. The last one is an error; the run resumes from the first."""
     train(tiny_run(), tmp_path / "whole")
     out = tmp_path / "run"
     count = 0
@@ -208,17 +208,17 @@ def test_kill_9_while_saving(tmp_path: Path, where: str, step: int) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", KILLED, str(out), where], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = newest_checkpoint(out / "checkpoints")
-    assert left is not None and left.step == step
+    newest = newest_checkpoint(out / "checkpoints")
+    assert newest is not None and newest.step == step
     train(tiny_run(checkpoint_every=4, keep_checkpoints=1), out, resume=True)
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000012.pt"], "nothing half-written is left"
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000012.pt"], "no partly written file is left"
     train(tiny_run(checkpoint_every=4, keep_checkpoints=1), tmp_path / "whole")
     finished, whole = newest_checkpoint(out / "checkpoints"), newest_checkpoint(tmp_path / "whole" / "checkpoints")
     assert finished is not None and whole is not None
     assert all(torch.equal(tensor, whole.model[name]) for name, tensor in finished.model.items())
 
 
-def test_preserved_random_state_leaves_no_trace() -> None:
+def test_preserved_random_state() -> None:
     seed_process(3, 0)
     expected = draws()
     seed_process(3, 0)

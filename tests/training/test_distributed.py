@@ -1,4 +1,4 @@
-"""Two processes under torchrun against one: the same curve, the same evaluation, exact resume, and no process waits forever."""
+"""Two processes under torchrun give the losses and metrics of one, resume exactly, and never wait without end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.training import torchrun
 from tests.training.tiny import TinyConfig, TinyData, tiny_run
 
 
-def written(run: RunConfig, directory: Path) -> Path:
+def write_config(run: RunConfig, directory: Path) -> Path:
     path = directory / "config.yaml"
     path.write_text(to_yaml(run))
     return path
@@ -36,20 +36,20 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_alone_a_process_agrees_with_itself() -> None:
+def test_functions_for_processes_work_with_one_process() -> None:
     done: list[int] = []
     on_rank_zero(lambda: done.append(1))
     assert (rank(), world_size(), any_process(True, False), gather_objects("a"), done) == (0, 1, (True, False), ["a"], [1])
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one(tmp_path: Path) -> None:
-    """Each process has one picture a pass; where that has no box, a head gets nothing. The val set has an odd number of images."""
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Each process has one image per pass, which may have no box for a head. The val set has an odd number of images."""
     run = tiny_run(steps=20, log_every=1, eval_every=10, accumulate=2)
     run.data.train = TinyData(without_boxes=(100, 103, 106))
     run.data.val = TinyData(count=7, seed=1)
     train(run, tmp_path / "one")
-    status, output = torchrun.run(written(run, tmp_path), tmp_path / "two")
+    status, output = torchrun.run(write_config(run, tmp_path), tmp_path / "two")
     assert status == 0, output
     for a, b in zip(lines(tmp_path / "one", "train"), lines(tmp_path / "two", "train"), strict=True):
         for name in ("loss", "loss_class", "loss_box", "gradient_norm"):
@@ -60,16 +60,16 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["bbox_AP"] == pytest.approx(b["bbox_AP"], abs=1e-6)
     assert len(json.loads((tmp_path / "two" / "eval" / "detections.json").read_text())) == 7
-    assert output.count("step 20/20  loss") == 1, "rank 0 alone logs"
+    assert output.count("step 20/20  loss") == 1, "only rank 0 logs"
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
 
 
 @pytest.mark.slow
-def test_two_processes_resume_to_the_bit(tmp_path: Path) -> None:
-    """A signal to one of them only: both finish the step and save."""
+def test_two_processes_resume_exactly(tmp_path: Path) -> None:
+    """After a signal to one of them, both finish the step and save."""
     run = tiny_run(accumulate=2, eval_every=5, log_every=3)
     run.model = TinyConfig(dropout=0.3, batch_norm=True)
-    config = written(run, tmp_path)
+    config = write_config(run, tmp_path)
     status, output = torchrun.run(config, tmp_path / "whole")
     assert status == 0, output
     status, output = torchrun.run(config, tmp_path / "parts", TINY_SIGNAL="SIGINT:13:1")
@@ -83,10 +83,10 @@ def test_two_processes_resume_to_the_bit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sigterm_to_torchrun_saves(tmp_path: Path) -> None:
-    """What a batch system sends; with worker processes, which get it too."""
+    """SIGTERM as sent by batch systems; loader workers get it too."""
     run = tiny_run(steps=100_000, log_every=5)
     run.data.workers = 1
-    process = torchrun.start(written(run, tmp_path), tmp_path / "run")
+    process = torchrun.start(write_config(run, tmp_path), tmp_path / "run")
     torchrun.wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10,')
     process.send_signal(signal.SIGTERM)
     status, output = torchrun.finish(process, 60)
@@ -98,10 +98,10 @@ def test_sigterm_to_torchrun_saves(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_a_whole_process_group_saves(tmp_path: Path, number: signal.Signals) -> None:
-    """One training process with loader workers, all of which get the signal, as by Ctrl-C on a terminal."""
+    """One training process and its loader workers get the signal, as from Ctrl-C on a terminal."""
     run = tiny_run(steps=100_000, log_every=5)
     run.data.workers = 2
-    process = torchrun.start(written(run, tmp_path), tmp_path / "run", processes=1)
+    process = torchrun.start(write_config(run, tmp_path), tmp_path / "run", processes=1)
     torchrun.wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10,')
     os.killpg(process.pid, number)
     status, output = torchrun.finish(process, 60)
@@ -110,12 +110,12 @@ def test_a_signal_to_a_whole_process_group_saves(tmp_path: Path, number: signal.
 
 
 @pytest.mark.slow
-def test_a_script_that_is_interrupted_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its `KeyboardInterrupt` is caught by nobody; the worker, which ignores SIGTERM, is not waited for without end."""
+def test_an_interrupted_script_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script does not catch `KeyboardInterrupt`; it must not wait without end for its worker, which ignores SIGTERM."""
     run = tiny_run(steps=100_000, log_every=5)
     run.data.workers = 1
     monkeypatch.setattr(torchrun, "SCRIPT", torchrun.SCRIPT.partition("try:")[0] + "train(config, sys.argv[2])")
-    process = torchrun.start(written(run, tmp_path), tmp_path / "run", processes=1)
+    process = torchrun.start(write_config(run, tmp_path), tmp_path / "run", processes=1)
     torchrun.wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10,')
     process.send_signal(signal.SIGTERM)
     status, output = torchrun.finish(process, 60)
@@ -124,8 +124,8 @@ def test_a_script_that_is_interrupted_ends(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
-    """Long before the 100,000 steps: a run that goes on is killed, which fails the test."""
-    status, _ = torchrun.run(written(tiny_run(steps=100_000), tmp_path), tmp_path / "run", TINY_SIGNAL="SIGKILL:5:1")
+    """Long before 100,000 steps: a run that continues exceeds the time limit, which fails the test."""
+    status, _ = torchrun.run(write_config(tiny_run(steps=100_000), tmp_path), tmp_path / "run", TINY_SIGNAL="SIGKILL:5:1")
     assert status != 0
 
 
@@ -133,14 +133,14 @@ def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
 def test_a_nan_on_one_process_ends_all_with_its_image(tmp_path: Path) -> None:
     run = tiny_run(steps=100)
     run.data.train = TinyData(nan_box_in=105)
-    status, output = torchrun.run(written(run, tmp_path), tmp_path / "run")
+    status, output = torchrun.run(write_config(run, tmp_path), tmp_path / "run")
     assert status == 1
     assert "image 105 (5.png): 1 boxes" in output and "the loss is not finite at step" in output
 
 
 @pytest.mark.slow
-def test_a_mistake_is_reported_once_and_nothing_is_written(tmp_path: Path) -> None:
-    status, output = torchrun.run(written(tiny_run(batch_size=3), tmp_path), tmp_path / "run")
+def test_an_error_is_reported_and_nothing_is_written(tmp_path: Path) -> None:
+    status, output = torchrun.run(write_config(tiny_run(batch_size=3), tmp_path), tmp_path / "run")
     assert status != 0
     assert "train.batch_size: 3 images cannot be shared by 2 processes" in output
     assert not (tmp_path / "run").exists()

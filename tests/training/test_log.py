@@ -1,4 +1,4 @@
-"""The log: what a line holds, what a resumed run removes, what a terminal shows, and loggers besides."""
+"""The log: its lines, resumed runs, the progress bar on a terminal, and additional loggers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def entries(out: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_lines_for_programs_and_for_people(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_the_file_and_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), RunLog(tmp_path, 100, 0, 0) as log:
         log.train(20, VALUES)
         log.val(20, {"loss": 2.0, "bbox_AP": 0.5, "bbox_APs": float("nan")})
@@ -54,7 +54,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert lines == [(10, "train"), (10, "val"), (20, "train"), (20, "val"), (30, "train")]
 
 
-def test_a_log_that_cannot_be_written_does_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_continues_if_the_log_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with RunLog(tmp_path / "gone", 100, 0, 0) as log:
         log.train(10, VALUES)
         log.train(20, VALUES)
@@ -62,7 +62,7 @@ def test_a_log_that_cannot_be_written_does_not_end_a_training(tmp_path: Path, ca
     assert len(caplog.messages) == 1
 
 
-def test_a_terminal_has_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -86,7 +86,7 @@ def test_a_terminal_has_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Memory:
-    """A logger that keeps what it is given, or fails."""
+    """A logger that stores its calls, or raises ``error``."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.lines: list[tuple[int, str, dict[str, float]]] = []
@@ -101,7 +101,7 @@ class Memory:
         self.closed += 1
 
 
-def test_loggers_have_every_line_and_are_closed_after_an_error(tmp_path: Path) -> None:
+def test_loggers_get_every_line_and_are_closed_after_an_error(tmp_path: Path) -> None:
     memory = Memory()
 
     def interrupted() -> None:
@@ -113,11 +113,11 @@ def test_loggers_have_every_line_and_are_closed_after_an_error(tmp_path: Path) -
     with pytest.raises(MemoryError):
         interrupted()
     assert memory.lines[0] == (10, "train", VALUES)
-    assert memory.lines[1][:2] == (10, "val") and math.isnan(memory.lines[1][2]["loss"]), "not null: the logger decides"
+    assert memory.lines[1][:2] == (10, "val") and math.isnan(memory.lines[1][2]["loss"]), "loggers get nan, not None"
     assert memory.closed == 1
 
 
-def test_a_logger_without_a_disk_or_a_network_does_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_continues_after_an_os_error_of_a_logger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     memory = Memory()
     with RunLog(tmp_path, 100, 0, 0, [Memory(ConnectionError("refused")), memory]) as log:
         log.train(10, VALUES)
@@ -128,7 +128,7 @@ def test_a_logger_without_a_disk_or_a_network_does_not_end_a_training(tmp_path: 
         log.train(30, VALUES)
 
 
-def test_numbers_of_a_measure_without_ap_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_without_ap_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), RunLog(tmp_path, 100, 0, 0) as log:
         log.val(20, {"loss": 2.0, "loss_box": 2.0, "count_F1": 0.5, "count_recall": 0.25})
     assert caplog.messages == ["step 20/100  val  loss 2  count_F1 0.5  count_recall 0.25"]
@@ -143,7 +143,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 def scalars(out: Path) -> dict[tuple[str, int], float]:
-    """Every ``.../loss`` of the event files."""
+    """Every ``.../loss`` of the event files, by tag and step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(out / "tensorboard")).Reload()
@@ -152,7 +152,7 @@ def scalars(out: Path) -> dict[tuple[str, int], float]:
 
 @pytest.mark.parametrize("by_switch", [False, True])
 def test_a_run_with_tensorboard(tmp_path: Path, by_switch: bool) -> None:
-    """By the switch, by a logger, and by both, which write once."""
+    """By the switch, by a logger, or by both, which write only once."""
     pytest.importorskip("tensorboard")
     train(tiny_run(log_every=6, tensorboard=by_switch, loggers=(TensorBoardConfig(),)), tmp_path / "a")
     train(tiny_run(log_every=6, tensorboard=True), tmp_path / "b")
@@ -195,7 +195,7 @@ class CsvLogger:
 """
 
 
-def test_a_logger_of_a_user_is_one_file(boxwood: Boxwood, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_defined_logger(boxwood: Boxwood, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "my_csv_logger.py").write_text(CSV_LOGGER)
@@ -214,8 +214,8 @@ def test_a_logger_of_a_user_is_one_file(boxwood: Boxwood, shapes: Path, tmp_path
     assert Path("run/loss.csv").read_text() == "start,2\n"
 
 
-def test_the_meter_means_over_updates_and_measures_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock of the test's: two updates that wait for 0.3 s and compute for 0.1 s, and a pause, which does not count."""
+def test_the_meter_averages_updates_and_measures_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a simulated clock: two updates that wait 0.3 s and compute 0.1 s each, and a pause, which does not count."""
     now = 100.0
     monkeypatch.setattr("boxwood.training.log.time", SimpleNamespace(perf_counter=lambda: now))
     meter = Meter(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The loop, with a detector of a few layers: resume to the bit, interruption, divergence, refusals."""
+"""The training loop with a detector of a few layers: exact resuming, interruptions, divergence, errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def losses(out: Path, split: str = "train") -> list[tuple[int, float]]:
 
 
 def hard_run(**train_settings: Any) -> RunConfig:
-    """Everything that has a state: dropout, batch norm, momentum, accumulation, evaluation, means across a stop."""
+    """A run with all kinds of state: dropout, batch norm, momentum, accumulation, evaluation, means over several updates."""
     run = tiny_run(**{"accumulate": 2, "eval_every": 3, "log_every": 4, **train_settings})
     run.model = TinyConfig(dropout=0.3, batch_norm=True)
     return run
@@ -104,7 +104,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert curve[-1] < curve[0] / 4
 
 
-def test_evaluating_changes_nothing_of_training(tmp_path: Path) -> None:
+def test_evaluation_does_not_affect_training(tmp_path: Path) -> None:
     train(hard_run(eval_every=1), tmp_path / "often")
     train(hard_run(eval_every=0), tmp_path / "once")
     assert same(weights(tmp_path / "often"), weights(tmp_path / "once"))
@@ -119,7 +119,7 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
     monkeypatch.setattr("boxwood.training.validation.evaluate", fake)
     train(tiny_run(eval_every=3), tmp_path / "whole")
     stopped = tiny_run(eval_every=0, steps=6)
-    stopped.optim.schedule = StepScheduleConfig(drops=(8 / 6, 11 / 6))  # the same rates as in the first six of twelve
+    stopped.optim.schedule = StepScheduleConfig(drops=(8 / 6, 11 / 6))  # the learning rates of the first six of twelve steps
     scores = iter([0.5])
     train(stopped, tmp_path / "six")
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "six"))
@@ -127,13 +127,13 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
 
 
 class WorstConfig(CocoEvaluatorConfig):
-    """COCO's numbers, of which the lowest AP is the best."""
+    """COCO's metrics, with the lowest AP as the best."""
 
     def primary(self, metrics: Metrics) -> float:
         return -float(metrics["bbox"]["AP"])
 
 
-def test_the_measure_decides_which_weights_are_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluator_decides_which_weights_are_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.1, 0.5, 0.05, 0.3])
     monkeypatch.setattr("boxwood.training.validation.evaluate", lambda *_: {"bbox": {"AP": next(scores)}})
     run = tiny_run(eval_every=3, checkpoint_every=9, keep_checkpoints=5)
@@ -146,8 +146,8 @@ def test_the_measure_decides_which_weights_are_the_best(tmp_path: Path, monkeypa
     assert third is not None and same(weights(tmp_path / "run", "best"), third.model)
 
 
-def test_training_is_scored_by_the_measure_of_the_configuration(tmp_path: Path) -> None:
-    """And by nothing else; the weights are those of any other measure."""
+def test_training_uses_the_evaluator_of_the_configuration(tmp_path: Path) -> None:
+    """And by no other evaluator; the evaluator does not affect the weights."""
     run = hard_run()
     train(run, tmp_path / "coco")
     run.evaluator = Voc2010EvaluatorConfig(min_overlap=0.1)
@@ -159,16 +159,16 @@ def test_training_is_scored_by_the_measure_of_the_configuration(tmp_path: Path) 
     assert detections[0] == detections[1]
 
 
-def test_validation_losses_are_in_eval_mode_and_do_not_vary(tmp_path: Path) -> None:
+def test_validation_losses_are_computed_in_eval_mode(tmp_path: Path) -> None:
     run = hard_run(steps=4, eval_every=2)
-    run.optim.lr = 1e-30  # weights stay, so only chance could make a difference; batch norm is left out for the same reason
+    run.optim.lr = 1e-30  # constant weights, so that only dropout could change the loss; no batch norm for the same reason
     run.model = TinyConfig(dropout=0.5)
     train(run, tmp_path / "run")
     (_, first), (_, second) = losses(tmp_path / "run", "val")
     assert first == second
 
 
-def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
+def test_accumulation_equals_the_whole_batch(tmp_path: Path) -> None:
     train(tiny_run(accumulate=1, log_every=1), tmp_path / "one")
     train(tiny_run(accumulate=2, log_every=1), tmp_path / "two")
     for (_, a), (_, b) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
@@ -201,18 +201,16 @@ def test_bf16_and_pictures_without_boxes(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- stop and resume
 
 
-SLOW_BODY = (ParameterRule(pattern="body.*", lr=0.25, weight_decay=0.01),)
+SLOW_BACKBONE = (ParameterRule(pattern="backbone.*", lr=0.25, weight_decay=0.01),)
 
 
 @pytest.mark.parametrize(
     ("optimizer", "call"),
-    [(SGDConfig(), 1), (AdamWConfig(), 11), (SGDConfig(lr_factors=SLOW_BODY), 13)],
+    [(SGDConfig(), 1), (AdamWConfig(), 11), (SGDConfig(lr_factors=SLOW_BACKBONE), 13)],
     ids=["sgd", "adamw", "rules"],
 )
-def test_resumed_training_is_the_same_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerConfig, call: int
-) -> None:
-    """Interrupted in the forward pass ``call`` (of 2 an update), between lines of the log and evaluations."""
+def test_resumed_training_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerConfig, call: int) -> None:
+    """Interrupted in forward pass ``call`` (there are 2 per update), between log lines and evaluations."""
     run = hard_run()
     run.optim = optimizer
     run.optim.warmup_steps = 4
@@ -224,7 +222,7 @@ def test_resumed_training_is_the_same_to_the_bit(
     done = (call + 1) // 2
     assert (parts / "checkpoints" / f"step-{done:08d}.pt").exists()
     monkeypatch.delenv("TINY_SIGNAL")
-    # Numbers that other code draws before the run resumes must not matter.
+    # Random numbers drawn before the run resumes must have no effect.
     torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
     metrics = train(run, parts, resume=True)
     assert same(weights(whole), weights(parts)) and same(weights(whole, "best"), weights(parts, "best"))
@@ -233,7 +231,7 @@ def test_resumed_training_is_the_same_to_the_bit(
 
 
 def test_a_killed_run_resumes_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ends without a chance to save: what it logged after the checkpoint stands once in the end."""
+    """The run ends without saving; steps that it logged after the checkpoint are logged only once in the end."""
     run = hard_run(checkpoint_every=5, log_every=2)
     train(run, tmp_path / "whole")
     forward = TinyDetector.forward
@@ -255,7 +253,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(tmp_path: Path, monkeypatch: p
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
-def test_interrupted_while_evaluating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_during_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = hard_run()
     train(run, tmp_path / "whole")
     detections = TinyDetector.detections
@@ -264,21 +262,21 @@ def test_interrupted_while_evaluating(tmp_path: Path, monkeypatch: pytest.Monkey
     def interrupting(self: TinyDetector, output: tiny.TinyOutput, batch: Batch) -> list[Detections]:
         nonlocal calls
         calls += 1
-        if calls == 6:  # the second picture of the second evaluation
+        if calls == 6:  # the second batch of the second evaluation
             os.kill(os.getpid(), signal.SIGTERM)
         return detections(self, output, batch)
 
     monkeypatch.setattr(TinyDetector, "detections", interrupting)
     with pytest.raises(KeyboardInterrupt):
         train(run, tmp_path / "parts")
-    assert calls == 6, "evaluation stops at the picture"
+    assert calls == 6, "evaluation stops after the batch"
     assert (tmp_path / "parts" / "checkpoints" / "step-00000006.pt").exists()
     train(run, tmp_path / "parts", resume=True)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert losses(tmp_path / "whole", "val") == losses(tmp_path / "parts", "val")
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_stops_immediately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def impatient(self: TinyDetector, batch: Batch) -> tiny.TinyOutput:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
@@ -292,11 +290,11 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
+def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
     short = tiny_run(steps=6)
     short.optim.schedule = StepScheduleConfig(drops=(4 / 6,))
     train(short, tmp_path / "run")
-    assert train(short, tmp_path / "run", resume=True)["bbox"], "nothing to do, and the metrics are still known"
+    assert train(short, tmp_path / "run", resume=True)["bbox"], "without further steps, the metrics are returned"
     longer = tiny_run(steps=12)
     longer.optim.schedule = StepScheduleConfig(drops=(4 / 12,))
     train(longer, tmp_path / "run", resume=True)
@@ -309,7 +307,7 @@ def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
 
 
 class HeldConfig(ScheduleConfig):
-    """The whole rate up to update ``until``, then a tenth."""
+    """Factor 1 before update ``until``, then 0.1."""
 
     until: int = 4
 
@@ -317,7 +315,7 @@ class HeldConfig(ScheduleConfig):
         return 1.0 if step < self.until else 0.1
 
 
-def test_a_schedule_may_change_after_the_updates_that_are_made(tmp_path: Path) -> None:
+def test_a_schedule_may_change_for_later_updates_only(tmp_path: Path) -> None:
     run = tiny_run(steps=6)
     run.optim.schedule = HeldConfig(until=8)
     train(run, tmp_path / "run")
@@ -335,7 +333,7 @@ def test_a_schedule_may_change_after_the_updates_that_are_made(tmp_path: Path) -
         train(run, tmp_path / "run", resume=True)
 
 
-# ---------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------ errors
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -372,22 +370,22 @@ def test_an_image_that_cannot_be_read_leaves_no_directory(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(("split", "step"), [("train", 7), ("val", 12)])
-def test_an_image_that_is_broken_late_in_a_run_loses_no_updates(
+def test_an_unreadable_image_late_in_a_run_loses_no_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, split: str, step: int
 ) -> None:
     run = hard_run(eval_every=0)
     expected = train(run, tmp_path / "whole")
-    sample, seen = TinyDataset.__getitem__, 0
+    sample, count = TinyDataset.__getitem__, 0
 
-    def broken_in_the_end(self: TinyDataset, index: int) -> Sample:
-        nonlocal seen
-        seen += self.config.seed == 0  # of the train set
-        if (split == "train" and seen > 30) or (split == "val" and self.config.seed == 1 and index == 2):
+    def unreadable_later(self: TinyDataset, index: int) -> Sample:
+        nonlocal count
+        count += self.config.seed == 0  # images of the train set
+        if (split == "train" and count > 30) or (split == "val" and self.config.seed == 1 and index == 2):
             raise UserError(f"{index}.png: is not an image")
         return sample(self, index)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TinyDataset, "__getitem__", broken_in_the_end)
+        patched.setattr(TinyDataset, "__getitem__", unreadable_later)
         patched.setattr(TinyDataset, "to_coco", lambda self: {"images": [], "annotations": [], "categories": []})
         with pytest.raises(UserError, match="is not an image"):
             train(run, tmp_path / "parts")
@@ -440,7 +438,7 @@ def test_a_data_set_without_images(tmp_path: Path, split: str) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_measure_that_the_detector_cannot_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluator_that_the_detector_does_not_support(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TinyConfig, "class_agnostic", True)
     run = tiny_run()
     run.evaluator = Voc2010EvaluatorConfig()
@@ -458,7 +456,7 @@ def test_other_categories_in_val(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"device": "cuda"}, r"train\.device=cuda: no GPU was found"),
         ({"device": "gpu"}, r"train\.device=gpu: no such device"),
@@ -468,12 +466,12 @@ def test_other_categories_in_val(tmp_path: Path) -> None:
         ({"weights": "no.safetensors"}, r"no\.safetensors: there is no such"),
     ],
 )
-def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     if (settings.get("device") == "cuda" and torch.cuda.is_available()) or (
         settings.get("device") == "mps" and torch.backends.mps.is_available()
     ):
         pytest.skip("this machine has that device")
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(UserError, match=message) as error:
         train(tiny_run(**settings), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -500,7 +498,7 @@ def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:
     run = tiny_run(weights=str(tmp_path / "first" / "last.safetensors"))
     run.model = TinyConfig(width=16, batch_norm=True)
     with pytest.raises(
-        UserError, match=r"another architecture.*missing \(body\.1\.weight.*another shape \(body\.0\.weight"
+        UserError, match=r"another architecture.*missing \(backbone\.1\.weight.*another shape \(backbone\.0\.weight"
     ) as error:
         train(run, tmp_path / "second")
     assert "\n" not in str(error.value)
@@ -512,7 +510,7 @@ def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("deferred", [False, True])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool) -> None:
-    """Picture 102 comes once an epoch of two updates; ``deferred`` is what a GPU does: look only when logging."""
+    """Image 102 occurs once per epoch of two updates. ``deferred`` checks losses only when logging, as on a GPU."""
     states: list[dict[str, torch.Tensor]] = []
     created = TrainingState.__init__
 
@@ -535,8 +533,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     ):
         assert words in text
     assert int(text.split("at step ")[1].split("\n")[0]) in (1, 2)
-    assert all(torch.isfinite(tensor).all() for tensor in states[0].values()), "it did not reach the weights"
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == [], "nothing of it is on the disk"
+    assert all(torch.isfinite(tensor).all() for tensor in states[0].values()), "the weights are not affected"
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == [], "no checkpoint is written"
 
 
 @pytest.mark.parametrize("deferred", [False, True])

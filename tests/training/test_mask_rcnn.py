@@ -19,18 +19,19 @@ from tests.training.test_distributed import lines
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A run that starts from a network trained for a few steps: a random one scores all anchors alike, and then rounding decides
-    which of two anchors is suppressed."""
+    """A run that starts from a network trained for a few steps. A randomly initialised one gives all anchors similar scores, so
+    that rounding decides which of two anchors is suppressed."""
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=12, val=3, seed=0, size=(96, 128))
     config = demo_shapes()
-    # Batch norm would look at one picture on each of two processes, and at two on one; groups want twice the width.
+    # Batch norm would have statistics of one image on each of two processes, and of two images on one; group norm needs twice the
+    # width.
     widths = ["model.backbone.width=32", "model.fpn.channels=64"]
     config = apply_overrides(config, ["model.backbone.norm=gn", "model.fpn.norm=gn", *widths])
     for split in ("train", "val"):
         data = getattr(config.data, split)
         data.annotations, data.images = str(folder / f"{split}.json"), str(folder / split)
-        data.transforms = data.transforms[1:]  # the flip alone: the pictures are small already
+        data.transforms = data.transforms[1:]  # only the flip: the images are already small
     config.data.workers = 0
     config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
     threads = torch.get_num_threads()
@@ -44,11 +45,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one(config: RunConfig, tmp_path: Path) -> None:
-    """20 steps, the loss within 1e-4 and the gradient's norm within 1e-2, though each process has another number of positives.
+def test_two_processes_train_like_one(config: RunConfig, tmp_path: Path) -> None:
+    """20 steps, the losses within 1e-4 and the gradient norms within 1e-2, with different numbers of positives on the processes.
 
-    The learning rate is small: what rounding does to the weights grows with it, until somewhere another of two overlapping
-    proposals is suppressed, which is a jump.
+    The learning rate is small, since rounding errors of the weights grow with it until a different one of two overlapping proposals
+    is suppressed, which changes the loss abruptly.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,7 +67,7 @@ def test_two_processes_learn_as_one(config: RunConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_resume_to_the_bit_on_two_processes(config: RunConfig, tmp_path: Path) -> None:
+def test_two_processes_resume_exactly(config: RunConfig, tmp_path: Path) -> None:
     """Two processes, 8 steps; then 4 steps, a kill, and 4 more."""
     config = config.model_copy(deep=True)
     config.train.steps, config.train.checkpoint_every = 8, 4

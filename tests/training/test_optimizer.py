@@ -1,5 +1,5 @@
-"""The schedules against arithmetic by hand and the published one; the groups against Detectron's rules; the optimizers against
-torch's own; and keys as files had them before the schedule was a component."""
+"""Schedules compared with values by hand and Detectron's schedule, parameter groups with Detectron's rules, and optimizers with
+torch's; and older configuration keys, from before the schedule was a component."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def run_of(optim: OptimizerConfig, **train: int) -> RunConfig:
     ],
 )
 def test_detectrons_1x_schedule(step: int, rate: float) -> None:
-    """lr 0.02, 90k steps, tenths at 60k and 80k, warm-up of 500 from a third: the defaults."""
+    """The defaults: lr 0.02, divided by 10 at 60k and 80k of 90k steps, warm-up of 500 steps from a third."""
     assert learning_rate(step, run_of(SGDConfig(), steps=90_000)) == pytest.approx(rate, rel=1e-12)
 
 
-def test_cosine_falls_from_the_whole_rate_to_nothing() -> None:
+def test_cosine_falls_from_the_full_rate_to_zero() -> None:
     run = run_of(SGDConfig(lr=1.0, schedule=CosineScheduleConfig(), warmup_steps=0), steps=100)
     assert learning_rate(0, run) == 1.0
     assert learning_rate(50, run) == pytest.approx(0.5)
@@ -60,7 +60,7 @@ def test_cosine_falls_from_the_whole_rate_to_nothing() -> None:
     assert 0 < learning_rate(99, run) < 0.001
 
 
-def test_the_linear_rule_scales_with_the_batch() -> None:
+def test_scale_lr_is_linear_in_the_batch_size() -> None:
     optim = SGDConfig(lr=0.02, scale_lr=True, reference_batch_size=16, warmup_steps=0)
     assert learning_rate(0, run_of(optim, steps=10, batch_size=4)) == pytest.approx(0.005)
     optim.scale_lr = False
@@ -90,13 +90,13 @@ def test_groups_by_detectrons_rules() -> None:
         "norm_scales": {"batch_norm.weight", "group_norm.weight"},
         "norm_shifts": {"batch_norm.bias", "group_norm.bias"},
     }
-    assert sum(len(group["params"]) for group in groups.values()) == 8, "the shared layer stands once"
+    assert sum(len(group["params"]) for group in groups.values()) == 8, "a shared layer occurs once"
     rules = {name: (group["lr_factor"], group["weight_decay"]) for name, group in groups.items()}
     assert rules == {"weights": (1.0, 1e-4), "biases": (2.0, 0.0), "norm_scales": (1.0, 1e-5), "norm_shifts": (2.0, 1e-5)}
 
 
 def test_sgd_moves_each_group_by_its_rule() -> None:
-    """One step from gradients of one: w - lr * factor * (1 + decay * w), by hand."""
+    """One step with gradients of 1, by hand: w - lr * factor * (1 + decay * w)."""
     run = run_of(SGDConfig(weight_decay=0.5, norm_weight_decay=0.25, bias_lr_factor=2.0, bias_weight_decay=0.125, momentum=0.9))
     model = Parts()
     for parameter in model.parameters():
@@ -113,21 +113,21 @@ def test_sgd_moves_each_group_by_its_rule() -> None:
     assert model.frozen.weight[0, 0, 0, 0].item() == 2.0
 
 
-def test_adamw_equals_torch_called_by_hand() -> None:
-    """Three steps through the component and of `torch.optim.AdamW`, called by hand with the same numbers."""
+def test_adamw_equals_that_of_torch() -> None:
+    """Three steps of the component and of `torch.optim.AdamW` with the same settings."""
     models = [Parts(), Parts()]
     models[1].load_state_dict(models[0].state_dict())
     config = AdamWConfig(lr=0.01, weight_decay=0.05, betas=(0.8, 0.99), eps=1e-6, bias_weight_decay=0.05, norm_weight_decay=0.05)
     optimizer = build_optimizer(models[0], run_of(config))
     trained = [parameter for parameter in models[1].parameters() if parameter.requires_grad]
-    plain = torch.optim.AdamW(trained, lr=0.01, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.05)
+    reference = torch.optim.AdamW(trained, lr=0.01, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.05)
     for step in range(3):
         set_learning_rate(optimizer, 0.01)
         for model in models:
             for index, parameter in enumerate(model.parameters()):
                 parameter.grad = torch.full_like(parameter, math.sin(step + index))
         optimizer.step()
-        plain.step()
+        reference.step()
     for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
@@ -136,14 +136,14 @@ def test_adamw_equals_torch_called_by_hand() -> None:
 
 
 def factors_of(model: nn.Module, *rules: ParameterRule, **settings: float) -> dict[str, tuple[float, float]]:
-    """Learning-rate factor and weight decay of each trained parameter by its name."""
+    """Learning-rate factor and weight decay of each trained parameter, by name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, run_of(SGDConfig(lr_factors=rules, **settings)))
     return {names[id(p)]: (group["lr_factor"], group["weight_decay"]) for group in groups for p in group["params"]}
 
 
 def test_a_factor_for_each_stage_of_a_backbone() -> None:
-    """As in layer-wise decay: the nearer a stage is to the image, the lower its rate. All parameters of a stage have its factor."""
+    """Layer-wise decay of the learning rate: earlier stages have lower rates. All parameters of a stage have its factor."""
     model = nn.ModuleDict({"backbone": ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None).build()})
     model["head"] = nn.Linear(4, 2)
     rules = [ParameterRule(pattern=f"backbone.layer{stage}.*", lr=0.5 ** (5 - stage)) for stage in (1, 2, 3, 4)]
@@ -157,7 +157,7 @@ def test_a_factor_for_each_stage_of_a_backbone() -> None:
     assert {name.split(".")[1] for name in factors} >= {"layer1", "layer2", "layer3", "layer4"}
 
 
-def test_the_first_rule_that_matches_applies_alone() -> None:
+def test_only_the_first_matching_rule_applies() -> None:
     rules = [ParameterRule(pattern="head.bias", lr=4.0), ParameterRule(pattern="head.*", lr=0.5, weight_decay=0.25)]
     factors = factors_of(Parts(), *rules, bias_weight_decay=0.125, bias_lr_factor=2.0)
     assert factors["head.bias"] == (8.0, 0.125), "the factor of the rule times that of biases; the decay of biases stays"
@@ -167,7 +167,7 @@ def test_the_first_rule_that_matches_applies_alone() -> None:
     assert {decay for _, decay in everything.values()} == {0.3}, "of normalisation layers and biases too"
 
 
-def test_rules_move_their_parameters_by_their_rate() -> None:
+def test_rules_change_the_rate_of_their_parameters() -> None:
     model = Parts()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     run = run_of(SGDConfig(weight_decay=0.0, lr_factors=(ParameterRule(pattern="conv.*", lr=0.25),)))
@@ -177,8 +177,8 @@ def test_rules_move_their_parameters_by_their_rate() -> None:
     set_learning_rate(optimizer, 0.1)
     optimizer.step()
     for name, parameter in model.named_parameters():
-        moved = 0.0 if name.startswith("frozen") else 0.025 if name.startswith("conv") else 0.1
-        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, moved), rtol=1e-5, atol=1e-7)
+        expected = 0.0 if name.startswith("frozen") else 0.025 if name.startswith("conv") else 0.1
+        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, expected), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_rule_that_applies_to_nothing(patterns: list[str], message: str) -> No
 # --------------------------------------------------------------------------------------------------------- kinds
 
 
-def test_another_kind_keeps_what_all_kinds_have() -> None:
+def test_another_kind_keeps_the_common_keys() -> None:
     run = run_of(SGDConfig(lr=0.3, warmup_steps=7, schedule=StepScheduleConfig(drops=(0.5,)), momentum=0.8))
     for overrides in (
         ["optim.kind=adamw", "optim.eps=0.1"],
@@ -217,13 +217,13 @@ def test_another_kind_keeps_what_all_kinds_have() -> None:
     assert back == SGDConfig(lr=0.3, warmup_steps=7, schedule=StepScheduleConfig(drops=(0.5,)))
 
 
-def test_a_kind_is_assigned_as_an_object() -> None:
+def test_the_kind_cannot_be_assigned() -> None:
     with pytest.raises(ConfigError, match=r"SGDConfig: the kind is the class; assign another one: config\.optim = AdamWConfig"):
         SGDConfig().kind = "adamw"  # type: ignore[method-assign, assignment]
 
 
-def test_a_configuration_with_rules_survives_yaml() -> None:
-    optim = AdamWConfig(lr_factors=(ParameterRule(pattern="body.*", lr=0.1), ParameterRule(pattern="*", weight_decay=0.0)))
+def test_a_configuration_with_rules_round_trips_through_yaml() -> None:
+    optim = AdamWConfig(lr_factors=(ParameterRule(pattern="backbone.*", lr=0.1), ParameterRule(pattern="*", weight_decay=0.0)))
     run = run_of(optim)
     assert from_yaml(RunConfig, to_yaml(run)) == run
     changed = apply_overrides(run, ["optim.lr_factors.1.lr=3"])
@@ -273,7 +273,7 @@ def test_the_optimizer_of_an_older_run_is_read(caplog: pytest.LogCaptureFixture)
     ]
     caplog.clear()
     assert read(to_tree(read(FLAT))) == read(FLAT)
-    assert len(caplog.messages) == 2, "a tree of today is no news"
+    assert len(caplog.messages) == 2, "the present form gives no message"
     assert read({"lr": 0.5, "drops": [0.1]}) == SGDConfig(lr=0.5, schedule=StepScheduleConfig(drops=(0.1,))), "SGD was the default"
 
 
@@ -325,7 +325,7 @@ def test_older_keys_in_python(caplog: pytest.LogCaptureFixture) -> None:
          "(did you mean 'optim.lr_factors.0.pattern'?)"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(override: str, message: str) -> None:
+def test_a_mistake_is_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         apply_overrides(run_of(SGDConfig()), [override])
     assert str(error.value) == message

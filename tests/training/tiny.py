@@ -1,4 +1,4 @@
-"""A detector of a few layers and pictures of one coloured square, to train in a second; used by subprocesses too.
+"""A detector of a few layers and images of one coloured rectangle, trained in a second; also used by subprocesses.
 
 ``TINY_SIGNAL=SIGTERM:5:0`` in the environment sends that signal to the process of that rank in its fifth forward pass of training.
 """
@@ -29,7 +29,7 @@ SIDE = 32
 
 
 class TinyData(DatasetConfig):
-    """``count`` pictures; image ids begin at 100."""
+    """``count`` images of ``SIDE`` x ``SIDE`` pixels with one box each; image ids begin at 100."""
 
     short_kind: ClassVar[str] = "tiny"
 
@@ -37,9 +37,9 @@ class TinyData(DatasetConfig):
     seed: int = 0
     ids: tuple[int, ...] = (3, 7)
     nan_box_in: int | None = None
-    """The image id whose box is NaN."""
+    """The id of the image whose box is NaN."""
     without_boxes: tuple[int, ...] = ()
-    """The image ids that have none."""
+    """The ids of the images without boxes."""
 
     def open(self) -> Dataset:
         return TinyDataset(self)
@@ -66,15 +66,15 @@ class TinyDataset:
         boxes = torch.tensor([[x, y, x + w, y + h]], dtype=torch.float32)
         if self.config.nan_box_in == 100 + index:
             boxes = boxes * float("nan")
-        keep = 0 if 100 + index in self.config.without_boxes else 1
+        count = 0 if 100 + index in self.config.without_boxes else 1
         return Sample(
             image,
             100 + index,
             f"{index}.png",
             (SIDE, SIDE),
-            boxes[:keep],
-            torch.tensor([label])[:keep],
-            torch.zeros(keep, dtype=torch.bool),
+            boxes[:count],
+            torch.tensor([label])[:count],
+            torch.zeros(count, dtype=torch.bool),
         )
 
     def to_coco(self) -> dict[str, Any]:
@@ -111,8 +111,9 @@ class TinyConfig(ModelConfig):
 @dataclass
 class TinyOutput:
     logits: Tensor
+    """(images, classes + 1), the background last."""
     boxes: Tensor
-    """In training of the images that have a box, which may be none; else of all."""
+    """(images, 4) x1, y1, x2, y2 in pixels; in training only of the images that have a box."""
 
 
 class TinyDetector(nn.Module):
@@ -125,7 +126,7 @@ class TinyDetector(nn.Module):
         self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
         width = config.width
-        self.body = nn.Sequential(
+        self.backbone = nn.Sequential(
             nn.Conv2d(3, width, 3, stride=2, padding=1),
             nn.BatchNorm2d(width) if config.batch_norm else nn.Identity(),
             nn.ReLU(),
@@ -144,7 +145,7 @@ class TinyDetector(nn.Module):
         name, call, rank = os.environ.get("TINY_SIGNAL", "SIGINT:-1:0").split(":")
         if self.training and self.calls == int(call) and int(rank) == int(os.environ.get("RANK", "0")):
             os.kill(os.getpid(), signal.Signals[name])
-        features = self.body(normalize_images(batch.images, batch.sizes, self.mean, self.std))
+        features = self.backbone(normalize_images(batch.images, batch.sizes, self.mean, self.std))
         logits = self.classify(features)
         if batch.targets is not None:
             features = features[torch.tensor([len(target.labels) > 0 for target in batch.targets])]
@@ -170,7 +171,7 @@ class TinyDetector(nn.Module):
 
 
 def tiny_run(**train: Any) -> RunConfig:
-    """A run of 12 steps with 4 of 8 images each."""
+    """A run of 12 steps with batches of 4 of the 8 images; ``train`` changes settings of the section ``train``."""
     settings = {
         "steps": 12,
         "batch_size": 4,

@@ -1,4 +1,4 @@
-"""Start processes as a user does, and wait for them a limited time."""
+"""Start training processes, and wait for them for a limited time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ except UserError as error:
 
 
 def start(config: Path, out: Path, *options: str, processes: int = 2, **environment: str) -> subprocess.Popen[str]:
-    """Train in ``processes`` processes under torchrun (one: without it)."""
+    """Start training in ``processes`` processes under torchrun, or in one process without it."""
     script = out.parent / "script.py"
     script.write_text(SCRIPT)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
@@ -49,7 +49,7 @@ def start(config: Path, out: Path, *options: str, processes: int = 2, **environm
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
-    """Exit status and output; kills what takes longer."""
+    """The exit status and output of the process; after ``seconds``, kills its group and raises `subprocess.TimeoutExpired`."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -59,11 +59,12 @@ def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, s
 
 
 def run(config: Path, out: Path, *options: str, processes: int = 2, **environment: str) -> tuple[int, str]:
+    """`start` and `finish`."""
     return finish(start(config, out, *options, processes=processes, **environment))
 
 
 def wait_for(path: Path, text: str, seconds: float = 90) -> None:
-    """Until ``text`` stands in the file."""
+    """Wait until the file contains ``text``; raises `TimeoutError` after ``seconds``."""
     end = time.monotonic() + seconds
     while not (path.exists() and text in path.read_text()):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Every fault at the door: planted, found, named by image and row, counted, and repaired or refused."""
+"""Faults of annotation files are found, named by image and row, counted, and repaired or refused when the file is opened."""
 
 from __future__ import annotations
 
@@ -141,12 +141,12 @@ def test_repaired(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert sample.boxes.tolist() == boxes
     if boxes:
         assert sample.segmentations is not None and len(sample.segmentations[0].parts) == 2  # type: ignore[union-attr]
-    # The truth that is evaluated against stays the file's, save for what is no number.
-    kept = [row["bbox"] for row in data.to_coco()["annotations"]]
-    assert kept == [row["bbox"] for row in tree["annotations"] if np.isfinite(row["bbox"]).all()]
+    # The ground truth of evaluation keeps the boxes of the file, except those with nan or infinity.
+    truth_boxes = [row["bbox"] for row in data.to_coco()["annotations"]]
+    assert truth_boxes == [row["bbox"] for row in tree["annotations"] if np.isfinite(row["bbox"]).all()]
 
 
-def test_a_sound_file_is_silent_and_a_pixel_over_the_rim_is_clipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_up_to_a_pixel_outside_are_clipped_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree = sound()
     first(tree)["bbox"] = [20, 40, 10.6, 10.9]
     assert CocoDataset(write(tmp_path, tree), tmp_path)[1].boxes.tolist() == [[20, 40, 30, 50]]
@@ -161,7 +161,7 @@ def test_faults_are_counted_and_three_are_named(tmp_path: Path) -> None:
     assert "annotation 2 (row 2)" in str(finding) and "annotation 3" not in str(finding) and ", ..." in str(finding)
 
 
-def test_what_is_no_file_or_no_json(tmp_path: Path) -> None:
+def test_missing_files_and_invalid_json_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"images": [\n{"id": 1,')
     (tmp_path / "bytes.json").write_bytes(b"\xff\xd8\xff\xe0" * 9)
     (tmp_path / "deep.json").write_text("[" * 200_000)
@@ -221,8 +221,8 @@ def test_run_lengths(tmp_path: Path) -> None:
     assert finding.refused and finding.examples[0].startswith("annotation 12 (row 1) of image 70 'wide.png': ")
 
 
-def test_work_grows_with_the_annotations_and_no_faster(tmp_path: Path) -> None:
-    """Counted in calls of functions, which no other program on the machine changes: a few for each annotation, however many."""
+def test_work_is_linear_in_the_number_of_annotations(tmp_path: Path) -> None:
+    """Measured in function calls, which do not depend on the load of the machine: a constant number per annotation."""
     tree = sound()
     polygon = np.linspace(3, 25, 40).round(2).tolist()
 

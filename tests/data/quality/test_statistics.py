@@ -1,4 +1,4 @@
-"""Statistics against counts made by hand, and what they suggest where it is known what is right."""
+"""Statistics compared with counts by hand, and their advice in cases with a known answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FPN = Anchors((32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
 
 
 def statistics(tmp_path: Path, boxes: list[tuple[int, int, Any]], images: int = 4, short: int = 100, **more: Any) -> Statistics:
-    """Of images of 200 x 100 pixels; boxes are image (from 1), category, x y width height."""
+    """The statistics of images of 200 x 100 pixels; a box is image id (from 1), category id, (x, y, width, height) in pixels."""
     coco = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100} for i in range(1, images + 1)],
         "annotations": [
@@ -36,21 +36,23 @@ def statistics(tmp_path: Path, boxes: list[tuple[int, int, Any]], images: int = 
 
 
 def test_counts(tmp_path: Path) -> None:
-    """At twice the size; crowd regions, what is to be ignored and boxes without area are not learnt, so not counted."""
-    passed = [
+    """At twice the size. Crowd regions, ignored annotations and boxes without area are not trained on, so not counted."""
+    uncounted = [
         {"id": 90, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
         {"id": 91, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "ignore": 1},
         {"id": 92, "image_id": 4, "category_id": 3, "bbox": [0, 0, 0, 9]},
     ]
-    told = statistics(tmp_path, [(1, 3, (0, 0, 40, 10)), (1, 3, (0, 0, 8, 8)), (2, 20, (5, 5, 10, 20))], short=200, others=passed)
-    assert told.names == ["nut", "fig"] and told.instances.tolist() == [1, 2] and told.images.tolist() == [1, 1]
-    assert told.per_image.tolist() == [2, 1, 0, 0]
-    assert told.sizes.tolist() == [[80, 20], [16, 16], [20, 40]]
-    assert told.sides == pytest.approx([40, 16, 800**0.5]) and told.ratios == pytest.approx([0.25, 1, 2])
+    counts = statistics(
+        tmp_path, [(1, 3, (0, 0, 40, 10)), (1, 3, (0, 0, 8, 8)), (2, 20, (5, 5, 10, 20))], short=200, others=uncounted
+    )
+    assert counts.names == ["nut", "fig"] and counts.instances.tolist() == [1, 2] and counts.images.tolist() == [1, 1]
+    assert counts.per_image.tolist() == [2, 1, 0, 0]
+    assert counts.sizes.tolist() == [[80, 20], [16, 16], [20, 40]]
+    assert counts.sides == pytest.approx([40, 16, 800**0.5]) and counts.ratios == pytest.approx([0.25, 1, 2])
 
 
-def test_what_anchors_reach() -> None:
-    """By the IoU of boxes around one point."""
+def test_reached_is_the_share_of_boxes_with_an_iou_of_half() -> None:
+    """Compared with the IoU of boxes and anchors around one point."""
     rng = np.random.default_rng(0)
     sizes = 2 ** rng.uniform(2, 9, (500, 2))
     anchors = [(s / r**0.5, s * r**0.5) for s in FPN.sizes for r in FPN.ratios]
@@ -74,49 +76,49 @@ def test_anchors_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_small_boxes_need_larger_images(tmp_path: Path) -> None:
     boxes = [(1, 3, (0, 0, 20, 20))] * 9
-    size, _ = advice(statistics(tmp_path, boxes, short=50), FPN, 100)  # images of 100 pixels at 50
+    size, _ = advice(statistics(tmp_path, boxes, short=50), FPN, 100)  # images of 100 pixels, reduced to 50
     assert (
         "100% of the boxes are under 16 pixels" in size and "transforms.0.short=[96]" in size
     )  # 10 pixels to 16: a shorter side of 80
     most, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=100), FPN, 100)
-    assert "transforms.0.short=[192]" in most  # to 16 it would be 400, four times as large as the images are
+    assert "transforms.0.short=[192]" in most  # to 16 would need 400, four times the size of the images
     tiles, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=200), FPN, 100)
     assert "cut the originals into tiles" in tiles
 
 
 def test_rare_classes(tmp_path: Path) -> None:
     boxes = [(image, 3, (0, 0, 40, 40)) for image in range(1, 101)] + [(7, 20, (50, 50, 40, 40))]
-    told, _ = reversed(advice(statistics(tmp_path, boxes, images=100), FPN, 100))
+    line, _ = reversed(advice(statistics(tmp_path, boxes, images=100), FPN, 100))
     # A share of 0.01 at a threshold of 0.1: the square root of 10.
     assert (
-        "'nut' (1)" in told and "data.train.repeat_threshold=0.1 shows theirs up to 3.2 times an epoch, which grows by 2%" in told
+        "'nut' (1)" in line and "data.train.repeat_threshold=0.1 shows theirs up to 3.2 times an epoch, which grows by 2%" in line
     )
 
 
 def test_crowded_images(tmp_path: Path) -> None:
-    told = advice(statistics(tmp_path, [(1, 3, (0, 0, 40, 40))] * 130), FPN, 100)
-    assert told[-1].startswith("1 images have more than 100 boxes, 130 at most") and "test.detections_per_image=200" in told[-1]
+    lines = advice(statistics(tmp_path, [(1, 3, (0, 0, 40, 40))] * 130), FPN, 100)
+    assert lines[-1].startswith("1 images have more than 100 boxes, 130 at most") and "test.detections_per_image=200" in lines[-1]
 
 
 def test_nothing_to_count(tmp_path: Path) -> None:
     assert advice(statistics(tmp_path, []), FPN, 100) == [] and statistics(tmp_path, []).per_image.tolist() == [0] * 4
 
 
-def test_the_threshold_in_a_data_set(shapes: Path) -> None:
-    """The dataset repeats by the usable boxes of its own images."""
+def test_repeat_threshold_of_a_data_set(shapes: Path) -> None:
+    """Repeat factors come from the usable boxes of the data set's images."""
     coco = json.loads((shapes / "train.json").read_text())
     opened = CocoConfig(annotations=str(shapes / "train.json"), images=str(shapes / "train"), repeat_threshold=1.0).open()
-    of_image = {
+    categories_of_image = {
         image["id"]: {row["category_id"] for row in coco["annotations"] if row["image_id"] == image["id"]}
         for image in coco["images"]
     }
-    share = {c["id"]: np.mean([c["id"] in own for own in of_image.values()]) for c in coco["categories"]}
-    expected = [max([1.0, *(share[c] ** -0.5 for c in own)]) for own in of_image.values()]
+    share = {c["id"]: np.mean([c["id"] in ids for ids in categories_of_image.values()]) for c in coco["categories"]}
+    expected = [max([1.0, *(share[c] ** -0.5 for c in ids)]) for ids in categories_of_image.values()]
     assert opened.repeats is not None and opened.repeats.tolist() == pytest.approx(expected) and max(expected) > 1
     assert CocoConfig(annotations=str(shapes / "train.json"), images=str(shapes / "train")).open().repeats is None
 
 
-def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+def test_data_stats_writes_a_report(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     done = boxwood("data", "stats", "demo_shapes", *tiny(shapes), "--out", tmp_path / "stats.html")
     assert done.status == 0, done.err
     assert "Mask R-CNN, ResNet-18-FPN (images of 64 to" in done.out and done.out.rstrip().endswith("stats.html")

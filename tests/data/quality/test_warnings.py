@@ -1,4 +1,4 @@
-"""The doctor finds each planted fault and none in a sound set; what it repairs can be trained on."""
+"""``boxwood data check`` finds each fault and none in a valid data set; repaired files can be opened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tree = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of shapes, and others to be val."""
+    """Twelve training and four val images of generated shapes."""
     folder = tmp_path_factory.mktemp("sound")
     write_shapes(folder, train=12, val=4, size=(96, 128), seed=5)
     return folder
@@ -75,7 +75,7 @@ def edit(**values: Any) -> Callable[[Tree, Path], None]:
     return lambda tree, folder: first(tree).update(values)
 
 
-def stand_twice(tree: Tree, folder: Path) -> None:
+def duplicate_annotation(tree: Tree, folder: Path) -> None:
     tree["annotations"].append({**first(tree), "id": 10**6})
 
 
@@ -83,7 +83,7 @@ def rare_class(tree: Tree, folder: Path) -> None:
     tree["categories"].append({"id": 999, "name": "hexagon"})
 
 
-def same_but_for_case(tree: Tree, folder: Path) -> None:
+def names_differ_by_case(tree: Tree, folder: Path) -> None:
     tree["categories"][0]["name"] = tree["categories"][1]["name"].upper()
 
 
@@ -91,7 +91,7 @@ def move_keypoint(tree: Tree, folder: Path) -> None:
     first(tree)["keypoints"][:3] = [5000, 5000, 2]
 
 
-def keypoint_apart(tree: Tree, folder: Path) -> None:
+def move_keypoint_within_image(tree: Tree, folder: Path) -> None:
     annotation = next(a for a in tree["annotations"] if a["bbox"][0] > 60 and a["bbox"][1] < 60)
     annotation["keypoints"][:3] = [1, 95, 2]
 
@@ -118,20 +118,20 @@ FAULTS: dict[str, tuple[Callable[[Tree, Path], None], str]] = {
     "box partly outside": (edit(bbox=[-30, 10, 60, 20]), "boxes partly outside their image"),
     "box without area": (edit(bbox=[10, 10, 0, 5]), "boxes without width or height"),
     "box with nan": (edit(bbox=[10, 10, float("nan"), 5]), "boxes with nan"),
-    "box twice": (stand_twice, "look: 1 duplicate boxes"),
+    "box twice": (duplicate_annotation, "look: 1 duplicate boxes"),
     "rare class": (rare_class, "look: 1 classes with few instances: 'hexagon' has 0"),
-    "names differ by case": (same_but_for_case, "look: 1 classes whose names differ by case"),
+    "names differ by case": (names_differ_by_case, "look: 1 classes whose names differ by case"),
     "polygon of two points": (edit(segmentation=[[1, 2, 3, 4]]), "polygon parts with under 3 points"),
     "damaged mask": (edit(segmentation={"size": [96, 128], "counts": [0, 99999]}), "run-length masks that cannot be decoded"),
     "mask of another size": (edit(segmentation={"size": [9, 12], "counts": [0, 108]}), "run-length masks of another size"),
     "mask beside its box": (move_mask, "look: 1 masks that do not meet their boxes"),
     "keypoint outside": (move_keypoint, "look: 1 instances with keypoints outside their image"),
-    "keypoint far from its box": (keypoint_apart, "look: 1 instances with keypoints far outside their box"),
+    "keypoint far from its box": (move_keypoint_within_image, "look: 1 instances with keypoints far outside their box"),
 }
 
 
 def planted(sound: Path, folder: Path, change: Callable[[Tree, Path], None]) -> Path:
-    """A copy of the sound set with one fault."""
+    """A copy of the valid training set with one fault; returns its annotation file."""
     shutil.copytree(sound / "train", folder / "photos")
     tree: Tree = json.loads((sound / "train.json").read_text())
     change(tree, folder / "photos")
@@ -150,22 +150,22 @@ def test_a_sound_set(sound: Path, boxwood: Boxwood, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_found_and_repaired(fault: str, sound: Path, boxwood: Boxwood, tmp_path: Path) -> None:
-    change, told = FAULTS[fault]
+    change, message = FAULTS[fault]
     path, images = planted(sound, tmp_path, change), tmp_path / "photos"
     fixed = tmp_path / "fixed.json"
     before = path.read_text()
     done = boxwood("data", "check", path, "--images", images, "--decode", "--fix", fixed)
-    assert done.status == (0 if told.startswith("look") else 1), done.err
-    assert re.search(told, done.out), done.out
+    assert done.status == (0 if message.startswith("look") else 1), done.err
+    assert re.search(message, done.out), done.out
     assert path.read_text() == before
     again = boxwood("data", "check", fixed, "--images", images, "--decode").out
     assert "refused" not in again, again
-    # What is left says only how the image is read, and that a damaged mask was taken off.
-    left = [line for line in again.splitlines() if "repaired: " in line]
-    assert all("EXIF" in line or "without a mask beside others" in line for line in left), again
+    # The remaining findings say only how the image is read, or that an annotation has no mask after its damaged one was removed.
+    remaining = [line for line in again.splitlines() if "repaired: " in line]
+    assert all("EXIF" in line or "without a mask beside others" in line for line in remaining), again
     dataset = CocoConfig(annotations=str(fixed), images=str(images)).open()
     assert all(len(dataset[index].labels) == len(dataset[index].boxes) for index in range(len(dataset)))
-    # No more is lost than the annotations of one image or of one class.
+    # At most the annotations of one image or of one class are removed.
     rows = [json.loads(text)["annotations"] for text in (before, fixed.read_text())]
     assert len(rows[0]) - len(rows[1]) <= max(Counter(row["category_id"] for row in rows[0]).values())
 
@@ -184,7 +184,7 @@ def test_images_in_both_sets_and_tiny_boxes(sound: Path, boxwood: Boxwood, tmp_p
     assert "with a side under 4 pixels as the network sees them" in boxwood("data", "check", "demo_shapes", *data, *small).out
 
 
-def test_how_large_a_box_is_for_the_network(tmp_path: Path, sound: Path) -> None:
+def test_box_sizes_are_measured_after_resizing(tmp_path: Path, sound: Path) -> None:
     tree = json.loads((sound / "train.json").read_text())
     for annotation in tree["annotations"]:
         annotation["bbox"] = [10, 10, 8, 30]
@@ -193,11 +193,11 @@ def test_how_large_a_box_is_for_the_network(tmp_path: Path, sound: Path) -> None
     assert look_at_sizes(file, 48, 1000) == []  # half as large: 4 pixels
     (finding,) = look_at_sizes(file, 47, 1000)
     assert finding.count == len(tree["annotations"])
-    (finding,) = look_at_sizes(file, 96, 60)
+    (finding,) = look_at_sizes(file, 96, 60)  # the longer side is limited to 60
     assert finding.count == len(tree["annotations"])
 
 
-def test_mistakes(sound: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+def test_wrong_options_are_refused(sound: Path, boxwood: Boxwood, tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     shutil.copy(sound / "train.json", path)
     itself = boxwood("data", "check", path, "--images", sound / "train", "--fix", path)

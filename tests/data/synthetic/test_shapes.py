@@ -1,4 +1,4 @@
-"""Generated pictures: the same for the same seed, and a truth that is what was painted."""
+"""Generated pictures are the same for the same seed, and their annotations match the painted pixels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
+def test_files_depend_only_on_the_seed(folder: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "a", train=5, val=3, seed=4)
     write_shapes(tmp_path / "b", train=5, val=3, seed=4)
     write_shapes(tmp_path / "c", train=5, val=3, seed=5)
     a, b, c, longer = (contents(path) for path in (tmp_path / "a", tmp_path / "b", tmp_path / "c", folder))
     assert a == b and len(a) == 10
     assert all(a[name] != c[name] for name in a)
-    # A larger set begins with the pictures of a smaller one; train and val share none.
+    # A larger set begins with the pictures of a smaller one; train and val have no picture in common.
     assert all(longer[name] == a[name] for name in a if name != "train.json")
     assert a["train/000000.jpg"] != a["val/000000.jpg"]
 
@@ -63,7 +63,7 @@ def test_the_set_is_varied(folder: Path) -> None:
     assert counts.min() >= 1 and 6 <= counts.max() <= 8
 
 
-def test_masks_are_the_pixels_that_are_seen() -> None:
+def test_masks_are_the_visible_pixels() -> None:
     coco = COCO.__new__(COCO)
     for seed in range(12):
         scene = random_scene(np.random.default_rng(seed), SIZE)
@@ -72,27 +72,27 @@ def test_masks_are_the_pixels_that_are_seen() -> None:
             row = annotation(scene, index)
             mask = coco.annToMask({**row, "image_id": 1}).astype(bool)
             seen = (scene.seen == index).reshape(SIZE[0], 2, SIZE[1], 2).mean(axis=(1, 3)) >= 0.5
-            # No pixel differs but at the rim (the picture's border is one too), and few do there.
+            # Pixels differ only at the outline (the picture's border included), and only few of them.
             around = np.lib.stride_tricks.sliding_window_view(np.pad(seen, 1), (3, 3))
             rim = around.any(axis=(2, 3)) & ~around.all(axis=(2, 3))
             assert not (mask != seen)[~rim].any(), (seed, index, CLASSES[shape.label])
             assert (mask != seen).sum() < 0.3 * rim.sum()  # COCO fills a polygon up to half a pixel off
             assert abs(row["area"] - mask.sum()) < 0.08 * row["area"] + 12
             x, y, width, height = row["bbox"]
-            down, across = np.nonzero(mask)  # slivers of a pixel may be seen and not outlined
+            down, across = np.nonzero(mask)  # visible parts thinner than a pixel may be missing in the outline
             np.testing.assert_allclose([x, y, x + width, y + height],
                                        [across.min(), down.min(), across.max() + 1, down.max() + 1], atol=1.6)  # fmt: skip
 
 
-def test_paint_lies_where_the_masks_are() -> None:
+def test_painted_pixels_are_those_of_the_masks() -> None:
     for seed in range(6):
         scene = random_scene(np.random.default_rng(seed), SIZE)
         bare = compose_scene(Scene(SIZE, [], scene.seen), np.random.default_rng(1))
         painted = compose_scene(scene, np.random.default_rng(1))
         changed = np.abs(painted - bare).max(axis=2) > 0.12
         seen = (scene.seen >= 0).reshape(SIZE[0], 2, SIZE[1], 2).mean(axis=(1, 3))
-        assert changed[seen == 1].mean() > 0.9  # an object stands out from its ground,
-        assert changed[seen == 0].mean() < 0.05  # which only shadows touch
+        assert changed[seen == 1].mean() > 0.9  # objects differ from the background,
+        assert changed[seen == 0].mean() < 0.05  # which changes only by shadows
 
 
 def test_keypoints_are_in_the_image_on_the_outline_or_not_labelled(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_keypoints_are_in_the_image_on_the_outline_or_not_labelled(folder: Path)
         assert (labelled[:, :2] >= 0).all() and (labelled[:, 0] <= SIZE[1] - 1).all() and (labelled[:, 1] <= SIZE[0] - 1).all()
         assert not points[points[:, 2] == 0].any()
         x, y, width, height = row["bbox"]
-        # A visible extreme is on the box's side of its direction; those of hidden parts may lie farther out.
+        # A visible extreme point lies on its side of the box; a hidden one may lie outside.
         for (px, py, visible), edge, axis in zip(points, (y, x + width, y + height, x), (1, 0, 1, 0), strict=True):
             if visible == 2:
                 assert abs((px, py)[axis] + 0.5 - edge) < 3.0
