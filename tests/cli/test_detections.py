@@ -114,7 +114,7 @@ def test_what_errors_cost(boxwood: Boxwood, trained: Path, detections: Path, tmp
     again = boxwood("eval", trained, "--out", tmp_path / "network")
     told = [json.loads((tmp_path / name / "metrics.json").read_text())["errors"] for name in ("file", "network")]
     assert told[0] == told[1] and told[0]["cost"].keys() == told[0]["count"].keys()
-    assert "were these alone put right, by" in done.out and "background" in again.out
+    assert "if one kind of error alone were corrected, by" in done.out and "background" in again.out
 
 
 def test_more_detections_may_count(boxwood: Boxwood, trained: Path, detections: Path, tmp_path: Path) -> None:
