@@ -115,11 +115,11 @@ class AugmentedDetector(nn.Module):
         return self.model.categories
 
     def forward(self, batch: Batch) -> Batch:
-        """Nothing yet: `detections` looks at one image after another."""
+        """Returns ``batch``: `detections` runs the network, one image after another."""
         return batch
 
     def detections(self, output: Batch, batch: Batch) -> list[Detections]:
-        """The instances of each image, in its own pixels."""
+        """The instances of each image, in pixels of the original."""
         return [self._detections(sample, output.images.device) for sample in _samples(output)]
 
     def _detections(self, sample: Sample, device: torch.device) -> Detections:
@@ -134,10 +134,10 @@ class AugmentedDetector(nn.Module):
                 instances.fields[task.name] = task.decode(network, values, rows, instances, whole)[None]
             for task in network.tasks:
                 instances.valid = task.survivors(network, instances)
-            (found,) = network.detections_of(instances, whole)
+            (detections,) = network.detections_of(instances, whole)
         else:
-            (found,) = to_detections(instances, whole, self.categories, network.geometry)
-        return found
+            (detections,) = to_detections(instances, whole, self.categories, network.geometry)
+        return detections
 
     # ---------------------------------------------------------------------------------------------------------- boxes
 
@@ -151,15 +151,15 @@ class AugmentedDetector(nn.Module):
             parts: list[Candidates] = []
             for view in views:
                 batch = _batch(sample, view, device)
-                found = self._output(batch).candidates
-                assert found is not None
-                boxes = _to_original(found.boxes[0], batch, view, geometry)
-                possible = found.possible[0] & _looked_for(boxes, view, config)
-                parts.append(Candidates(boxes, found.scores[0], found.labels[0], possible))
+                candidates = self._output(batch).candidates
+                assert candidates is not None
+                boxes = _to_original(candidates.boxes[0], batch, view, geometry)
+                possible = candidates.possible[0] & _looked_for(boxes, view, config)
+                parts.append(Candidates(boxes, candidates.scores[0], candidates.labels[0], possible))
             names = ("boxes", "scores", "labels", "possible")
             union = Candidates(*(torch.cat([getattr(part, name) for part in parts])[None] for name in names))
             instances = top_instances(union, self.test, geometry)
-        rows = instances.valid[0]  # what is not valid is left out here, so that no head looks at it
+        rows = instances.valid[0]  # what is not valid is left out here, so that no head computes it
         boxes, scores, labels = (column[0, rows][None] for column in (instances.boxes, instances.scores, instances.labels))
         return Instances(boxes, scores, labels, instances.valid[:, rows])
 

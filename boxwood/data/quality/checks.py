@@ -53,7 +53,7 @@ class Finding:
     look: bool = False
     """Allowed, but rarely intended (`boxwood.data.quality.warnings`)."""
     where: str = ""
-    """The annotation file, or ``train and val``, where `boxwood.check` found it."""
+    """The annotation file, or ``train and val``, where `boxwood.check` reports it."""
 
     @property
     def refused(self) -> bool:
