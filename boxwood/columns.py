@@ -28,7 +28,7 @@ MAX_COORDINATE = 1e6
 
 
 def read_json(path: Path, advice: str) -> Any:
-    """What a JSON file holds, as `json.loads` reads its bytes: with or without a byte order mark, NaN and Infinity included.
+    """The content of a JSON file, as `json.loads` reads its bytes: with or without a byte order mark, NaN and Infinity included.
 
     Raises `UserError`, which ends in ``advice``, where the file cannot be read or is not JSON.
     """
@@ -37,7 +37,7 @@ def read_json(path: Path, advice: str) -> Any:
     try:
         content = path.read_bytes()
         try:
-            # More than twice as fast, and what it reads is the same. It refuses what `json` allows beyond the standard.
+            # More than twice as fast, with equal results. It refuses what `json` allows beyond the standard.
             return msgspec.json.decode(content)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return json.loads(content)

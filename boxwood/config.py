@@ -82,7 +82,7 @@ class Config(BaseModel):
         protected_namespaces=(),
     )
 
-    if not TYPE_CHECKING:  # a type checker knows every field, and would take these to mean that any is right
+    if not TYPE_CHECKING:  # with these, a type checker would accept any field
 
         def __init__(self, **values: Any) -> None:
             try:
@@ -151,7 +151,7 @@ class Component(Config):
 
     @classmethod
     def of_kind_alone(cls, kind: str, key: str = "") -> dict[str, Any]:
-        """What the text ``kind`` stands for where `kind_alone` allows it, with a line in the log."""
+        """The mapping that the text ``kind`` abbreviates where `kind_alone` allows it; logs a line."""
         logger.info("%s: %r is now {kind: %s}", key or cls.__name__, kind, kind)
         return {"kind": kind}
 

@@ -79,10 +79,10 @@ def draw_instances(
 
     ``image`` is a path, the bytes of an image file, a binary file object, a PIL image (EXIF orientation is applied to all of
     these), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor, RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names``
-    the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or what gives instance i's part of the
-    picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a third number above 0 where the point is to be seen, ``skeleton`` the pairs
-    of keypoints to link, ``overlays`` what else is drawn of each instance. A name that finds no room beside those before it is
-    left out: give the best first.
+    the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or a function from i to the mask of
+    instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where the point is drawn, ``skeleton`` the pairs of
+    keypoints to link, ``overlays`` additional drawings of each instance. A name without room beside those before it is left out:
+    order instances best first.
 
     Raises `UserError` where the picture cannot be read.
 

@@ -1,4 +1,4 @@
-"""Reading images, from files or from memory: RGB uint8 tensors, or one line that says which one is wrong and how."""
+"""Reading images, from files or from memory: RGB uint8 tensors, or an error of one line that names the file and the fault."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TURNED = (5, 6, 7, 8)
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself before it is decoded."""
+    """The header of an image file, read without decoding pixels."""
 
     format: str
     """Pillow's name: JPEG, PNG, ..."""

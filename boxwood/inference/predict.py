@@ -49,7 +49,7 @@ JOURNAL = "predictions.part.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was detected in a picture or in a frame of a video, or why there is nothing."""
+    """The detections in a picture or a frame of a video, or the error of a file that cannot be read."""
 
     file_name: str
     """Path of the image or video, as it was given, or listed from a folder or pattern."""
@@ -128,7 +128,7 @@ def iter_predictions(
 
 
 def source_files(source: str | Path) -> list[Path]:
-    """The images and videos that a file, a folder or a pattern stands for. Raises `UserError` where there is none."""
+    """The images and videos of a file, a folder or a pattern. Raises `UserError` where there is none."""
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES | VIDEOS and file.is_file())

@@ -200,7 +200,7 @@ def _paint(picture: Picture, scene: Scene, shape: Shape, light: float, rng: Rng)
     below *= 1 - np.float32(rng.uniform(0.1, 0.4)) * shadow * (1 - cover)
     first, second = _contrasting(below, cover, rng)
     surface = mix(texture(rng, size, _TEXTURES[int(rng.integers(len(_TEXTURES)))]), first, second)
-    # Bright towards the light, dark at the rim: enough to look like a thing.
+    # Bright towards the light, dark at the rim: enough to look like an object.
     y, x = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None], np.linspace(-1, 1, size[1], dtype=np.float32)
     shade = 1 - np.float32(0.16 * np.cos(light)) * x - np.float32(0.16 * np.sin(light)) * y
     surface = np.clip(surface * (shade[:, :, None] * (0.62 + 0.38 * soft)), 0, 1).astype(np.float32)
