@@ -53,7 +53,7 @@ def read_json(path: Path, advice: str) -> Any:
 
 
 class Columns:
-    """Columns of a list of records, as arrays with one row a record.
+    """Columns of a list of records, as arrays with one row per record.
 
     ``section`` is the key under which the file ``path`` lists the records, ``id_key`` the key by which a message names a record.
     Raises `UserError` where a record is not a mapping; every method does where one lacks the key or has a value of another type.

@@ -70,7 +70,7 @@ def _load(file: IO[bytes], size: int, where: str) -> Any:
 
 
 class _Refused(Exception):
-    """Names what was asked for."""
+    """A name in a pickle that is not allowed."""
 
 
 # ---------------------------------------------------------------------------------- what the names in a pickle stand for

@@ -98,7 +98,7 @@ class Categories:
         return {category: label for label, category in enumerate(self.ids)}
 
     def table(self) -> str:
-        """One line a class: id, name, label."""
+        """One line per class: id, name, label."""
         rows = zip(self.ids, self.names, strict=True)
         return "\n".join(f"  id {category} -> '{name}' -> label {label}" for label, (category, name) in enumerate(rows))
 
@@ -537,8 +537,8 @@ class Detections:
             yield label, record | {key: value for field in of_fields for key, value in field[row].items()}
 
     def to_pandas(self) -> Any:
-        """A table (`pandas.DataFrame`) with a row a detection: x1, y1, x2, y2, score, label, name. Raises `UserError` where pandas
-        is not installed."""
+        """A table (`pandas.DataFrame`) with a row per detection: x1, y1, x2, y2, score, label, name. Raises `UserError` where
+        pandas is not installed."""
         pandas = _imported("pandas")
         columns = dict(zip(("x1", "y1", "x2", "y2"), self.boxes.cpu().numpy().T, strict=True))
         return pandas.DataFrame(

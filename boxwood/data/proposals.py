@@ -191,7 +191,7 @@ def _from_pickle(path: Path) -> Arrays:
         if not isinstance(content[name], list | tuple | np.ndarray) or (
             isinstance(content[name], np.ndarray) and not content[name].ndim
         ):
-            raise UserError(f"{path}: expected {name!r} to be a list, one item an image, got a {type(content[name]).__name__}")
+            raise UserError(f"{path}: expected {name!r} to be a list, one item per image, got a {type(content[name]).__name__}")
     ids = [image_id.item() if isinstance(image_id, np.generic) else image_id for image_id in content[key]]
     if wrong := [image_id for image_id in ids if not is_whole(image_id)]:
         raise UserError(f"{path}: expected {key!r} to be whole numbers, got {wrong[0]!r:.60}; correct the file")

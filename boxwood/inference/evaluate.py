@@ -65,12 +65,12 @@ class Evaluation:
     """The results of an evaluation. Under torchrun, those of all processes; the files are written by rank 0."""
 
     metrics: Metrics
-    """What ``metrics.json`` holds: a table of numbers a task (``bbox``, ``segm``, ``keypoints``, ``proposals``, ...), AP of each
-    class, errors, confusions, calibration, notes."""
+    """The content of ``metrics.json``: a table of numbers per task (``bbox``, ``segm``, ``keypoints``, ``proposals``, ...), AP of
+    each class, errors, confusions, calibration, notes."""
     about: str
-    """What was evaluated on how many images."""
+    """The evaluated model or file, and the number of images."""
     title: str
-    """What the detector is called: Mask R-CNN, ResNet-50-FPN."""
+    """Name of the detector: Mask R-CNN, ResNet-50-FPN."""
     categories: Categories
     """The detector's classes."""
     dataset: Dataset

@@ -54,8 +54,8 @@ class Prediction:
     file_name: str
     """Path of the image or video, as it was given, or listed from a folder or pattern."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """A record a detection: ``file_name``, ``category`` (its name), ``bbox`` (x, y, width, height), ``score``, and ``segmentation``
-    (run lengths) and ``keypoints`` where the model has them; ``frame`` and ``time`` of a video."""
+    """A record per detection: ``file_name``, ``category`` (its name), ``bbox`` (x, y, width, height), ``score``, and
+    ``segmentation`` (run lengths) and ``keypoints`` where the model has them; ``frame`` and ``time`` of a video."""
     detections: Detections | None = None
     """The same with tensors; None where there is an ``error``, or where the result is from the call that is resumed."""
     picture: str | None = None
