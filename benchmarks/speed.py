@@ -136,7 +136,7 @@ def unscaled_network(name: str) -> Any:
 
 @torch.no_grad()
 def torchvision_network(name: str, device: torch.device | str = "cpu", size: tuple[int, int] = (HEIGHT, WIDTH)) -> Any:
-    """torchvision's detector with random weights, scaled so that it is alive and finds 50 to 94 things in a `picture`."""
+    """torchvision's detector with random weights, scaled so that it gives 50 to 94 detections in a `picture`."""
     torch.manual_seed(0)
     network = unscaled_network(name)
     network.transform.min_size = (size[0],)

@@ -221,7 +221,7 @@ def test_predict(
     run("predict.py", picture, "--model", trained, "--score", 0, "--out", tmp_path / "seen", *chosen, monkeypatch=monkeypatch)
     found = package.load(trained)(picture)
     names = [name for name in found.names if not chosen or name == "star"]
-    assert f"{picture}: {len(names)} found" in capsys.readouterr().out
+    assert f"{picture}: {len(names)} detections" in capsys.readouterr().out
     masks = {f"000000-{number:02d}-{name}.png" for number, name in enumerate(names)}
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000000.png", *masks}
     assert found.masks is not None
