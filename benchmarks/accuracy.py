@@ -54,7 +54,7 @@ RECIPES = {
     "retinanet": "retinanet_mobilenetv2_fpn",
 }
 KINDS = {"boxes": ("bbox",), "masks": ("bbox", "segm"), "keypoints": ("bbox", "keypoints"), "retinanet": ("bbox",)}
-"""What is scored of each task."""
+"""The metrics of each task."""
 
 
 def torchvision_model(config: RunConfig, task: str, categories: Categories) -> nn.Module:
@@ -67,12 +67,12 @@ def torchvision_model(config: RunConfig, task: str, categories: Categories) -> n
     if task == "retinanet":
         head = sizes.head
         top = LastLevelP6P7(1280, channels)
-        body = BackboneWithFPN(features, {"6": "0", "13": "1", "18": "2"}, [32, 96, 1280], channels, extra_blocks=top)
+        backbone = BackboneWithFPN(features, {"6": "0", "13": "1", "18": "2"}, [32, 96, 1280], channels, extra_blocks=top)
         anchors = AnchorGenerator(head.anchor_sizes, (head.anchor_ratios,) * 5)
         towers = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes, partial(nn.GroupNorm, 32))
         most = config.test.detections_per_image
-        return RetinaNet(body, num_classes, anchor_generator=anchors, head=towers, detections_per_img=most, **resize)
-    body = BackboneWithFPN(features, {"3": "0", "6": "1", "13": "2", "18": "3"}, [24, 32, 96, 1280], channels)
+        return RetinaNet(backbone, num_classes, anchor_generator=anchors, head=towers, detections_per_img=most, **resize)
+    backbone = BackboneWithFPN(features, {"3": "0", "6": "1", "13": "2", "18": "3"}, [24, 32, 96, 1280], channels)
     settings: dict[str, Any] = {
         "rpn_anchor_generator": AnchorGenerator(sizes.rpn.anchor_sizes, (sizes.rpn.anchor_ratios,) * 5),
         "box_batch_size_per_image": sizes.rois.samples_per_image,
@@ -81,7 +81,7 @@ def torchvision_model(config: RunConfig, task: str, categories: Categories) -> n
     if task == "masks":
         width = sizes.mask_head.width
         return MaskRCNN(
-            body,
+            backbone,
             box_predictor=FastRCNNPredictor(1024, num_classes + 1),
             mask_head=MaskRCNNHeads(channels, (width,) * sizes.mask_head.convs, 1),
             mask_predictor=MaskRCNNPredictor(width, width, num_classes + 1),
@@ -91,8 +91,8 @@ def torchvision_model(config: RunConfig, task: str, categories: Categories) -> n
         assert categories.keypoints is not None
         convs = KeypointRCNNHeads(channels, (sizes.keypoint_head.width,) * sizes.keypoint_head.convs)
         predictor = KeypointRCNNPredictor(sizes.keypoint_head.width, len(categories.keypoints.names))
-        return KeypointRCNN(body, num_classes + 1, keypoint_head=convs, keypoint_predictor=predictor, **settings)
-    return FasterRCNN(body, num_classes + 1, **settings)
+        return KeypointRCNN(backbone, num_classes + 1, keypoint_head=convs, keypoint_predictor=predictor, **settings)
+    return FasterRCNN(backbone, num_classes + 1, **settings)
 
 
 def torchvision_input(sample: Sample, task: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -149,24 +149,24 @@ def train_torchvision(config: RunConfig, task: str) -> Metrics:
         height, width = batch.sizes[0].tolist()
         original = batch.original_sizes[0]
         with torch.no_grad():
-            found = model([batch.images[0, :, :height, :width].float() / 255])[0]
+            output = model([batch.images[0, :, :height, :width].float() / 255])[0]
         scale = torch.tensor([original[1] / width, original[0] / height])
-        labels = found["labels"] - first_label(task)
+        labels = output["labels"] - first_label(task)
         detections = TorchvisionDetections(
-            found["boxes"] * scale.repeat(2), found["scores"], labels, original, val.categories.names
+            output["boxes"] * scale.repeat(2), output["scores"], labels, original, val.categories.names
         )
         if task == "masks":
-            detections.mask_probabilities = found["masks"][:, 0]
+            detections.mask_probabilities = output["masks"][:, 0]
         if task == "keypoints":
-            peaks = found["keypoints_scores"][..., None]
-            points = torch.cat([found["keypoints"][..., :2] * scale, peaks], dim=2)
+            peaks = output["keypoints_scores"][..., None]
+            points = torch.cat([output["keypoints"][..., :2] * scale, peaks], dim=2)
             detections.fields["keypoints"] = DetectedKeypoints(points)
         evaluator.add(batch.image_ids[0], detections)
     return evaluator.compute()
 
 
 class TorchvisionDetections(Detections):
-    """Masks pasted by torchvision's own function."""
+    """Detections whose masks torchvision's function pastes."""
 
     def rles(self) -> list[dict[str, Any]] | None:
         if self.mask_probabilities is None:
@@ -220,13 +220,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def report(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """AP of each seed and their mean, beside each other."""
-    chosen = [
+    matching = [
         run for run in runs if run["task"] == arguments.task and run["train"] == arguments.train and run["steps"] == arguments.steps
     ]
     for kind in KINDS[arguments.task]:
         print(f"\n{kind:12}{'AP':>8}{'AP50':>8}{'AP75':>8}   AP of each seed")
         for who in ("boxwood", "torchvision"):
-            tables = {run["seed"]: run[kind] for run in chosen if run["who"] == who}
+            tables = {run["seed"]: run[kind] for run in matching if run["who"] == who}
             if tables:
                 means = [statistics.mean(table[name] for table in tables.values()) for name in ("AP", "AP50", "AP75")]
                 seeds = "  ".join(f"{seed}: {table['AP']:.3f}" for seed, table in sorted(tables.items()))

@@ -12,8 +12,8 @@ profile     the kernels of a Mask R-CNN training step in bf16
 commands    boxwood demo; a training that is killed and resumed; eval and predict of its weights
 compile     a training with torch.compile, which has 150 seconds; only where --only names it
 
-Both contenders of a row have the same weights and inputs and take turns; a row gives their medians. A part that fails is a row of
-its own, with the error, and the exit status is 1; what had no time left is a row too. Without a GPU the exit status is 2.
+Both contenders of a row have the same weights and inputs and take turns; a row gives their medians. A part that fails is one
+row with the error, and the exit status is 1; a part that had no time left is a row too. Without a GPU the exit status is 2.
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ def our_inference(network: Any, batch: Batch) -> Callable[[], list[Detections]]:
 
     def detect() -> list[Detections]:
         with torch.no_grad():
-            found: list[Detections] = network.detections(network(batch), batch)
-            for detections in found:
+            batch_detections: list[Detections] = network.detections(network(batch), batch)
+            for detections in batch_detections:
                 _ = detections.masks
-        return found
+        return batch_detections
 
     return detect
 
@@ -196,8 +196,8 @@ def take_turns(setup: Setup, ours: Contender, peer: Contender, repeats: int) -> 
     return speed.take_turns(whole(ours), whole(peer), setup.repeats(repeats))
 
 
-def peak_memory(setup: Setup, work: Contender, kept: Iterable[Tensor]) -> float:
-    """Megabytes of the tensors ``kept`` and of what comes on top of everything while ``work`` runs; 0 on a CPU."""
+def peak_memory(setup: Setup, work: Contender, state: Iterable[Tensor]) -> float:
+    """Megabytes of the tensors ``state``, and of the additional memory while ``work`` runs; 0 on a CPU."""
     if setup.device.type != "cuda":
         work()
         return 0.0
@@ -206,7 +206,7 @@ def peak_memory(setup: Setup, work: Contender, kept: Iterable[Tensor]) -> float:
     work()
     setup.synchronize()
     rise = torch.cuda.max_memory_allocated(setup.device) - before
-    return (rise + sum(tensor.numel() * tensor.element_size() for tensor in kept)) / 2**20
+    return (rise + sum(tensor.numel() * tensor.element_size() for tensor in state)) / 2**20
 
 
 def state_of(network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> list[Tensor]:
@@ -234,7 +234,7 @@ def parity(setup: Setup) -> list[Part]:
         numbers = differences(on_cpu, on_device)
         yield {"what": f"{name}, CPU and GPU", "note": describe_differences(numbers), **numbers}
         if numbers["detections"] == 0 or numbers["matched"] < 0.95 * max(numbers["detections"], numbers["detections_device"]):
-            raise RuntimeError(f"{numbers['matched']} of {numbers['detections']} detections of the CPU are found on the GPU")
+            raise RuntimeError(f"{numbers['matched']} of {numbers['detections']} detections of the CPU match one of the GPU")
         if numbers["boxes_px"] > 0.5 or numbers["scores"] > 0.01:
             raise RuntimeError("boxes or scores of the CPU and the GPU are too far apart")
 
@@ -306,15 +306,15 @@ def waits(setup: Setup) -> list[Part]:
 
 
 def counted(what: str, setup: Setup, contenders: dict[str, Contender]) -> Row:
-    found = {}
+    waits = {}
     for who, work in contenders.items():
         work()
         setup.synchronize()
-        found[who] = waiting_places(work)
-    places = found["ours"].most_common()
+        waits[who] = waiting_places(work)
+    places = waits["ours"].most_common()
     note = ", ".join(f"{place} x{number}" for place, number in places[:4]) + (", ..." if len(places) > 4 else "")
-    peer = found["peer"].total() if "peer" in found else None
-    return {**beside(what, found["ours"].total(), peer, "waits", note), "places": dict(places)}
+    peer = waits["peer"].total() if "peer" in waits else None
+    return {**beside(what, waits["ours"].total(), peer, "waits", note), "places": dict(places)}
 
 
 def waiting_places(work: Contender) -> Counter[str]:
@@ -351,11 +351,11 @@ def inference(setup: Setup) -> list[Part]:
         batch = batch_of(speed.picture(*setup.size).to(setup.device), count)
         mine, theirs = our_inference(network, batch), peer_inference(peer.eval(), batch)
         with precision(mode, setup.device) as autocast, autocast:
-            found, found_by_peer = mine(), theirs()
+            detections, peer_outputs = mine(), theirs()
             what = f"{name}, {count} x {setup.size[0]}x{setup.size[1]}, {mode}"
-            note = f"{len(found[0])} and {len(found_by_peer[0]['boxes'])} detections in an image"
+            note = f"{len(detections[0])} and {len(peer_outputs[0]['boxes'])} detections in an image"
             yield beside(what, *(1000 * each for each in take_turns(setup, mine, theirs, 9)), "ms", note)
-            del found, found_by_peer
+            del detections, peer_outputs
             yield beside(
                 f"{what}, memory", peak_memory(setup, mine, state_of(network)), peak_memory(setup, theirs, state_of(peer)), "MB"
             )
@@ -597,7 +597,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)  # for the test of this program
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        print("gpu.py: no CUDA GPU was found; benchmarks/speed.py measures on the CPU", file=sys.stderr)
+        print("gpu.py: no CUDA GPU is available; benchmarks/speed.py measures on the CPU", file=sys.stderr)
         return 2
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

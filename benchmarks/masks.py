@@ -2,7 +2,7 @@
 
     python benchmarks/masks.py
 
-detectron2 reads each mask at the pixels of its box by grid sampling, one after another on a CPU; here that is written anew from
+detectron2 reads each mask at the pixels of its box by grid sampling, one after another on a CPU; here that is reimplemented from
 its description. Prints milliseconds of both, how far apart the masks are, and the peak memory of a process that makes run lengths
 of all masks and draws them.
 """
@@ -54,10 +54,10 @@ def turns(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], repeats: int
     """Median milliseconds, one after the other."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for call, kept in ((ours, times[0]), (theirs, times[1])):
+        for call, milliseconds in ((ours, times[0]), (theirs, times[1])):
             start = time.perf_counter()
             call()
-            kept.append(1000 * (time.perf_counter() - start))
+            milliseconds.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -82,10 +82,10 @@ def predict_like() -> None:
     """Run lengths and a drawing, as `boxwood predict` makes them; prints megabytes before and at the peak."""
     masks, boxes = case()
     scores, labels = torch.linspace(1, 0.5, COUNT), torch.arange(COUNT) % 80
-    found = Detections(boxes, scores, labels, (HEIGHT, WIDTH), ("thing",) * 80, masks)
+    detections = Detections(boxes, scores, labels, (HEIGHT, WIDTH), ("thing",) * 80, masks)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    found.rles()
-    found.draw(np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
+    detections.rles()
+    detections.draw(np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
     print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
@@ -94,7 +94,7 @@ def main() -> None:
         predict_like()
         return
     # First, while this process is small: a child's peak begins with its parent's.
-    told = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True).stdout.split()
+    megabytes = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True).stdout.split()
     torch.set_num_threads(2)
     masks, boxes = case()
     ours, theirs = turns(lambda: paste_masks(masks, boxes, (HEIGHT, WIDTH)), lambda: by_grid_sampling(masks, boxes))
@@ -103,7 +103,7 @@ def main() -> None:
         f"pasting {COUNT} masks into {WIDTH} x {HEIGHT}: {ours:,.0f} ms, by grid sampling {theirs:,.0f} ms, {theirs / ours:.2f}x;"
     )
     print(f"the masks differ by at most {apart} pixels from the contour")
-    print(f"run lengths and a drawing of all: {told[1]} MB at the peak, of which {told[0]} MB are the program and its libraries")
+    print(f"run lengths and a drawing of all: {megabytes[1]} MB peak, of which {megabytes[0]} MB for the program and its libraries")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 A profile function notes every Python function of the counted package that is called, once each. Its lines are those of its source,
 decorators, docstring and blank lines included; nested functions count with the function that holds them. "step" is the
 forward pass, the losses and the backward pass of one image with one instance; "building" is added by the recipe and the model's
-constructor. torchvision's own ``ops`` and ``models`` are counted for its networks, and no torch for either.
+constructor. torchvision's ``ops`` and ``models`` are counted for its networks, and no torch for either.
 """
 
 from __future__ import annotations

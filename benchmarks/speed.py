@@ -6,7 +6,7 @@
 Both contenders of a row do the same work on the same input and take turns; a row gives the median of each, their ratio, and how
 far the results are apart. Networks have the same random weights, scaled so that 50 to 94 detections come out, and run at 800 x
 1216, one image at a time. Peak memory is that of a fresh process that runs the network three times. What torchvision has not
-(R-CNN on C4, R-FCN) has its own time alone, and the share of each of its stages.
+(R-CNN on C4, R-FCN) has its time alone, and the share of each of its stages.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
 
 
 class ExactAnchors(AnchorGenerator):
-    """torchvision's anchors at the true strides: its own stride of the coarsest map is 800 // 13 = 61 instead of 64."""
+    """torchvision's anchors at the true strides: its stride of the coarsest map is 800 // 13 = 61 instead of 64."""
 
     def __init__(self, like: AnchorGenerator, finest: int) -> None:
         super().__init__(like.sizes, like.aspect_ratios)
@@ -100,9 +100,9 @@ class ExactAnchors(AnchorGenerator):
 
 
 @torch.no_grad()
-def enliven(body: nn.Module) -> None:
-    """Norms that let the maps of a deep body with random weights neither vanish nor explode."""
-    for name, module in body.named_modules():
+def enliven(backbone: nn.Module) -> None:
+    """Set norms so that the maps of a deep backbone with random weights neither vanish nor explode."""
+    for name, module in backbone.named_modules():
         if name.rpartition(".")[2] in ("bn1", "bn2", "bn3", "1") and hasattr(module, "running_var"):
             module.weight.fill_(0.2 if name.endswith("bn3") else 1.0)
             module.bias.normal_(0, 0.1)
@@ -136,7 +136,7 @@ def unscaled_network(name: str) -> Any:
 
 @torch.no_grad()
 def torchvision_network(name: str, device: torch.device | str = "cpu", size: tuple[int, int] = (HEIGHT, WIDTH)) -> Any:
-    """torchvision's detector with random weights, scaled so that it is alive and finds 50 to 94 things in a `picture`."""
+    """torchvision's detector with random weights, scaled so that it gives 50 to 94 detections in a `picture`."""
     torch.manual_seed(0)
     network = unscaled_network(name)
     network.transform.min_size = (size[0],)
@@ -144,7 +144,7 @@ def torchvision_network(name: str, device: torch.device | str = "cpu", size: tup
     image, small = (picture(*each).to(device).float() / 255 for each in (size, (320, 480)))
 
     def set_bias(value: float) -> None:
-        """The larger, the less is found."""
+        """Larger values give fewer detections."""
         if name == "RetinaNet":
             bias = network.head.classification_head.cls_logits.bias.fill_(-value)
             bias.view(9, -1)[:, 0] = -100  # the class 0 that nothing belongs to
@@ -173,11 +173,11 @@ def torchvision_network(name: str, device: torch.device | str = "cpu", size: tup
     for _ in range(12):
         middle = (low + high) / 2
         set_bias(middle)
-        found = len(network([image])[0]["boxes"])
-        if 50 <= found < 95:
+        count = len(network([image])[0]["boxes"])
+        if 50 <= count < 95:
             return network
-        low, high = (middle, high) if found >= 95 else (low, middle)
-    raise RuntimeError(f"{name}: no bias lets it find 50 to 94 things")
+        low, high = (middle, high) if count >= 95 else (low, middle)
+    raise RuntimeError(f"{name}: no bias gives 50 to 94 detections")
 
 
 def our_network(name: str, peer: Any) -> Any:
@@ -202,9 +202,9 @@ def detector(who: str, network: Any, image: Tensor) -> Callable[[], Any]:
 
     def detect() -> Detections:
         batch = Batch(image[None], torch.tensor([size]), (size,)).to(image.device)
-        found: Detections = network.detections(network(batch), batch)[0]
-        _ = found.masks
-        return found
+        detections: Detections = network.detections(network(batch), batch)[0]
+        _ = detections.masks
+        return detections
 
     return detect
 
@@ -250,7 +250,7 @@ def print_own_memory(who: str, name: str) -> None:
 
 
 STAGES = {
-    "body": "ResNet.forward",
+    "backbone": "ResNet.forward",
     "RPN": "RPN.forward",
     "proposals": "propose",
     "RoIAlign": "pool_regions",
@@ -280,14 +280,14 @@ def recipe_network(recipe: str, device: torch.device | str = "cpu") -> Any:
 
 
 def bench_alone(repeats: int) -> Iterator[Row]:
-    """Detectors that torchvision has not, at their recipes' settings: their own time, and the share of each stage."""
+    """Detectors that torchvision lacks, at their recipes' settings: their time, and the share of each stage."""
     for recipe in ("faster_rcnn_r50_c4_1x", "rfcn_r50"):
         network = recipe_network(recipe)
         with torch.no_grad():
             detect = detector("boxwood", prepare(network), picture())
             seconds, _ = take_turns(detect, lambda: None, repeats)
             profile = cProfile.Profile()
-            found = profile.runcall(detect)
+            detections = profile.runcall(detect)
         shares = {stage: share for stage, place in STAGES.items() if (share := time_of(profile, place)) > 0}
         whole = time_of(profile, "detector.<locals>.detect")
         if "res5 of the regions" in shares:
@@ -298,7 +298,7 @@ def bench_alone(repeats: int) -> Iterator[Row]:
             "what": f"{recipe}, {HEIGHT}x{WIDTH}",
             "ours": 1000 * seconds,
             "unit": "ms",
-            "apart": f"{len(found)} detections; {listed}",
+            "apart": f"{len(detections)} detections; {listed}",
         }
 
 
@@ -308,7 +308,7 @@ def time_of(profile: cProfile.Profile, function: str) -> float:
 
 
 def freeze_as_ours(peer: Any) -> None:
-    """No learning in torchvision's stem, first stage and norms: as in ours, and in torchvision's own with published weights."""
+    """No learning in torchvision's stem, first stage and norms: as in Boxwood's, and in torchvision's with published weights."""
     for parameter in [*peer.backbone.body.conv1.parameters(), *peer.backbone.body.layer1.parameters()]:
         parameter.requires_grad_(False)
     for module in peer.modules():
@@ -481,7 +481,7 @@ def bench_ap(repeats: int) -> list[Row]:
         "annotations": [],
         "categories": [{"id": i, "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],
     }
-    found: list[Detections] = []
+    detections_of_images: list[Detections] = []
     for image in range(1000):
         boxes = np.concatenate([random.uniform(0, 400, (10, 2)), random.uniform(10, 200, (10, 2))], axis=1)
         labels = random.integers(0, CLASSES, 10)
@@ -492,14 +492,15 @@ def bench_ap(repeats: int) -> list[Row]:
         near = np.repeat(boxes, 10, axis=0) + random.normal(0, 8, (100, 4))
         near[:, 2:] = near[:, :2] + near[:, 2:].clip(1)
         scores = torch.from_numpy(random.uniform(0, 1, 100)).float().sort(descending=True).values
-        chosen = torch.from_numpy(np.where(random.uniform(size=100) < 0.7, np.repeat(labels, 10), random.integers(0, CLASSES, 100)))
-        found.append(Detections(torch.from_numpy(near).float(), scores, chosen, (480, 640), categories.names))
+        predicted = np.where(random.uniform(size=100) < 0.7, np.repeat(labels, 10), random.integers(0, CLASSES, 100))
+        near_boxes, predicted_labels = torch.from_numpy(near).float(), torch.from_numpy(predicted)
+        detections_of_images.append(Detections(near_boxes, scores, predicted_labels, (480, 640), categories.names))
 
     results: dict[str, Any] = {}
 
     def ap(backend: str) -> None:
         evaluator = CocoEvaluator(truth, categories, tasks=("bbox",), backend=backend)  # type: ignore[arg-type]
-        for image, detections in enumerate(found):
+        for image, detections in enumerate(detections_of_images):
             evaluator.add(image, detections)
         results[backend] = evaluator.compute()["bbox"]
 

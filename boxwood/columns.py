@@ -28,7 +28,7 @@ MAX_COORDINATE = 1e6
 
 
 def read_json(path: Path, advice: str) -> Any:
-    """What a JSON file holds, as `json.loads` reads its bytes: with or without a byte order mark, NaN and Infinity included.
+    """The content of a JSON file, as `json.loads` reads its bytes: with or without a byte order mark, NaN and Infinity included.
 
     Raises `UserError`, which ends in ``advice``, where the file cannot be read or is not JSON.
     """
@@ -37,7 +37,7 @@ def read_json(path: Path, advice: str) -> Any:
     try:
         content = path.read_bytes()
         try:
-            # More than twice as fast, and what it reads is the same. It refuses what `json` allows beyond the standard.
+            # More than twice as fast, with equal results. It refuses what `json` allows beyond the standard.
             return msgspec.json.decode(content)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return json.loads(content)
@@ -53,7 +53,7 @@ def read_json(path: Path, advice: str) -> Any:
 
 
 class Columns:
-    """Columns of a list of records, as arrays with one row a record.
+    """Columns of a list of records, as arrays with one row per record.
 
     ``section`` is the key under which the file ``path`` lists the records, ``id_key`` the key by which a message names a record.
     Raises `UserError` where a record is not a mapping; every method does where one lacks the key or has a value of another type.

@@ -82,7 +82,7 @@ class Config(BaseModel):
         protected_namespaces=(),
     )
 
-    if not TYPE_CHECKING:  # a type checker knows every field, and would take these to mean that any is right
+    if not TYPE_CHECKING:  # with these, a type checker would accept any field
 
         def __init__(self, **values: Any) -> None:
             try:
@@ -120,10 +120,10 @@ _DESCRIBED: set[type[Component]] = set()
 
 
 class Component(Config):
-    """A configuration that stands for one of several exchangeable classes, told apart by ``kind``.
+    """A configuration of one of several exchangeable classes, which ``kind`` names.
 
     A field annotated with a base component accepts any subclass. In a file it is a mapping whose ``kind`` names
-    the subclass: the class's own ``short_kind`` for a built-in one, ``module:Class`` for a user's.
+    the subclass: its ``short_kind`` for a built-in one, ``module:Class`` for a user-defined one.
     """
 
     short_kind: ClassVar[str] = ""
@@ -151,7 +151,7 @@ class Component(Config):
 
     @classmethod
     def of_kind_alone(cls, kind: str, key: str = "") -> dict[str, Any]:
-        """What the text ``kind`` stands for where `kind_alone` allows it, with a line in the log."""
+        """The mapping that the text ``kind`` abbreviates where `kind_alone` allows it; logs a line."""
         logger.info("%s: %r is now {kind: %s}", key or cls.__name__, kind, kind)
         return {"kind": kind}
 
@@ -164,18 +164,18 @@ class Component(Config):
             return handler(value)
         value = dict(value)
         kind = value.pop("kind", None if inspect.isabstract(cls) else cls.kind())
-        chosen = cls.kinds().get(kind) if isinstance(kind, str) else None
-        if chosen is None:
+        subclass = cls.kinds().get(kind) if isinstance(kind, str) else None
+        if subclass is None:
             hint = did_you_mean(str(kind), cls.kinds())
             if isinstance(kind, str) and ":" in kind:
                 hint = f"; import its module first (--import {kind.split(':')[0]})"
             raise ValueError(f"needs its kind{hint}" if kind is None else f"has an unknown kind {kind!r}{hint}")
-        return handler(value) if chosen is cls else chosen.model_validate(value)
+        return handler(value) if subclass is cls else subclass.model_validate(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One alternative a kind, so that an editor can complete the keys of each. A component in one of its own kind (the parts of
-        a mixture of data sets) is an object with one of the kinds."""
+        """One alternative per kind, so that an editor can complete the keys of each. A component nested in a component of the same
+        base (the parts of a mixture of data sets) is described only as an object with one of the kinds."""
         if cls in _DESCRIBED:
             return {"type": "object", "properties": {"kind": {"enum": list(cls.kinds())}}}
         _DESCRIBED.add(cls)
@@ -187,8 +187,8 @@ class Component(Config):
     @classmethod
     def _described(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         alternatives = []
-        for kind, chosen in cls.kinds().items():
-            schema = handler.resolve_ref_schema(handler(core_schema if chosen is cls else chosen.__pydantic_core_schema__))
+        for kind, subclass in cls.kinds().items():
+            schema = handler.resolve_ref_schema(handler(core_schema if subclass is cls else subclass.__pydantic_core_schema__))
             alternatives.append({**schema, "properties": {"kind": {"const": kind}, **schema.get("properties", {})}})
         return {"anyOf": alternatives}
 
@@ -216,7 +216,7 @@ def from_tree(cls: type[C], tree: dict[str, Any], where: str = "", lines: dict[s
 
 
 def overlay(config: C, tree: dict[str, Any], where: str = "", lines: dict[str, int] | None = None) -> C:
-    """A copy of ``config`` in which the keys of ``tree`` replace its own, mapping by mapping.
+    """A copy of ``config`` whose values are replaced by those of ``tree``, mapping by mapping.
 
     A component whose ``kind`` changes starts from the defaults of its new class, but for its `keys_of_all_kinds`.
     Raises `ConfigError`.

@@ -79,10 +79,10 @@ def draw_instances(
 
     ``image`` is a path, the bytes of an image file, a binary file object, a PIL image (EXIF orientation is applied to all of
     these), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor, RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names``
-    the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or what gives instance i's part of the
-    picture (`Crop`), ``keypoints`` (N, K, 3) x, y and a third number above 0 where the point is to be seen, ``skeleton`` the pairs
-    of keypoints to link, ``overlays`` what else is drawn of each instance. A name that finds no room beside those before it is
-    left out: give the best first.
+    the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or a function from i to the mask of
+    instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where the point is drawn, ``skeleton`` the pairs of
+    keypoints to link, ``overlays`` additional drawings of each instance. A name without room beside those before it is left out:
+    order instances best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -131,8 +131,8 @@ def one_by_one(crops: Any, probabilities: Any, boxes: Any, size: tuple[int, int]
     """
 
     def crop(index: int) -> tuple[int, int, NDArray[np.bool_]]:
-        own = slice(index, index + 1)
-        ((top, left, pixels),) = crops(probabilities[own], boxes[own], size, threshold)
+        row = slice(index, index + 1)
+        ((top, left, pixels),) = crops(probabilities[row], boxes[row], size, threshold)
         return top, left, pixels.numpy()
 
     return None if probabilities is None else crop
@@ -190,7 +190,7 @@ def _as_picture(image: Any) -> Image.Image:
             raise UserError(f"{name}: not a picture that can be read; name a JPEG, PNG or other image file") from None
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")
-    if hasattr(image, "cpu"):  # a tensor, told by what it can do: this file does not import torch
+    if hasattr(image, "cpu"):  # a tensor, recognised by its method: this file does not import torch
         image = image.cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy()
     if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
         got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -211,13 +211,13 @@ def _blend_mask(canvas: NDArray[np.uint8], top: int, left: int, crop: NDArray[np
     rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
     if not len(rows):
         return
-    own = np.asarray(crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], dtype=bool)
+    mask = np.asarray(crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], dtype=bool)
     y, x = top + int(rows[0]), left + int(columns[0])
     height, width = canvas.shape[:2]
     y1, x1 = max(0, y - 1), max(0, x - 1)  # and a pixel around it
-    window = (slice(y1, min(height, y + own.shape[0] + 1)), slice(x1, min(width, x + own.shape[1] + 1)))
+    window = (slice(y1, min(height, y + mask.shape[0] + 1)), slice(x1, min(width, x + mask.shape[1] + 1)))
     inside = np.zeros(canvas[window].shape[:2], dtype=bool)
-    inside[y - y1 : y - y1 + own.shape[0], x - x1 : x - x1 + own.shape[1]] = own
+    inside[y - y1 : y - y1 + mask.shape[0], x - x1 : x - x1 + mask.shape[1]] = mask
     core = inside
     for _ in range(line):
         core = _shrink(core)

@@ -174,7 +174,7 @@ class InstanceField(Field):
         return parts[0].with_tensors([torch.cat(columns) for columns in zip(*(part.tensors() for part in parts), strict=True)])
 
     def records(self, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
-        """What a detection's record in COCO's format has of this field, one dictionary an instance; nothing by default. ``boxes``
+        """The entries of this field in the COCO records of detections, one dictionary per instance; none by default. ``boxes``
         (N, 4) are those of the detections, in an image of (height, width) ``size``."""
         return [{} for _ in range(len(self))]
 

@@ -1,7 +1,7 @@
 """Pickles of plain data: dictionaries, lists, text, numbers and numpy arrays, written by Python 2 or 3; anything else is refused.
 
-A pickle is a program for a small stack machine, and Python's own machine calls whatever the program names. The machine below knows
-only how to make data: it imports nothing, calls nothing but the functions of its own table, and needs no more memory than the file
+A pickle is a program for a small stack machine, and Python's machine calls whatever the program names. The machine below knows
+only how to make data: it imports nothing, calls nothing but the functions of its table, and needs no more memory than the file
 has bytes, times a hundred for a file made of nothing but empty dictionaries.
 """
 
@@ -70,7 +70,7 @@ def _load(file: IO[bytes], size: int, where: str) -> Any:
 
 
 class _Refused(Exception):
-    """Names what was asked for."""
+    """A name in a pickle that is not allowed."""
 
 
 # ---------------------------------------------------------------------------------- what the names in a pickle stand for

@@ -70,16 +70,16 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 def dump(tree: dict[str, Any]) -> str:
     """A tree of mappings, lists and scalars as YAML, innermost collections on one line; `parse` gives it back unchanged.
 
-    >>> print(dump({"lr": 0.02, "body": {"kind": "resnet", "depth": 50}, "name": "1e-3"}), end="")
+    >>> print(dump({"lr": 0.02, "backbone": {"kind": "resnet", "depth": 50}, "name": "1e-3"}), end="")
     lr: 0.02
-    body: {kind: resnet, depth: 50}
+    backbone: {kind: resnet, depth: 50}
     name: '1e-3'
     """
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012  (its own, so that what is added below does not reach other loaders)
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (not shared, so that the resolvers added below do not reach other loaders)
 
 
 class _Dumper(yaml.SafeDumper):

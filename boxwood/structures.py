@@ -99,7 +99,7 @@ class Categories:
         return {category: label for label, category in enumerate(self.ids)}
 
     def table(self) -> str:
-        """One line a class: id, name, label."""
+        """One line per class: id, name, label."""
         rows = zip(self.ids, self.names, strict=True)
         return "\n".join(f"  id {category} -> '{name}' -> label {label}" for label, (category, name) in enumerate(rows))
 
@@ -394,8 +394,8 @@ class Batch:
     extent: tuple[int, int] | None
     """The largest height and width of ``sizes``, known on the host; None: to be read from ``sizes``."""
     originals: Tensor
-    """(B, 2) int64: ``original_sizes`` on the device of the images; None where a copy gets other ``original_sizes`` makes it
-    anew."""
+    """(B, 2) int64: ``original_sizes`` on the device of the images; None: made again from ``original_sizes``, for a
+    copy with other ones."""
 
     def __init__(
         self,
@@ -450,10 +450,10 @@ def _with(fields: Mapping[str, AnyField], name: str, field: AnyField | None) -> 
 
 @dataclass(init=False)
 class Detections:
-    """The instances found in one image, best first, in pixels of the original image.
+    """The detections of one image, best first, in pixels of the original image.
 
-    >>> found = Detections(torch.tensor([[1.0, 2.0, 5.0, 6.0]]), torch.tensor([0.9]), torch.tensor([1]), (8, 8), ("cat", "dog"))
-    >>> found.names, len(found)
+    >>> result = Detections(torch.tensor([[1.0, 2.0, 5.0, 6.0]]), torch.tensor([0.9]), torch.tensor([1]), (8, 8), ("cat", "dog"))
+    >>> result.names, len(result)
     (['dog'], 1)
     """
 
@@ -468,7 +468,7 @@ class Detections:
     class_names: tuple[str, ...]
     fields: dict[str, InstanceField]
     """More of the instances, N rows each, by name: ``masks`` (`MaskProbabilities`), ``keypoints`` (`DetectedKeypoints`), and those
-    of a task of your own."""
+    of user-defined tasks."""
 
     def __init__(
         self,
@@ -555,8 +555,8 @@ class Detections:
         """COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height), ``score``, and what each field adds
         (``segmentation``, ``keypoints``). ``category_ids`` has the id of each label (`Categories.ids`).
 
-        >>> found = Detections(torch.tensor([[1.0, 2.0, 5.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]), (8, 8))
-        >>> found.to_coco(7, (10, 20))
+        >>> detections = Detections(torch.tensor([[1.0, 2.0, 5.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]), (8, 8))
+        >>> detections.to_coco(7, (10, 20))
         [{'image_id': 7, 'category_id': 20, 'bbox': [1.0, 2.0, 4.0, 6.0], 'score': 0.5}]
         """
         return [{"image_id": image_id, "category_id": category_ids[label], **record} for label, record in self.records()]
@@ -570,8 +570,8 @@ class Detections:
             yield label, record | {key: value for field in of_fields for key, value in field[row].items()}
 
     def to_pandas(self) -> Any:
-        """A table (`pandas.DataFrame`) with a row a detection: x1, y1, x2, y2, score, label, name. Raises `UserError` where pandas
-        is not installed."""
+        """A table (`pandas.DataFrame`) with a row per detection: x1, y1, x2, y2, score, label, name. Raises `UserError` where
+        pandas is not installed."""
         pandas = _imported("pandas")
         columns = dict(zip(("x1", "y1", "x2", "y2"), self.boxes.cpu().numpy().T, strict=True))
         return pandas.DataFrame(

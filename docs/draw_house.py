@@ -154,11 +154,11 @@ def rooms() -> str:
 
 def definitions(tree: ast.Module) -> set[str]:
     """Functions and methods: ``propose``, ``RCNN.forward``."""
-    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
-    return found
+            names |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return names
 
 
 def diagram(flow: Flow) -> str:

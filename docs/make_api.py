@@ -33,11 +33,11 @@ def file_of(module: str) -> Path:
 
 def homes() -> dict[str, str]:
     """Public name -> ``module:name``, by the imports under TYPE_CHECKING in ``boxwood/__init__.py``."""
-    found = {"recipe": "boxwood:recipe"}
+    addresses = {"recipe": "boxwood:recipe"}
     for node in ast.walk(ast.parse(file_of("boxwood").read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("boxwood."):
-            found |= {alias.asname or alias.name: f"{node.module}:{alias.name}" for alias in node.names}
-    return found
+            addresses |= {alias.asname or alias.name: f"{node.module}:{alias.name}" for alias in node.names}
+    return addresses
 
 
 def signature(function: ast.FunctionDef) -> str:

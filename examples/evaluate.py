@@ -1,4 +1,4 @@
-"""Measure a detector in your own program: AP, the classes with the lowest AP, the images with the most detections, the report.
+"""Evaluate a detector in your program: AP, the classes with the lowest AP, the images with the most detections, the report.
 
 python examples/evaluate.py runs/mine
 python examples/evaluate.py runs/mine --annotations test.json --images photos --report report.html

@@ -1,12 +1,12 @@
-"""A backbone of your own: one class that computes, one configuration that builds it, one recipe that trains it.
+"""A user-defined backbone: one class that computes, one configuration that builds it, one recipe that trains it.
 
     boxwood data shapes --out demo/data                            # pictures to learn from, generated
     boxwood train examples.own_backbone:recipe --out runs/plain
     boxwood train examples.own_backbone:recipe model.backbone.width=64 --out runs/wide
     boxwood predict demo/data/val --model runs/plain --import examples.own_backbone
 
-Nothing is registered: in files the body is known by its address, ``kind: examples.own_backbone:PlainConfig``. A command that
-reads such a file imports the module first (``--import``), and so does your own code before `boxwood.load`.
+Nothing is registered: in files the backbone is named by its address, ``kind: examples.own_backbone:PlainConfig``. A command that
+reads such a file imports the module first (``--import``), and so does your code before `boxwood.load`.
 
 In a test, ``check_backbone(PlainConfig().build())`` of `boxwood.models.backbones` says whether the maps are as declared.
 """
@@ -69,7 +69,7 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Modu
 
 
 def recipe() -> RunConfig:
-    """The demo's recipe with this body: Faster R-CNN on generated shapes."""
+    """The demo's recipe with this backbone: Faster R-CNN on generated shapes."""
     config = demo_shapes()
     config.model = RCNNConfig(backbone=PlainConfig(), fpn=FPNConfig(channels=64, norm="gn"))
     return config

@@ -1,4 +1,4 @@
-"""A data set of your own: a folder of JPEGs and a CSV file of boxes, read as they are, not converted to COCO first.
+"""A user-defined data set: a folder of JPEGs and a CSV file of boxes, read as they are, not converted to COCO first.
 
     file,x1,y1,x2,y2,class
     street/0001.jpg,34,50,120.5,301,person
@@ -46,7 +46,7 @@ class CsvDataset:
                     boxes[row["file"]].append([float(row[key]) for key in ("x1", "y1", "x2", "y2")] + [label])
                 except (KeyError, TypeError, ValueError) as error:  # a UserError is one line on the terminal: say where
                     raise UserError(f"{config.annotations}:{number}: {error!r}; correct the line or the classes") from None
-        # Worker processes get a copy of what is kept here: a tensor an image is little, an object a box would be much.
+        # Worker processes copy this: one tensor per image takes little memory, one object per box would take much.
         self.boxes = [torch.tensor(boxes[name]).reshape(-1, 5) for name in self.names]
 
     def __len__(self) -> int:

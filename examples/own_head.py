@@ -1,4 +1,4 @@
-"""A box head of your own: residual layers in the place of the two fully connected ones.
+"""A user-defined box head: residual layers in the place of the two fully connected ones.
 
     boxwood data shapes --out demo/data
     boxwood train examples.own_head:recipe --out runs/residual

@@ -1,11 +1,11 @@
-"""A measure of your own: on how many images are the objects counted right?
+"""A user-defined measure: the share of images on which the objects are counted right.
 
     boxwood data shapes --out demo/data
     boxwood train examples.own_measure:recipe --out runs/counting                  # the best weights are those that count best
     boxwood eval runs/counting evaluator.score=0.7 --import examples.own_measure
     boxwood eval runs/nuts --measure examples.own_measure:CountingConfig           # any run
 
-An evaluator collects the detections of all images, over all processes; what you write is `compute`. ``boxwood eval`` then prints
+An evaluator collects the detections of all images, over all processes; you write `compute`. ``boxwood eval`` then prints
 your table, and writes the report and the detections as for every other measure.
 """
 
@@ -27,7 +27,7 @@ class CountingConfig(EvaluatorConfig):
     """Detections from this score on are counted."""
 
     def build(self, truth: Mapping[str, Any], categories: Categories, **limits: Any) -> CollectingEvaluator:
-        """``limits`` are those of ``test.*``, for measures that look at an image's best detections alone."""
+        """``limits`` are those of ``test.*``, for measures that count the best detections of an image alone."""
         return CountingEvaluator(truth, categories, self.score)
 
     def primary(self, metrics: Metrics) -> float:

@@ -1,4 +1,4 @@
-"""An optimizer and a schedule of your own: Lion, and a learning rate that is held and then falls linearly to 0.
+"""A user-defined optimizer and schedule: Lion, and a learning rate that is held and then falls linearly to 0.
 
     boxwood data shapes --out demo/data                            # pictures to learn from, generated
     boxwood train examples.own_optimizer:recipe --out runs/lion

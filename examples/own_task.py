@@ -1,4 +1,4 @@
-"""A task of your own: points of an instance with two values each, which a mirror image changes (boxwood train own_task:points)."""
+"""A user-defined task: points of an instance with two values each, which a mirror image changes (boxwood train own_task:points)."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +66,7 @@ class Accuracy(EvaluatorConfig):  # 1 less the mean error of the values at the p
     def build(self, truth: Any, categories: Any, **limits: Any) -> Any:
         errors: list[torch.Tensor] = []
         return SimpleNamespace(
-            add=lambda image_id, found: errors.append((found.fields["points"].at(PLACES[None]) - PLACES).abs().flatten()),
+            add=lambda image_id, result: errors.append((result.fields["points"].at(PLACES[None]) - PLACES).abs().flatten()),
             gather=lambda: None,
             compute=lambda: {"points": {"accuracy": 1 - float(torch.cat(errors).mean())}},
         )

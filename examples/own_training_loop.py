@@ -1,4 +1,4 @@
-"""A training loop of your own: when the loop itself is what you want to change, this is all it takes.
+"""A user-defined training loop: all that is needed to change the loop itself.
 
     boxwood data shapes --out demo/data
     python examples/own_training_loop.py --data demo/data --steps 500 --out own.safetensors
@@ -46,7 +46,7 @@ def main() -> None:
     model.train()
     for step in range(1, arguments.steps + 1):
         batch = next(batches).to(arguments.device)
-        output = model(batch)  # everything that the network computes; look into it, add a head, take a loss of your own
+        output = model(batch)  # everything that the network computes; look into it, add a head, compute another loss
         losses = model.losses(output, batch.targets)  # {"loss_class": ..., "loss_box": ..., ...}
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
@@ -56,7 +56,7 @@ def main() -> None:
         if step % 10 == 0 or step == arguments.steps:
             print(f"step {step}  loss {loss:.3f}  " + "  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
 
-    # Detections of every image in, AP out, by the COCO API's own definition.
+    # Detections of every image in, AP out, by the COCO API's definition.
     val_batches = eval_batches(val_set, config.data.val.transforms, batch_size=1, workers=2)
     metrics = evaluate(model, val_batches, CocoEvaluator(val_set.to_coco(), val_set.categories), arguments.device)
     print(format_table(metrics))

@@ -1,4 +1,4 @@
-"""Detections in your own program: go through pictures and videos, choose a class, draw, and save each mask as a picture.
+"""Detections in your program: go through pictures and videos, choose a class, draw, and save each mask as a picture.
 
     python examples/predict.py photo.jpg other.jpg --model runs/mine --out seen
     python examples/predict.py photos --model runs/mine --class star --score 0.8
@@ -31,18 +31,19 @@ def main() -> None:
         parser.error(f"--class {arguments.name}: the model knows {', '.join(model.categories.names)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for prediction in boxwood.iter_predictions(model, arguments.sources, score=arguments.score):
-        found, stem = prediction.detections, Path(prediction.file_name).stem
-        if found is None:
+        detections, stem = prediction.detections, Path(prediction.file_name).stem
+        if detections is None:
             print(prediction.error)
             continue
         if arguments.name is not None:  # tensors index detections as they index tensors
-            found = found[found.labels == model.categories.names.index(arguments.name)]
-        found.draw(prediction.file_name, score=0.0).save(arguments.out / f"{stem}.png")
-        print(f"{prediction.file_name}: {len(found)} found")
-        for number, name in enumerate(found.names):
-            print(f"  {name} {found.scores[number]:.2f} in {found.boxes[number].round().tolist()}")  # x1, y1, x2, y2 in pixels
-            if found.masks is not None:  # (N, height, width) bool; None where the model has no masks
-                mask = Image.fromarray(found.masks[number].to(torch.uint8).mul(255).numpy())
+            detections = detections[detections.labels == model.categories.names.index(arguments.name)]
+        detections.draw(prediction.file_name, score=0.0).save(arguments.out / f"{stem}.png")
+        print(f"{prediction.file_name}: {len(detections)} detections")
+        for number, name in enumerate(detections.names):
+            box = detections.boxes[number].round().tolist()  # x1, y1, x2, y2 in pixels
+            print(f"  {name} {detections.scores[number]:.2f} in {box}")
+            if detections.masks is not None:  # (N, height, width) bool; None where the model has no masks
+                mask = Image.fromarray(detections.masks[number].to(torch.uint8).mul(255).numpy())
                 mask.save(arguments.out / f"{stem}-{number:02d}-{name}.png")
 
 

@@ -221,7 +221,7 @@ def test_predict(
     run("predict.py", picture, "--model", trained, "--score", 0, "--out", tmp_path / "seen", *options, monkeypatch=monkeypatch)
     detections = package.load(trained)(picture)
     names = [name for name in detections.names if not options or name == "star"]
-    assert f"{picture}: {len(names)} found" in capsys.readouterr().out
+    assert f"{picture}: {len(names)} detections" in capsys.readouterr().out
     masks = {f"000000-{number:02d}-{name}.png" for number, name in enumerate(names)}
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000000.png", *masks}
     assert detections.masks is not None

@@ -88,7 +88,7 @@ def test_without_a_gpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     assert gpu.main() == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("gpu.py: no CUDA GPU was found; ") and printed.err.count("\n") == 1
+    assert printed.out == "" and printed.err.startswith("gpu.py: no CUDA GPU is available; ") and printed.err.count("\n") == 1
 
 
 def test_differences(gpu: ModuleType) -> None:

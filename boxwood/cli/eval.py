@@ -35,7 +35,7 @@ def eval(
     test.* is applied to it first; the results go to RUN/eval-again by default.
 
     --measure is coco, voc2007 or voc2010 (PASCAL VOC's AP, and the result files of its development kit), lvis (AP of rare, common
-    and frequent classes), cityscapes, proposals (average recall, without classes), or a class of your own, my_work:MyMeasure.
+    and frequent classes), cityscapes, proposals (average recall, without classes), or a user-defined class, my_work:MyMeasure.
 
     \b
       boxwood eval runs/nuts

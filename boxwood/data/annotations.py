@@ -24,12 +24,12 @@ Format: TypeAlias = Literal["coco", "cityscapes", "cvat", "labelme", "lvis", "op
 
 
 def read_annotations(source: str | Path, images: str | Path | None = None, split: str | None = None) -> CocoFile:
-    """The annotations of a path of any format: a COCO or LVIS .json, a ``data.yaml`` of YOLO, a folder of VOC, Cityscapes or
+    """Read annotations of any known format: a COCO or LVIS .json, a ``data.yaml`` of YOLO, a folder of VOC, Cityscapes or
     LabelMe, an .xml of CVAT, a .csv of Open Images.
 
-    ``split`` is of VOC a file of ``ImageSets/Main``, all by default, and of YOLO train, val or test, train by default; ``images``
-    the folder of the images, which Open Images needs. What is not read of a format is said in the log. Raises `UserError` where
-    anything is not what it should be.
+    ``split`` is for VOC a file of ``ImageSets/Main``, all by default, and for YOLO train, val or test, train by default; ``images``
+    is the folder of the images, which Open Images needs. The log names the parts of a format that are not read. Raises `UserError`
+    where a file cannot be read or is malformed.
     """
     path = Path(source)
     form = format_of(path)
@@ -69,8 +69,8 @@ def format_of(source: Path) -> Format:
 def read_format(
     source: Path, form: str, *, split: str | None = None, images: Path | None = None, classes: Path | None = None
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """A COCO dictionary of a format other than COCO's, the folder of its pictures where the format says it, and in words what is
-    not read.
+    """Read a format other than COCO's: a COCO dictionary, the folder of its pictures where the format names it, and notes on what
+    is not read.
 
     ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes.
     """

@@ -1,4 +1,4 @@
-"""A COCO annotation file as flat arrays: read, and written back with the file's own numbers.
+"""A COCO annotation file as flat arrays: read, and written back with the same numbers.
 
 One Python object an annotation costs a kilobyte, and worker processes copy each of them when they touch its reference
 count. Here everything is a handful of arrays whose pages all processes share, whatever the number of annotations.
@@ -175,7 +175,7 @@ def read_coco_file(path: str | Path) -> CocoFile:
     """Read a COCO annotation file into arrays.
 
     Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
-    What can be wrong between well-formed rows is found by `boxwood.data.quality.checks`.
+    `boxwood.data.quality.checks` finds what is inconsistent between well-formed rows.
     """
     return coco_file_of(read_coco_tree(Path(path)), path)
 
@@ -251,8 +251,8 @@ class _CocoColumns(Columns):
     """The columns that only COCO files have."""
 
     def extras(self) -> Texts:
-        own = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]
-        return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in own])
+        extras = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]
+        return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in extras])
 
     def boxes(self) -> NDArray[np.float64]:
         return self.vectors("bbox", 4, "four numbers x, y, w, h")
@@ -260,7 +260,7 @@ class _CocoColumns(Columns):
     def areas(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """As in the file; where a row has none, its box's."""
         areas = self.numbers("area", optional=True)
-        with np.errstate(over="ignore", invalid="ignore"):  # such boxes are found by the checks
+        with np.errstate(over="ignore", invalid="ignore"):  # the checks report such boxes
             return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
 
     def masks(self) -> dict[str, Any]:
@@ -329,8 +329,8 @@ def _lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.i
     """The index in ``known`` of each of ``wanted``; -1 where there is none."""
     order = np.argsort(known, kind="stable")
     positions = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)
-    found = order[positions]
-    return np.where(known[found] == wanted, found, -1)
+    indices = order[positions]
+    return np.where(known[indices] == wanted, indices, -1)
 
 
 def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Reading images, from files or from memory: RGB uint8 tensors, or one line that says which one is wrong and how."""
+"""Reading images, from files or from memory: RGB uint8 tensors, or an error of one line that names the file and the fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ImageSource: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryIO
 """A path, an encoded image in memory (what a JPEG or PNG file holds), or a binary file object, which is read from its beginning."""
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded; also Pillow's own limit (half a gigabyte of RGB)."""
+"""Larger images are refused before they are decoded; also Pillow's limit (half a gigabyte of RGB)."""
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
@@ -29,7 +29,7 @@ _TURNED = (5, 6, 7, 8)
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself before it is decoded."""
+    """The header of an image file, read without decoding pixels."""
 
     format: str
     """Pillow's name: JPEG, PNG, ..."""
@@ -107,7 +107,7 @@ def _header(path: _Location) -> ImageHeader:
             warnings.simplefilter("ignore")  # Pillow warns of large images and of odd EXIF; the limit is checked below.
             with Image.open(_stream(path)) as image:
                 width, height = image.size
-                # The PNG reader's own getexif decodes all pixels, in search of tags behind them.
+                # The getexif of Pillow's PNG reader decodes all pixels to find tags behind them.
                 tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
                 turned = tags.get(_ORIENTATION) in _TURNED
                 form = image.format or ""
@@ -156,7 +156,7 @@ def _read_with_pillow(path: _Location, exif: bool) -> Tensor:
             with Image.open(_stream(path)) as opened:
                 image = ImageOps.exif_transpose(opened) if exif else opened
                 if image.mode.startswith("I;16") or image.mode == "I":
-                    # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
+                    # Pillow's conversion clips 16 bits at 255 instead of scaling them.
                     high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
                     pixels = np.repeat(high[:, :, None], 3, axis=2)
                 else:

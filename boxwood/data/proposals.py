@@ -1,4 +1,4 @@
-"""Files of proposals: boxes of an image that may hold something, found beforehand by an RPN or by another method.
+"""Files of proposals: candidate boxes of an image, computed beforehand by an RPN or another method.
 
     RPN alone -> boxwood eval -> proposals.safetensors -> data.train.proposals -> Fast R-CNN
 
@@ -143,10 +143,10 @@ def write_proposals(path: Path, proposals: Iterable[tuple[int, NDArray[Any], NDA
 
 
 def read_proposals(path: str | Path) -> ProposalFile:
-    """Read a file of proposals: our own ``.safetensors``, Detectron's ``.pkl``, or COCO results as ``.json`` (``image_id``,
+    """Read a file of proposals: Boxwood's ``.safetensors``, Detectron's ``.pkl``, or COCO results as ``.json`` (``image_id``,
     ``bbox`` as x, y, width, height, ``score``), from any program; in JSON an image without proposals is not listed.
 
-    Raises `UserError` where the file is missing, is not one of these, is cut short, or holds what is no proposal.
+    Raises `UserError` where the file is missing, is not one of these, is cut short, or has invalid proposals.
     """
     path = Path(path)
     readers = {".safetensors": _from_safetensors, ".pkl": _from_pickle, ".json": _from_json}
@@ -191,27 +191,27 @@ def _from_pickle(path: Path) -> Arrays:
         if not isinstance(content[name], list | tuple | np.ndarray) or (
             isinstance(content[name], np.ndarray) and not content[name].ndim
         ):
-            raise UserError(f"{path}: expected {name!r} to be a list, one item an image, got a {type(content[name]).__name__}")
+            raise UserError(f"{path}: expected {name!r} to be a list, one item per image, got a {type(content[name]).__name__}")
     ids = [image_id.item() if isinstance(image_id, np.generic) else image_id for image_id in content[key]]
     if wrong := [image_id for image_id in ids if not is_whole(image_id)]:
         raise UserError(f"{path}: expected {key!r} to be whole numbers, got {wrong[0]!r:.60}; correct the file")
-    boxes = [_numbers(own, (-1, 4)) for own in content["boxes"]]
-    scores = [_numbers(own, (-1,)) for own in content["scores"]]
+    boxes = [_numbers(value, (-1, 4)) for value in content["boxes"]]
+    scores = [_numbers(value, (-1,)) for value in content["scores"]]
     if not len(ids) == len(boxes) == len(scores):
         raise UserError(f"{path}: has {len(boxes)} lists of boxes and {len(scores)} of scores for {len(ids)} images")
-    for image_id, own_boxes, own_scores in zip(ids, boxes, scores, strict=True):
-        if own_boxes is None or own_scores is None or len(own_boxes) != len(own_scores):
-            got = "none" if own_boxes is None else str(len(own_boxes))
+    for image_id, image_boxes, image_scores in zip(ids, boxes, scores, strict=True):
+        if image_boxes is None or image_scores is None or len(image_boxes) != len(image_scores):
+            got = "none" if image_boxes is None else str(len(image_boxes))
             raise UserError(
                 f"{path}: image id {image_id}: expected boxes (n, 4) and n scores, all of them numbers, got {got} and "
-                f"{'none' if own_scores is None else len(own_scores)}; make the proposals again"
+                f"{'none' if image_scores is None else len(image_scores)}; make the proposals again"
             )
-    joined = np.concatenate([np.zeros((0, 4), dtype=np.float32), *(own for own in boxes if own is not None)])
+    joined = np.concatenate([np.zeros((0, 4), dtype=np.float32), *(rows for rows in boxes if rows is not None)])
     return (
         np.array(ids, dtype=np.int64),
-        np.array([len(own) for own in boxes if own is not None], dtype=np.int64),
+        np.array([len(rows) for rows in boxes if rows is not None], dtype=np.int64),
         joined + np.array([0, 0, 1, 1], dtype=np.float32),
-        np.concatenate([np.zeros(0), *(own for own in scores if own is not None)]),
+        np.concatenate([np.zeros(0), *(rows for rows in scores if rows is not None)]),
     )
 
 

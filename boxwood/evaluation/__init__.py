@@ -1,6 +1,6 @@
-"""Detections and truth in, numbers out.
+"""Evaluators: metrics of detections against the ground truth.
 
-The names below are imported when they are first used: a configuration names a measure without torch and hotcoco.
+The names below are imported on first use, so that a configuration can name a measure without importing torch and hotcoco.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,8 @@
-"""Why AP is what it is: curves, the best threshold, confusions, calibration, what each sort of error costs, image by image.
+"""Error analysis: precision-recall curves, best threshold, confusion matrix, calibration, cost of each kind of error, outcome per
+image.
 
-Everything here is of boxes, or of masks where there are no boxes, at an IoU of 0.5 where nothing else is said. The sorts of errors
-are those of TIDE (Bolya et al., arXiv 2008.08115, section 2); hotcoco computes them as the paper's own program does.
+Boxes are compared, or masks where there are no boxes, at an IoU of 0.5 unless stated otherwise. The kinds of errors are those of
+TIDE (Bolya et al., arXiv 2008.08115, section 2); hotcoco computes them as the paper's reference implementation does.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ SORTS: dict[Sort, str] = {
     "background": "Bkg",
     "missed": "Miss",
 }
-"""What is wrong with a detection, or with an instance; and hotcoco's word for it."""
+"""The kinds of errors of detections and instances, with hotcoco's name of each."""
 IOU, BACKGROUND = 0.5, 0.1
 """TIDE's t_f and t_b (section 2.2)."""
 BINS = 10
-"""Of the scores, for the calibration."""
+"""Number of score bins of the calibration."""
 PART = 1000
-"""Images that are looked into at a time."""
+"""Number of images that are matched at a time."""
 
 
 @dataclass(frozen=True)
 class WorkingPoint:
-    """What is right from a score on: where F1, the harmonic mean of precision and recall, is highest."""
+    """The score threshold with the highest F1 (the harmonic mean of precision and recall), and precision and recall there."""
 
     score: float
     precision: float
@@ -48,55 +49,58 @@ class WorkingPoint:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """One image: what became of its instances and of its N detections."""
+    """The matching of one image: its instances and its N detections."""
 
     instances: list[dict[str, Any]]
-    """Of the truth, in the form of `Truth.annotations`."""
+    """The ground truth, in the form of `Truth.annotations`."""
     found_at: list[float | None]
-    """Of each instance the score of the detection that found it; None where none did, or it is a crowd region."""
+    """For each instance the score of the detection matched to it; None where it is missed or a crowd region."""
     scores: NDArray[np.float64]
     """(N,), best first."""
     right: NDArray[np.int8]
-    """(N,) 1 where it found an instance, 0 where it is wrong, -1 where it does not count: in a crowd region, or past the limit."""
+    """(N,) 1 where the detection is matched, 0 where it is wrong, -1 where it does not count: in a crowd region, or past the
+    limit."""
 
     def tally(self, score: float) -> tuple[int, int, int]:
-        """How many detections from ``score`` on are right and wrong, and how many instances they miss."""
-        kept = self.right[self.scores >= score]
-        right = int((kept == 1).sum())
-        return right, int((kept == 0).sum()), sum(not one["iscrowd"] for one in self.instances) - right
+        """The numbers of right and of wrong detections with at least ``score``, and of instances that they miss."""
+        verdicts = self.right[self.scores >= score]
+        right = int((verdicts == 1).sum())
+        return right, int((verdicts == 0).sum()), sum(not one["iscrowd"] for one in self.instances) - right
 
     def f1(self, score: float) -> float | None:
-        """From ``score`` on; None where there is nothing to find and nothing was found."""
+        """F1 of the detections with at least ``score``; None where there are neither instances nor such detections."""
         right, wrong, missed = self.tally(score)
         return 2 * right / (2 * right + wrong + missed) if right + wrong + missed else None
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyse` finds; K classes in the order of the truth's ids."""
+    """The result of `analyse`; K classes in the order of the truth's category ids."""
 
     task: str
-    """``bbox`` or ``segm``: what was compared."""
+    """``bbox`` or ``segm``."""
     names: list[str]
     counts: list[int]
     precision: NDArray[np.float64]
-    """(3, 101, K) at an IoU of 0.5, of 0.75 and on the mean of COCO's ten, at 101 recalls; -1 where a class has no instance."""
+    """(3, 101, K) at IoU 0.5, at IoU 0.75 and the mean over COCO's ten thresholds, at 101 recalls; -1 where a class has no
+    instance."""
     overall: WorkingPoint
     """Of all classes together."""
     of_class: list[WorkingPoint | None]
-    """None where a class has no instance or no detection."""
+    """For each class; None where it has no instance or no detection."""
     confusion: NDArray[np.int64]
-    """(K + 1, K + 1) from ``overall.score`` on: row the true class, column the detected one; the last of both is nothing."""
+    """(K + 1, K + 1) of detections with at least ``overall.score``: row true class, column predicted class; the last of both is
+    background."""
     calibration: dict[str, Any]
     """``ECE``, the mean distance between score and share of right detections (Naeini et al., AAAI 2015), and its ten ``bins``:
-    ``from``, ``to``, ``score``, ``right``, ``count``."""
+    ``from``, ``to``, mean ``score``, share ``right``, ``count``."""
     errors: dict[str, Any]
-    """``{"AP50", "cost": {sort: points of AP50}, "count": {sort: how many}}``."""
+    """``{"AP50", "cost": {kind of error: gain of AP50}, "count": {kind of error: number}}``."""
     outcomes: dict[int, ImageOutcome]
-    """By image id, of all images of the truth."""
+    """By image id, for all images of the truth."""
 
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds of it."""
+        """The part of the analysis that is written to ``metrics.json``."""
         points = zip(self.names, self.of_class, strict=True)
         return {
             "errors": self.errors,
@@ -116,21 +120,21 @@ def analyse(
     task: Literal["bbox", "segm"] = "bbox",
     max_detections: int = 100,
 ) -> Analysis | None:
-    """Compare detections with the truth once more, for more than AP; None where the truth has no instance or nothing was found.
+    """Analyse the errors of detections; None where the truth has no instance or there is no detection of a known class.
 
-    ``category_ids[label]`` is the category of a label; ``max_detections`` of an image and class count. A detection is
-    right where, in order of score, the free instance of its class that it overlaps most is overlapped by 0.5, as in the COCO API.
-    One that is wrong is one of
+    ``category_ids[label]`` is the category of a label; the best ``max_detections`` of an image and class count. Detections are
+    matched in order of score, as in the COCO API: one is right where its IoU with the best unmatched instance of its class is at
+    least 0.5. A wrong one is one of
 
-    * classification: it overlaps an instance of another class by 0.5 or more;
-    * localisation: it overlaps an instance of its class by 0.1 to 0.5;
-    * both: it overlaps an instance of another class by 0.1 to 0.5;
-    * duplicate: it overlaps an instance of its class by 0.5 or more, which a better one found;
-    * background: it overlaps nothing by 0.1;
+    * classification: IoU of 0.5 or more with an instance of another class;
+    * localisation: IoU of 0.1 to 0.5 with an instance of its class;
+    * both: IoU of 0.1 to 0.5 with an instance of another class;
+    * duplicate: IoU of 0.5 or more with an instance of its class that is matched to a detection with a higher score;
+    * background: IoU below 0.1 with every instance.
 
-    and an instance is missed where no detection found it, nor would have, put right in class or place. A sort costs as much as AP
-    at 0.5 would rise were it alone put right: the class or the box changed to the instance's, a detection left out where that
-    instance is found already, all of a sort left out that cannot be mended, the missed instances left out.
+    An instance is missed where no detection is matched to it, and none would be after a correction of its class or box. The cost of
+    a kind of error is the gain of AP50 if it alone were corrected: the class or box is replaced by the instance's, or the detection
+    removed where that instance is already matched; duplicates, background detections and missed instances are removed.
     """
     positions = [truth.category_position.get(category, 0) for category in category_ids]
     rows = rows_of(truth, results, positions)
@@ -145,9 +149,9 @@ def analyse(
     evaluation.accumulate()
     precision = _precision(evaluation.eval["precision"])
     errors = _errors(evaluation.tide_errors(pos_thr=IOU, bg_thr=BACKGROUND))
-    del evaluation  # 300 MB of a large data set; the confusions need them once more
-    counts, kept = truth.counts(), right >= 0
-    overall = _working_point(scores[kept], right[kept] == 1, sum(counts))
+    del evaluation  # frees 300 MB for a large data set; the confusion matrix makes its own
+    counts, counted = truth.counts(), right >= 0
+    overall = _working_point(scores[counted], right[counted] == 1, sum(counts))
     assert overall is not None
     return Analysis(
         task=task,
@@ -156,12 +160,12 @@ def analyse(
         precision=precision,
         overall=overall,
         of_class=[
-            _working_point(scores[own], right[own] == 1, count) if count else None
-            for count, own in ((count, kept & (labels == k)) for k, count in enumerate(counts))
+            _working_point(scores[rows_of_class], right[rows_of_class] == 1, count) if count else None
+            for count, rows_of_class in ((count, counted & (labels == k)) for k, count in enumerate(counts))
         ],
-        # What lies in a crowd region is no confusion.
-        confusion=_confusion(truth, results, positions, task, kept & (scores >= overall.score)),
-        calibration=_calibration(scores[kept], right[kept] == 1),
+        # Detections in crowd regions are left out of the confusion matrix.
+        confusion=_confusion(truth, results, positions, task, counted & (scores >= overall.score)),
+        calibration=_calibration(scores[counted], right[counted] == 1),
         errors=errors,
         outcomes=_outcomes(truth, results, rows, right, scores, finder),
     )
@@ -171,50 +175,50 @@ def analyse(
 
 
 def _precision(precision: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(10, 101, K, 4, M) of the COCO API -> (3, 101, K), of all sizes at the highest limit of detections."""
+    """(10, 101, K, 4, M) of the COCO API -> (3, 101, K), for all sizes at the highest limit of detections."""
     every = precision[:, :, :, 0, -1]
     return np.stack([every[0], every[5], every.mean(axis=0)])
 
 
 def _working_point(scores: NDArray[np.float64], right: NDArray[np.bool_], instances: int) -> WorkingPoint | None:
-    """The best of all thresholds; of equal ones the highest. None without detections."""
+    """The threshold with the highest F1; of equal ones the highest threshold. None without detections."""
     if not len(scores):
         return None
     order = np.argsort(-scores, kind="stable")
     hits = right[order].cumsum()
-    last = np.append(np.diff(scores[order]) != 0, True)  # a threshold takes all of one score
+    last = np.append(np.diff(scores[order]) != 0, True)  # a threshold includes all detections of equal score
     f1 = np.where(last, 2 * hits / (np.arange(1, len(hits) + 1) + instances), -1.0)
     best = int(f1.argmax())
-    found = int(hits[best])
-    return WorkingPoint(float(scores[order][best]), found / (best + 1), found / instances, float(f1[best]))
+    matched = int(hits[best])
+    return WorkingPoint(float(scores[order][best]), matched / (best + 1), matched / instances, float(f1[best]))
 
 
 def _confusion(
-    truth: Truth, results: Results, positions: list[int], task: Literal["bbox", "segm"], kept: NDArray[np.bool_]
+    truth: Truth, results: Results, positions: list[int], task: Literal["bbox", "segm"], selected: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    evaluation, _ = hotcoco_evaluation(truth, results, positions, task, kept)
+    evaluation, _ = hotcoco_evaluation(truth, results, positions, task, selected)
     matrix: NDArray[np.int64] = evaluation.confusion_matrix(iou_thr=IOU)["matrix"].astype(np.int64)
     return matrix
 
 
 def _verdicts(evaluation: Any, num_images: int, num_detections: int) -> tuple[NDArray[np.int8], dict[int, int]]:
-    """Of each detection 1 where it is right, 0 where wrong, -1 where it does not count; and by the number of each instance that was
-    found that of the detection that found it. Both are numbered from 1. In parts, since a detection takes 400 bytes meanwhile."""
+    """For each detection 1 where it is right, 0 where wrong, -1 where it does not count; and a dictionary from the number of each
+    matched instance to that of its detection, both counted from 1. In parts, since a detection takes 400 bytes meanwhile."""
     right = np.full(num_detections, -1, dtype=np.int8)
     finder: dict[int, int] = {}
     for first in range(1, num_images + 1, PART):
         evaluation.params.imgIds = list(range(first, min(first + PART, num_images + 1)))
         evaluation.evaluate()
-        judged = evaluation.image_diagnostics(iou_thr=IOU)
-        for number, verdict in judged["dt_status"].items():
+        diagnostics = evaluation.image_diagnostics(iou_thr=IOU)
+        for number, verdict in diagnostics["dt_status"].items():
             right[number - 1] = verdict == "tp"
-        finder |= judged["gt_match"]
+        finder |= diagnostics["gt_match"]
     evaluation.params.imgIds = list(range(1, num_images + 1))
     return right, finder
 
 
 def _calibration(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, Any]:
-    """Bins of equal width, the upper end in the lower bin."""
+    """Bins of equal width; a score on a border belongs to the lower bin."""
     places = np.ceil(scores * BINS).clip(1, BINS).astype(np.int64) - 1
     counts = np.bincount(places, minlength=BINS)
     means = np.bincount(places, scores, BINS) / np.maximum(counts, 1)
@@ -229,11 +233,11 @@ def _calibration(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[
     }
 
 
-def _errors(told: dict[str, Any]) -> dict[str, Any]:
+def _errors(tide: dict[str, Any]) -> dict[str, Any]:
     return {
-        "AP50": told["ap_base"],
-        "cost": {sort: told["delta_ap"][word] for sort, word in SORTS.items()},
-        "count": {sort: told["counts"][word] for sort, word in SORTS.items()},
+        "AP50": tide["ap_base"],
+        "cost": {sort: tide["delta_ap"][word] for sort, word in SORTS.items()},
+        "count": {sort: tide["counts"][word] for sort, word in SORTS.items()},
     }
 
 
@@ -245,7 +249,7 @@ def _outcomes(
     scores: NDArray[np.float64],
     finder: Mapping[int, int],
 ) -> dict[int, ImageOutcome]:
-    """``finder``: of the number of an instance that of the detection that found it."""
+    """``finder``: from the number of an instance to that of the detection matched to it."""
     instances: list[list[dict[str, Any]]] = [[] for _ in truth.images]
     for annotation in truth.annotations:
         instances[annotation["image_id"] - 1].append(annotation)
@@ -253,18 +257,17 @@ def _outcomes(
     verdicts = {}
     first = 0
     for image_id, ranks in rows:
-        own = np.full(len(results[image_id]), -1, dtype=np.int8)
-        own[ranks] = right[first : first + len(ranks)]
-        verdicts[image_id] = own
+        verdicts[image_id] = np.full(len(results[image_id]), -1, dtype=np.int8)
+        verdicts[image_id][ranks] = right[first : first + len(ranks)]
         first += len(ranks)
-    nothing = np.zeros(0)
+    no_scores = np.zeros(0)
     for image_id, position in truth.image_position.items():
-        own_instances = instances[position - 1]
-        found_by = [finder.get(annotation["id"]) for annotation in own_instances]
+        of_image = instances[position - 1]
+        found_by = [finder.get(annotation["id"]) for annotation in of_image]
         outcomes[image_id] = ImageOutcome(
-            own_instances,
+            of_image,
             [None if number is None else float(scores[number - 1]) for number in found_by],
-            results[image_id].scores if image_id in results else nothing,
+            results[image_id].scores if image_id in results else no_scores,
             verdicts.get(image_id, np.zeros(0, dtype=np.int8)),
         )
     return outcomes

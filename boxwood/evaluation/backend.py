@@ -1,6 +1,6 @@
-"""The COCO API's matching, by one of two libraries that agree to the last digit: hotcoco (fast) and pycocotools (the reference).
+"""The COCO API's matching, by one of two libraries with exactly equal results: hotcoco (fast) and pycocotools (the reference).
 
-Both give the arrays from which every number of COCO is a mean: precision (T, R, K, A, M) and recall (T, K, A, M) over T = 10 IoU
+Both give the arrays whose means are COCO's metrics: precision (T, R, K, A, M) and recall (T, K, A, M) over T = 10 IoU
 thresholds, R = 101 recalls, K categories, A = 4 ranges of area (all, small, medium, large) and M limits of detections per image; -1
 where there is no truth.
 """
@@ -26,7 +26,7 @@ AREAS = ("", "s", "m", "l")
 """Suffixes of the metrics' names in the order of the arrays' areas."""
 
 Curves: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Precision and recall."""
+"""Precision (T, R, K, A, M) and recall (T, K, A, M)."""
 
 
 def check_backend(backend: str) -> None:
@@ -54,9 +54,9 @@ def compare(
 ) -> Curves:
     """Match detections with the truth and return the precision and recall arrays.
 
-    ``positions[label]`` is the category's position in ``truth``, 0 where the truth does not know it; such detections are left
-    out, as are those of unknown images. ``limits`` are the numbers of best detections to look at, ascending. ``by_class`` False
-    matches any class with any (K = 1). ``sigmas`` are the OKS constants of the keypoints, for their task, which has no small
+    ``positions[label]`` is the category's position in ``truth``, from 1; 0 where the truth lacks it. Detections of unknown
+    categories and images are left out. ``limits`` are the numbers of best detections per image and class, ascending. With
+    ``by_class`` False classes are ignored (K = 1). ``sigmas`` are the OKS constants for the task ``keypoints``, which has no small
     instances (A = 3: all, medium, large).
     """
     columns, shapes = columns_of(truth, results, positions, task)
@@ -73,46 +73,46 @@ def compare(
 
 
 def rows_of(truth: Truth, results: Results, positions: list[int]) -> list[tuple[int, NDArray[np.int64]]]:
-    """The detections that are compared: in the order of the truth's images the id and the ranks, of known classes."""
+    """The detections that are compared: (image id, ranks of detections of known classes), in the order of the truth's images."""
     known = np.asarray(positions) > 0
     order = sorted((image_id for image_id in results if image_id in truth.image_position), key=truth.image_position.__getitem__)
     return [(image_id, np.flatnonzero(known[results[image_id].labels])) for image_id in order]
 
 
 def hotcoco_evaluation(
-    truth: Truth, results: Results, positions: list[int], task: str, kept: NDArray[np.bool_] | None = None
+    truth: Truth, results: Results, positions: list[int], task: str, selected: NDArray[np.bool_] | None = None
 ) -> tuple[Any, NDArray[np.float64]]:
-    """hotcoco's `COCOeval` of the detections of `rows_of`, or of those of them that are ``kept``; and its columns (N, 7): image, x,
-    y, width, height, score, category."""
+    """hotcoco's `COCOeval` of the detections of `rows_of`, or of those that the mask ``selected`` (N,) selects; and its columns
+    (N, 7): image, x, y, width, height, score, category."""
     columns, shapes = columns_of(truth, results, positions, task)
-    if kept is not None:
-        columns, shapes = columns[kept], [shape for shape, keep in zip(shapes, kept.tolist()) if keep]
+    if selected is not None:
+        columns, shapes = columns[selected], [shape for shape, keep in zip(shapes, selected.tolist()) if keep]
     return _hotcoco(truth, columns, shapes, task), columns
 
 
 def columns_of(truth: Truth, results: Results, positions: list[int], task: str) -> tuple[NDArray[np.float64], list[Any]]:
-    """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks or
-    keypoints, where the task is about these."""
+    """All detections in the order of images and ranks: (N, 7) image, x, y, width, height, score, category; and their masks (run
+    lengths) for ``segm``, or keypoints for ``keypoints``."""
     table = np.asarray(positions, dtype=np.float64)
     parts: list[NDArray[np.float64]] = [np.zeros((0, 7))]
     shapes: list[Any] = []
     for image_id, ranks in rows_of(truth, results, positions):
-        found = results[image_id]
+        detections = results[image_id]
         part = np.empty((len(ranks), 7))
         part[:, 0] = truth.image_position[image_id]
-        part[:, 1:5] = found.boxes[ranks]
-        part[:, 5] = found.scores[ranks]
-        part[:, 6] = table[found.labels[ranks]]
+        part[:, 1:5] = detections.boxes[ranks]
+        part[:, 5] = detections.scores[ranks]
+        part[:, 6] = table[detections.labels[ranks]]
         parts.append(part)
         if task == "segm":
-            shapes += [found.rles[rank] for rank in ranks.tolist()] if found.rles is not None else []
-        elif task == "keypoints" and found.keypoints is not None:
-            shapes += found.keypoints[ranks].tolist()
+            shapes += [detections.rles[rank] for rank in ranks.tolist()] if detections.rles is not None else []
+        elif task == "keypoints" and detections.keypoints is not None:
+            shapes += detections.keypoints[ranks].tolist()
     return np.concatenate(parts), shapes
 
 
 def records_of(columns: NDArray[np.float64], shapes: list[Any], task: str) -> list[dict[str, Any]]:
-    """COCO results. Those of masks and keypoints carry no box: with one, the COCO API would take the box's area for theirs."""
+    """COCO results. Records of masks and keypoints have no box: otherwise the COCO API would use the area of the box."""
     records = []
     for row, (image, x, y, width, height, score, category) in enumerate(columns.tolist()):
         record: dict[str, Any] = {"image_id": int(image), "category_id": int(category), "score": score}
@@ -136,12 +136,12 @@ def _pycocotools(truth: Truth, columns: NDArray[np.float64], shapes: list[Any], 
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        coco, found = COCO(), COCO()
+        coco, detections = COCO(), COCO()
         coco.dataset = truth.coco(task)
         coco.createIndex()
         if len(columns):
-            found = coco.loadRes(records_of(columns, shapes, task))
-        else:  # its loadRes looks at the first record
-            found.dataset = {**coco.dataset, "annotations": []}
-            found.createIndex()
-        return COCOeval(coco, found, task)
+            detections = coco.loadRes(records_of(columns, shapes, task))
+        else:  # its loadRes reads the first record
+            detections.dataset = {**coco.dataset, "annotations": []}
+            detections.createIndex()
+        return COCOeval(coco, detections, task)

@@ -1,4 +1,4 @@
-"""Cityscapes' average precision of instances (Cordts et al., arXiv 1604.01685, section 4.2), as its own scripts compute it."""
+"""Cityscapes' average precision of instances (Cordts et al., arXiv 1604.01685, section 4.2), as the official scripts compute it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["CityscapesEvaluator"]
 OVERLAPS = np.arange(0.5, 1.0, 0.05)
 """A mask must overlap its instance by more than this (IoU); AP is the mean over the ten."""
 LEAST_PIXELS = 100
-"""Smaller instances need not be found."""
+"""Smaller instances do not count."""
 NOTHING, VOID, FIRST = 0, 1, 2
-"""Numbers in the map of an image: what counts and is no instance, what does not count, and the first instance."""
+"""Numbers in the map of an image: background, pixels that do not count, and the first instance."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The masks of one class in one image against its instances."""
+    """The N predicted masks and M instances of one class in one image."""
 
     scores: Array
     """(N,)."""
     overlaps: Array
-    """(N, M) IoU with the instances that are to be found."""
+    """(N, M) IoU with the instances that count."""
     ignored: Array
-    """(N,) share of each mask that lies in what does not count: void, groups and instances that are too small."""
+    """(N,) share of each mask in regions that do not count: void, groups and instances that are too small."""
 
 
 class CityscapesEvaluator(CollectingEvaluator):
@@ -44,9 +44,9 @@ class CityscapesEvaluator(CollectingEvaluator):
 
     ``truth`` is a COCO dictionary whose masks do not overlap, such as `boxwood.data.formats.cityscapes.read_cityscapes` makes.
     Crowd regions (Cityscapes' groups), the pixels of an image's ``void`` (a COCO run-length mask) and instances under 100 pixels
-    are neither to be found nor wrong. Of several masks that overlap an instance enough the best is right, the others are wrong.
-    `compute` gives ``{"cityscapes": {"AP", "AP50"}, "per_class", "notes"}``, fractions; -1 where there is no truth.
-    Raises `UserError` where an instance has no mask, or ``void`` is not one.
+    are ignored: neither missed nor wrong. Of several masks that overlap an instance enough, the one with the highest score is
+    right, the others are wrong. `compute` gives ``{"cityscapes": {"AP", "AP50"}, "per_class", "notes"}``, fractions; -1 where there
+    is no truth. Raises `UserError` where an instance has no mask, or ``void`` is not one.
     """
 
     def __init__(self, truth: Mapping[str, Any], categories: Categories) -> None:
@@ -59,23 +59,23 @@ class CityscapesEvaluator(CollectingEvaluator):
                 raise UserError(f"image id {image['id']}: 'void' must be run lengths of its size {size}; convert the data again")
 
     def compute(self) -> Metrics:
-        """The numbers of all that was added; images of the truth that were not added count as images without detections."""
+        """The metrics of all detections; images of the truth that were not added count as images without detections."""
         instances: list[list[dict[str, Any]]] = [[] for _ in self.truth.images]
         for annotation in self.truth.annotations:
             instances[annotation["image_id"] - 1].append(annotation)
         pairs: list[list[_Pairs]] = [[] for _ in self.truth.categories]
-        for image, own in zip(self.truth.images, instances, strict=True):
-            for position, compared in enumerate(self._compare(image, own, self.results.get(image["id"]))):
+        for image, image_instances in zip(self.truth.images, instances, strict=True):
+            for position, compared in enumerate(self._compare(image, image_instances, self.results.get(image["id"]))):
                 pairs[position].append(compared)
-        aps = np.array([[_average_precision(own, threshold) for threshold in OVERLAPS] for own in pairs])
+        aps = np.array([[_average_precision(of_class, threshold) for threshold in OVERLAPS] for of_class in pairs])
         rows = zip(self.truth.names(), aps, self.truth.counts(), strict=True)
-        per_class = {name: {"cityscapes": _mean(own), "count": count} for name, own, count in rows}
-        notes = [f"AP by Cityscapes' rule: masks, instances from {LEAST_PIXELS} pixels on"]
+        per_class = {name: {"cityscapes": _mean(class_aps), "count": count} for name, class_aps, count in rows}
+        notes = [f"AP by Cityscapes' rule: of masks, for instances of at least {LEAST_PIXELS} pixels"]
         if not any("void" in image for image in self.truth.images):
             notes.append("no image says which pixels are 'void', so a mask on them counts as wrong")
         return {"cityscapes": {"AP": _mean(aps), "AP50": _mean(aps[:, 0])}, "per_class": per_class, "notes": notes}
 
-    def _compare(self, image: Mapping[str, Any], instances: list[dict[str, Any]], found: ImageResults | None) -> list[_Pairs]:
+    def _compare(self, image: Mapping[str, Any], instances: list[dict[str, Any]], detections: ImageResults | None) -> list[_Pairs]:
         """The pairs of each class of the truth."""
         size = (image["height"], image["width"])
         numbers = np.full(size, NOTHING, dtype=np.int64)
@@ -88,16 +88,20 @@ class CityscapesEvaluator(CollectingEvaluator):
         # The scripts count the pixels of a group twice where it is a small one too.
         passed = np.array([bool(instance["iscrowd"]) for instance in instances], dtype=np.int64) + (pixels < LEAST_PIXELS)
 
-        ranks = [] if found is None else [rank for rank, label in enumerate(found.labels.tolist()) if self.positions[label]]
+        ranks = (
+            [] if detections is None else [rank for rank, label in enumerate(detections.labels.tolist()) if self.positions[label]]
+        )
         table = np.zeros((len(ranks), FIRST + len(instances)))
         for row, rank in enumerate(ranks):
-            assert found is not None
-            if found.rles is None:
+            assert detections is not None
+            if detections.rles is None:
                 raise UserError("Cityscapes' rule is of masks, and these detections have none; leave --measure cityscapes out")
-            table[row] = np.bincount(numbers[_pixels(found.rles[rank], size)], minlength=table.shape[1])
+            table[row] = np.bincount(numbers[_pixels(detections.rles[rank], size)], minlength=table.shape[1])
         areas = table.sum(axis=1)
-        labels = np.array([self.positions[found.labels[rank]] for rank in ranks] if found is not None else [], dtype=np.int64)
-        scores = np.zeros(0) if found is None else found.scores[ranks]
+        labels = np.array(
+            [self.positions[detections.labels[rank]] for rank in ranks] if detections is not None else [], dtype=np.int64
+        )
+        scores = np.zeros(0) if detections is None else detections.scores[ranks]
         compared = []
         for position in range(1, len(self.truth.categories) + 1):
             rows = (labels == position) & (areas > 0)
@@ -110,27 +114,28 @@ class CityscapesEvaluator(CollectingEvaluator):
 
 
 def _average_precision(pairs: list[_Pairs], threshold: float) -> float:
-    """AP of one class at one overlap; nan where it has no instance."""
-    if not sum(own.overlaps.shape[1] for own in pairs):
+    """AP of one class at one IoU threshold; ``pairs`` has one element per image. nan where the class has no instance."""
+    if not sum(pair.overlaps.shape[1] for pair in pairs):
         return float("nan")
     scores: list[float] = []
     right: list[bool] = []
     missed = 0
-    for own in pairs:
-        fits = own.overlaps > threshold
+    for pair in pairs:
+        fits = pair.overlaps > threshold
         for column in fits.T:
-            matching = np.sort(own.scores[column])[::-1].tolist()
+            matching = np.sort(pair.scores[column])[::-1].tolist()
             missed += not matching
             scores += matching
             right += [True, *[False] * (len(matching) - 1)][: len(matching)]
-        wrong = ~fits.any(axis=1) & (own.ignored <= threshold)
-        scores += own.scores[wrong].tolist()
+        wrong = ~fits.any(axis=1) & (pair.ignored <= threshold)
+        scores += pair.scores[wrong].tolist()
         right += [False] * int(wrong.sum())
     return _area(np.array(scores), np.array(right, dtype=np.bool_), missed)
 
 
 def _area(scores: Array, right: NDArray[np.bool_], missed: int) -> float:
-    """The area under the curve of the thresholds that occur, from nothing found (precision 1) on, by the trapezoid of recalls."""
+    """The area under the precision-recall curve over the scores that occur, from recall 0 (precision 1) on, by the trapezoidal
+    rule."""
     if not len(scores):
         return 0.0
     order = np.argsort(-scores, kind="stable")
@@ -149,7 +154,7 @@ def _mean(aps: Array) -> float:
 
 
 def _pixels(code: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask as COCO writes it, (H, W)."""
+    """A COCO mask (polygons or run lengths) as (H, W) bool."""
     if isinstance(code, list):
         code = mask.merge(mask.frPyObjects(code, *size))
     elif isinstance(code["counts"], list):

@@ -17,23 +17,24 @@ from boxwood.structures import Categories
 __all__ = ["CocoEvaluator"]
 
 KEYPOINT_DETECTIONS = 20
-"""Of an image, by the COCO API's rule for keypoints."""
+"""Number of detections per image that count for keypoints, by the COCO API's rule."""
 
 
 class CocoEvaluator(CollectingEvaluator):
     """AP and AR as the COCO API defines them (https://cocodataset.org/#detection-eval), in fractions; -1 where there is no truth.
 
     ``truth`` is a COCO dictionary (``images``, ``annotations``, ``categories``), ``categories`` the model's classes,
-    ``max_detections`` how many of an image's best detections of each class count, ``backend`` ``hotcoco`` or ``pycocotools``:
-    the numbers are the same to the last digit.
+    ``max_detections`` how many of an image's best detections of each class count, ``backend`` ``hotcoco`` or ``pycocotools``
+    (their results are exactly equal).
 
     `compute` gives for each task: AP (mean over IoU 0.50:0.95), AP50, AP75; APs, APm, APl and ARs, ARm, ARl of small (area up
-    to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last at ``max_detections``, under its own
-    number). Keypoints are compared by OKS with the sigmas of ``categories``; of them the COCO API knows no small ones, and looks
-    at the best 20 detections of an image alone: AR20, and AR50 and AR75 at an OKS of 0.50 and 0.75. Then ``per_class``: AP of
-    each task and ``count``, the number of true instances; ``max_detections``; and ``notes``: in words, why a number is -1 or 0.
+    to 32 x 32 pixels), medium and large (from 96 x 96) instances; AR1, AR10, AR100 (the last is AR at ``max_detections`` and named
+    after it). Keypoints are compared by OKS with the sigmas of ``categories``; for them the COCO API has no small instances and
+    counts the best 20 detections of an image: AR20, and AR50 and AR75 at an OKS of 0.50 and 0.75. Then ``per_class``: AP of
+    each task and ``count``, the number of true instances; ``max_detections``; and ``notes``, which explain numbers of -1 or 0.
 
-    Raises `UserError` where the backend is not installed, an annotation has no box, or some have other keypoints than others.
+    Raises `UserError` where the backend is not installed, an annotation has no box, or annotations differ in their number of
+    keypoints.
     """
 
     def __init__(
@@ -57,27 +58,27 @@ class CocoEvaluator(CollectingEvaluator):
     def records(self) -> list[dict[str, Any]]:
         """The detections as COCO results (`CollectingEvaluator.records`)."""
         records = super().records
-        if "bbox" not in self.tasks:  # the boxes were made from what there was instead
+        if "bbox" not in self.tasks:  # the boxes were made from masks or keypoints
             for record in records:
                 del record["bbox"]
         return records
 
     def compute(self) -> Metrics:
-        """The numbers of all that was added; images of the truth that were not added count as images without detections."""
+        """The metrics of all detections; images of the truth that were not added count as images without detections."""
         limits = sorted({1, 10, self.max_detections})
         metrics: Metrics = {}
         per_class: dict[str, dict[str, Any]] = {name: {} for name in self.truth.names()}
         for task in self.tasks:
-            if task == "segm" and any(found.rles is None and len(found) for found in self.results.values()):
+            if task == "segm" and any(detections.rles is None and len(detections) for detections in self.results.values()):
                 continue  # a model without masks
             if task == "keypoints" and not self._has_keypoints():
                 continue
             best = KEYPOINT_DETECTIONS if task == "keypoints" else self.max_detections
-            looks = [best] if task == "keypoints" else limits
+            task_limits = [best] if task == "keypoints" else limits
             sigmas = self.categories.keypoints.sigmas if self.categories.keypoints is not None else ()
-            curves = compare(self.truth, self.results, self.positions, task, looks, True, self.backend, sigmas)
-            metrics[task] = summarize(curves, looks, best)
-            for row, ap in zip(per_class.values(), class_precision(curves, looks.index(best)), strict=True):
+            curves = compare(self.truth, self.results, self.positions, task, task_limits, True, self.backend, sigmas)
+            metrics[task] = summarize(curves, task_limits, best)
+            for row, ap in zip(per_class.values(), class_precision(curves, task_limits.index(best)), strict=True):
                 row[task] = ap
         for row, count in zip(per_class.values(), self.truth.counts(), strict=True):
             row["count"] = count
@@ -87,13 +88,13 @@ class CocoEvaluator(CollectingEvaluator):
         return metrics
 
     def _has_keypoints(self) -> bool:
-        """A model that finds keypoints, on data that have them."""
+        """Whether the model predicts keypoints and the truth has as many."""
         known = self.categories.keypoints is not None and self.truth.num_keypoints == len(self.categories.keypoints.names)
-        return known and all(found.keypoints is not None or not len(found) for found in self.results.values())
+        return known and all(detections.keypoints is not None or not len(detections) for detections in self.results.values())
 
 
 def summarize(curves: Curves, limits: list[int], limit: int) -> dict[str, float]:
-    """COCO's twelve numbers (ten of keypoints) from the precision and recall arrays; AP and the AR by size look at ``limit``
+    """COCO's twelve metrics (ten of keypoints) from the precision and recall arrays; AP, and AR by size, count the best ``limit``
     detections."""
     precision, recall = curves
     last = limits.index(limit)
@@ -115,12 +116,12 @@ def summarize(curves: Curves, limits: list[int], limit: int) -> dict[str, float]
 
 
 def class_precision(curves: Curves, last: int) -> list[float]:
-    """AP of each class."""
+    """AP of each class at position ``last`` of the limits."""
     precision, _ = curves
     return [mean_of_known(precision[:, :, k, 0, last]) for k in range(precision.shape[2])]
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:
-    """The mean of what is not -1; -1 where nothing is known."""
+    """The mean of the values other than -1; -1 where there are none."""
     known = values[values > -1]
     return float(np.mean(known)) if known.size else -1.0

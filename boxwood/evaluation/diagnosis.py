@@ -1,4 +1,4 @@
-"""Why a number is -1 or 0, in words: what a person looks for first when an AP is not what it should be."""
+"""Notes that explain numbers of -1 or 0: the usual reasons why an AP is not as expected."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SIZES = {"APs": ("small", "up to 32 x 32"), "APm": ("medium", "32 x 32 to 96 x 9
 
 
 def explain(truth: Truth, results: Results, categories: Categories, metrics: dict[str, Any], max_detections: int) -> list[str]:
-    """Notes on ``metrics``, one sentence or two each; empty where nothing needs to be said."""
+    """Notes on ``metrics``, one sentence or two each; empty where there is nothing to explain."""
     notes = [*_about_truth(truth, metrics), *_about_results(truth, results, categories)]
     boxes, masks = metrics.get("bbox", {}).get("AP50"), metrics.get("segm", {}).get("AP50")
     if boxes == 0 and _comparable(truth, results, categories):
         notes.append(_about_places(truth, results, categories))
     if masks == 0 and boxes is not None and boxes > 0:
         notes.append("segm AP is 0 although boxes fit: no mask overlaps its instance by an IoU of 0.5; is the mask head trained?")
-    seen = next((found.keypoints.shape[1] // 3 for found in results.values() if found.keypoints is not None), 0)
-    if seen and seen != truth.num_keypoints:
+    count = next((detections.keypoints.shape[1] // 3 for detections in results.values() if detections.keypoints is not None), 0)
+    if count and count != truth.num_keypoints:
         notes.append(
-            f"keypoints are not compared: the model finds {seen} an instance, the truth has {truth.num_keypoints or 'none'}; "
+            f"keypoints are not compared: the model predicts {count} per instance, the truth has {truth.num_keypoints or 'none'}; "
             "is it a file of keypoints of the same kind?"
         )
     if metrics.get("keypoints", {}).get("AP50") == 0 and boxes is not None and boxes > 0:
@@ -38,14 +38,12 @@ def explain(truth: Truth, results: Results, categories: Categories, metrics: dic
             "keypoints AP is 0 although boxes fit: no OKS reaches 0.5; is the keypoint head trained, are the sigmas right?"
         )
     if max_detections != 100:
-        notes.append(
-            f"AP, and AR by size, look at the best {max_detections} detections of an image and class; COCO's own look at 100"
-        )
+        notes.append(f"AP, and AR by size, count the best {max_detections} detections of an image and class; COCO's rule is 100")
     return notes
 
 
 def some(values: Collection[Any], limit: int = 5) -> str:
-    """The first values of many, for a sentence."""
+    """The first ``limit`` values as text, with an ellipsis where there are more."""
     shown = ", ".join(str(value) for value in list(values)[:limit])
     return shown if len(values) <= limit else f"{shown}, ..."
 
@@ -98,13 +96,13 @@ def _about_results(truth: Truth, results: Results, categories: Categories) -> It
             f"{len(missing)} of the truth's {len(truth.images)} images were not evaluated (ids {some(missing)}); "
             "their instances count as missed"
         )
-    if not any(len(found) for found in results.values()):
+    if not any(len(detections) for detections in results.values()):
         yield (
             f"no detections in any of {len(results)} images: every score is at or below the threshold (test.score_threshold), "
             "or the model is not trained"
         )
         return
-    seen = sorted({label for found in results.values() for label in found.labels.tolist()})
+    seen = sorted({label for detections in results.values() for label in detections.labels.tolist()})
     unknown = [categories.ids[label] for label in seen if categories.ids[label] not in truth.category_position]
     if len(unknown) == len(seen):
         yield (
@@ -118,15 +116,17 @@ def _about_results(truth: Truth, results: Results, categories: Categories) -> It
 def _comparable(truth: Truth, results: Results, categories: Categories) -> bool:
     """Whether any detection is of an image and a category of the truth."""
     known = [category in truth.category_position for category in categories.ids]
-    return any(known[label] for image_id, found in results.items() if image_id in truth.image_position for label in found.labels)
+    return any(
+        known[label] for image_id, detections in results.items() if image_id in truth.image_position for label in detections.labels
+    )
 
 
 def _about_places(truth: Truth, results: Results, categories: Categories) -> str:
-    """AP is 0 although there are detections and truth: where are they, against each other?"""
+    """The likely reason why box AP is 0 although there are detections and truth, from how their boxes lie."""
     pairs = list(_pairs(truth, results))
     if not pairs:
         return "bbox AP is 0: no image has both detections and instances"
-    best = max(float(iou(found, true).max()) for found, true in pairs)
+    best = max(float(iou(predicted, true).max()) for predicted, true in pairs)
     if best >= 0.5:
         classes = some([f"{label} = {name}" for label, name in enumerate(categories.names)])
         return (
@@ -135,22 +135,22 @@ def _about_places(truth: Truth, results: Results, categories: Categories) -> str
         )
     likely = "the model has not learnt to place boxes, or images and truth do not belong together"
     for reason, change in MISTAKES:
-        if np.quantile([float(iou(*change(found, true)).max()) for found, true in pairs], 0.25) >= 0.5:
+        if np.quantile([float(iou(*change(predicted, true)).max()) for predicted, true in pairs], 0.25) >= 0.5:
             likely = reason
             break
     return f"bbox AP is 0: no detection overlaps an instance by an IoU of 0.5 (best {best:.2f}); {likely}"
 
 
 def _pairs(truth: Truth, results: Results) -> Iterator[tuple[Boxes, Boxes]]:
-    """Detections and instances, xywh, of each image that has both."""
+    """Detections (N, 4) and instances (M, 4), xywh, of each image that has both."""
     boxes: dict[int, list[list[float]]] = {}
     for annotation in truth.annotations:
         if not annotation["iscrowd"]:
             boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
-    for image_id, found in results.items():
+    for image_id, detections in results.items():
         position = truth.image_position.get(image_id)
-        if position in boxes and len(found):
-            yield found.boxes, np.asarray(boxes[position], dtype=np.float64)
+        if position in boxes and len(detections):
+            yield detections.boxes, np.asarray(boxes[position], dtype=np.float64)
 
 
 def iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
@@ -168,29 +168,32 @@ def iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
 
 
 def _as_size(boxes: Boxes) -> Boxes:
-    """Numbers that are xyxy, taken for xywh so far, as xywh."""
+    """xyxy numbers that were read as xywh -> xywh."""
     return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).clip(0)], axis=1)
 
 
 def _as_corners(boxes: Boxes) -> Boxes:
-    """Numbers that are xywh, taken for xyxy so far, as xywh."""
+    """xywh numbers that were read as xyxy, and so converted -> xywh."""
     return np.concatenate([boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]).clip(0)], axis=1)
 
 
-def _same_extent(found: Boxes, true: Boxes) -> tuple[Boxes, Boxes]:
+def _same_extent(predicted: Boxes, true: Boxes) -> tuple[Boxes, Boxes]:
     """Detections scaled so that they reach as far right and down as the truth."""
-    reach = [(boxes[:, :2] + boxes[:, 2:]).max(axis=0) for boxes in (found, true)]
+    reach = [(boxes[:, :2] + boxes[:, 2:]).max(axis=0) for boxes in (predicted, true)]
     scale = reach[1] / np.maximum(reach[0], 1e-9)
-    return found * np.concatenate([scale, scale]), true
+    return predicted * np.concatenate([scale, scale]), true
 
 
 MISTAKES: tuple[tuple[str, Callable[[Boxes, Boxes], tuple[Boxes, Boxes]]], ...] = (
     (
         "the truth's 'bbox' looks like x1, y1, x2, y2 where COCO has x, y, width, height",
-        lambda found, true: (found, _as_size(true)),
+        lambda predicted, true: (predicted, _as_size(true)),
     ),
-    ("the detections look like x, y, width, height where x1, y1, x2, y2 belong", lambda found, true: (_as_corners(found), true)),
-    ("x and y look exchanged", lambda found, true: (found[:, [1, 0, 3, 2]], true)),
+    (
+        "the detections look like x, y, width, height where x1, y1, x2, y2 belong",
+        lambda predicted, true: (_as_corners(predicted), true),
+    ),
+    ("x and y look exchanged", lambda predicted, true: (predicted[:, [1, 0, 3, 2]], true)),
     ("boxes look scaled: are they in the pixels of the original image, is the image's size in the truth right?", _same_extent),
 )
-"""What goes wrong with boxes in practice, and how to undo it in (detections, truth)."""
+"""Common mistakes in boxes, and the function that undoes each in (predicted, true) boxes."""

@@ -78,7 +78,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], evaluator: Evaluator, d
 
     ``model`` is a `boxwood.models.Detector` on ``device``, not wrapped for distributed training. It runs in eval mode without
     gradients; afterwards each of its modules has the mode that it had before. ``images_per_second`` is added to the metrics: the
-    speed of this process in the network and the post-processing, without loading images and without the comparison.
+    speed of this process in the network and the post-processing, without loading images and computing the metrics.
     """
     detections_of = cast(Callable[[Any, Batch], list[Detections]], model.detections)
     modes = [(module, module.training) for module in model.modules()]

@@ -1,10 +1,10 @@
-"""Measures: by which rules detections are scored. Each is a component that builds an evaluator.
+"""Measures: the rules by which detections are scored. Each is a component that builds an evaluator.
 
     coco (proposals where boxes have no classes), voc2007, voc2010, lvis, cityscapes
 
-``evaluator`` of a configuration chooses one for training and `boxwood eval`; ``boxwood eval --measure`` chooses another. A user can
-add one by a class in any module (``examples/own_measure.py``). Evaluators are imported when they are built, so that a configuration
-can be read without torch and hotcoco.
+``evaluator`` of a configuration chooses one for training and `boxwood eval`; ``boxwood eval --measure`` chooses another. A user
+adds one as a class in any module (``examples/own_measure.py``). Evaluators are imported when they are built, so that a
+configuration can be read without importing torch and hotcoco.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class EvaluatorConfig(Component):
-    """Base of every measure: the evaluator of a data set, and which of its numbers decides which weights are the best."""
+    """Base of all measures: builds the evaluator of a data set, and names the metric that selects the best weights."""
 
     compares_classes: ClassVar[bool] = True
     """False for a measure of boxes alone, which also scores a detector whose boxes have no classes (RPN alone)."""
@@ -54,12 +54,13 @@ class EvaluatorConfig(Component):
     ) -> CollectingEvaluator | ProposalEvaluator:
         """The evaluator of detections against ``truth``, a COCO dictionary; ``categories`` are the detector's classes.
 
-        The other two are those of ``test.*``: how many detections of an image there can be, and how many shall count, for measures
-        with such a limit. Raises `UserError` where the truth lacks something that the measure needs.
+        ``detections_per_image`` and ``maxdets`` are those of ``test.*``: the largest number of detections of an image, and the
+        number of them that count, for measures with such a limit. Raises `UserError` where the truth lacks something that the
+        measure needs.
         """
 
     def primary(self, metrics: Metrics) -> float:
-        """The number that decides which weights are the best, the higher the better; by default the first of the first table."""
+        """The number that selects the best weights, the higher the better; by default the first number of the first table."""
         from boxwood.evaluation.table import tables_of
 
         return next((float(number) for table in tables_of(metrics).values() for number in table.values()), -1.0)
@@ -73,13 +74,13 @@ class CocoEvaluatorConfig(EvaluatorConfig):
     def build(
         self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
     ) -> CollectingEvaluator:
-        """``maxdets`` of an image's best detections of a class count; None: all, and at least COCO's 100."""
+        """``maxdets``: how many of an image's best detections of each class count; None: all, at least COCO's 100."""
         from boxwood.evaluation.coco import CocoEvaluator
 
         return CocoEvaluator(truth, categories, max_detections=maxdets or max(100, detections_per_image))
 
     def primary(self, metrics: Metrics) -> float:
-        """AP of keypoints where they have one, else of masks, else of boxes."""
+        """AP of keypoints where it is known, else of masks, else of boxes."""
         return _first_known(metrics, ("keypoints", "AP"), ("segm", "AP"), ("bbox", "AP"))
 
 
@@ -107,7 +108,7 @@ class Voc2010EvaluatorConfig(EvaluatorConfig):
     rule: ClassVar[Literal["voc2007", "voc2010"]] = "voc2010"
 
     min_overlap: float = Field(0.5, gt=0, le=1)
-    """The IoU from which a detection is right."""
+    """The least IoU of a right detection with its instance."""
 
     def build(
         self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
@@ -125,14 +126,14 @@ class Voc2007EvaluatorConfig(Voc2010EvaluatorConfig):
 
 
 class LvisEvaluatorConfig(EvaluatorConfig):
-    """LVIS's AP, of rare, common and frequent classes too."""
+    """LVIS's AP, also of rare, common and frequent classes."""
 
     short_kind: ClassVar[str] = "lvis"
 
     def build(
         self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
     ) -> CollectingEvaluator:
-        """``maxdets`` of an image's best detections of all classes count; None: all, and at least LVIS's 300."""
+        """``maxdets``: how many of an image's best detections of all classes count; None: all, at least LVIS's 300."""
         from boxwood.evaluation.lvis import LvisEvaluator
 
         return LvisEvaluator(truth, categories, maxdets or max(300, detections_per_image))
@@ -156,11 +157,12 @@ class CityscapesEvaluatorConfig(EvaluatorConfig):
 
 
 Measure: TypeAlias = str | EvaluatorConfig
-"""A measure by its kind, ``coco`` or ``module:Class``, or as a configuration."""
+"""The kind of a measure, ``coco`` or ``module:Class``, or its configuration."""
 
 
 def choose_measure(measure: Measure | None = None, class_agnostic: bool = False) -> EvaluatorConfig:
-    """The configuration of a measure; None is COCO's. Of a detector whose boxes have no classes, COCO's is average recall.
+    """The configuration of a measure; None is ``coco``. With ``class_agnostic`` (a detector whose boxes have no classes) ``coco``
+    becomes ``proposals``.
 
     Raises `UserError` where the kind is unknown, or the measure compares classes and the detector has none.
 
@@ -193,11 +195,11 @@ def make_evaluator(
     maxdets: int | None = None,
 ) -> CollectingEvaluator | ProposalEvaluator:
     """The evaluator of `choose_measure`. Raises `UserError` where the truth lacks something that the measure needs."""
-    chosen = choose_measure(measure, class_agnostic)
-    return chosen.build(truth, categories, detections_per_image=detections_per_image, maxdets=maxdets)
+    config = choose_measure(measure, class_agnostic)
+    return config.build(truth, categories, detections_per_image=detections_per_image, maxdets=maxdets)
 
 
 def _first_known(metrics: Metrics, *numbers: tuple[str, str]) -> float:
-    """The first of ``numbers``, by table and name, that is known: -1 stands for a number without truth."""
+    """The first of ``numbers``, by table and name, that is not -1 (no truth); -1 where there is none."""
     known = (metrics[table][name] for table, name in numbers if table in metrics)
     return float(next((number for number in known if number >= 0), -1.0))

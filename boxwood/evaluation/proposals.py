@@ -34,24 +34,26 @@ class ProposalEvaluator:
         self.results: Results = {}
 
     def add(self, image_id: int, detections: Detections) -> None:
-        """Take an image's proposals; of an image that was added before, the first stay."""
+        """Add the proposals of an image; a second call for the same image changes nothing."""
         if image_id not in self.results:
-            found = ImageResults.of(detections, with_masks=False)
-            found.labels = found.labels * 0
-            self.results[image_id] = found
+            proposals = ImageResults.of(detections, with_masks=False)
+            proposals.labels = proposals.labels * 0
+            self.results[image_id] = proposals
 
     def gather(self) -> None:
         """Merge the proposals of all processes of `torch.distributed`."""
         self.results = gather_results(self.results)
 
     def columns(self) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
-        """The id, the boxes (n, 4) xyxy and the scores (n,) of every image that was added, best first."""
-        for image_id, found in self.results.items():
-            yield image_id, np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1), found.scores
+        """Image id, boxes (N, 4) xyxy in pixels of the original image and scores (N,), best first, of every image that was
+        added."""
+        for image_id, proposals in self.results.items():
+            boxes = proposals.boxes
+            yield image_id, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), proposals.scores
 
     def compute(self) -> Metrics:
-        """The average recalls of all that was added."""
-        # Without classes the COCO API still wants each proposal to name one of the truth's.
+        """The average recalls of all proposals; images of the truth that were not added count as images without proposals."""
+        # Even without classes the COCO API needs each proposal to have a category of the truth.
         first = [1] if self.truth.categories else [0]
         _, recall = compare(self.truth, self.results, first, "bbox", self.limits, False, self.backend)
         table = {

@@ -1,4 +1,4 @@
-"""Files of detections, read back to be scored or drawn without the network: COCO results, and Detectron's ``detections.pkl``.
+"""Files of detections, read to score or draw them without the network: COCO results, and Detectron's ``detections.pkl``.
 
 A COCO results file is a list of records, each with ``image_id``, ``category_id``, ``score`` and one or more of ``bbox`` (x, y,
 width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of each), in pixels of the original image.
@@ -26,20 +26,19 @@ from boxwood.structures import Categories
 __all__ = ["read_records", "read_results", "select_again"]
 
 SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
-"""The key in which a record holds what a task is about."""
+"""The key of a record that holds the shape of each task."""
 
 Sizes = Mapping[int, tuple[int, int]]
 Select = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Results, tuple[str, ...]]:
-    """Read a file that `boxwood eval` or another program wrote: the detections by image, and the tasks of which its records have
-    something, of ``bbox``, ``segm`` and ``keypoints``; all three where there is no record.
+    """Read a file that `boxwood eval` or another program wrote: the detections by image id, and the tasks that its records have
+    shapes of, among ``bbox``, ``segm`` and ``keypoints``; all three where there is no record.
 
-    ``categories`` are the classes that its ids mean, ``sizes`` height and width of the data set's images by id. Detections of other
-    images are kept, and left out when they are scored. A box that a record with a mask does not have is its mask's. Raises
-    `UserError`, naming the row, where a record is not what it should be, has another class, or a mask of another size than its
-    image.
+    ``categories`` are the classes of its category ids, ``sizes`` height and width of the data set's images by id. Detections of
+    other images are kept here and left out by the evaluators. A record without a box gets that of its mask or keypoints. Raises
+    `UserError`, naming the row, where a record is malformed, has an unknown category, or a mask of another size than its image.
     """
     rles, keypoints = None, None
     tasks: tuple[str, ...] = ("bbox",)
@@ -56,10 +55,10 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
         boxes = columns.vectors("bbox", 4, finite=True) if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
     # Stable: of equal scores the first of the file stays first, as in the COCO API.
     order = np.lexsort((-scores, image_ids))
-    found, starts = np.unique(image_ids[order], return_index=True)
+    image_ids_in_order, starts = np.unique(image_ids[order], return_index=True)
     results: Results = {}
     ends = np.append(starts, len(order))[1:]
-    for image_id, start, end in zip(found.tolist(), starts, ends, strict=True):
+    for image_id, start, end in zip(image_ids_in_order.tolist(), starts, ends, strict=True):
         rows = order[start:end]
         results[image_id] = ImageResults(
             boxes[rows],
@@ -72,9 +71,9 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a COCO results file as they are, of which nothing but ``image_id`` is looked at.
+    """The records of a COCO results file, unchanged; only ``image_id`` is checked.
 
-    Raises `UserError` where it is no list of records, or one has no image id.
+    Raises `UserError` where the file is not a list of records, or a record has no image id.
     """
     records = _from_json(path)
     Columns(records, path, id_key="image_id").integers("image_id")
@@ -82,25 +81,25 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def select_again(results: Results, select: Select) -> Results:
-    """What ``select`` makes of each image's boxes (N, 4) xyxy, scores and labels (N,): boxes, scores, and the rows (M,) that they
-    were; masks and keypoints stay with them."""
+    """Apply ``select`` to the detections of each image: boxes (N, 4) xyxy, scores (N,), labels (N,) -> boxes (M, 4), scores (M,)
+    and their rows (M,) of the N. Masks, keypoints and other fields are selected by the same rows."""
     selected: Results = {}
-    for image_id, found in results.items():
-        corners = np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1)
-        boxes, scores, chosen = select(*map(torch.from_numpy, (corners, found.scores, found.labels)))
-        placed, rows = boxes.numpy(), chosen.numpy()
+    for image_id, detections in results.items():
+        corners = np.concatenate([detections.boxes[:, :2], detections.boxes[:, :2] + detections.boxes[:, 2:]], axis=1)
+        boxes, scores, selected_rows = select(*map(torch.from_numpy, (corners, detections.scores, detections.labels)))
+        placed, rows = boxes.numpy(), selected_rows.numpy()
         selected[image_id] = ImageResults(
-            # A box that was not moved keeps its own numbers: there and back they would be rounded.
+            # An unmoved box keeps its exact numbers: converting to xyxy and back rounds.
             np.where(
                 (placed == corners[rows]).all(axis=1, keepdims=True),
-                found.boxes[rows],
+                detections.boxes[rows],
                 np.concatenate([placed[:, :2], placed[:, 2:] - placed[:, :2]], axis=1),
             ),
             scores.numpy(),
-            found.labels[rows],
-            None if found.rles is None else [found.rles[row] for row in rows.tolist()],
-            None if found.keypoints is None else found.keypoints[rows],
-            None if found.others is None else [found.others[row] for row in rows.tolist()],
+            detections.labels[rows],
+            None if detections.rles is None else [detections.rles[row] for row in rows.tolist()],
+            None if detections.keypoints is None else detections.keypoints[rows],
+            None if detections.others is None else [detections.others[row] for row in rows.tolist()],
         )
     return selected
 
@@ -109,7 +108,7 @@ def select_again(results: Results, select: Select) -> Results:
 
 
 class _Box(msgspec.Struct, gc=False):
-    """A record; one that has more than a box is read by `_Columns`."""
+    """A record with a box alone; `_Columns` reads all others."""
 
     image_id: int
     category_id: int
@@ -125,15 +124,15 @@ BOX = np.dtype([("image_id", np.int64), ("category_id", np.int64), ("bbox", np.f
 def _boxes_alone(
     path: Path, categories: Categories
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]] | None:
-    """Image ids, labels, scores and boxes of a file of boxes alone; None of any other, and where anything is wrong: `_Columns`
-    reads that, and names the row. This way takes half of its memory: one record at a time is an object."""
+    """Image ids, labels, scores and boxes of a file of boxes alone; None for any other and for a faulty one: `_Columns` reads it
+    and names the row. This path takes half of its memory, as only one record at a time is an object."""
     if path.suffix == ".pkl":
         return None
-    one = msgspec.json.Decoder(_Box).decode
+    decode = msgspec.json.Decoder(_Box).decode
     try:
         rows = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
-        found = ((row.image_id, row.category_id, row.bbox, row.score) for row in map(one, rows))
-        table = np.fromiter(found, BOX, count=len(rows))
+        records = ((row.image_id, row.category_id, row.bbox, row.score) for row in map(decode, rows))
+        table = np.fromiter(records, BOX, count=len(rows))
     except (OSError, OverflowError, RecursionError, ValueError, msgspec.MsgspecError):
         return None
     ids = np.array(categories.ids, dtype=np.int64)
@@ -159,7 +158,7 @@ class _Columns(Columns):
         return np.array([categories.index[category] for category in ids], dtype=np.int64)
 
     def tasks(self) -> tuple[str, ...]:
-        """What the first record has; the others must have it too."""
+        """The tasks of the first record; the other records must have them too."""
         if not self.records:
             return tuple(SHAPES)
         tasks = tuple(task for task, key in SHAPES.items() if self.records[0].get(key) is not None)
@@ -182,7 +181,7 @@ class _Columns(Columns):
             if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
                 self.refuse(row, "segmentation", "run lengths {'size': [height, width], 'counts'}")
             height, width = size
-            # Not only for their sense: the size of a mask decides how much memory it takes.
+            # Checked for memory too: the size of a mask decides how much it takes.
             if (expected := sizes.get(record["image_id"])) is not None and (height, width) != expected:
                 self.fail(row, f"'segmentation' must have the size of its image, {list(expected)}, got {size}")
             counts = mask.get("counts")
@@ -195,7 +194,7 @@ class _Columns(Columns):
             masks.append({"size": [height, width], "counts": _text(mask["counts"])})
         try:
             coco_mask.area(masks)
-        except Exception as error:  # whatever its decoder stumbles over
+        except Exception as error:  # the decoder raises errors of several types
             raise UserError(f"{self.path}: a mask's run lengths are damaged ({error}); write the file again") from None
         return masks
 
@@ -208,24 +207,24 @@ def _from_json(path: Path) -> list[Any]:
 
 
 def _from_pickle(path: Path, categories: Categories, sizes: Sizes) -> list[dict[str, Any]]:
-    """Detectron's: for each class, background first, and each image in the order of ids (N, 5) x1, y1, x2, y2, score, its boxes
-    ending on their last pixel; run lengths and (4, K) keypoints x, y, logit, probability beside them."""
+    """Detectron's file: for each class (background first) and each image in the order of ids (N, 5) x1, y1, x2, y2, score, where x2
+    and y2 are the last pixel; beside them run lengths, and keypoints (4, K) x, y, logit, probability."""
     content = safe_pickle.read(path)
     boxes = content.get("all_boxes") if isinstance(content, dict) else None
-    if not isinstance(boxes, list) or not all(isinstance(own, list) for own in boxes):
+    if not isinstance(boxes, list) or not all(isinstance(of_class, list) for of_class in boxes):
         raise UserError(f"{path}: is no file of Detectron's detections (it has no 'all_boxes'); name one, or COCO results")
     image_ids = sorted(sizes)
-    if len(boxes) != len(categories) + 1 or any(len(own) not in (0, len(image_ids)) for own in boxes[1:]):
+    if len(boxes) != len(categories) + 1 or any(len(of_class) not in (0, len(image_ids)) for of_class in boxes[1:]):
         raise UserError(
             f"{path}: has detections of {len(boxes) - 1} classes in {max(map(len, boxes), default=0)} images, the data set has "
             f"{len(categories)} and {len(image_ids)}; name the data set that it was made on"
         )
     records: list[dict[str, Any]] = []
-    for label, own in enumerate(boxes[1:]):
-        for place, found in enumerate(own):
+    for label, of_class in enumerate(boxes[1:]):
+        for place, rows in enumerate(of_class):
             masks, points = (_beside(content, key, label + 1, place) for key in ("all_segms", "all_keyps"))
             try:
-                records += _of_detectron(found, masks, points, image_ids[place], categories.ids[label])
+                records += _of_detectron(rows, masks, points, image_ids[place], categories.ids[label])
             except (AttributeError, LookupError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{path}: image id {image_ids[place]}: expected boxes (n, 5) with masks or keypoints, or none beside them "
@@ -234,9 +233,9 @@ def _from_pickle(path: Path, categories: Categories, sizes: Sizes) -> list[dict[
     return records
 
 
-def _of_detectron(found: Any, masks: Any, points: Any, image_id: int, category_id: int) -> list[dict[str, Any]]:
+def _of_detectron(boxes: Any, masks: Any, points: Any, image_id: int, category_id: int) -> list[dict[str, Any]]:
     """The records of one class in one image."""
-    rows = np.asarray(found, dtype=np.float64)
+    rows = np.asarray(boxes, dtype=np.float64)
     if rows.size == 0:
         return []
     if rows.ndim != 2 or rows.shape[1] != 5:
@@ -254,12 +253,12 @@ def _of_detectron(found: Any, masks: Any, points: Any, image_id: int, category_i
 
 
 def _beside(content: Mapping[str, Any], key: str, label: int, place: int) -> list[Any]:
-    """The masks or keypoints of the boxes in one place; nothing where the model had none."""
+    """The masks or keypoints of one class and image; empty where the file has none."""
     try:
-        found = content[key][label][place]
+        values = content[key][label][place]
     except (KeyError, IndexError, TypeError):
         return []
-    return list(found) if isinstance(found, list) else []
+    return list(values) if isinstance(values, list) else []
 
 
 def _boxes_of(rles: list[dict[str, Any]] | None, keypoints: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Results for people and for other programs: a table for a terminal, JSON files."""
+"""Output of metrics and detections: a table for the terminal, JSON files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADS = {
     "lvis_segm": "LVIS mask AP",
     "cityscapes": "Cityscapes AP",
 }
-"""What the tasks are called above the columns of classes."""
+"""Column heads of the tasks in the table of classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -35,7 +35,7 @@ def save_metrics(metrics: Metrics, path: Path | str) -> None:
 
 
 def save_detections(records: Iterable[dict[str, Any]], path: Path | str) -> None:
-    """Write COCO results as JSON, one record a line, complete or not at all."""
+    """Write COCO results as JSON, one record per line, complete or not at all."""
 
     def lines() -> Iterable[str]:
         before = "[\n"
@@ -52,7 +52,7 @@ def save_detections(records: Iterable[dict[str, Any]], path: Path | str) -> None
 
 
 def format_table(metrics: Metrics) -> str:
-    """The metrics as plain text of at most 100 columns: a row a task, then AP and count of each class, then the notes.
+    """The metrics as plain text of at most 100 columns: a row per task, then AP and count of each class, then the notes.
 
     >>> print(format_table({"bbox": {"AP": 0.5, "AP50": 0.75, "AP75": 0.5, "APs": -1.0, "APm": 0.5, "APl": 0.5, "AR100": 0.6}}))
                AP   AP50   AP75    APs    APm    APl  AR100
@@ -80,7 +80,7 @@ def format_table(metrics: Metrics) -> str:
 
 
 def tables_of(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """The tables of numbers that metrics hold, by task: those of `HEADS` in that order, then any others.
+    """The tables of numbers in ``metrics``, by task: those of `HEADS` in that order, then any others.
 
     >>> tables_of({"segm": {"AP": 0.25}, "mine": {"score": 1}, "bbox": {"AP": 0.5}, "per_class": {"nut": {"bbox": 0.5}}})
     {'bbox': {'AP': 0.5}, 'segm': {'AP': 0.25}, 'mine': {'score': 1}}
@@ -100,7 +100,7 @@ def tasks_of_classes(metrics: Metrics) -> list[str]:
 
 
 def table_of(name: str, metrics: Metrics) -> dict[str, float]:
-    """The numbers of a task that are shown, by the names of their columns; metrics.json has more.
+    """The numbers of a task that the table shows, by column; metrics.json has more.
 
     The column of AR names the limit of detections: 100 for boxes and masks by COCO's rule, 20 for keypoints.
     """
@@ -123,16 +123,16 @@ def _rows(columns: list[str], rows: dict[str, dict[str, float]]) -> str:
 
 
 def _errors(errors: dict[str, Any]) -> str:
-    """What each sort of error costs, the dearest first."""
-    lines = [f"box AP50 is {errors['AP50']:.3f}; it would rise, were these alone put right, by"]
+    """The cost of each kind of error, the highest first."""
+    lines = [f"box AP50 is {errors['AP50']:.3f}; it would rise, if one kind of error alone were corrected, by"]
     for sort, cost in sorted(errors["cost"].items(), key=lambda item: -item[1]):
-        what = "instances" if sort == "missed" else "detections"
-        lines += [f"  {sort:<15}{cost:6.3f}  ({errors['count'][sort]:,} {what})"]
+        unit = "instances" if sort == "missed" else "detections"
+        lines += [f"  {sort:<15}{cost:6.3f}  ({errors['count'][sort]:,} {unit})"]
     return "\n".join(lines)
 
 
 def _classes(per_class: dict[str, dict[str, Any]], tasks: Sequence[str]) -> str:
-    """Two or three classes beside each other where their names are short enough."""
+    """AP and count of each class, in up to three columns of classes where their names are short enough."""
     name_width = min(32, max(5, *(display_width(name) for name in per_class)))
     head = fit("class", name_width) + f"{'count':>8}" + "".join(f"{HEADS.get(task, task):>{_width(task)}}" for task in tasks)
     cells = [
@@ -159,7 +159,7 @@ def _width(task: str) -> int:
 
 
 def display_width(text: str) -> int:
-    """Columns that a text takes in a terminal.
+    """The number of columns that ``text`` takes in a terminal.
 
     >>> display_width("nut"), display_width("胡桃")
     (3, 4)
@@ -168,7 +168,7 @@ def display_width(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """``text`` in exactly ``width`` columns of a terminal, cut where it is longer."""
+    """``text`` padded or cut to exactly ``width`` columns of a terminal."""
     if display_width(text) > width:
         while display_width(text) > width - 2:
             text = text[:-1]

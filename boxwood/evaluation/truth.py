@@ -1,4 +1,4 @@
-"""Truth and detections in the form in which they are compared: few fields, flat arrays, ids counted from 1."""
+"""Ground truth and detections in the form in which they are compared: few fields, flat arrays, ids counted from 1."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ImageResults:
     scores: NDArray[np.float64]
     """(N,)."""
     labels: NDArray[np.int64]
-    """(N,) 0..C-1."""
+    """(N,) labels 0..C-1."""
     rles: list[dict[str, Any]] | None = None
-    """Masks as COCO run-length codes."""
+    """Masks as COCO run lengths, in the original image."""
     keypoints: NDArray[np.float64] | None = None
-    """(N, K * 3) x, y as indices of pixels, as COCO has them, and a score."""
+    """(N, K * 3) x, y, score of each keypoint; x, y are indices of pixels, as in COCO."""
     others: list[dict[str, Any]] | None = None
-    """What the records have of fields other than masks and keypoints, one dictionary a detection."""
+    """The record entries of fields other than masks and keypoints, one dictionary per detection."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -44,7 +44,7 @@ class ImageResults:
         scores = detections.scores.detach().cpu().double().numpy()
         keypoints = None
         if detections.keypoints is not None:
-            half = np.array([0.5, 0.5, 0.0])  # a sample's keypoints are continuous: the centre of pixel 0 is 0.5
+            half = np.array([0.5, 0.5, 0.0])  # keypoints of `Detections` are continuous: the centre of pixel 0 is 0.5
             keypoints = (detections.keypoints.detach().cpu().double().numpy() - half).reshape(
                 len(scores), 3 * detections.keypoints.shape[1]
             )
@@ -59,7 +59,8 @@ class ImageResults:
         return cls(boxes, scores, detections.labels.cpu().numpy(), rles, keypoints, others or None)
 
     def records(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The detections as COCO results; ``segmentation``, ``keypoints`` and what other fields add where there are such."""
+        """The detections as COCO results; with ``segmentation``, ``keypoints`` and the entries of other fields where there are
+        any."""
         records = []
         for rank, label in enumerate(self.labels.tolist()):
             record = {
@@ -79,7 +80,7 @@ class ImageResults:
 
     @classmethod
     def of_proposals(cls, boxes: NDArray[Any], scores: NDArray[Any]) -> ImageResults:
-        """Boxes (N, 4) xyxy without a class, best first."""
+        """From boxes (N, 4) xyxy and scores (N,) without classes, best first."""
         corners = boxes.astype(np.float64)
         return cls(
             np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
@@ -93,22 +94,22 @@ Results = dict[int, ImageResults]
 
 
 def gather_results(results: Results) -> Results:
-    """The results of all processes; of an image that several have seen, those of the first."""
+    """The results of all processes; for an image that several processes evaluated, those of the first."""
     merged: Results = {}
     for part in gather_objects(results):
-        for image_id, found in part.items():
-            merged.setdefault(image_id, found)
+        for image_id, detections in part.items():
+            merged.setdefault(image_id, detections)
     return merged
 
 
 class Truth:
-    """A data set's truth, made ready for comparison.
+    """The ground truth of a data set, prepared for comparison.
 
-    The COCO API compares images and classes in the order of their ids, and ties in score are settled by that order. Here ids are
-    replaced by positions in that order, counted from 1, and annotations are numbered anew from 1: the result is the same for
-    any ids, and an annotation with the id 0, which the COCO API takes for "not matched", counts as it should.
+    The COCO API compares images and classes in the order of their ids, which also decides between equal scores. Here ids are
+    replaced by positions in that order, counted from 1, and annotations are renumbered from 1: the result is the same for
+    any ids, and an annotation with the id 0, which the COCO API takes for "not matched", counts correctly.
 
-    Raises `UserError` where an annotation has no box, or another number of keypoints than others.
+    Raises `UserError` where an annotation has no box, or annotations differ in their number of keypoints.
     """
 
     def __init__(self, coco: Mapping[str, Any]) -> None:
@@ -155,12 +156,12 @@ class Truth:
         }
 
     def names(self) -> list[str]:
-        """The categories' names in the order of their ids; a name that occurs twice has its id behind it."""
+        """The categories' names in the order of their ids; a name that occurs twice is followed by its id."""
         names = [str(category.get("name", category["id"])) for category in self.categories]
         return [f"{n} ({c['id']})" if names.count(n) > 1 else n for n, c in zip(names, self.categories, strict=True)]
 
     def counts(self) -> list[int]:
-        """How many instances each category has, crowd regions left out."""
+        """The number of instances of each category, without crowd regions."""
         counts = [0] * len(self.categories)
         for annotation in self.annotations:
             if not annotation["iscrowd"]:
@@ -168,8 +169,8 @@ class Truth:
         return counts
 
     def coco(self, task: str) -> dict[str, Any]:
-        """The truth as a COCO dictionary. For ``segm`` an instance without a mask is a region to ignore: its box, as a crowd. So is
-        for ``keypoints`` an instance without a labelled one, by the COCO API's own rule."""
+        """The truth as a COCO dictionary. For ``segm`` the box of an instance without a mask becomes a crowd region, which is
+        ignored. For ``keypoints`` the COCO API itself ignores instances without labelled keypoints."""
         images = [
             {"id": position, "height": image.get("height", 0), "width": image.get("width", 0)}
             for position, image in enumerate(self.images, start=1)

@@ -20,15 +20,15 @@ Array = NDArray[np.float64]
 
 
 class VocEvaluator(CollectingEvaluator):
-    """AP of each class at an IoU of 0.5, and their mean, as the challenge's development kit computes them.
+    """AP of each class at an IoU of ``min_overlap``, and their mean, as the challenge's development kit computes them.
 
-    In order of score, a detection is right where the instance of its image and class that it overlaps most is overlapped by at
-    least ``min_overlap`` and was not found before; a second detection of it is wrong. One that overlaps a difficult instance most
-    (``ignore: 1``, and crowd regions) does not count, and such instances need not be found. ``rule`` is ``voc2007``, the mean of
-    the precision at eleven recalls, or ``voc2010``, the area under the curve, which is the rule from that year on.
+    In order of score, a detection is right where its highest IoU with an instance of its image and class is at least
+    ``min_overlap`` and that instance is not matched yet; a second detection of it is wrong. Difficult instances (``ignore: 1``, and
+    crowd regions) do not count, nor do detections matched to them. ``rule`` is ``voc2007``, the mean of the precision at eleven
+    recalls, or ``voc2010``, the area under the curve, which is the rule from that year on.
 
     ``truth`` is a COCO dictionary, ``categories`` the model's classes. `compute` gives ``{"voc": {"AP"}, "per_class", "notes"}``,
-    fractions; -1 where there is no truth.
+    fractions; -1 where there is no truth. Raises `UserError` where ``rule`` is unknown.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class VocEvaluator(CollectingEvaluator):
         self.rule, self.min_overlap = rule, min_overlap
         self.stems = {image["id"]: Path(image.get("file_name", str(image["id"]))).stem for image in truth["images"]}
         self.instances: dict[tuple[int, int], list[tuple[list[float], bool]]] = {}
-        """By image and category the boxes x, y, width, height, and whether they are difficult."""
+        """By (image id, category id): boxes x, y, width, height, and whether each is difficult."""
         for annotation in regions:
             place = (annotation["image_id"], annotation["category_id"])
             self.instances.setdefault(place, []).append((annotation["bbox"], bool(annotation["iscrowd"])))
 
     def compute(self) -> Metrics:
-        """The numbers of all that was added; images of the truth that were not added count as images without detections."""
+        """The metrics of all detections; images of the truth that were not added count as images without detections."""
         per_class = {}
         for label, (category, name) in enumerate(zip(self.categories.ids, self.categories.names, strict=True)):
             recall, precision, count = self._curve(label, category)
@@ -65,37 +65,37 @@ class VocEvaluator(CollectingEvaluator):
         return {"voc": {"AP": float(np.mean(known)) if known else -1.0}, "per_class": per_class, "notes": notes}
 
     def write_devkit(self, folder: Path, split: str) -> None:
-        """Write the challenge's result files ``comp4_det_SPLIT_CLASS.txt``: a line a detection, image, score, and the box with
-        pixels counted from 1, its last one included. Of classes whose names a file cannot tell apart it has the ids too."""
+        """Write the challenge's result files ``comp4_det_SPLIT_CLASS.txt``, a line per detection: image, score, and the box with
+        pixels counted from 1, the last one included. Class names that become equal in a file name are followed by their ids."""
         words = [file_word(name) for name in self.categories.names]
         for label, (category, word) in enumerate(zip(self.categories.ids, words, strict=True)):
             lines = []
             for image_id in sorted(self.results):
-                found = self.results[image_id]
-                for rank in np.flatnonzero(found.labels == label).tolist():
-                    x, y, width, height = found.boxes[rank]
+                detections = self.results[image_id]
+                for rank in np.flatnonzero(detections.labels == label).tolist():
+                    x, y, width, height = detections.boxes[rank]
                     corners = (x + 1, y + 1, x + width, y + height)
                     stem = self.stems.get(image_id, str(image_id))
-                    lines.append(" ".join([stem, f"{found.scores[rank]:.6f}", *(f"{number:.6f}" for number in corners)]))
-            own = word if words.count(word) == 1 else f"{word}-{category}"
-            write_text(folder / f"comp4_det_{split}_{own}.txt", "".join(f"{line}\n" for line in lines))
+                    lines.append(" ".join([stem, f"{detections.scores[rank]:.6f}", *(f"{number:.6f}" for number in corners)]))
+            unique = word if words.count(word) == 1 else f"{word}-{category}"
+            write_text(folder / f"comp4_det_{split}_{unique}.txt", "".join(f"{line}\n" for line in lines))
 
     def _curve(self, label: int, category: int) -> tuple[Array, Array, int]:
-        """Recall and precision after each detection of a class in order of score, and how many instances are to be found."""
+        """Recall (N,) and precision (N,) after each detection of a class in order of score, and its number of instances."""
         scores, right, counts = [], [], []
         for image_id in sorted(self.results):
-            found = self.results[image_id]
-            chosen = found.labels == label
-            scores.append(found.scores[chosen])
+            detections = self.results[image_id]
+            of_class = detections.labels == label
+            scores.append(detections.scores[of_class])
             if image_id in self.stems:
-                own_right, own_counts = self._judge(image_id, category, found.boxes[chosen], found.scores[chosen])
+                image_right, image_counts = self._match(image_id, category, detections.boxes[of_class], detections.scores[of_class])
             else:
-                own_right = own_counts = np.zeros(int(chosen.sum()), dtype=np.bool_)
-            right.append(own_right)
-            counts.append(own_counts)
+                image_right = image_counts = np.zeros(int(of_class.sum()), dtype=np.bool_)
+            right.append(image_right)
+            counts.append(image_counts)
         instances = sum(
-            not difficult for (image_id, own), boxes in self.instances.items() for _, difficult in boxes
-            if own == category and image_id in self.stems
+            not difficult for (image_id, category_id), boxes in self.instances.items() for _, difficult in boxes
+            if category_id == category and image_id in self.stems
         )  # fmt: skip
         order = np.argsort(-np.concatenate([np.zeros(0), *scores]), kind="stable")
         no = np.zeros(0, dtype=np.bool_)
@@ -103,23 +103,22 @@ class VocEvaluator(CollectingEvaluator):
         hits, seen = np.cumsum(is_right[does_count]), np.arange(1, int(does_count.sum()) + 1)
         return hits / max(instances, 1), hits / seen, instances
 
-    def _judge(self, image_id: int, category: int, boxes: Array, scores: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which detections of one image and class are right, and which count at all. What is right in an image does not depend on
-        the other images."""
+    def _match(self, image_id: int, category: int, boxes: Array, scores: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which detections of one image and class are right (N,), and which count (N,)."""
         right, counts = np.zeros(len(boxes), dtype=np.bool_), np.ones(len(boxes), dtype=np.bool_)
         truth = self.instances.get((image_id, category), [])
         if not truth:
             return right, counts
         overlaps = _overlaps(boxes, np.array([box for box, _ in truth], dtype=np.float64))
-        found: set[int] = set()
+        matched: set[int] = set()
         for row in np.argsort(-scores, kind="stable").tolist():
             best = int(overlaps[row].argmax())
             if overlaps[row, best] < self.min_overlap:
                 continue
             if truth[best][1]:
                 counts[row] = False
-            elif best not in found:
-                found.add(best)
+            elif best not in matched:
+                matched.add(best)
                 right[row] = True
         return right, counts
 
@@ -140,7 +139,7 @@ def average_precision(recall: Array, precision: Array, rule: Literal["voc2007", 
 
 
 def _overlaps(boxes: Array, truth: Array) -> Array:
-    """IoU (N, M) of boxes x, y, width, height."""
+    """IoU (N, M) of boxes (N, 4) and (M, 4), x, y, width, height."""
     start = np.maximum(boxes[:, None, :2], truth[None, :, :2])
     end = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], truth[None, :, :2] + truth[None, :, 2:])
     shared = np.clip(end - start, 0, None).prod(axis=2)

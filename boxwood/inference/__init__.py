@@ -1,1 +1,1 @@
-"""A trained detector at work: called with pictures, run over folders and videos, measured on a data set."""
+"""Inference: the predictor, predictions of pictures, folders and videos, evaluation on a data set."""

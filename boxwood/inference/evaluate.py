@@ -65,12 +65,12 @@ class Evaluation:
     """The results of an evaluation. Under torchrun, those of all processes; the files are written by rank 0."""
 
     metrics: Metrics
-    """What ``metrics.json`` holds: a table of numbers a task (``bbox``, ``segm``, ``keypoints``, ``proposals``, ...), AP of each
-    class, errors, confusions, calibration, notes."""
+    """The content of ``metrics.json``: a table of numbers per task (``bbox``, ``segm``, ``keypoints``, ``proposals``, ...), AP of
+    each class, errors, confusions, calibration, notes."""
     about: str
-    """What was evaluated on how many images."""
+    """The evaluated model or file, and the number of images."""
     title: str
-    """What the detector is called: Mask R-CNN, ResNet-50-FPN."""
+    """Name of the detector: Mask R-CNN, ResNet-50-FPN."""
     categories: Categories
     """The detector's classes."""
     dataset: Dataset
@@ -87,8 +87,8 @@ class Evaluation:
 
     @property
     def has_detections(self) -> bool:
-        """Whether the evaluator keeps the detections, as all of Boxwood's do; one of a user's own need not, and there is no report
-        then."""
+        """Whether the evaluator keeps the detections, as all of Boxwood's do; without them (a user-defined one need not) there is
+        no report."""
         evaluator: object = self.evaluator
         return isinstance(evaluator, CollectingEvaluator | ProposalEvaluator)
 
@@ -173,7 +173,7 @@ def evaluate(
 
     ``source`` is a run, a weights file or a name of the zoo; a configuration (`RunConfig`, or the name of one) with ``weights``; or
     a model in memory, a `Predictor` or a `Detector`, which is not changed. ``overrides`` (``key=value``) change the
-    configuration. ``data`` replaces its ``data.val``, whose transforms stay; a detector in memory needs ``data``, whose own
+    configuration. ``data`` replaces its ``data.val``, whose transforms stay; a detector in memory needs ``data``, whose
     transforms are applied. ``measure`` chooses the rules: ``coco``, ``voc2007``, ``voc2010``, ``lvis``, ``cityscapes``,
     ``module:Class`` or an `EvaluatorConfig`; None: the configuration's ``evaluator``, else COCO's.
 
@@ -364,8 +364,8 @@ def _selection(config: RunConfig) -> Callable[[Tensor, Tensor, Tensor], tuple[Te
     geometry, test = GEOMETRIES[config.model.geometry], config.test
 
     def select(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, scores, kept = suppress(boxes, scores, labels, scores > test.score_threshold, test, geometry)
-        rows = kept.nonzero()[:, 0]
+        boxes, scores, valid = suppress(boxes, scores, labels, scores > test.score_threshold, test, geometry)
+        rows = valid.nonzero()[:, 0]
         rows = rows[scores[rows].argsort(descending=True, stable=True)][: test.detections_per_image]
         return boxes[rows], scores[rows], rows
 

@@ -102,7 +102,7 @@ def _encoded(line: dict[str, Any]) -> bytes:
 
 
 def _whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, int, Any]]:
-    """Where each line begins and ends and what it holds, up to the first that is incomplete."""
+    """Start, end and content of each line, up to the first that is incomplete."""
     with path.open("rb") as file:
         file.seek(start)
         for text in file:

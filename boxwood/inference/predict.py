@@ -49,13 +49,13 @@ JOURNAL = "predictions.part.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was detected in a picture or in a frame of a video, or why there is nothing."""
+    """The detections in a picture or a frame of a video, or the error of a file that cannot be read."""
 
     file_name: str
-    """The image or video, as it was named or found."""
+    """Path of the image or video, as it was given, or listed from a folder or pattern."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """A record a detection: ``file_name``, ``category`` (its name), ``bbox`` (x, y, width, height), ``score``, and ``segmentation``
-    (run lengths) and ``keypoints`` where the model has them; ``frame`` and ``time`` of a video."""
+    """A record per detection: ``file_name``, ``category`` (its name), ``bbox`` (x, y, width, height), ``score``, and
+    ``segmentation`` (run lengths) and ``keypoints`` where the model has them; ``frame`` and ``time`` of a video."""
     detections: Detections | None = None
     """The same with tensors; None where there is an ``error``, or where the result is from the call that is resumed."""
     picture: str | None = None
@@ -96,7 +96,7 @@ def predict(
     ``coco`` is the COCO file of the images, for which the detections are written as COCO results too.
 
     A file that cannot be read has a prediction with an ``error`` and does not stop the others. Where a call with the same ``out``
-    was interrupted, this one resumes it. Raises `UserError` where no source is found, the model cannot be loaded, or a file cannot
+    was interrupted, this one resumes it. Raises `UserError` where no source exists, the model cannot be loaded, or a file cannot
     be written.
     """
     return list(iter_predictions(model, sources, out, score=score, batch=batch, pictures=pictures, crops=crops, coco=coco))
@@ -128,7 +128,7 @@ def iter_predictions(
 
 
 def source_files(source: str | Path) -> list[Path]:
-    """The images and videos that a file, a folder or a pattern stands for. Raises `UserError` where there is none."""
+    """The images and videos of a file, a folder or a pattern. Raises `UserError` where there is none."""
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES | VIDEOS and file.is_file())
@@ -267,11 +267,11 @@ class _Call:
         time: float | None = None,
     ) -> Prediction:
         """Keep the detections with enough score, write their crops, add them to the journal."""
-        kept = detections[detections.scores >= self.score]
+        detections = detections[detections.scores >= self.score]
         if self.folder is not None and name is not None and self.crops:
-            _write_crops(kept, image, self.folder / "crops" / Path(name).stem, "" if frame is None else f"{frame:06d}-")
+            _write_crops(detections, image, self.folder / "crops" / Path(name).stem, "" if frame is None else f"{frame:06d}-")
         about = {"file_name": file_name} | ({} if frame is None else {"frame": frame, "time": time})
-        prediction = Prediction(file_name, records_of(kept, **about), kept, name, frame, time)
+        prediction = Prediction(file_name, records_of(detections, **about), detections, name, frame, time)
         self._add_to_journal(prediction)
         return prediction
 
@@ -347,7 +347,7 @@ def _image_ids(path: Path, files: Sequence[Path]) -> dict[str, int]:
     names = [Path(file.file_name(row)).name for row in range(len(file.image_ids))]
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path}: two images are called {repeated}, so results cannot be told apart; rename one")
+        raise UserError(f"{path}: two images are called {repeated}, so their results cannot be distinguished; rename one")
     known = set(names)
     if unknown := [file for file in files if file.name not in known]:
         raise UserError(f"{unknown[0]}: is no image of {path}; name the COCO file of these pictures")

@@ -1,4 +1,4 @@
-"""Augmentation at test time: an image is looked at mirrored, at other scales and widened, and what is seen is put together.
+"""Test-time augmentation: an image goes through the network mirrored, at other scales and widened, and the outputs are merged.
 
     the image -> views of it -> boxes of each -> suppressed together -> in them, masks and keypoints of each view, averaged
 
@@ -39,19 +39,19 @@ __all__ = ["AugmentedDetector", "View", "augmented", "views_of"]
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image."""
+    """One augmentation of an image."""
 
     transforms: tuple[Transform, ...]
     flipped: bool = False
     ratio: float = 1.0
-    """By how much it is widened before it is scaled."""
+    """Factor by which the image is widened before it is scaled."""
     larger: int = 0
     """1 where the image is larger than in the ordinary view, -1 where it is smaller."""
 
 
 def augmented(model: nn.Module, transforms: Sequence[Transform], test: TestConfig) -> tuple[nn.Module, Sequence[Transform]]:
-    """The model that looks as often as ``test.tta`` says, and the transforms for its images: none, since it scales them itself.
-    Without ``test.tta`` both as they are."""
+    """The model that applies the views of ``test.tta``, and the transforms for its images: none, since it applies them itself.
+    Without ``test.tta`` both are returned unchanged."""
     if test.tta is None:
         return model, transforms
     return AugmentedDetector(model, transforms, test), ()
@@ -60,7 +60,7 @@ def augmented(model: nn.Module, transforms: Sequence[Transform], test: TestConfi
 def views_of(config: ViewsConfig, transforms: Sequence[Transform]) -> list[View]:
     """The views of an image, the ordinary one last; ``transforms`` are those of the ordinary view.
 
-    Raises `UserError` where other scales are asked for and none of the transforms is a `ResizeShortestEdge`.
+    Raises `UserError` where other scales are requested and none of the transforms is a `ResizeShortestEdge`.
     """
     ordinary, mirror = tuple(transforms), HorizontalFlip(p=1.0)
     resizes = [place for place, transform in enumerate(ordinary) if isinstance(transform, ResizeShortestEdge)]
@@ -115,11 +115,11 @@ class AugmentedDetector(nn.Module):
         return self.model.categories
 
     def forward(self, batch: Batch) -> Batch:
-        """Nothing yet: `detections` looks at one image after another."""
+        """Returns ``batch``: `detections` runs the network, one image after another."""
         return batch
 
     def detections(self, output: Batch, batch: Batch) -> list[Detections]:
-        """The instances of each image, in its own pixels."""
+        """The instances of each image, in pixels of the original."""
         return [self._detections(sample, output.images.device) for sample in _samples(output)]
 
     def _detections(self, sample: Sample, device: torch.device) -> Detections:
@@ -134,10 +134,10 @@ class AugmentedDetector(nn.Module):
                 instances.fields[task.name] = task.decode(network, values, rows, instances, whole)[None]
             for task in network.tasks:
                 instances.valid = task.survivors(network, instances)
-            (found,) = network.detections_of(instances, whole)
+            (detections,) = network.detections_of(instances, whole)
         else:
-            (found,) = to_detections(instances, whole, self.categories, network.geometry)
-        return found
+            (detections,) = to_detections(instances, whole, self.categories, network.geometry)
+        return detections
 
     # ---------------------------------------------------------------------------------------------------------- boxes
 
@@ -151,15 +151,15 @@ class AugmentedDetector(nn.Module):
             parts: list[Candidates] = []
             for view in views:
                 batch = _batch(sample, view, device)
-                found = self._output(batch).candidates
-                assert found is not None
-                boxes = _to_original(found.boxes[0], batch, view, geometry)
-                possible = found.possible[0] & _looked_for(boxes, view, config)
-                parts.append(Candidates(boxes, found.scores[0], found.labels[0], possible))
+                candidates = self._output(batch).candidates
+                assert candidates is not None
+                boxes = _to_original(candidates.boxes[0], batch, view, geometry)
+                possible = candidates.possible[0] & _looked_for(boxes, view, config)
+                parts.append(Candidates(boxes, candidates.scores[0], candidates.labels[0], possible))
             names = ("boxes", "scores", "labels", "possible")
             union = Candidates(*(torch.cat([getattr(part, name) for part in parts])[None] for name in names))
             instances = top_instances(union, self.test, geometry)
-        rows = instances.valid[0]  # what is not valid is left out here, so that no head looks at it
+        rows = instances.valid[0]  # what is not valid is left out here, so that no head computes it
         boxes, scores, labels = (column[0, rows][None] for column in (instances.boxes, instances.scores, instances.labels))
         return Instances(boxes, scores, labels, instances.valid[:, rows])
 
@@ -199,7 +199,7 @@ class AugmentedDetector(nn.Module):
         return task.merge(self.tta, stacked, torch.stack(used).view(len(used), -1, *[1] * (stacked.dim() - 2)))
 
     def _output(self, batch: Batch) -> Any:
-        """What the network says of boxes, and nothing else."""
+        """The output of the network for boxes alone, without the other tasks."""
         return self.model(batch, boxes_only=True) if isinstance(self.model, RCNN) else self.model(batch)
 
 
@@ -225,7 +225,7 @@ def _samples(batch: Batch) -> list[Sample]:
 
 
 def _batch(sample: Sample, view: View, device: torch.device) -> Batch:
-    """The image as one view shows it."""
+    """A batch of the image in one view."""
     seen, rng = copy.copy(sample), np.random.default_rng(0)
     if view.ratio != 1.0:
         height, width = sample.size

@@ -15,14 +15,14 @@ __all__ = ["Selection", "select_detections"]
 
 @dataclass(frozen=True)
 class Selection:
-    """How much of a file of detections was kept."""
+    """Numbers of selected detections and images of a file of detections."""
 
     num_detections: int
     num_images: int
     """Images that have detections."""
     of_detections: int
     of_images: int
-    """Images that were asked for."""
+    """Images that were requested."""
 
 
 def select_detections(results: str | Path, images: str | Path, out: str | Path) -> Selection:
@@ -35,8 +35,8 @@ def select_detections(results: str | Path, images: str | Path, out: str | Path) 
         raise UserError(f"{out}: COCO results are written as .json; name it so")
     wanted = read_image_ids(Path(images))
     records = read_records(results)
-    kept = [record for record in records if record["image_id"] in wanted]
-    if not kept and records:
+    selected = [record for record in records if record["image_id"] in wanted]
+    if not selected and records:
         raise UserError(f"{results}: has no detection in an image of {images}; name the results of these images")
-    save_detections(kept, out)
-    return Selection(len(kept), len({record["image_id"] for record in kept}), len(records), len(wanted))
+    save_detections(selected, out)
+    return Selection(len(selected), len({record["image_id"] for record in selected}), len(records), len(wanted))

@@ -40,7 +40,7 @@ class FileStatistics:
     advice: list[str]
     """What the numbers suggest, a sentence each."""
     table: list[str]
-    """Images, boxes, and a row a class, as lines of text in the pixels of the images."""
+    """Images, boxes, and a row per class, as lines of text in the pixels of the images."""
 
 
 @dataclass(frozen=True)

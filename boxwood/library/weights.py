@@ -74,9 +74,8 @@ def remap_classes(
     """Write weights for the classes of another data set, to train on from there; returns the old class of each new one.
 
     ``source`` is what `boxwood.load` takes, ``annotations`` a COCO file with the new classes. A class takes the outputs of the old
-    one of its name, or of the one that ``take`` (new name -> old name) says; the outputs of others (None) are randomly initialised.
-    Raises `UserError` where a name is unknown, or the model has no outputs per class.
-    """
+    one of its name, or of the one that ``take`` (new name -> old name) names; the outputs of others (None) are randomly
+    initialised. Raises `UserError` where a name is unknown, or the model has no outputs per class."""
     out = Path(out)
     _check_out(out)
     saved = open_weights(source).saved

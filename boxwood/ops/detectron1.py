@@ -1,4 +1,4 @@
-"""Detectron's arithmetic, for its weights: what it did otherwise than in continuous coordinates.
+"""Detectron's arithmetic, for its weights: where it differs from continuous coordinates.
 
 Its boxes name their last pixel: width = x2 - x1 + 1. Here too a box ends behind its last pixel, at x2 + 1, so areas, overlaps,
 coding and suppression are those of `boxwood.ops.boxes`; what is left are the places where it forgot the 1 (features, masks and

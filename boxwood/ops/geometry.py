@@ -23,7 +23,7 @@ __all__ = ["CONTINUOUS", "Geometry"]
 class Geometry:
     """The box convention: continuous coordinates, without rounding.
 
-    A model has one (`CONTINUOUS`, or `boxwood.ops.detectron1.DETECTRON1`) and calls its methods; nothing asks which one it is.
+    A model has one (`CONTINUOUS`, or `boxwood.ops.detectron1.DETECTRON1`) and calls its methods; no code checks which one it is.
     """
 
     cell_anchors = staticmethod(cell_anchors)

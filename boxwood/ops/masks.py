@@ -39,7 +39,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 def rasterize_polygons(
     parts: Sequence[np.ndarray[Any, Any]], box: tuple[float, float, float, float], size: int | tuple[int, int]
 ) -> Pixels:
-    """The union of polygons over a rectangle, on a grid, by COCO's own rasteriser.
+    """The union of polygons over a rectangle, on a grid, by COCO's rasteriser.
 
     ``parts`` are (n, 2) points x, y; ``box`` xyxy is the rectangle in the same coordinates; ``size`` is (height, width), or one
     number for both -> (height, width) uint8 of 0 and 1.

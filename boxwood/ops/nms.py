@@ -35,7 +35,7 @@ def nms_mask(
     Args:
         boxes: (N, 4) xyxy.
         scores: (N,).
-        groups: (N,) int64: labels or levels, each suppressed on its own; None is one group.
+        groups: (N,) int64: labels or levels, each suppressed separately; None is one group.
         threshold: IoU.
         valid: (N,) bool: the others are neither kept nor do they suppress.
         lengths: of consecutive parts of the boxes that share no group, which a GPU then works on one after another: its time grows
@@ -50,8 +50,8 @@ def nms_mask(
     """
     groups = torch.zeros_like(scores, dtype=torch.int64) if groups is None else groups
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
-    kept: Tensor = _grouped_nms(boxes.float(), scores.float(), groups, valid, threshold, list(lengths))
-    return kept
+    kept_mask: Tensor = _grouped_nms(boxes.float(), scores.float(), groups, valid, threshold, list(lengths))
+    return kept_mask
 
 
 @torch.library.custom_op("boxwood::grouped_nms", mutates_args=())
@@ -62,30 +62,30 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
     """
     import torchvision.ops  # imported when first used: the import takes most of a second and 160 MB
 
-    kept = torch.zeros_like(valid)
+    kept_mask = torch.zeros_like(valid)
     if boxes.numel() == 0:
-        return kept
+        return kept_mask
     if boxes.device.type == "cpu":
         # One group after another: the work grows with the square of the number of boxes that are compared.
         rows = valid.nonzero()[:, 0]
         rows = rows[groups[rows].argsort(stable=True)]
         lengths = torch.unique_consecutive(groups[rows], return_counts=True)[1].tolist()
         for members in torch.split(rows, lengths):
-            kept[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
-        return kept
-    # All groups of a part at once, each shifted to a place of its own; in float64, so that the shift costs no precision. Invalid
+            kept_mask[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
+        return kept_mask
+    # All groups of a part at once, each shifted to a separate place; in float64, so that the shift costs no precision. Invalid
     # boxes become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
     extent = boxes.max() - boxes.min().clamp(max=0) + 1
     shifted = boxes.double() + (groups * extent.double())[:, None]
     far = torch.arange(4, device=boxes.device) // 2 - 2 * extent.double()
     shifted = torch.where(valid[:, None], shifted, far)
     masked_scores = scores.double().masked_fill(~valid, -torch.inf)
-    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, kept)]
-    parts_kept = [
+    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, kept_mask)]
+    kept_parts = [
         part.index_fill(0, torchvision.ops.nms(part_boxes, part_scores, threshold), True)
         for part_boxes, part_scores, part in zip(*parts, strict=True)
     ]
-    return torch.cat(parts_kept) & valid
+    return torch.cat(kept_parts) & valid
 
 
 @_grouped_nms.register_fake
@@ -163,10 +163,11 @@ def vote(
 ) -> tuple[Tensor, Tensor]:
     """Boxes as the mean of all that overlap them, weighted by score (Gidaris and Komodakis, arXiv 1505.01749, section 5).
 
-    The voters of a box are those of its label with an IoU of at least ``threshold``. Its score stays (``id``), or becomes of their
-    scores s: ``avg`` the mean, ``iou_avg`` the mean weighted by IoU, ``generalized_avg`` (mean s^beta)^(1 / beta), ``quasi_sum``
-    sum s / n^beta, ``temp_avg`` the mean of s after a softmax of (s, 1 - s) at the temperature ``beta``. ``boxes`` (N, 4),
-    ``scores`` and ``labels`` (N,), of the voters (V, 4), (V,), (V,) -> boxes (N, 4), scores (N,). A box without voters stays.
+    The voters of a box are those of its label with an IoU of at least ``threshold``. Its score stays (``id``), or is computed from
+    their scores s: ``avg`` the mean, ``iou_avg`` the mean weighted by IoU, ``generalized_avg`` (mean s^beta)^(1 / beta),
+    ``quasi_sum`` sum s / n^beta, ``temp_avg`` the mean of s after a softmax of (s, 1 - s) at the temperature ``beta``. ``boxes``
+    (N, 4), ``scores`` and ``labels`` (N,), of the voters (V, 4), (V,), (V,) -> boxes (N, 4), scores (N,). A box without voters
+    stays.
 
     >>> first, second = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 9]])
     >>> zero, voters = torch.zeros(2, dtype=torch.int64), torch.cat([first, second])
@@ -177,27 +178,27 @@ def vote(
     is_voter = (overlaps >= threshold) & (labels[:, None] == voter_labels)
     weights = is_voter * voter_scores
     total, count = weights.sum(dim=1), is_voter.sum(dim=1).to(scores)
-    heard = total > 0
-    moved = torch.where(heard[:, None], weights @ voters / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None], boxes)
+    has_voters = total > 0
+    moved = torch.where(has_voters[:, None], weights @ voters / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None], boxes)
 
     def mean(values: Tensor) -> Tensor:
         return (is_voter * values).sum(dim=1) / count.clamp(min=1)
 
     if scoring == "avg":
-        said = mean(voter_scores)
+        voted = mean(voter_scores)
     elif scoring == "iou_avg":
         by_overlap = is_voter * overlaps
-        said = (by_overlap * voter_scores).sum(dim=1) / by_overlap.sum(dim=1).clamp(min=torch.finfo(total.dtype).tiny)
+        voted = (by_overlap * voter_scores).sum(dim=1) / by_overlap.sum(dim=1).clamp(min=torch.finfo(total.dtype).tiny)
     elif scoring == "generalized_avg":
-        said = mean(voter_scores**beta) ** (1 / beta)
+        voted = mean(voter_scores**beta) ** (1 / beta)
     elif scoring == "quasi_sum":
-        said = total / count.clamp(min=1) ** beta
+        voted = total / count.clamp(min=1) ** beta
     elif scoring == "temp_avg":
         # softmax(log(s, 1 - s) / beta), its first part
-        said = mean(torch.sigmoid(torch.logit(voter_scores) / beta))
+        voted = mean(torch.sigmoid(torch.logit(voter_scores) / beta))
     else:
-        said = scores
-    return moved, torch.where(heard, said, scores)
+        voted = scores
+    return moved, torch.where(has_voters, voted, scores)
 
 
 def nms_keypoints(
@@ -213,8 +214,8 @@ def nms_keypoints(
     order = scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     sorted_points = points.gather(-3, order[..., None, None].expand_as(points))
     similar = keypoint_similarity(sorted_points, sorted_points, areas.gather(-1, order), sigmas) > threshold
-    kept = valid.gather(-1, order)
-    for rank in range(kept.shape[-1] - 1):  # the rank's pose is decided when it is reached; no value is read on the host
-        suppressed = similar[..., rank, rank + 1 :] & kept[..., rank, None]
-        kept = torch.cat([kept[..., : rank + 1], kept[..., rank + 1 :] & ~suppressed], dim=-1)
-    return torch.zeros_like(valid).scatter(-1, order, kept)
+    kept_mask = valid.gather(-1, order)
+    for rank in range(kept_mask.shape[-1] - 1):  # the rank's pose is decided when it is reached; no value is read on the host
+        suppressed = similar[..., rank, rank + 1 :] & kept_mask[..., rank, None]
+        kept_mask = torch.cat([kept_mask[..., : rank + 1], kept_mask[..., rank + 1 :] & ~suppressed], dim=-1)
+    return torch.zeros_like(valid).scatter(-1, order, kept_mask)

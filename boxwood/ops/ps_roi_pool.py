@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling (Dai et al., R-FCN, 2016, equation 1): each cell of an RoI reads channels of its own.
+"""Position-sensitive RoI pooling (Dai et al., R-FCN, 2016, equation 1): each cell of an RoI reads other channels.
 
 A cell's value is the mean of a rectangle of the map. With the map's sums over all rectangles that begin in its corner, that
 is four reads a cell, whatever its size.
@@ -24,7 +24,7 @@ def ps_roi_pool(
     scale: float,
     rounding: Literal["none", "cells", "pixels"] = "none",
 ) -> Tensor:
-    """The mean over the map pixels that each cell of each RoI touches, in that cell's own channels.
+    """The mean over the map pixels that each cell of each RoI touches, in that cell's channels.
 
     Args:
         features: (B, C * P * P, H, W) floating; channel (c * P + row) * P + column is read by that cell for output c.
@@ -76,11 +76,11 @@ def ps_roi_pool(
 
 
 def ps_roi_align(features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale: float, sampling_ratio: int = 2) -> Tensor:
-    """Interpolated points of each cell averaged, as in RoIAlign, in that cell's own channels (Li et al., Light-Head R-CNN, 2017).
+    """Interpolated points of each cell averaged, as in RoIAlign, in that cell's channels (Li et al., Light-Head R-CNN, 2017).
 
-    With `ps_roi_pool`'s arguments and result. Where that one reads whole map pixels, so that an RoI moved by less than one says the
-    same, this follows the RoI exactly. ``sampling_ratio`` points are taken a cell and side. torchvision's operator does the work.
-    """
+    With `ps_roi_pool`'s arguments and result. Where that one reads whole map pixels, so that an RoI moved by less than one gives
+    the same, this follows the RoI exactly. ``sampling_ratio`` points are taken a cell and side. torchvision's operator does the
+    work."""
     indexed = torch.cat([images[:, None].to(features.dtype), rois.detach().to(features.dtype)], dim=1)
     import torchvision.ops
 

@@ -65,9 +65,9 @@ def roi_align(
     longest = points.amax(dim=1)
     pooled = features.new_empty(len(rois), features.shape[1], size, size)
     for most in sorted(set(longest.tolist())):
-        chosen = (longest == most).nonzero()[:, 0]
-        part = _pool(features, rois[chosen], extent[chosen], images[chosen], size, points[chosen], most)
-        pooled = pooled.index_copy(0, chosen, part)
+        rows = (longest == most).nonzero()[:, 0]
+        part = _pool(features, rois[rows], extent[rows], images[rows], size, points[rows], most)
+        pooled = pooled.index_copy(0, rows, part)
     return pooled
 
 
@@ -107,8 +107,8 @@ def pool_levels(
     if len(maps) == 1:
         return pool(maps[0][0], rois, images, size, scale=maps[0][1]).contiguous()
     if fixed_shapes:
-        # Every RoI from every level; from another level than its own it is read far outside the map, where all is zero, and the
-        # operators stop at once.
+        # Every RoI is pooled from every level; from levels other than its own it is read far outside the map, where all values are
+        # zero and the operators stop at once.
         of_level = [torch.where((levels == level)[:, None], rois, OUTSIDE) for level in range(len(maps))]
         parts = [pool(level, part, images, size, scale=scale) for (level, scale), part in zip(maps, of_level, strict=True)]
         return torch.stack(parts).sum(dim=0).contiguous()
@@ -122,7 +122,7 @@ def pool_levels(
 
 
 def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -> Tensor:
-    """`roi_align` of each RoI on a plane of its own, such as its instance's mask: aligned, as many points as a cell has pixels.
+    """`roi_align` of each RoI on one plane each, such as the mask of its instance: aligned, as many points as a cell has pixels.
 
     A point's bilinear weight is a product of one of x and one of y, so on a CPU it is two small matrix products a RoI.
     ``planes`` (N, H, W) of any type, ``rois`` (R, 4) xyxy in pixels of the plane, ``indices`` (R,) int64 -> (R, P, P) float32.

@@ -26,7 +26,7 @@ IMAGES = 12
 MATRIX = 25
 """Up to this number of classes the whole confusion matrix is shown, above it the largest confusions alone."""
 CURVES = 200
-"""The classes with the most instances that have their own curve."""
+"""Number of classes with a separate curve: those with the most instances."""
 ERRORS = {
     "classification": "well placed, but of another class",
     "localisation": "of the right class, badly placed (IoU 0.1 to 0.5)",

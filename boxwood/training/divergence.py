@@ -22,7 +22,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(slots=True)
 class _MicroBatch:
-    """What the report says of a micro-batch; references to tensors, so that nothing waits for the device."""
+    """The data of a micro-batch for the report; references to tensors, so that nothing waits for the device."""
 
     step: int
     image_ids: tuple[int, ...]

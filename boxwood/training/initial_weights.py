@@ -25,20 +25,20 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
     opened = open_weights(config.train.weights, config)
     saved = opened.saved
     if opened.initialised:
-        body = {name: value for name, value in saved.state.items() if name not in opened.initialised}
-        own = model.state_dict()
-        load_state(model, {**own, **body}, where=where)
-        logger.info("%s: a body; %d other tensors start from random values", where, len(own) - len(body))
+        backbone = {name: value for name, value in saved.state.items() if name not in opened.initialised}
+        state = model.state_dict()
+        load_state(model, {**state, **backbone}, where=where)
+        logger.info("%s: a backbone; %d other tensors are randomly initialised", where, len(state) - len(backbone))
         return
-    anew = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
+    initialised = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
     difference = saved.categories.difference(categories)
-    if anew:
+    if initialised:
         logger.warning(
             "%s: has %d classes, data.train has %d; these tensors are randomly initialised: %s",
             where,
             len(saved.categories),
             len(categories),
-            ", ".join(anew),
+            ", ".join(initialised),
         )
     elif difference:
         logger.warning(

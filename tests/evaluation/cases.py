@@ -1,4 +1,4 @@
-"""Truths and detections for the tests, and the reference's verdict on them."""
+"""Ground truth and detections for the tests, and their metrics by pycocotools."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def quiet_coco(dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def reference(truth: dict[str, Any], found: dict[int, Detections], task: str) -> dict[str, float]:
-    """The twelve numbers as pycocotools' own ``summarize`` gives them; nothing of Boxwood is between."""
+def reference(truth: dict[str, Any], predictions: dict[int, Detections], task: str) -> dict[str, float]:
+    """The twelve numbers of pycocotools' ``summarize``, computed without Boxwood's code."""
     coco = quiet_coco(truth)
     ids = categories(truth).ids
     records = []
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         codes = one.rles() if task == "segm" else None
         for rank in range(len(one)):
             x1, y1, x2, y2 = one.boxes[rank].double().tolist()
@@ -105,7 +105,7 @@ def random_case(
         "categories": [{"id": c, "name": f"class {c}"} for c in ids],
         "annotations": [],
     }
-    found = {}
+    predictions = {}
     for image_id in image_ids:
         boxes, labels, codes = [], [], []
         for _ in range(rng.integers(0, instances + 1)):
@@ -128,8 +128,8 @@ def random_case(
             codes.append(encode(ellipse(x, y, width, height, size)) if masks else None)
         scores = np.sort(rng.integers(1, score_levels + 1, len(boxes)) / (score_levels + 1))[::-1].astype(np.float32)
         if boxes or rng.random() < 0.5:
-            found[image_id] = detections(boxes, scores.copy(), labels, codes if masks else None, size)
-    return truth, found
+            predictions[image_id] = detections(boxes, scores.copy(), labels, codes if masks else None, size)
+    return truth, predictions
 
 
 def ellipse(x: float, y: float, width: float, height: float, size: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def _annotation(
     x, y, width, height = (float(v) for v in box)
     crowd = int(rng.random() < 0.15)
     segmentation: Any = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    if crowd:  # as COCO writes crowds: counts in plain numbers
+    if crowd:  # as in COCO's files: uncompressed run lengths
         flat = np.flatnonzero(np.diff(np.concatenate([[0], mask.ravel(order="F").astype(np.int8), [0]])))
         counts = np.diff(np.concatenate([[0], flat, [mask.size]])).tolist()
         segmentation = {"size": list(mask.shape), "counts": counts}

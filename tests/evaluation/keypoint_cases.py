@@ -1,4 +1,4 @@
-"""Truths with keypoints and detections of them for the tests, and the reference's verdict on them."""
+"""Ground truth and detections with keypoints for the tests, and their metrics by pycocotools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.evaluation.cases import SIZE, quiet_coco
 
 SIGMAS = {"persons": (0.026, 0.025, 0.025, 0.035, 0.035, *(0.08,) * 12), "four": (0.05, 0.1, 0.02, 0.07), "one": (0.05,)}
 NAMES = ["AP", "AP50", "AP75", "APm", "APl", "AR20", "AR50", "AR75", "ARm", "ARl"]
-"""In the order in which pycocotools has them."""
+"""In the order of pycocotools."""
 
 
 def facts(sigmas: tuple[float, ...]) -> KeypointFacts:
@@ -40,7 +40,7 @@ def random_case(
         "categories": [{"id": i, "name": f"class {i}", "keypoints": names, "skeleton": []} for i in (4, 9)],
         "annotations": [],
     }
-    found = {}
+    predictions = {}
     for image in truth["images"]:
         boxes, points, labels = [], [], []
         for _ in range(int(rng.integers(0, instances + 1))):
@@ -74,27 +74,27 @@ def random_case(
             labels.append(int(rng.integers(2)))
         scores = np.sort(rng.integers(1, levels + 1, len(boxes)) / (levels + 1))[::-1].astype(np.float32)
         if boxes or rng.random() < 0.5:
-            found[image["id"]] = detections(boxes, points, labels, scores, count)
-    return truth, found
+            predictions[image["id"]] = detections(boxes, points, labels, scores, count)
+    return truth, predictions
 
 
 def detections(boxes: Any, points: Any, labels: Any, scores: Any, count: int) -> Detections:
-    """``points`` as indices of pixels; a detection's are continuous, half a pixel more."""
-    seen = torch.tensor(np.array(points).reshape(-1, count, 2) + 0.5, dtype=torch.float32)
+    """``points`` are indices of pixels; those of `Detections` are continuous, half a pixel more."""
+    continuous = torch.tensor(np.array(points).reshape(-1, count, 2) + 0.5, dtype=torch.float32)
     return Detections(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor(np.array(scores), dtype=torch.float32),
         torch.tensor(labels, dtype=torch.int64),
         (SIZE, SIZE),
-        keypoints=torch.cat([seen, torch.ones_like(seen[..., :1])], dim=2),
+        keypoints=torch.cat([continuous, torch.ones_like(continuous[..., :1])], dim=2),
     )
 
 
-def reference(truth: dict[str, Any], found: dict[int, Detections], sigmas: tuple[float, ...]) -> dict[str, float]:
-    """The ten numbers as pycocotools' own ``summarize`` gives them; nothing of Boxwood is between."""
+def reference(truth: dict[str, Any], predictions: dict[int, Detections], sigmas: tuple[float, ...]) -> dict[str, float]:
+    """The ten numbers of pycocotools' ``summarize``, computed without Boxwood's code."""
     coco = quiet_coco(copy.deepcopy(truth))
     records = []
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         assert one.keypoints is not None
         for rank in range(len(one)):
             points = one.keypoints[rank].double().numpy() - np.array([0.5, 0.5, 0])

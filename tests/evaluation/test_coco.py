@@ -1,4 +1,4 @@
-"""AP and AR against pycocotools, number by number with ==, and against arithmetic by hand."""
+"""AP and AR against pycocotools, exactly equal, and against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -19,55 +19,57 @@ from tests.evaluation.cases import NAMES, categories, detections, encode, random
 BACKENDS: tuple[Backend, ...] = ("hotcoco", "pycocotools")
 
 
-def ours(truth: dict[str, Any], found: dict[int, Detections], backend: Backend, tasks: tuple[str, ...] = ("bbox", "segm")) -> Any:
+def ours(
+    truth: dict[str, Any], predictions: dict[int, Detections], backend: Backend, tasks: tuple[str, ...] = ("bbox", "segm")
+) -> Any:
     evaluator = CocoEvaluator(truth, categories(truth), tasks, backend=backend)
-    for image_id, one in reversed(found.items()):  # the order of adding is not to matter
+    for image_id, one in reversed(predictions.items()):  # the order of adding must not matter
         evaluator.add(image_id, one)
     return evaluator.compute()
 
 
-def assert_equal(truth: dict[str, Any], found: dict[int, Detections], tasks: tuple[str, ...]) -> None:
+def assert_equal(truth: dict[str, Any], predictions: dict[int, Detections], tasks: tuple[str, ...]) -> None:
     untouched = copy.deepcopy(truth)
-    computed = [ours(truth, found, backend, tasks) for backend in BACKENDS]
+    computed = [ours(truth, predictions, backend, tasks) for backend in BACKENDS]
     assert truth == untouched
     assert computed[0] == computed[1]
     for task in tasks:
-        expected = reference(copy.deepcopy(truth), found, task)
+        expected = reference(copy.deepcopy(truth), predictions, task)
         assert {name: computed[0][task][name] for name in NAMES} == expected
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([1, 3, 1000]), classes=st.integers(1, 4))
 def test_random_cases_equal_the_reference(seed: int, levels: int, classes: int) -> None:
-    truth, found = random_case(seed, score_levels=levels, classes=classes)
-    assert_equal(truth, found, ("bbox", "segm"))
+    truth, predictions = random_case(seed, score_levels=levels, classes=classes)
+    assert_equal(truth, predictions, ("bbox", "segm"))
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_more_than_a_hundred_detections_of_an_image(seed: int) -> None:
-    truth, found = random_case(seed, images=2, classes=1, instances=60, extra=200, masks=False, score_levels=9)
-    assert_equal(truth, found, ("bbox",))
+    truth, predictions = random_case(seed, images=2, classes=1, instances=60, extra=200, masks=False, score_levels=9)
+    assert_equal(truth, predictions, ("bbox",))
 
 
 def test_the_cases_are_not_trivial() -> None:
-    """The generator reaches what the comparison is for: every size, crowds, ties, empty images, > 100 detections."""
+    """The generated cases cover every size, crowds, ties, empty images and more than 100 detections."""
     seen = dict.fromkeys(NAMES, 0)
     crowds = ties = without_truth = without_detections = 0
     for seed in range(20):
-        truth, found = random_case(seed)
-        metrics = ours(truth, found, "hotcoco")
+        truth, predictions = random_case(seed)
+        metrics = ours(truth, predictions, "hotcoco")
         for name in NAMES:
             seen[name] += 0 < metrics["segm"][name] < 1
         crowds += sum(a["iscrowd"] for a in truth["annotations"])
         with_truth = {a["image_id"] for a in truth["annotations"]}
         without_truth += len(truth["images"]) - len(with_truth)
-        without_detections += len(truth["images"]) - len(found)
-        ties += sum(len(one) - len(one.scores.unique()) for one in found.values())
+        without_detections += len(truth["images"]) - len(predictions)
+        ties += sum(len(one) - len(one.scores.unique()) for one in predictions.values())
     assert min(seen.values()) >= 5, seen
     assert min(crowds, ties, without_truth, without_detections) > 0
-    truth, found = random_case(3, images=2, classes=1, instances=60, extra=200, masks=False)
-    assert max(len(one) for one in found.values()) > 100
+    truth, predictions = random_case(3, images=2, classes=1, instances=60, extra=200, masks=False)
+    assert max(len(one) for one in predictions.values()) > 100
 
 
 def square(x: float, y: float, side: float, **more: Any) -> dict[str, Any]:
@@ -84,14 +86,14 @@ def one_image(*annotations: dict[str, Any], size: int = 160) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_by_hand(backend: Backend) -> None:
-    """Two squares of 40. Found in this order: the first exactly, nothing, the second with IoU 40 * 30 / 1600 = 0.75.
+    """Two squares of 40. Detections in this order: the first exactly, a wrong one, the second with IoU 40 * 30 / 1600 = 0.75.
 
     IoU up to 0.75 (6 of 10 thresholds): right, wrong, right: precision 1 for the recalls 0..0.50 (51 of 101), 2/3 for the other
     50: AP = (51 + 50 * 2/3) / 101. Above: precision 1 for 51 recalls, then 0: AP = 51/101.
     """
     truth = one_image(square(0, 0, 40), square(80, 80, 40))
-    found = {7: detections([[0, 0, 40, 40], [0, 90, 20, 110], [80, 80, 110, 120]], [0.9, 0.8, 0.7], [0, 0, 0])}
-    bbox = ours(truth, found, backend, ("bbox",))["bbox"]
+    predictions = {7: detections([[0, 0, 40, 40], [0, 90, 20, 110], [80, 80, 110, 120]], [0.9, 0.8, 0.7], [0, 0, 0])}
+    bbox = ours(truth, predictions, backend, ("bbox",))["bbox"]
     low, high = (51 + 50 * 2 / 3) / 101, 51 / 101
     assert bbox["AP"] == pytest.approx((6 * low + 4 * high) / 10, abs=1e-12)
     assert bbox["AP50"] == pytest.approx(low, abs=1e-12)
@@ -103,7 +105,7 @@ def test_by_hand(backend: Backend) -> None:
 
 
 HAND_MADE = {
-    "nothing found": (one_image(square(0, 0, 40)), {7: detections([], [], [])}),
+    "no detections": (one_image(square(0, 0, 40)), {7: detections([], [], [])}),
     "no truth": (one_image(), {7: detections([[0, 0, 9, 9]], [0.5], [0])}),
     "neither": (one_image(), {7: detections([], [], [])}),
     "only a crowd": (one_image(square(0, 0, 80, iscrowd=1)), {7: detections([[0, 0, 80, 80]], [0.5], [0])}),
@@ -129,19 +131,19 @@ HAND_MADE = {
 
 @pytest.mark.parametrize("case", HAND_MADE)
 def test_hand_made_cases_equal_the_reference(case: str) -> None:
-    truth, found = HAND_MADE[case]
-    assert_equal(truth, found, ("bbox",))
+    truth, predictions = HAND_MADE[case]
+    assert_equal(truth, predictions, ("bbox",))
 
 
 def test_an_annotation_with_id_zero_counts() -> None:
-    """pycocotools takes the id 0 for "not matched"; numbered anew, the instance is found."""
+    """pycocotools takes the id 0 for "not matched"; here annotations are renumbered, and the instance is matched."""
     truth = one_image(square(0, 0, 40))
-    found = {7: detections([[0, 0, 40, 40]], [0.9], [0])}
+    predictions = {7: detections([[0, 0, 40, 40]], [0.9], [0])}
     zero = copy.deepcopy(truth)
     zero["annotations"][0]["id"] = 0
-    assert reference(zero, found, "bbox")["AP"] == 0
+    assert reference(zero, predictions, "bbox")["AP"] == 0
     for backend in BACKENDS:
-        assert ours(zero, found, backend, ("bbox",))["bbox"]["AP"] == pytest.approx(1)
+        assert ours(zero, predictions, backend, ("bbox",))["bbox"]["AP"] == pytest.approx(1)
 
 
 def test_ids_beyond_the_integers_of_a_float() -> None:
@@ -149,18 +151,18 @@ def test_ids_beyond_the_integers_of_a_float() -> None:
     first, second = 2**60, 2**60 + 1
     truth["images"] = [{"id": first, "height": 160, "width": 160}, {"id": second, "height": 160, "width": 160}]
     truth["annotations"][0]["image_id"] = first
-    found = {first: detections([[0, 0, 40, 40]], [0.5], [0]), second: detections([[0, 0, 40, 40]], [0.9], [0])}
-    assert_equal(truth, found, ("bbox",))
-    assert ours(truth, found, "hotcoco", ("bbox",))["bbox"]["AP"] == pytest.approx(0.5)
+    predictions = {first: detections([[0, 0, 40, 40]], [0.5], [0]), second: detections([[0, 0, 40, 40]], [0.9], [0])}
+    assert_equal(truth, predictions, ("bbox",))
+    assert ours(truth, predictions, "hotcoco", ("bbox",))["bbox"]["AP"] == pytest.approx(0.5)
 
 
 def test_per_class() -> None:
-    truth, found = random_case(5, images=12, classes=3)
-    metrics = ours(truth, found, "hotcoco")
+    truth, predictions = random_case(5, images=12, classes=3)
+    metrics = ours(truth, predictions, "hotcoco")
     assert list(metrics["per_class"]) == [c["name"] for c in truth["categories"]]
     for category in truth["categories"]:
         label = categories(truth).index[category["id"]]
-        alone = {i: one[one.labels == label] for i, one in found.items()}
+        alone = {i: one[one.labels == label] for i, one in predictions.items()}
         only = {**truth, "annotations": [a for a in truth["annotations"] if a["category_id"] == category["id"]]}
         row = metrics["per_class"][category["name"]]
         assert row["bbox"] == pytest.approx(reference(copy.deepcopy(only), alone, "bbox")["AP"], abs=1e-12)
@@ -170,12 +172,12 @@ def test_per_class() -> None:
         assert metrics[task]["AP"] == pytest.approx(mean, abs=1e-12)
 
 
-def test_other_numbers_of_detections_go_by_their_own_name() -> None:
+def test_ar_is_named_after_max_detections() -> None:
     truth = one_image(square(0, 0, 40), square(80, 80, 40))
-    found = {7: detections([[0, 0, 40, 40], [80, 80, 120, 120]], [0.9, 0.8], [0, 0])}
+    predictions = {7: detections([[0, 0, 40, 40], [80, 80, 120, 120]], [0.9, 0.8], [0, 0])}
     for backend in BACKENDS:
         evaluator = CocoEvaluator(truth, categories(truth), ("bbox",), max_detections=1, backend=backend)
-        evaluator.add(7, found[7])
+        evaluator.add(7, predictions[7])
         metrics = evaluator.compute()
         assert metrics["bbox"]["AP"] == pytest.approx(51 / 101)
         assert metrics["bbox"]["AR1"] == 0.5
@@ -197,15 +199,15 @@ def test_records_are_coco_results() -> None:
     truth, _ = random_case(1)
     image_id = min(image["id"] for image in truth["images"])
     code = encode(np.eye(160))
-    found = detections([[1.5, 2.25, 4, 8]], [0.1], [1], [code])
+    predictions = detections([[1.5, 2.25, 4, 8]], [0.1], [1], [code])
     evaluator = CocoEvaluator(truth, categories(truth))
-    evaluator.add(image_id, found)
+    evaluator.add(image_id, predictions)
     assert evaluator.records == [
         {
             "image_id": image_id,
             "category_id": truth["categories"][1]["id"],
             "bbox": [1.5, 2.25, 2.5, 5.75],
-            "score": found.scores.item(),
+            "score": predictions.scores.item(),
             "segmentation": code,
         }
     ]
@@ -218,13 +220,13 @@ def test_a_model_without_masks_has_no_segm() -> None:
     assert metrics["per_class"] == {"nut": {"bbox": pytest.approx(1.0), "count": 1}}
 
 
-def test_a_missing_backend_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_backend_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(UserError, match=r"pip install 'boxwood\[pycocotools\]'"):
         CocoEvaluator(one_image(), categories(one_image()), backend="pycocotools")
 
 
-def test_wrong_arguments_are_said() -> None:
+def test_wrong_arguments_are_refused() -> None:
     truth = one_image()
     with pytest.raises(UserError, match="'boxes'"):
         CocoEvaluator(truth, categories(truth), ("boxes",))
@@ -235,7 +237,7 @@ def test_wrong_arguments_are_said() -> None:
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    truth, found = random_case(2)
+    truth, predictions = random_case(2)
     for backend in BACKENDS:
-        ours(truth, found, backend)
+        ours(truth, predictions, backend)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Each reason for a -1 or a 0 is said, and a good result has nothing to be said about."""
+"""Notes name each reason for a -1 or a 0; a good result has no notes."""
 
 from __future__ import annotations
 
@@ -42,41 +42,41 @@ def good_truth() -> dict[str, Any]:
 
 
 def perfect(truth: dict[str, Any]) -> dict[int, Detections]:
-    found = {}
+    predictions = {}
     for image in truth["images"]:
-        mine = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
-        boxes = torch.tensor([a["bbox"] for a in mine]).reshape(-1, 4)
+        annotations = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        found[image["id"]] = detections(
-            boxes.tolist(), [0.9] * len(mine), [CLASSES.index[a["category_id"]] for a in mine], size=300
+        predictions[image["id"]] = detections(
+            boxes.tolist(), [0.9] * len(annotations), [CLASSES.index[a["category_id"]] for a in annotations], size=300
         )
-    return found
+    return predictions
 
 
 def notes(
-    truth: dict[str, Any], found: dict[int, Detections], classes: Categories = CLASSES, tasks: tuple[str, ...] = ("bbox",)
+    truth: dict[str, Any], predictions: dict[int, Detections], classes: Categories = CLASSES, tasks: tuple[str, ...] = ("bbox",)
 ) -> list[str]:
     evaluator = CocoEvaluator(truth, classes, tasks)
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     return list(evaluator.compute()["notes"])
 
 
 def the_note(
-    truth: dict[str, Any], found: dict[int, Detections], classes: Categories = CLASSES, tasks: tuple[str, ...] = ("bbox",)
+    truth: dict[str, Any], predictions: dict[int, Detections], classes: Categories = CLASSES, tasks: tuple[str, ...] = ("bbox",)
 ) -> str:
-    """The one note that there is to be."""
-    (note,) = notes(truth, found, classes, tasks)
+    """The only note."""
+    (note,) = notes(truth, predictions, classes, tasks)
     return note
 
 
-def changed(found: dict[int, Detections], change: Any) -> dict[int, Detections]:
-    for one in found.values():
+def changed(predictions: dict[int, Detections], change: Any) -> dict[int, Detections]:
+    for one in predictions.values():
         one.boxes = change(one.boxes)
-    return found
+    return predictions
 
 
-def test_nothing_to_say() -> None:
+def test_good_detections_have_no_notes() -> None:
     truth = good_truth()
     assert notes(truth, perfect(truth)) == []
 
@@ -117,11 +117,11 @@ def test_image_ids_of_another_data_set() -> None:
 
 def test_some_images_not_in_the_truth_and_some_not_evaluated() -> None:
     truth = good_truth()
-    found = perfect(truth)
-    found[77] = found.pop(2)
-    said = notes(truth, found)
-    assert any("1 evaluated images are not in the truth (ids 77)" in note for note in said)
-    assert any("1 of the truth's 3 images were not evaluated (ids 2)" in note for note in said)
+    predictions = perfect(truth)
+    predictions[77] = predictions.pop(2)
+    lines = notes(truth, predictions)
+    assert any("1 evaluated images are not in the truth (ids 77)" in note for note in lines)
+    assert any("1 of the truth's 3 images were not evaluated (ids 2)" in note for note in lines)
 
 
 def test_category_ids_of_another_data_set() -> None:
@@ -143,12 +143,12 @@ def test_classes_exchanged() -> None:
 
 def test_truth_in_corners() -> None:
     truth = good_truth()
-    found = perfect(truth)
+    predictions = perfect(truth)
     for annotation in truth["annotations"]:
         x, y, width, height = annotation["bbox"]
         annotation["bbox"] = [x + 40, y, x + 40 + width, y + height]
     assert "the truth's 'bbox' looks like x1, y1, x2, y2" in the_note(
-        truth, changed(found, lambda b: b + torch.tensor([40.0, 0, 40, 0]))
+        truth, changed(predictions, lambda b: b + torch.tensor([40.0, 0, 40, 0]))
     )
 
 
@@ -183,26 +183,26 @@ def test_boxes_anywhere() -> None:
 
 def test_never_in_the_same_image() -> None:
     truth = good_truth()
-    found = perfect(truth)
+    predictions = perfect(truth)
     truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] == 1]
-    found[1] = found[1][:0]
-    assert the_note(truth, found) == "bbox AP is 0: no image has both detections and instances"
+    predictions[1] = predictions[1][:0]
+    assert the_note(truth, predictions) == "bbox AP is 0: no image has both detections and instances"
 
 
-def with_masks(found: dict[int, Detections], value: float) -> dict[int, Detections]:
-    for one in found.values():
+def with_masks(predictions: dict[int, Detections], value: float) -> dict[int, Detections]:
+    for one in predictions.values():
         one.fields["masks"] = MaskProbabilities(torch.full((len(one), 28, 28), value))
-    return found
+    return predictions
 
 
 def test_no_masks_in_the_truth() -> None:
     truth = good_truth()
     for annotation in truth["annotations"]:
         del annotation["segmentation"]
-    found = with_masks(perfect(truth), 1.0)
-    assert the_note(truth, found, tasks=("bbox", "segm")) == "segm AP is -1: no annotation of the truth has a 'segmentation'"
+    predictions = with_masks(perfect(truth), 1.0)
+    assert the_note(truth, predictions, tasks=("bbox", "segm")) == "segm AP is -1: no annotation of the truth has a 'segmentation'"
     evaluator = CocoEvaluator(truth, CLASSES)
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     metrics = evaluator.compute()
     assert set(metrics["segm"].values()) == {-1.0}
@@ -212,12 +212,12 @@ def test_no_masks_in_the_truth() -> None:
 def test_some_masks_missing_in_the_truth() -> None:
     truth = good_truth()
     truth["annotations"][1]["segmentation"] = []
-    found = with_masks(perfect(truth), 1.0)
-    assert "1 of 9 annotations have no 'segmentation' (ids 2)" in the_note(truth, found, tasks=("bbox", "segm"))
+    predictions = with_masks(perfect(truth), 1.0)
+    assert "1 of 9 annotations have no 'segmentation' (ids 2)" in the_note(truth, predictions, tasks=("bbox", "segm"))
     evaluator = CocoEvaluator(truth, CLASSES)
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
-    assert evaluator.compute()["segm"]["AP"] == pytest.approx(1)  # the detection there is no false alarm
+    assert evaluator.compute()["segm"]["AP"] == pytest.approx(1)  # the detection of that instance is not wrong
 
 
 def test_masks_that_do_not_fit() -> None:
@@ -235,7 +235,7 @@ def test_areas_missing() -> None:
     tables = []
     for one in (truth, whole):
         evaluator = CocoEvaluator(one, CLASSES, ("bbox",))
-        for image_id, found in perfect(whole).items():
-            evaluator.add(image_id, found)
+        for image_id, prediction in perfect(whole).items():
+            evaluator.add(image_id, prediction)
         tables.append(evaluator.compute()["bbox"])
     assert tables[0] == tables[1]

@@ -1,4 +1,4 @@
-"""`evaluate` over batches, and several processes against one."""
+"""`evaluate` over batches, and two processes against one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class Oracle(nn.Module):
-    """Gives for each image what it was told."""
+    """A model that returns the given detections of each image."""
 
-    def __init__(self, found: dict[int, Detections]) -> None:
+    def __init__(self, predictions: dict[int, Detections]) -> None:
         super().__init__()
         self.frozen = nn.BatchNorm2d(3)
         self.learning = nn.BatchNorm2d(3)
         self.frozen.eval()
-        self.found = found
+        self.predictions = predictions
 
     def forward(self, batch: Batch) -> torch.Tensor:
         assert not torch.is_grad_enabled()
@@ -41,7 +41,7 @@ class Oracle(nn.Module):
     def detections(self, output: torch.Tensor, batch: Batch) -> list[Detections]:
         if 0 in batch.image_ids:
             raise RuntimeError("broken")
-        return [self.found[image_id] for image_id in batch.image_ids]
+        return [self.predictions[image_id] for image_id in batch.image_ids]
 
 
 def batches(image_ids: list[int]) -> list[Batch]:
@@ -57,12 +57,12 @@ def batches(image_ids: list[int]) -> list[Batch]:
 
 
 def test_evaluate() -> None:
-    truth, found = random_case(11)
-    model = Oracle(found)
+    truth, predictions = random_case(11)
+    model = Oracle(predictions)
     statistics = model.learning.running_var.clone()
-    metrics = evaluate(model, batches(list(found)), CocoEvaluator(truth, categories(truth)), "cpu")
+    metrics = evaluate(model, batches(list(predictions)), CocoEvaluator(truth, categories(truth)), "cpu")
     alone = CocoEvaluator(truth, categories(truth))
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         alone.add(image_id, one)
     assert metrics.pop("images_per_second") > 0
     assert metrics == alone.compute()
@@ -74,32 +74,32 @@ def test_evaluate() -> None:
 
 
 def test_the_mode_is_restored_after_an_error() -> None:
-    truth, found = random_case(11)
-    model = Oracle(found)
+    truth, predictions = random_case(11)
+    model = Oracle(predictions)
     with pytest.raises(RuntimeError, match="broken"):
         evaluate(model, batches([0]), CocoEvaluator(truth, categories(truth)), "cpu")
     assert model.learning.training
 
 
 def test_no_images() -> None:
-    truth, found = random_case(11)
-    metrics = evaluate(Oracle(found), [], CocoEvaluator(truth, categories(truth)), "cpu")
+    truth, predictions = random_case(11)
+    metrics = evaluate(Oracle(predictions), [], CocoEvaluator(truth, categories(truth)), "cpu")
     assert metrics["bbox"]["AP"] == 0
     assert "images_per_second" not in metrics
 
 
 def evaluate_share(out: Path, rank: int, world_size: int) -> None:
-    """What one process of several does: its images, and the first one, which every process sees (a sampler's padding)."""
+    """Evaluate the share of one process: its images, and the first one, which every process sees (a sampler's padding)."""
     masks, sigmas = random_case(21, images=9, instances=8, score_levels=3), keypoint_cases.SIGMAS["four"]
     keypoints = keypoint_cases.random_case(21, sigmas, images=9, levels=3)
-    for name, (truth, found), classes in (
+    for name, (truth, predictions), classes in (
         ("masks", masks, categories(masks[0])),
         ("keypoints", keypoints, keypoint_cases.categories(keypoints[0], sigmas)),
     ):
         evaluator = CocoEvaluator(truth, classes)
-        ids = list(found)
+        ids = list(predictions)
         for image_id in [*ids[rank::world_size], ids[0]]:
-            evaluator.add(image_id, found[image_id])
+            evaluator.add(image_id, predictions[image_id])
         evaluator.gather()
         save_metrics(evaluator.compute(), out / f"metrics-{name}-{rank}-of-{world_size}.json")
         save_detections(evaluator.records, out / f"records-{name}-{rank}-of-{world_size}.json")
@@ -119,11 +119,11 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-    for what in ("metrics-masks", "metrics-keypoints", "records-masks", "records-keypoints"):
-        one = (tmp_path / f"{what}-0-of-1.json").read_text()
+    for name in ("metrics-masks", "metrics-keypoints", "records-masks", "records-keypoints"):
+        one = (tmp_path / f"{name}-0-of-1.json").read_text()
         assert json.loads(one)
         for rank in range(2):
-            assert (tmp_path / f"{what}-{rank}-of-2.json").read_text() == one
+            assert (tmp_path / f"{name}-{rank}-of-2.json").read_text() == one
 
 
 def main() -> Any:

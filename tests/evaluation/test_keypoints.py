@@ -1,4 +1,4 @@
-"""OKS evaluation against pycocotools, number by number with ==, and against arithmetic by hand."""
+"""OKS evaluation against pycocotools, exactly equal, and against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.evaluation.keypoint_cases import NAMES, SIGMAS, categories, detection
 BACKENDS: tuple[Backend, ...] = ("hotcoco", "pycocotools")
 
 
-def ours(truth: dict[str, Any], found: dict[int, Detections], sigmas: tuple[float, ...], backend: Backend) -> Any:
+def ours(truth: dict[str, Any], predictions: dict[int, Detections], sigmas: tuple[float, ...], backend: Backend) -> Any:
     evaluator = CocoEvaluator(truth, categories(truth, sigmas), ("keypoints",), backend=backend)
-    for image_id, one in reversed(found.items()):
+    for image_id, one in reversed(predictions.items()):
         evaluator.add(image_id, one)
     return evaluator.compute()
 
 
-def assert_equal(truth: dict[str, Any], found: dict[int, Detections], sigmas: tuple[float, ...]) -> dict[str, float]:
+def assert_equal(truth: dict[str, Any], predictions: dict[int, Detections], sigmas: tuple[float, ...]) -> dict[str, float]:
     untouched = copy.deepcopy(truth)
-    expected = reference(truth, found, sigmas)
+    expected = reference(truth, predictions, sigmas)
     for backend in BACKENDS:
-        computed = ours(truth, found, sigmas, backend)["keypoints"]
+        computed = ours(truth, predictions, sigmas, backend)["keypoints"]
         assert computed == expected, backend
     assert truth == untouched
     return expected
@@ -39,14 +39,14 @@ def assert_equal(truth: dict[str, Any], found: dict[int, Detections], sigmas: tu
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(sorted(SIGMAS)), levels=st.sampled_from([1, 4, 1000]))
 def test_random_cases_equal_the_reference(seed: int, kind: str, levels: int) -> None:
-    truth, found = random_case(seed, SIGMAS[kind], levels=levels)
-    assert_equal(truth, found, SIGMAS[kind])
+    truth, predictions = random_case(seed, SIGMAS[kind], levels=levels)
+    assert_equal(truth, predictions, SIGMAS[kind])
 
 
 def test_more_than_twenty_detections_of_an_image() -> None:
-    truth, found = random_case(1, SIGMAS["four"], images=3, instances=40, extra=30, levels=50)
-    assert max(len(one) for one in found.values()) > 40
-    expected = assert_equal(truth, found, SIGMAS["four"])
+    truth, predictions = random_case(1, SIGMAS["four"], images=3, instances=40, extra=30, levels=50)
+    assert max(len(one) for one in predictions.values()) > 40
+    expected = assert_equal(truth, predictions, SIGMAS["four"])
     assert 0 < expected["AP"] < 1
 
 
@@ -54,8 +54,8 @@ def test_the_cases_are_not_trivial() -> None:
     seen = dict.fromkeys(NAMES, 0)
     crowds = without = empty = 0
     for seed in range(20):
-        truth, found = random_case(seed, SIGMAS["four"])
-        expected = reference(truth, found, SIGMAS["four"])
+        truth, predictions = random_case(seed, SIGMAS["four"])
+        expected = reference(truth, predictions, SIGMAS["four"])
         for name in NAMES:
             seen[name] += 0 < expected[name] < 1
         crowds += sum(a["iscrowd"] for a in truth["annotations"])
@@ -66,7 +66,7 @@ def test_the_cases_are_not_trivial() -> None:
 
 
 def test_by_hand() -> None:
-    """One instance of two labelled keypoints, one found exactly, one d = 4 pixels beside it: OKS is the mean of 1 and
+    """One instance of two labelled keypoints, one detected exactly, one d = 4 pixels beside it: OKS is the mean of 1 and
     exp(-d^2 / (2 area (2 sigma)^2)) = exp(-16 / (2 * 900 * 0.01)) = 0.411, so 0.706: right at 5 of 10 thresholds."""
     truth = {
         "images": [{"id": 1, "height": SIZE, "width": SIZE}],
@@ -85,8 +85,8 @@ def test_by_hand() -> None:
         ],
     }
     assert 0.70 < (1 + math.exp(-16 / 18)) / 2 < 0.75
-    found = {1: detections([[10, 10, 50, 50]], [[[20, 20], [44, 30], [90, 90]]], [0], [0.9], 3)}
-    metrics = ours(truth, found, (0.05, 0.05, 0.05), "hotcoco")
+    predictions = {1: detections([[10, 10, 50, 50]], [[[20, 20], [44, 30], [90, 90]]], [0], [0.9], 3)}
+    metrics = ours(truth, predictions, (0.05, 0.05, 0.05), "hotcoco")
     assert metrics["keypoints"]["AP"] == pytest.approx(0.5)
     assert metrics["keypoints"]["AP50"] == pytest.approx(1) and metrics["keypoints"]["AP75"] == 0
     assert metrics["per_class"]["a"]["keypoints"] == pytest.approx(0.5)
@@ -100,26 +100,26 @@ def test_by_hand() -> None:
 
 def test_records_are_indices_of_pixels() -> None:
     truth, _ = random_case(0, SIGMAS["one"])
-    found = detections([[0, 0, 9, 9]], [[[3, 4]]], [1], [0.5], 1)
+    predictions = detections([[0, 0, 9, 9]], [[[3, 4]]], [1], [0.5], 1)
     evaluator = CocoEvaluator(truth, categories(truth, SIGMAS["one"]))
-    evaluator.add(1, found)
+    evaluator.add(1, predictions)
     (record,) = evaluator.records
     assert record["keypoints"] == [3.0, 4.0, 1.0]
     assert record["category_id"] == 9
 
 
 def test_a_model_without_keypoints_has_no_row() -> None:
-    truth, found = random_case(0, SIGMAS["four"])
+    truth, predictions = random_case(0, SIGMAS["four"])
     evaluator = CocoEvaluator(truth, categories(truth, SIGMAS["four"]))
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         one.fields = {}
         evaluator.add(image_id, one)
     assert "keypoints" not in evaluator.compute()
 
 
-def notes(truth: dict[str, Any], found: dict[int, Detections], tasks: tuple[str, ...] = ("bbox", "keypoints")) -> str:
+def notes(truth: dict[str, Any], predictions: dict[int, Detections], tasks: tuple[str, ...] = ("bbox", "keypoints")) -> str:
     evaluator = CocoEvaluator(truth, categories(truth, SIGMAS["four"]), tasks)
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     return "\n".join(evaluator.compute()["notes"])
 
@@ -128,42 +128,42 @@ def four() -> tuple[dict[str, Any], dict[int, Detections]]:
     return random_case(0, SIGMAS["four"], images=8)
 
 
-def test_nothing_to_say() -> None:
+def test_good_detections_have_no_notes() -> None:
     assert notes(*four()) == ""
     assert notes(*four(), tasks=("bbox",)) == ""
 
 
-def test_other_keypoints_are_said_not_to_be_compared() -> None:
-    truth, found = four()
+def test_another_number_of_keypoints_is_noted() -> None:
+    truth, predictions = four()
     for annotation in truth["annotations"]:
         del annotation["keypoints"]
-    assert "keypoints are not compared: the model finds 4 an instance, the truth has none" in notes(truth, found)
+    assert "keypoints are not compared: the model predicts 4 per instance, the truth has none" in notes(truth, predictions)
     for annotation in truth["annotations"]:
         annotation["keypoints"] = [5, 5, 2] * 3
-    assert "the model finds 4 an instance, the truth has 3" in notes(truth, found)
+    assert "the model predicts 4 per instance, the truth has 3" in notes(truth, predictions)
 
 
-def test_keypoints_that_nobody_labelled() -> None:
-    truth, found = four()
+def test_no_labelled_keypoints() -> None:
+    truth, predictions = four()
     for annotation in truth["annotations"]:
         annotation["keypoints"] = [0] * 12
-    assert notes(truth, found) == "keypoints AP is -1: no instance of the truth has a labelled keypoint (visibility 1 or 2)"
-    truth, found = four()
+    assert notes(truth, predictions) == "keypoints AP is -1: no instance of the truth has a labelled keypoint (visibility 1 or 2)"
+    truth, predictions = four()
     for annotation in truth["annotations"]:
         if annotation["area"] > 96**2:
             annotation["keypoints"] = [0] * 12
-    assert notes(truth, found) == "keypoints APl is -1: no large instance (area from 96 x 96 pixels) has a labelled keypoint"
+    assert notes(truth, predictions) == "keypoints APl is -1: no large instance (area from 96 x 96 pixels) has a labelled keypoint"
 
 
 def test_boxes_that_fit_and_keypoints_that_do_not() -> None:
-    truth, found = four()
-    for one in found.values():
+    truth, predictions = four()
+    for one in predictions.values():
         assert one.keypoints is not None
         one.keypoints[..., :2] += 2000
-    assert notes(truth, found).startswith("keypoints AP is 0 although boxes fit")
+    assert notes(truth, predictions).startswith("keypoints AP is 0 although boxes fit")
 
 
-def test_keypoints_of_another_number_than_elsewhere_are_refused() -> None:
+def test_annotations_with_different_numbers_of_keypoints_are_refused() -> None:
     truth, _ = four()
     truth["annotations"][1]["keypoints"] = [3, 4, 2]
     image = truth["annotations"][1]["image_id"]

@@ -1,4 +1,4 @@
-"""LVIS's AP: the numbers of the ``lvis`` API on generated cases."""
+"""LVIS's AP against the ``lvis`` API on generated cases."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
 def case(seed: int, images: int = 8, classes: int = 6, copies: int = 2) -> tuple[dict[str, Any], dict[int, FixedMasks]]:
-    """Each image is searched for some classes only, and of some of these not exhaustively. Category and image ids have gaps."""
+    """Each image is annotated for some classes only, some of them not exhaustively. Category and image ids have gaps."""
     rng = np.random.default_rng(seed)
     rows = [{"id": 3 * k + 2, "name": f"class {k}", "frequency": "rcf"[k % 3]} for k in range(classes)]
     ids = [row["id"] for row in rows]
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": rows}
-    found = {}
+    predictions = {}
     for image_id in range(3, 7 * images, 7):
         there = rng.choice(classes, 2, replace=False)
         rest = [k for k in range(classes) if k not in there]
@@ -39,7 +39,7 @@ def case(seed: int, images: int = 8, classes: int = 6, copies: int = 2) -> tuple
                 "not_exhaustive_category_ids": [ids[there[0]]] if rng.random() < 0.4 else [],
             }
         )
-        own = []
+        instances = []
         for label in np.repeat(there, rng.integers(1, 4, 2)):
             x, y, width, height = (float(v) for v in rng.integers(4, 60, 4))
             mask = ellipse(x, y, width, height, SIZE)
@@ -53,28 +53,30 @@ def case(seed: int, images: int = 8, classes: int = 6, copies: int = 2) -> tuple
                     "segmentation": encode(mask),
                 }
             )
-            own.append((label, np.array([x, y, width, height])))
-        rows_found = []
-        for label, box in [*own, *((rng.integers(classes), rng.integers(4, 60, 4)) for _ in range(4))]:
+            instances.append((label, np.array([x, y, width, height])))
+        prediction_rows = []
+        for label, box in [*instances, *((rng.integers(classes), rng.integers(4, 60, 4)) for _ in range(4))]:
             for _ in range(copies):
                 x, y, width, height = box * rng.normal(1, 0.1, 4)
                 name = label if rng.random() < 0.8 else rng.integers(classes)
-                rows_found.append((rng.random(), [x, y, x + width, y + height], name, encode(ellipse(x, y, width, height, SIZE))))
-        rows_found.sort(key=lambda row: -row[0])
-        scores, boxes, labels, codes = zip(*rows_found, strict=True)
-        made = detections(boxes, scores, labels, list(codes), SIZE)
-        assert isinstance(made, FixedMasks)
-        found[image_id] = made
-    return truth, found
+                prediction_rows.append(
+                    (rng.random(), [x, y, x + width, y + height], name, encode(ellipse(x, y, width, height, SIZE)))
+                )
+        prediction_rows.sort(key=lambda row: -row[0])
+        scores, boxes, labels, codes = zip(*prediction_rows, strict=True)
+        of_image = detections(boxes, scores, labels, list(codes), SIZE)
+        assert isinstance(of_image, FixedMasks)
+        predictions[image_id] = of_image
+    return truth, predictions
 
 
-def theirs(truth: dict[str, Any], records: list[dict[str, Any]], task: str, folder: Path, best: int = 300) -> dict[str, float]:
+def reference(truth: dict[str, Any], records: list[dict[str, Any]], task: str, folder: Path, best: int = 300) -> dict[str, float]:
     from lvis import LVIS, LVISEval, LVISResults
 
     file = folder / "truth.json"
     file.write_text(json.dumps(truth))
     api = LVIS(str(file))
-    if task == "segm":  # or it would measure the boxes
+    if task == "segm":  # otherwise it would compare the boxes
         records = [{key: value for key, value in record.items() if key != "bbox"} for record in records]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of its logging
@@ -84,47 +86,47 @@ def theirs(truth: dict[str, Any], records: list[dict[str, Any]], task: str, fold
     return dict(evaluation.results)
 
 
-def evaluated(truth: dict[str, Any], found: dict[int, FixedMasks]) -> LvisEvaluator:
+def evaluated(truth: dict[str, Any], predictions: dict[int, FixedMasks]) -> LvisEvaluator:
     evaluator = LvisEvaluator(truth, categories(truth))
-    for image_id, own in found.items():
-        evaluator.add(image_id, own)
+    for image_id, one in predictions.items():
+        evaluator.add(image_id, one)
     return evaluator
 
 
 @pytest.fixture(autouse=True)
 def old_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ``lvis`` package asks for a name that NumPy no longer has."""
+    """The ``lvis`` package uses a name that NumPy removed."""
     monkeypatch.setattr(np, "float", float, raising=False)
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(6))
-def test_as_lvis(seed: int, task: str, tmp_path: Path) -> None:
-    truth, found = case(seed)
-    evaluator = evaluated(truth, found)
+def test_equals_the_lvis_api(seed: int, task: str, tmp_path: Path) -> None:
+    truth, predictions = case(seed)
+    evaluator = evaluated(truth, predictions)
     metrics = evaluator.compute()
-    ours, expected = metrics[f"lvis_{task}"], theirs(truth, evaluator.records, task, tmp_path)
+    ours, expected = metrics[f"lvis_{task}"], reference(truth, evaluator.records, task, tmp_path)
     for name in (*NUMBERS, "AR@300"):
         assert ours[name.replace("@", "")] == pytest.approx(expected[name], abs=1e-12), name
     assert 0.02 < ours["AP"] < 0.98
-    own = [row[f"lvis_{task}"] for row in metrics["per_class"].values() if row[f"lvis_{task}"] >= 0]
-    assert np.mean(own) == pytest.approx(ours["AP"])
+    aps = [row[f"lvis_{task}"] for row in metrics["per_class"].values() if row[f"lvis_{task}"] >= 0]
+    assert np.mean(aps) == pytest.approx(ours["AP"])
 
 
 @pytest.mark.parametrize("best", [50, 300, 1000])
 def test_more_detections_than_count(best: int, tmp_path: Path) -> None:
-    """The best so many of an image count, whatever their class."""
-    truth, found = case(7, images=3, copies=60)
-    assert all(len(own) > 400 for own in found.values())
-    evaluator = evaluated(truth, found)
+    """The best detections of an image count, over all classes."""
+    truth, predictions = case(7, images=3, copies=60)
+    assert all(len(one) > 400 for one in predictions.values())
+    evaluator = evaluated(truth, predictions)
     evaluator.max_detections = best
-    ours, expected = evaluator.compute()["lvis_bbox"], theirs(truth, evaluator.records, "bbox", tmp_path, best)
+    ours, expected = evaluator.compute()["lvis_bbox"], reference(truth, evaluator.records, "bbox", tmp_path, best)
     assert [ours[name] for name in NUMBERS] == pytest.approx([expected[name] for name in NUMBERS], abs=1e-12)
     assert ours[f"AR{best}"] == pytest.approx(expected[f"AR@{best}"], abs=1e-12)
 
 
-def test_what_was_not_looked_for_does_not_count() -> None:
-    """One image with one instance that is found; a better detection of a class that nobody looked for there, then that was."""
+def test_classes_not_annotated_in_an_image_do_not_count() -> None:
+    """One instance, detected with the lowest score; above it a detection of an unannotated class and a wrong one of its class."""
     truth = {
         "images": [{"id": 1, "height": SIZE, "width": SIZE, "neg_category_ids": [], "not_exhaustive_category_ids": []}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "area": 1600}],
@@ -143,7 +145,7 @@ def test_what_was_not_looked_for_does_not_count() -> None:
     assert numbers() == pytest.approx((1, 1, -1))
 
 
-def test_what_it_needs() -> None:
+def test_missing_keys_are_refused() -> None:
     truth, _ = case(0)
     broken = copy.deepcopy(truth)
     del broken["images"][1]["neg_category_ids"]

@@ -1,4 +1,4 @@
-"""Measures as components: by name, in a configuration, of one's own; which number decides; which tables are shown."""
+"""Measures as components: by name, in a configuration, user-defined; their primary number, their tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.training.tiny import tiny_run
 
 
 class CountConfig(EvaluatorConfig):
-    """How many detections an image has."""
+    """The mean number of detections per image."""
 
     twice: bool = False
 
@@ -113,8 +113,8 @@ def test_an_unknown_measure(measure: str, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_the_number_that_decides() -> None:
-    """Of COCO, keypoints before masks before boxes; a task without truth (-1) does not decide."""
+def test_the_primary_number() -> None:
+    """Of COCO, keypoints before masks before boxes; a task without truth (-1) is passed over."""
     tables: Metrics = {"bbox": {"AP": 0.1}, "segm": {"AP": 0.2}, "keypoints": {"AP": 0.3}}
     coco = CocoEvaluatorConfig()
     assert coco.primary(tables) == 0.3
@@ -139,7 +139,7 @@ def test_in_a_configuration() -> None:
         apply_overrides(run, ["evaluator.kind=voc"])
 
 
-def test_a_table_of_ones_own_is_shown() -> None:
+def test_a_user_defined_table_is_shown() -> None:
     text = format_table({"amount": {"mean": 0.25}, "per_class": {"nut": {"count": 1, "amount": 0.5}}, "images_per_second": 3.0})
     head, row, _, classes, nut = text.splitlines()
     assert (head.split(), row.split()) == (["mean"], ["amount", "0.250"])
@@ -147,7 +147,7 @@ def test_a_table_of_ones_own_is_shown() -> None:
 
 
 def test_the_command(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
-    """By name, from the configuration, and of one's own; each with its report and the detections."""
+    """By name, from the configuration, and user-defined; each with its report and the detections."""
     assert boxwood("eval", trained, "--measure", "voc2010", "--out", tmp_path / "name").status == 0
     outcome = boxwood("eval", trained, "evaluator.kind=voc2010", "--out", tmp_path / "config")
     assert outcome.status == 0 and "VOC AP" in outcome.out
@@ -158,13 +158,13 @@ def test_the_command(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
     assert boxwood("eval", trained, "evaluator.kind=voc2010", "--measure", "coco", "--out", tmp_path / "coco").status == 0
     assert "bbox" in json.loads((tmp_path / "coco" / "metrics.json").read_text())
 
-    outcome = boxwood("eval", trained, "--measure", COUNT, "--out", tmp_path / "own")
+    outcome = boxwood("eval", trained, "--measure", COUNT, "--out", tmp_path / "count")
     assert outcome.status == 0, outcome.err
-    detections = json.loads((tmp_path / "own" / "detections.json").read_text())
-    assert json.loads((tmp_path / "own" / "metrics.json").read_text())["amount"]["mean"] == len(detections) / 2
-    assert "mean" in outcome.out and "mean" in (tmp_path / "own" / "report.html").read_text()
+    detections = json.loads((tmp_path / "count" / "detections.json").read_text())
+    assert json.loads((tmp_path / "count" / "metrics.json").read_text())["amount"]["mean"] == len(detections) / 2
+    assert "mean" in outcome.out and "mean" in (tmp_path / "count" / "report.html").read_text()
     again = boxwood(
-        "eval", trained, "--measure", COUNT, "--detections", tmp_path / "own" / "detections.json", "--out", tmp_path / "b"
+        "eval", trained, "--measure", COUNT, "--detections", tmp_path / "count" / "detections.json", "--out", tmp_path / "b"
     )
     assert again.status == 0 and "mean" in again.out
 

@@ -1,4 +1,4 @@
-"""Every evaluator on two processes gives the numbers of one, to the last digit."""
+"""Every evaluator gives exactly the same numbers on two processes as on one."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from boxwood.distributed import process_group, rank, world_size
 from tests.evaluation.test_processes import CASES, evaluator_of
 with process_group(torch.device("cpu")):
     for name in CASES:
-        evaluator, found = evaluator_of(name)
-        for place, (image_id, detections) in enumerate(found.items()):
-            if place % world_size() == rank() or place == 0:  # the first is seen by both, as where the images do not divide
+        evaluator, predictions = evaluator_of(name)
+        for place, (image_id, detections) in enumerate(predictions.items()):
+            if place % world_size() == rank() or place == 0:  # both add the first, as the padding of a sampler
                 evaluator.add(image_id, detections)
         evaluator.gather()
         if rank() == world_size() - 1:
@@ -39,21 +39,21 @@ with process_group(torch.device("cpu")):
 
 
 def evaluator_of(name: str) -> tuple[CollectingEvaluator | ProposalEvaluator, dict[int, Detections]]:
-    """An evaluator, and detections for it; the images in an order that is not that of their ids."""
-    found: dict[int, Any]
+    """An evaluator, and detections for it, in an order other than that of the image ids."""
+    predictions: dict[int, Any]
     if name == "keypoints":
-        truth, found = keypoint_cases.random_case(3, keypoint_cases.SIGMAS["four"])
-        return make_evaluator(truth, keypoint_cases.categories(truth, keypoint_cases.SIGMAS["four"])), found
+        truth, predictions = keypoint_cases.random_case(3, keypoint_cases.SIGMAS["four"])
+        return make_evaluator(truth, keypoint_cases.categories(truth, keypoint_cases.SIGMAS["four"])), predictions
     if name == "lvis":
-        truth, found = test_lvis.case(3)
+        truth, predictions = test_lvis.case(3)
     elif name == "cityscapes":
         streets = [test_cityscapes.street(number) for number in range(6)]
         truth = test_cityscapes.as_coco([numbers for numbers, _ in streets])
-        found = {image_id: test_cityscapes.detected(own) for image_id, (_, own) in enumerate(streets, start=1)}
+        predictions = {image_id: test_cityscapes.detected(rows) for image_id, (_, rows) in enumerate(streets, start=1)}
     else:
-        truth, found = random_case(5, images=9)
+        truth, predictions = random_case(5, images=9)
     evaluator = make_evaluator(truth, categories(truth), measure=name)
-    return evaluator, dict(reversed(found.items()))
+    return evaluator, dict(reversed(predictions.items()))
 
 
 def torchrun(*arguments: str | Path) -> None:
@@ -83,9 +83,9 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_measure_as_one(name: str, of_two: Path) -> None:
-    evaluator, found = evaluator_of(name)
-    for image_id, detections in found.items():
+def test_two_processes_equal_one(name: str, of_two: Path) -> None:
+    evaluator, predictions = evaluator_of(name)
+    for image_id, detections in predictions.items():
         evaluator.add(image_id, detections)
     text = json.dumps(evaluator.compute())
     assert text == (of_two / f"{name}.json").read_text()
@@ -95,7 +95,7 @@ def test_two_processes_measure_as_one(name: str, of_two: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command(trained: Path, tmp_path: Path) -> None:
-    """With the network, the selection and the report."""
+    """Including the network, the selection and the report."""
     subprocess.run([sys.executable, "-m", "boxwood", "eval", str(trained), "--out", str(tmp_path / "one")], check=True, cwd=ROOT)
     torchrun("-m", "boxwood", "eval", trained, "--out", tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))

@@ -1,4 +1,4 @@
-"""Proposal recall against pycocotools with useCats = 0, number by number with ==."""
+"""Proposal recall against pycocotools with useCats = 0, exactly equal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from boxwood.structures import Detections
 from tests.evaluation.cases import detections, quiet_coco, random_case
 
 
-def reference(truth: dict[str, Any], found: dict[int, Detections], limits: list[int]) -> dict[str, float]:
+def reference(truth: dict[str, Any], predictions: dict[int, Detections], limits: list[int]) -> dict[str, float]:
     records = []
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         for rank in range(len(one)):
             x1, y1, x2, y2 = one.boxes[rank].double().tolist()
             record = {"image_id": image_id, "category_id": truth["categories"][0]["id"], "score": one.scores[rank].item()}
@@ -40,17 +40,17 @@ def reference(truth: dict[str, Any], found: dict[int, Detections], limits: list[
 
 @pytest.mark.parametrize("seed", range(6))
 def test_recall_equals_the_reference(seed: int) -> None:
-    truth, found = random_case(seed, masks=False, instances=12, extra=250, images=3)
+    truth, predictions = random_case(seed, masks=False, instances=12, extra=250, images=3)
     for limits in ((10, 100), (100, 1000)):
         for backend in ("hotcoco", "pycocotools"):
             evaluator = ProposalEvaluator(truth, limits, backend)
-            for image_id, one in found.items():
+            for image_id, one in predictions.items():
                 evaluator.add(image_id, one)
             evaluator.gather()
-            assert evaluator.compute()["proposals"] == reference(truth, found, list(limits))
+            assert evaluator.compute()["proposals"] == reference(truth, predictions, list(limits))
 
 
-def test_classes_do_not_count_and_the_notes() -> None:
+def test_classes_are_ignored_and_notes_are_given() -> None:
     box = {"id": 1, "image_id": 5, "category_id": 2, "bbox": [0, 0, 40, 40], "area": 1600, "iscrowd": 0}
     truth = {
         "images": [{"id": 5, "height": 99, "width": 99}, {"id": 6, "height": 99, "width": 99}],

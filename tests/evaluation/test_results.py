@@ -1,4 +1,4 @@
-"""Files of detections are read back as they are, from us, from other programs and from Detectron; wrong rows are named."""
+"""Reading files of detections by Boxwood, by other programs and by Detectron; errors name the wrong row."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def scored(path: Path, truth: dict[str, Any], classes: Categories) -> dict[str, 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_was_written_is_scored_the_same(seed: int, tmp_path: Path) -> None:
-    truth, found = random_case(seed)
+def test_written_detections_are_scored_the_same(seed: int, tmp_path: Path) -> None:
+    truth, predictions = random_case(seed)
     evaluator = CocoEvaluator(truth, categories(truth), tasks=("bbox", "segm"))
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     save_detections(evaluator.records, tmp_path / "detections.json")
     again = scored(tmp_path / "detections.json", truth, categories(truth))
@@ -49,32 +49,32 @@ def test_what_was_written_is_scored_the_same(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_results_of_another_program_against_pycocotools(task: str, tmp_path: Path) -> None:
-    """One sort of result a file, in any order of images, ids as in the truth: as the COCO server takes them."""
-    truth, found = random_case(11)
+    """A file with one task, in any order of images, with the truth's ids, as the COCO server accepts it."""
+    truth, predictions = random_case(11)
     ids, records = categories(truth).ids, []
-    for image_id in reversed(found):
-        one = found[image_id]
+    for image_id in reversed(predictions):
+        one = predictions[image_id]
         codes = one.rles()
         assert codes is not None
         for rank in range(len(one)):
             x1, y1, x2, y2 = one.boxes[rank].double().tolist()
-            own = {"bbox": [x1, y1, x2 - x1, y2 - y1]} if task == "bbox" else {"segmentation": codes[rank]}
+            shape = {"bbox": [x1, y1, x2 - x1, y2 - y1]} if task == "bbox" else {"segmentation": codes[rank]}
             records.append(
-                {"image_id": image_id, "category_id": ids[one.labels[rank]], "score": one.scores[rank].item(), "id": 7, **own}
+                {"image_id": image_id, "category_id": ids[one.labels[rank]], "score": one.scores[rank].item(), "id": 7, **shape}
             )
     (tmp_path / "results.json").write_text(json.dumps(records))
     metrics = scored(tmp_path / "results.json", truth, categories(truth))
     assert {"bbox", "segm"} & metrics.keys() == {task}
-    expected = reference(truth, found, task)
+    expected = reference(truth, predictions, task)
     assert [metrics[task][name] for name in NAMES] == [expected[name] for name in NAMES]
 
 
 def test_keypoints_alone(tmp_path: Path) -> None:
     sigmas = keypoint_cases.SIGMAS["four"]
-    truth, found = keypoint_cases.random_case(2, sigmas)
+    truth, predictions = keypoint_cases.random_case(2, sigmas)
     classes = keypoint_cases.categories(truth, sigmas)
     evaluator = CocoEvaluator(truth, classes, tasks=("keypoints",))
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     save_detections(evaluator.records, tmp_path / "keypoints.json")
     assert "bbox" not in json.loads((tmp_path / "keypoints.json").read_text())[0]
@@ -82,7 +82,7 @@ def test_keypoints_alone(tmp_path: Path) -> None:
 
 
 def test_detections_of_detectron(tmp_path: Path) -> None:
-    """Classes with background first, images by id, boxes that end on their last pixel, written by Python 2."""
+    """Classes with background first, images by id, boxes that include their last pixel, written by Python 2."""
     mask = {"size": [10, 12], "counts": "P14600000`1"}
     empty = np.zeros((0, 5), np.float32)
     content = {
@@ -135,7 +135,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda row: row.pop("image_id"), "row 1: 'image_id' must be a whole number, got nothing"),
         (lambda row: row.update(image_id="5"), "row 1: 'image_id' must be a whole number, got '5'"),
@@ -155,31 +155,31 @@ GOOD = {
         (lambda row: row["segmentation"].update(counts=7), "counts, as text or a list, got 7"),
     ],
 )
-def test_a_wrong_row_is_named(change: Callable[[dict[str, Any]], None], told: str, tmp_path: Path) -> None:
+def test_a_wrong_row_is_named(change: Callable[[dict[str, Any]], None], message: str, tmp_path: Path) -> None:
     wrong = json.loads(json.dumps(GOOD))
     change(wrong)
     path = tmp_path / "results.json"
     path.write_text(json.dumps([GOOD, wrong]))
     with pytest.raises(UserError) as error:
         read_results(path, TWO, SIZES)
-    assert str(error.value).startswith(f"{path}: row 1") and told in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: row 1") and message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "cannot be read"), ("{", "is not JSON"), ('{"annotations": []}', "is no file of COCO results"), ("[3]", "row 0"),
         ('[{"image_id": 5, "category_id": 3, "score": 1}]', "must have 'bbox', 'segmentation' or 'keypoints'"),
         ("[[", "is not JSON"), ("[" * 100_000, "is not JSON"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_one_line(content: str | None, told: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused_in_one_line(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError) as error:
         read_results(path, TWO, SIZES)
-    assert str(error.value).startswith(str(path)) and told in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(str(path)) and message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_detections(tmp_path: Path) -> None:
@@ -188,10 +188,10 @@ def test_no_detections(tmp_path: Path) -> None:
     assert read_records(tmp_path / "results.json") == []
 
 
-def test_another_selection() -> None:
-    """Boxes, scores and rows are what the selection says; a box that it left alone keeps its own numbers."""
+def test_select_again() -> None:
+    """Boxes, scores and rows are those that ``select`` returns; an unmoved box keeps its exact numbers."""
     rng = np.random.default_rng(0)
-    found = ImageResults(
+    predictions = ImageResults(
         np.concatenate([rng.uniform(0, 30, (40, 2)), rng.uniform(10, 40, (40, 2))], axis=1),
         np.sort(rng.random(40))[::-1].copy(),
         rng.integers(0, 2, 40),
@@ -201,33 +201,33 @@ def test_another_selection() -> None:
     rows = torch.tensor([7, 3, 30])
 
     def select(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> Any:
-        assert boxes[5].tolist() == [*found.boxes[5, :2], *(found.boxes[5, :2] + found.boxes[5, 2:])]
-        assert scores.tolist() == found.scores.tolist() and labels.tolist() == found.labels.tolist()
+        assert boxes[5].tolist() == [*predictions.boxes[5, :2], *(predictions.boxes[5, :2] + predictions.boxes[5, 2:])]
+        assert scores.tolist() == predictions.scores.tolist() and labels.tolist() == predictions.labels.tolist()
         moved = boxes[rows]
         moved[1] += 1
         return moved, scores[rows] / 2, rows
 
-    (selected,) = select_again({4: found}, select).values()
-    expected = found.boxes[[7, 3, 30]]
+    (selected,) = select_again({4: predictions}, select).values()
+    expected = predictions.boxes[[7, 3, 30]]
     expected[1, :2] += 1
     np.testing.assert_allclose(selected.boxes, expected, rtol=1e-12)
     assert selected.boxes[[0, 2]].tolist() == expected[[0, 2]].tolist()
-    assert selected.scores.tolist() == (found.scores[[7, 3, 30]] / 2).tolist()
-    assert selected.labels.tolist() == found.labels[[7, 3, 30]].tolist()
+    assert selected.scores.tolist() == (predictions.scores[[7, 3, 30]] / 2).tolist()
+    assert selected.labels.tolist() == predictions.labels[[7, 3, 30]].tolist()
     assert [code["counts"] for code in selected.rles or ()] == ["7", "3", "30"]
-    assert found.keypoints is not None and selected.keypoints is not None
-    assert selected.keypoints.tolist() == found.keypoints[[7, 3, 30]].tolist()
+    assert predictions.keypoints is not None and selected.keypoints is not None
+    assert selected.keypoints.tolist() == predictions.keypoints[[7, 3, 30]].tolist()
 
 
 PLAIN = {"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4.5]}
 
 
-def test_boxes_alone_are_read_the_same_by_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quick way and the one that names rows: keys of other programs, whole numbers, big ids, a byte order mark."""
-    truth, found = random_case(4, masks=False)
+def test_both_readers_of_boxes_alone_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast reader and the one that names rows: keys of other programs, integers, large ids, a byte order mark."""
+    truth, predictions = random_case(4, masks=False)
     classes, path = categories(truth), tmp_path / "results.json"
     evaluator = CocoEvaluator(truth, classes, tasks=("bbox",))
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     records = [{**record, "area": 3, "segmentation": None, "tags": ["a"]} for record in evaluator.records]
     records += [{**PLAIN, "category_id": classes.ids[-1], "image_id": 2**53 + 1}]
@@ -245,7 +245,7 @@ def test_boxes_alone_are_read_the_same_by_both_ways(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"image_id": 5, "category_id": 4, "score": 1, "bbox": [1, 2, 3, 4]}', "'category_id' must be one of"),
         ('{"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3]}', "'bbox' must be 4 numbers"),
@@ -256,9 +256,9 @@ def test_boxes_alone_are_read_the_same_by_both_ways(tmp_path: Path, monkeypatch:
         ("7", "must be a mapping"),
     ],
 )
-def test_a_wrong_box_is_named(text: str, told: str, tmp_path: Path) -> None:
+def test_a_wrong_box_is_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(f"[{json.dumps(PLAIN)}, {text}]")
     with pytest.raises(UserError) as error:
         read_results(path, TWO, SIZES)
-    assert str(error.value).startswith(f"{path}: row 1") and told in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: row 1") and message in str(error.value) and "\n" not in str(error.value)

@@ -36,7 +36,7 @@ def test_the_table_is_aligned_and_narrow(classes: int, name: str) -> None:
         assert sum(line.count("0.") + line.count("1.") for line in block[1:]) >= classes
 
 
-def test_the_last_recall_stands_under_its_number() -> None:
+def test_the_last_recall_is_named_by_its_limit() -> None:
     row = {key: value for key, value in ROW.items() if key != "AR100"} | {"AR300": 0.7}
     assert format_table({"bbox": row}).splitlines()[0].split()[-1] == "AR300"
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC's AP against the development kit's procedure, written down here as one loop, and against cases worked by hand."""
+"""PASCAL VOC's AP against the development kit's procedure, written here as one loop, and against cases computed by hand."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.conftest import Boxwood
 from tests.evaluation.cases import categories, detections, random_case
 
 
-def devkit(truth: dict[str, Any], found: dict[int, Any], category: int, label: int, eleven: bool) -> float:
-    """In the kit's coordinates: pixels from 1, the last one included, so a side is x2 - x1 + 1."""
+def devkit(truth: dict[str, Any], predictions: dict[int, Any], category: int, label: int, eleven: bool) -> float:
+    """The kit's AP of one class; in its coordinates pixels count from 1 and the last is included, so a side is x2 - x1 + 1."""
     instances: dict[int, list[dict[str, Any]]] = {}
     count = 0
     for row in truth["annotations"]:
@@ -24,14 +24,14 @@ def devkit(truth: dict[str, Any], found: dict[int, Any], category: int, label: i
             x, y, w, h = row["bbox"]
             difficult = bool(row.get("ignore") or row.get("iscrowd"))
             instances.setdefault(row["image_id"], []).append(
-                {"box": (x + 1, y + 1, x + w, y + h), "difficult": difficult, "found": False}
+                {"box": (x + 1, y + 1, x + w, y + h), "difficult": difficult, "matched": False}
             )
             count += not difficult
     lines = []
-    for image_id in sorted(found):
-        one = found[image_id]
-        for box, score, own in zip(one.boxes.double().tolist(), one.scores.tolist(), one.labels.tolist(), strict=True):
-            if own == label:
+    for image_id in sorted(predictions):
+        one = predictions[image_id]
+        for box, score, box_label in zip(one.boxes.double().tolist(), one.scores.tolist(), one.labels.tolist(), strict=True):
+            if box_label == label:
                 lines.append((score, image_id, (box[0] + 1, box[1] + 1, box[2], box[3])))
     tp, fp = [], []
     for _, image_id, (x1, y1, x2, y2) in sorted(lines, key=lambda line: -line[0]):
@@ -46,9 +46,9 @@ def devkit(truth: dict[str, Any], found: dict[int, Any], category: int, label: i
         if best >= 0.5 and place is not None:
             if place["difficult"]:
                 continue
-            tp.append(not place["found"])
-            fp.append(place["found"])
-            place["found"] = True
+            tp.append(not place["matched"])
+            fp.append(place["matched"])
+            place["matched"] = True
         else:
             tp.append(False)
             fp.append(True)
@@ -68,17 +68,17 @@ def devkit(truth: dict[str, Any], found: dict[int, Any], category: int, label: i
 
 @pytest.mark.parametrize("rule", ["voc2007", "voc2010"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_development_kits_procedure(rule: Any, seed: int) -> None:
-    truth, found = random_case(seed, images=8, score_levels=1000, masks=False)
+def test_equals_the_development_kit(rule: Any, seed: int) -> None:
+    truth, predictions = random_case(seed, images=8, score_levels=1000, masks=False)
     rng = np.random.default_rng(seed)
     for row in truth["annotations"]:
         row["ignore"] = int(rng.random() < 0.2)
     classes = categories(truth)
     evaluator = VocEvaluator(truth, classes, rule)
-    for image_id, one in found.items():
+    for image_id, one in predictions.items():
         evaluator.add(image_id, one)
     metrics = evaluator.compute()
-    expected = [devkit(truth, found, category, label, rule == "voc2007") for label, category in enumerate(classes.ids)]
+    expected = [devkit(truth, predictions, category, label, rule == "voc2007") for label, category in enumerate(classes.ids)]
     assert [row["voc"] for row in metrics["per_class"].values()] == pytest.approx(expected, abs=1e-12)
     known = [ap for ap in expected if ap >= 0]
     assert metrics["voc"]["AP"] == pytest.approx(np.mean(known), abs=1e-12) and 0 < metrics["voc"]["AP"] < 1
@@ -111,7 +111,7 @@ def test_an_overlap_of_just_a_half_is_enough() -> None:
 
 
 def test_difficult_instances_are_left_out() -> None:
-    """Neither found nor missed, and two detections of one are not wrong."""
+    """They are neither right nor missed, and two detections of one are not wrong."""
     truth = [TEN, {"bbox": [40, 40, 10, 10], "ignore": 1}]
     boxes = [[40, 40, 50, 50], [40, 40, 50, 49], [0, 0, 10, 10]]
     assert case(boxes, [0.9, 0.8, 0.7], truth)["voc"]["AP"] == pytest.approx(1.0)
@@ -124,7 +124,7 @@ def test_an_unknown_rule() -> None:
         VocEvaluator({"images": [], "annotations": [], "categories": []}, categories({"categories": []}), "voc2012")  # type: ignore[arg-type]
 
 
-def test_names_of_classes_name_no_other_folder(tmp_path: Path) -> None:
+def test_class_names_cannot_leave_the_folder(tmp_path: Path) -> None:
     names = ["car/truck", "car?truck", "../../out"]
     coco = {"images": [], "annotations": [], "categories": [{"id": 3 + n, "name": name} for n, name in enumerate(names)]}
     VocEvaluator(coco, categories(coco)).write_devkit(tmp_path / "a" / "voc", "val")

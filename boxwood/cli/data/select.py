@@ -23,7 +23,8 @@ def select(results: Path, images: Path, out: Path) -> None:
     """
     from boxwood.library.selection import select_detections
 
-    kept = select_detections(results, images, out)
+    selection = select_detections(results, images, out)
     click.echo(
-        f"{out}: {kept.num_detections:,} of {kept.of_detections:,} detections, in {kept.num_images:,} of {kept.of_images:,} images"
+        f"{out}: {selection.num_detections:,} of {selection.of_detections:,} detections, in {selection.num_images:,} of "
+        f"{selection.of_images:,} images"
     )

@@ -53,7 +53,7 @@ class Finding:
     look: bool = False
     """Allowed, but rarely intended (`boxwood.data.quality.warnings`)."""
     where: str = ""
-    """The annotation file, or ``train and val``, where `boxwood.check` found it."""
+    """The annotation file, or ``train and val``, where `boxwood.check` reports it."""
 
     @property
     def refused(self) -> bool:
@@ -141,7 +141,7 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
     Parts that are no polygon are left out; run lengths of another size than the image are refused.
     """
     lengths = np.diff(file.points)
-    # A cumulative count of numbers that are not finite says for every part at once whether it has any.
+    # The cumulative count of numbers that are not finite shows for all parts at once which have any.
     broken = np.concatenate([[0], np.cumsum(~np.isfinite(file.coordinates))])
     usable = (lengths >= 6) & (lengths % 2 == 0) & (np.diff(broken[file.points]) == 0)
     owner = np.repeat(np.arange(len(file.ids)), np.diff(file.parts))

@@ -122,7 +122,7 @@ def advice(statistics: Statistics, anchors: Anchors | None, detections_per_image
 
 
 def describe(file: CocoFile) -> list[str]:
-    """Images, boxes and a row a class as lines of text; lengths in pixels of the images."""
+    """Images, boxes and a row per class as lines of text; lengths in pixels of the images."""
     empty = len(file.image_ids) - len(np.unique(file.image_rows[file.image_rows >= 0]))
     heights, widths = file.image_sizes.T
     corners = check_boxes(file)[0].boxes.astype(np.float64)

@@ -64,7 +64,7 @@ def look_at_sizes(file: CocoFile, short: int, long: int) -> list[Finding]:
 
 
 def look_at_both(train: CocoFile, train_folder: str | Path, val: CocoFile, val_folder: str | Path) -> list[Finding]:
-    """Images that are in both sets, by the bytes of their files: AP on images that were trained on says nothing."""
+    """Images that are in both sets, by the bytes of their files: AP on training images is meaningless."""
     of_size: dict[int, list[Path]] = defaultdict(list)
     for path in _files(train, train_folder):
         of_size[path.stat().st_size].append(path)

@@ -121,13 +121,13 @@ def _moved(shape: Shape, left: int, top: int) -> Shape:
 
 
 def _window(shape: Shape, size: tuple[int, int], scale: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where the shape lies in the picture, and which part of its own rectangle that is; ``scale`` pixels a pixel."""
+    """The visible rows and columns of the shape in the picture, and the same in its crop; ``scale`` cells per pixel."""
     height, width = shape.cover.shape
     rows = slice(max(shape.top, 0) * scale, min(shape.top + height, size[0]) * scale)
     columns = slice(max(shape.left, 0) * scale, min(shape.left + width, size[1]) * scale)
-    own_rows = slice(rows.start - shape.top * scale, rows.stop - shape.top * scale)
-    own_columns = slice(columns.start - shape.left * scale, columns.stop - shape.left * scale)
-    return (rows, columns), (own_rows, own_columns)
+    crop_rows = slice(rows.start - shape.top * scale, rows.stop - shape.top * scale)
+    crop_columns = slice(columns.start - shape.left * scale, columns.stop - shape.left * scale)
+    return (rows, columns), (crop_rows, crop_columns)
 
 
 def random_scene(rng: Rng, size: tuple[int, int]) -> Scene:
@@ -152,11 +152,11 @@ def random_scene(rng: Rng, size: tuple[int, int]) -> Scene:
 
 def _add(scene: Scene, shape: Shape) -> bool:
     """Put a shape in front of the others, unless one of them or it would then be too little to be seen."""
-    (rows, columns), own = _window(shape, scene.size, _FINE)
+    (rows, columns), in_crop = _window(shape, scene.size, _FINE)
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return False
     seen = scene.seen.copy()
-    seen[rows, columns][shape.solid[own]] = len(scene.shapes)
+    seen[rows, columns][shape.solid[in_crop]] = len(scene.shapes)
     shapes = [*scene.shapes, shape]
     behind = np.bincount(scene.seen[rows, columns].ravel() + 1, minlength=len(shapes) + 1)[1:]
     for index in (*np.flatnonzero(behind).tolist(), len(scene.shapes)):
@@ -190,21 +190,21 @@ def compose_scene(scene: Scene, rng: Rng) -> Picture:
 
 
 def _paint(picture: Picture, scene: Scene, shape: Shape, light: float, rng: Rng) -> None:
-    window, own = _window(shape, scene.size, 1)
-    cover = shape.cover[own][:, :, None]
+    window, in_crop = _window(shape, scene.size, 1)
+    cover = shape.cover[in_crop][:, :, None]
     below = picture[window]
     size = (shape.cover.shape[0], shape.cover.shape[1])
     blurred = Image.fromarray((shape.cover * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(max(1.2, size[0] / 24)))
     soft = np.asarray(blurred, dtype=np.float32)[:, :, None] / 255
-    shadow = np.roll(soft, (round(2.5 * np.sin(light)), round(2.5 * np.cos(light))), axis=(0, 1))[own]
+    shadow = np.roll(soft, (round(2.5 * np.sin(light)), round(2.5 * np.cos(light))), axis=(0, 1))[in_crop]
     below *= 1 - np.float32(rng.uniform(0.1, 0.4)) * shadow * (1 - cover)
     first, second = _contrasting(below, cover, rng)
     surface = mix(texture(rng, size, _TEXTURES[int(rng.integers(len(_TEXTURES)))]), first, second)
-    # Bright towards the light, dark at the rim: enough to look like a thing.
+    # Bright towards the light, dark at the rim: enough to look like an object.
     y, x = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None], np.linspace(-1, 1, size[1], dtype=np.float32)
     shade = 1 - np.float32(0.16 * np.cos(light)) * x - np.float32(0.16 * np.sin(light)) * y
     surface = np.clip(surface * (shade[:, :, None] * (0.62 + 0.38 * soft)), 0, 1).astype(np.float32)
-    below += cover * (surface[own] - below)
+    below += cover * (surface[in_crop] - below)
 
 
 def _contrasting(below: Picture, cover: NDArray[np.float32], rng: Rng) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

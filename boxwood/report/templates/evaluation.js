@@ -61,7 +61,7 @@ function gallery(facts) {
     byId("score-shown").textContent = score.toFixed(2);
     for (const { image, tally, overlays } of figures) {
       const truth = image.truth.filter((row) => !hidden.has(row[0]));
-      const found = image.found.filter((row) => !hidden.has(row[0]) && row[5] >= score);
+      const detections = image.found.filter((row) => !hidden.has(row[0]) && row[5] >= score);
       const finds = (row) => row[5] !== null && row[5] >= score;
       overlays.forEach((overlay) => overlay.replaceChildren());
       for (const row of truth) {
@@ -69,14 +69,14 @@ function gallery(facts) {
         const missed = !row[6] && !finds(row);
         overlays[0].append(shape(image, row, color, missed, `${facts.names[row[0]]}${row[6] ? " (region)" : missed ? " (missed)" : ""}`));
       }
-      for (const row of found.toReversed()) {  // the best on top
-        const told = `${facts.names[row[0]]} ${row[5].toFixed(2)}`;
-        overlays[1].append(shape(image, row, facts.colors[row[0]], row[6] === 0, `${told}${row[6] === 0 ? " (wrong)" : ""}`));
+      for (const row of detections.toReversed()) {  // the best on top
+        const label = `${facts.names[row[0]]} ${row[5].toFixed(2)}`;
+        overlays[1].append(shape(image, row, facts.colors[row[0]], row[6] === 0, `${label}${row[6] === 0 ? " (wrong)" : ""}`));
       }
       for (const row of truth.slice(0, 25)) overlays[0].append(name(image, row, row[6] ? "#ddd" : facts.colors[row[0]], facts.names[row[0]]));
-      for (const row of found.slice(0, 25)) overlays[1].append(name(image, row, facts.colors[row[0]], `${facts.names[row[0]]} ${row[5].toFixed(2)}`));
-      const right = found.filter((row) => row[6] === 1).length;
-      const wrong = found.filter((row) => row[6] === 0).length;
+      for (const row of detections.slice(0, 25)) overlays[1].append(name(image, row, facts.colors[row[0]], `${facts.names[row[0]]} ${row[5].toFixed(2)}`));
+      const right = detections.filter((row) => row[6] === 1).length;
+      const wrong = detections.filter((row) => row[6] === 0).length;
       const missed = truth.filter((row) => !row[6] && !finds(row)).length;
       tally.textContent = `${right} right, ${wrong} wrong, ${missed} missed`;
     }
