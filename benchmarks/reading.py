@@ -21,7 +21,6 @@ import torch
 
 import boxwood
 import boxwood.recipes
-from boxwood.models.config import without_pretrained
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 
 RECIPES = (
@@ -91,7 +90,8 @@ def our_counts(recipe: str) -> tuple[Count, Count]:
     def build() -> None:
         nonlocal model
         config = getattr(boxwood.recipes, recipe)()
-        model = without_pretrained(config.model).build(categories, config.test)
+        config.model.backbone.weights = None  # randomly initialised, as torchvision's
+        model = config.model.build(categories, config.test)
 
     def step() -> None:
         losses = model.losses(model(batch), targets)

@@ -210,10 +210,11 @@ class RCNNConfig(ModelConfig):
 
     def all_tasks(self) -> tuple[InstanceTask, ...]:
         """Masks and keypoints where there are heads for them, then ``tasks``."""
-        from boxwood.models.tasks import KeypointTask, MaskTask
+        from boxwood.models.tasks.keypoint import KeypointTask
+        from boxwood.models.tasks.mask import MaskTask
 
-        masks = () if self.mask_head is None else (MaskTask(head=self.mask_head),)
-        keypoints = () if self.keypoint_head is None else (KeypointTask(head=self.keypoint_head),)
+        masks = [MaskTask(head=self.mask_head)] if self.mask_head else []
+        keypoints = [KeypointTask(head=self.keypoint_head)] if self.keypoint_head else []
         return (*masks, *keypoints, *self.tasks)
 
     @property

@@ -92,10 +92,8 @@ class RCNN(Network):
                 if hasattr(self, name):
                     raise UserError(f"model.tasks: the network has two modules '{name}'; give each task another prefix")
                 self.add_module(name, module)
-        if self.backbone.tail_channels is not None:
-            heads = (config.box_head, *(task.head for task in self.tasks))
-            if all(head.source != "tail" for head in heads):
-                freeze_tail(self.backbone)
+        if all(head.source != "tail" for head in (config.box_head, *(task.head for task in self.tasks))):
+            freeze_tail(self.backbone)
 
     def _build_head(self, name: str, config: RoIHeadConfig) -> tuple[RoIHead, nn.Module | None]:
         """A head, and the copy of the tail that it alone trains."""

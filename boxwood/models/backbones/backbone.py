@@ -99,22 +99,17 @@ class ConvNorm(nn.Module):
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
     """A normalisation layer for (B, ``channels``, H, W). Raises `UserError` where ``gn`` cannot divide the channels by 32."""
-    match kind:
-        case "frozen_bn":
-            from torchvision.ops import FrozenBatchNorm2d
+    import torchvision.ops
 
-            return FrozenBatchNorm2d(channels)  # type: ignore[no-any-return]
-        case "bn":
-            return nn.BatchNorm2d(channels)
-        case "sync_bn":
-            return nn.SyncBatchNorm(channels)
-        case "gn":
-            if channels % GROUPS:
-                raise UserError(
-                    f"norm=gn: a layer of {channels} channels cannot be divided into {GROUPS} groups; choose widths that are "
-                    f"multiples of {GROUPS}, or another norm"
-                )
-            return nn.GroupNorm(GROUPS, channels)
+    layers = {"frozen_bn": torchvision.ops.FrozenBatchNorm2d, "bn": nn.BatchNorm2d, "sync_bn": nn.SyncBatchNorm}
+    if kind != "gn":
+        return layers[kind](channels)  # type: ignore[no-any-return]  # torchvision's operators are untyped
+    if channels % GROUPS:
+        raise UserError(
+            f"norm=gn: a layer of {channels} channels cannot be divided into {GROUPS} groups; choose widths that are multiples of "
+            f"{GROUPS}, or another norm"
+        )
+    return nn.GroupNorm(GROUPS, channels)
 
 
 def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
