@@ -92,7 +92,8 @@ class RCNN(Network):
                 if hasattr(self, name):
                     raise UserError(f"model.tasks: the network has two modules '{name}'; give each task another prefix")
                 self.add_module(name, module)
-        if all(head.source != "tail" for head in (config.box_head, *(task.head for task in self.tasks))):
+        heads = (config.box_head, *(task.head for task in self.tasks))
+        if self.backbone.tail_channels is not None and all(head.source != "tail" for head in heads):
             freeze_tail(self.backbone)
 
     def _build_head(self, name: str, config: RoIHeadConfig) -> tuple[RoIHead, nn.Module | None]:
