@@ -298,7 +298,7 @@ def test_the_command(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     for words, message in (
         ((shapes / "train.json", tmp_path / "x"), "with --to"),
         ((tmp_path / "nothing", tmp_path / "x.json"), "holds no annotations that are known"),
-        ((shapes / "train.json", tmp_path / "x.json", "--to", "voc"), "voc is a folder"),
+        ((shapes / "train.json", tmp_path / "x.json", "--to", "voc"), "voc is written to a folder"),
         ((shapes / "train.json", tmp_path / "x", "--to", "coco"), "written as .json"),
     ):
         wrong = boxwood("data", "convert", *words)
