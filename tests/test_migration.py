@@ -29,7 +29,7 @@ REPLACED = {
         "evaluation/test_results.py::test_detections_of_detectron",
     ),
     "visualize_results.py": ("cli/test_detections.py::test_detections_are_drawn_beside_the_ground_truth",),
-    "convert_pkl_to_pb.py": ("inference/test_predictor.py::test_being_prepared_changes_nothing",),
+    "convert_pkl_to_pb.py": ("inference/test_predictor.py::test_prepare_changes_no_results",),
     "convert_selective_search.py": ("data/formats/test_selective_search.py::test_boxes_of_a_data_set",),
     "convert_coco_model_to_cityscapes.py": ("weights/test_remap_classes.py::test_the_command",),
     "convert_cityscapes_to_coco.py": ("data/formats/test_cityscapes.py::test_the_command",),

@@ -106,7 +106,7 @@ def repair(source: str | Path | RunConfig, out: str | Path, *, images: str | Pat
     """
     path, out = _check_repairable(source), Path(out)
     if out.suffix != ".json":
-        raise UserError(f"{out}: COCO files are written as .json; name it so")
+        raise UserError(f"{out}: COCO files are written as .json; change the ending")
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: is the file itself, which stays as it is; name another")
     tree = read_tree(path)

@@ -23,7 +23,7 @@ def import_proposals(boxes: str | Path, annotations: str | Path, out: str | Path
     """
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise UserError(f"{out}: proposals are written as .safetensors; name it so")
+        raise UserError(f"{out}: proposals are written as .safetensors; change the ending")
     file = read_coco_file(Path(annotations))
     names = {image_id: file.file_name(row) for row, image_id in enumerate(file.image_ids.tolist())}
     ids = sorted(names)

@@ -32,7 +32,7 @@ def select_detections(results: str | Path, images: str | Path, out: str | Path) 
     """
     results, out = Path(results), Path(out)
     if out.suffix != ".json":
-        raise UserError(f"{out}: COCO results are written as .json; name it so")
+        raise UserError(f"{out}: COCO results are written as .json; change the ending")
     wanted = read_image_ids(Path(images))
     records = read_records(results)
     selected = [record for record in records if record["image_id"] in wanted]

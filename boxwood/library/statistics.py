@@ -100,7 +100,7 @@ def statistics(
 
 def _check_page(path: Path) -> None:
     if path.suffix != ".html":
-        raise UserError(f"{path}: the page is written as .html; name it so")
+        raise UserError(f"{path}: the page is written as .html; change the ending")
 
 
 def _detectrons_input() -> NetworkInput:

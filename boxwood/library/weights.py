@@ -86,4 +86,4 @@ def remap_classes(
 
 def _check_out(out: Path) -> None:
     if out.suffix != ".safetensors":
-        raise UserError(f"{out}: weights are written as .safetensors; name it so")
+        raise UserError(f"{out}: weights are written as .safetensors; change the ending")

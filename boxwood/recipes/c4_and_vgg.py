@@ -194,7 +194,7 @@ def fast_rcnn_vgg_cnn_m_1024() -> RunConfig:
 
 
 def faster_rcnn_vgg16() -> RunConfig:
-    """Faster R-CNN, VGG16, 320,000 steps of 8 images, learning rate 0.003 for 240,000, then 0.0003 (Ren et al., 2015, section 4.2).
+    """Faster R-CNN, VGG16, 320,000 steps of 8 images, learning rate 0.003, 0.0003 after 240,000 (Ren et al., 2015, section 4.2).
 
     The paper published box AP 21.2 on COCO's val set, trained on train (table 11).
     """

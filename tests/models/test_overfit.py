@@ -31,6 +31,7 @@ from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator, evaluate, make_evaluator
 from boxwood.models.backbones import Backbone, BackboneConfig
 from boxwood.models.config import (
+    OCTAVES,
     FPNConfig,
     ModelConfig,
     ProposerConfig,
@@ -43,7 +44,6 @@ from boxwood.models.config import (
 )
 from boxwood.models.heads import ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.retinanet import OCTAVES
 from boxwood.ops.masks import mask_targets
 from boxwood.structures import Detections
 

@@ -94,7 +94,9 @@ def test_without_an_internet_connection(monkeypatch: pytest.MonkeyPatch) -> None
         raise FileNotFoundError("we cannot find the requested files\nin the local cache")
 
     monkeypatch.setattr("timm.create_model", unreachable)
-    with pytest.raises(UserError, match=r"name=resnet18: .* cannot be had \(we .* files in the local cache\); set weights=null"):
+    with pytest.raises(
+        UserError, match=r"name=resnet18: .* cannot be downloaded \(we .* files in the local cache\); set weights=null"
+    ):
         TimmConfig(name="resnet18").build()
 
 

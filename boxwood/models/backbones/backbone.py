@@ -123,12 +123,12 @@ def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
     url = members[name].url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not path.exists():
-        logger.info("%s is fetched into %s", url, path.parent)
+        logger.info("%s is downloaded into %s", url, path.parent)
     try:
         return members[name].get_state_dict(progress=False, check_hash=True)  # type: ignore[no-any-return]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:  # no connection, a damaged file
         raise UserError(
-            f"{path.name}: the ImageNet weights are not in {path.parent} and cannot be had from {url} ({_line(error)}); "
+            f"{path.name}: the ImageNet weights are not in {path.parent} and cannot be downloaded from {url} ({_line(error)}); "
             "put the file there, or train from random weights with weights=null"
         ) from None
 

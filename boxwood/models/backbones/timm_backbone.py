@@ -95,7 +95,7 @@ def _create(timm: Any, config: TimmConfig, fixed_size: bool) -> Any:
                 raise
         except OSError as error:  # no connection
             raise UserError(
-                f"name={config.name}: the weights are not in the cache of the Hugging Face hub and cannot be had "
+                f"name={config.name}: the weights are not in the cache of the Hugging Face hub and cannot be downloaded "
                 f"({_line(error)}); set weights=null to train from random weights"
             ) from None
         except (RuntimeError, AttributeError, NotImplementedError) as error:

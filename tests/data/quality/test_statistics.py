@@ -126,7 +126,7 @@ def test_data_stats_writes_a_report(boxwood: Boxwood, shapes: Path, tmp_path: Pa
     boxes = len(json.loads((shapes / "train.json").read_text())["annotations"])
     assert page.count("<svg") == 6 and f"<b>{boxes}</b>boxes" in page and "train.json" in page and "val.json" in page
     refused = boxwood("data", "stats", shapes / "train.json", "--out", tmp_path / "stats.png")
-    assert refused.status == 2 and "name it so" in refused.err and len(refused.error_lines) == 1
+    assert refused.status == 2 and "change the ending" in refused.err and len(refused.error_lines) == 1
 
 
 def test_repeated_images_are_trained_on(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
