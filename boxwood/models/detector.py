@@ -36,7 +36,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
-        """Everything the network computes for a batch; each architecture defines a dataclass."""
+        """Everything the network computes for a batch, in a dataclass of the architecture."""
 
     @abstractmethod
     def losses(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
