@@ -54,7 +54,7 @@ finally:
     [
         (["trian"], "boxwood: unknown command 'trian' (did you mean 'train'?) (see boxwood --help)"),
         (["train"], "boxwood: Missing argument 'CONFIG' (see boxwood train --help)"),
-        (["train", "x", "--outt", "y"], "boxwood: No such option '--outt'"),
+        (["train", "x", "--outt", "y"], "boxwood: No such option"),
         (["predict", "x.jpg"], "boxwood: Missing option '--model' (see boxwood predict --help)"),
         (["predict", "x.jpg", "--model", "m", "--score", "2"], "boxwood: Invalid value for '--score': 2"),
         (["config", "shwo", "demo_shapes"], "boxwood: No such command 'shwo'"),
