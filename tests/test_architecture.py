@@ -52,6 +52,10 @@ BUDGETS = {  # lines of the functions that run: in a training step, and with bui
 }
 
 
+SLOW = ("keypoint_rcnn_r50_fpn_1x", "fast_rcnn_r50_fpn_1x", "faster_rcnn_r50_c4_1x", "mask_rcnn_r50_c4_1x", "rfcn_r50")
+"""Of these, the ones that `make check` leaves out."""
+
+
 def part_of(path: Path) -> str:
     """The first folder or file below the package: ``models``, ``config``."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -153,7 +157,7 @@ def reading_script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("recipe", BUDGETS)
+@pytest.mark.parametrize("recipe", [pytest.param(recipe, marks=[pytest.mark.slow] * (recipe in SLOW)) for recipe in BUDGETS])
 def test_reading_budget(recipe: str) -> None:
     """The lines of all functions of the package that run from the recipe to the losses and their gradients."""
     step, whole = reading_script().our_counts(recipe)

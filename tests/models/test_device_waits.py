@@ -47,7 +47,7 @@ def waits(model: Any, images: Batch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("kind", ["a training step", "inference of a batch"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("_c4")) for name in ARCHITECTURES])
 def test_the_host_waits_only_at_documented_places(name: str, kind: str) -> None:
     training = kind == "a training step"
     waits_of_batches = []
