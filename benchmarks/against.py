@@ -85,7 +85,8 @@ def compare(here: Revision, there: Revision, repeats: int) -> Iterator[dict[str,
         if "ready" in answers[0]:
             times: tuple[list[float], list[float]] = ([], [])
             for turn in range(repeats + 1):
-                for revision, series in zip((here, there), times, strict=True):
+                pairs = [(here, times[0]), (there, times[1])]
+                for revision, series in pairs if turn % 2 else pairs[::-1]:  # each goes first in every second turn
                     revision.order("run")
                     seconds = revision.answer()["seconds"]
                     if turn > 0:
