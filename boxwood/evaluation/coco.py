@@ -12,6 +12,7 @@ from boxwood.errors import UserError
 from boxwood.evaluation.backend import AREAS, Backend, Curves, check_backend, compare
 from boxwood.evaluation.diagnosis import explain
 from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
+from boxwood.evaluation.truth import ImageResults
 from boxwood.structures import Categories
 
 __all__ = ["CocoEvaluator"]
@@ -69,7 +70,7 @@ class CocoEvaluator(CollectingEvaluator):
         metrics: Metrics = {}
         per_class: dict[str, dict[str, Any]] = {name: {} for name in self.truth.names()}
         for task in self.tasks:
-            if task == "segm" and any(detections.rles is None and len(detections) for detections in self.results.values()):
+            if task == "segm" and any(detections.rles is None for detections in self._deciding_results()):
                 continue  # a model without masks
             if task == "keypoints" and not self._has_keypoints():
                 continue
@@ -90,7 +91,12 @@ class CocoEvaluator(CollectingEvaluator):
     def _has_keypoints(self) -> bool:
         """Whether the model predicts keypoints and the truth has as many."""
         known = self.categories.keypoints is not None and self.truth.num_keypoints == len(self.categories.keypoints.names)
-        return known and all(detections.keypoints is not None or not len(detections) for detections in self.results.values())
+        return known and all(detections.keypoints is not None for detections in self._deciding_results())
+
+    def _deciding_results(self) -> list[ImageResults]:
+        """The results that show what the model predicts besides boxes: those with detections, or all where no image has any."""
+        results = list(self.results.values())
+        return [detections for detections in results if len(detections)] or results
 
 
 def summarize(curves: Curves, limits: list[int], limit: int) -> dict[str, float]:

@@ -60,7 +60,8 @@ class EvaluatorConfig(Component):
         """
 
     def primary(self, metrics: Metrics) -> float:
-        """The number that selects the best weights, the higher the better; by default the first number of the first table."""
+        """The number that selects the best weights, the higher the better; by default the first number of the first table. -1 (no
+        truth) selects none."""
         from boxwood.evaluation.table import tables_of
 
         return next((float(number) for table in tables_of(metrics).values() for number in table.values()), -1.0)

@@ -31,7 +31,7 @@ from boxwood.training.interruption import Interrupted, Interruption
 from boxwood.training.log import RunLog, open_log
 from boxwood.training.optimizer import learning_rate, set_learning_rate
 from boxwood.training.parallel import without_exchange
-from boxwood.training.preflight import check_data, check_settings
+from boxwood.training.preflight import check_data, check_settings, warn_without_instances
 from boxwood.training.state import TrainingState, save, set_generators, start
 from boxwood.training.validation import validate
 
@@ -61,6 +61,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         check_same_categories(train_set.categories, val_set.categories)
         check_data(config.model, train_set, "data.train")
         check_data(config.model, val_set, "data.val")
+        on_rank_zero(lambda: warn_without_instances(val_set))
         barrier()
 
         state = start(config, out, device, train_set.categories, checkpoint)

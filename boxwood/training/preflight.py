@@ -15,7 +15,7 @@ from boxwood.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_data", "check_settings"]
+__all__ = ["check_data", "check_settings", "warn_without_instances"]
 
 
 def check_settings(config: RunConfig, device: torch.device) -> None:
@@ -50,3 +50,12 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
     if not len(dataset):
         raise UserError(f"{key}: has no images; choose annotations that have some (keep_empty=false leaves out those without)")
     model.check_data(dataset.categories, lambda: dataset[0], key)
+
+
+def warn_without_instances(val_set: Dataset) -> None:
+    """Log a warning where the val set has no instance, so that no metric can select the best weights."""
+    if all(annotation.get("iscrowd") for annotation in val_set.to_coco()["annotations"]):
+        logger.warning(
+            "data.val: has no instances, so no metric selects the best weights: the run writes no best.safetensors, and load, eval "
+            "and predict use last.safetensors; choose a val set with annotations"
+        )

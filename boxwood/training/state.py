@@ -58,7 +58,7 @@ class TrainingState:
     evaluated: int = 0
     """Step of the last evaluation."""
     best: float | None = None
-    """The highest primary metric so far."""
+    """The primary metric of the weights in ``best.safetensors``; of rank 0, which writes them."""
     metrics: Metrics = field(default_factory=dict)
     """Of the last evaluation."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -46,9 +47,8 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
         state.metrics = evaluate(state.model, batches, evaluator, state.device)
     state.evaluated = state.step
     primary = measure.primary(state.metrics)
-    is_best = state.best is None or primary > state.best
-    if is_best:
-        state.best = primary
+    # -1 says that the val set has nothing to compare with. Of equal ones the newest weights are the best.
+    is_best = primary != -1 and not math.isnan(primary) and (state.best is None or primary >= state.best)
 
     def write() -> None:
         save_metrics(state.metrics, state.out / "eval" / "metrics.json")
@@ -56,6 +56,7 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
             save_detections(evaluator.records, state.out / "eval" / "detections.json")
         if is_best:
             save_weights(state.out / "best.safetensors", state.model.state_dict(), config, state.categories)
+            state.best = primary
 
     write_files(write, required=state.step == config.train.steps)
     if log is not None:

@@ -220,6 +220,13 @@ def test_a_model_without_masks_has_no_segm() -> None:
     assert metrics["per_class"] == {"nut": {"bbox": pytest.approx(1.0), "count": 1}}
 
 
+@pytest.mark.parametrize("masks", [None, []], ids=["without masks", "with masks"])
+def test_without_detections_the_model_decides_what_is_evaluated(masks: list[dict[str, Any]] | None) -> None:
+    truth = one_image(square(0, 0, 40, segmentation=[[0, 0, 40, 0, 40, 40]]))
+    metrics = ours(truth, {7: detections([], [], [], masks)}, "hotcoco")
+    assert metrics["bbox"]["AP"] == 0 and ("segm" in metrics) == (masks is not None)
+
+
 def test_a_missing_backend_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(UserError, match=r"pip install 'boxwood\[pycocotools\]'"):

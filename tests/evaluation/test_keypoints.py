@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +116,17 @@ def test_a_model_without_keypoints_has_no_row() -> None:
         one.fields = {}
         evaluator.add(image_id, one)
     assert "keypoints" not in evaluator.compute()
+
+
+@pytest.mark.parametrize("predicted", [False, True])
+def test_without_detections_the_model_decides_whether_keypoints_are_evaluated(predicted: bool) -> None:
+    truth, predictions = random_case(0, SIGMAS["four"])
+    evaluator = CocoEvaluator(truth, categories(truth, SIGMAS["four"]))
+    for image_id, one in predictions.items():
+        none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), one.size)
+        none.fields = {name: field[torch.zeros(0, dtype=torch.int64)] for name, field in one.fields.items() if predicted}
+        evaluator.add(image_id, none)
+    assert ("keypoints" in evaluator.compute()) == predicted
 
 
 def notes(truth: dict[str, Any], predictions: dict[int, Detections], tasks: tuple[str, ...] = ("bbox", "keypoints")) -> str:

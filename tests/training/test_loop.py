@@ -24,7 +24,7 @@ from boxwood.structures import Batch, Detections, Sample
 from boxwood.training import TrainingDiverged, train
 from boxwood.training.checkpoint import newest_checkpoint
 from boxwood.training.state import TrainingState
-from boxwood.weights import read_weights
+from boxwood.weights import read_weights, save_weights
 from tests.training import tiny
 from tests.training.tiny import TinyConfig, TinyData, TinyDataset, TinyDetector, tiny_run
 
@@ -111,7 +111,7 @@ def test_evaluation_does_not_affect_training(tmp_path: Path) -> None:
 
 
 def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.1, 0.5, 0.3, 0.5])
+    scores = iter([0.1, 0.5, 0.3, 0.4])
 
     def fake(*_: object) -> dict[str, Any]:
         return {"bbox": {"AP": next(scores)}}
@@ -124,6 +124,61 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path: Path, monkeypat
     train(stopped, tmp_path / "six")
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "six"))
     assert not same(weights(tmp_path / "whole", "best"), weights(tmp_path / "whole"))
+
+
+def with_scores(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """The AP of each evaluation."""
+    remaining = iter(scores)
+    monkeypatch.setattr("boxwood.training.validation.evaluate", lambda *_: {"bbox": {"AP": next(remaining)}})
+
+
+def test_of_equal_evaluations_the_newest_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_scores(monkeypatch, 0.1, 0.5, 0.3, 0.5)
+    train(tiny_run(eval_every=3), tmp_path / "run")
+    assert same(weights(tmp_path / "run", "best"), weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("unknown", [-1.0, float("nan")])
+def test_an_unknown_metric_selects_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: float) -> None:
+    with_scores(monkeypatch, unknown, unknown, 0.0, unknown)
+    train(tiny_run(eval_every=3), tmp_path / "run")
+    assert weights(tmp_path / "run", "best").keys() and not same(weights(tmp_path / "run", "best"), weights(tmp_path / "run"))
+    with_scores(monkeypatch, unknown)
+    train(tiny_run(eval_every=0), tmp_path / "without")
+    assert not (tmp_path / "without" / "best.safetensors").exists() and (tmp_path / "without" / "last.safetensors").exists()
+
+
+def test_a_val_set_without_instances_gives_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_run(steps=1), tmp_path / "with")
+    assert "has no instances" not in caplog.text
+    crowd = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 1}
+    to_coco = TinyDataset.to_coco
+    monkeypatch.setattr(TinyDataset, "to_coco", lambda self: {**to_coco(self), "annotations": [crowd]})
+    train(tiny_run(steps=1), tmp_path / "without")
+    assert caplog.text.count("data.val: has no instances, so no metric selects the best weights") == 1
+    assert not (tmp_path / "without" / "best.safetensors").exists()
+
+
+def test_a_failed_write_of_the_best_weights_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.4 is less than the lost 0.5, but better than the best weights that are on disk."""
+    with_scores(monkeypatch, 0.1, 0.5, 0.4, 0.3)
+    calls = 0
+
+    def save(path: Path, *arguments: Any) -> None:
+        nonlocal calls
+        calls += path.name == "best.safetensors"
+        if path.name == "best.safetensors" and calls == 2:
+            raise UserError("the disk is full")
+        save_weights(path, *arguments)
+
+    monkeypatch.setattr("boxwood.training.validation.save_weights", save)
+    train(tiny_run(eval_every=3, checkpoint_every=9, keep_checkpoints=5), tmp_path / "run")
+    assert calls == 3
+    (tmp_path / "run" / "checkpoints" / "step-00000012.pt").unlink()
+    third = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert third is not None and third.best == 0.4 and same(weights(tmp_path / "run", "best"), third.model)
 
 
 class WorstConfig(CocoEvaluatorConfig):
