@@ -90,6 +90,11 @@ class Baseline(NamedTuple):
     augmented_test: bool = False
     """Whether Detectron's file has test-time augmentation."""
 
+    @property
+    def tutorial(self) -> bool:
+        """Of Detectron's tutorial: half the RoIs of an image, and the train set of 2014 alone."""
+        return self.path.startswith("getting_started/")
+
 
 # Method, backbone, and for each schedule the results that Detectron published.
 _TABLE: tuple[tuple[Method, str, dict[str, tuple[float, ...]]], ...] = (
@@ -202,7 +207,7 @@ def build(name: str) -> RunConfig:
     ('Mask R-CNN, ResNet-101-FPN', 'detectron1', 180000, 'detectron/imagenet/R-101')
     """
     baseline = BASELINES[name]
-    gpus = max(1, baseline.batch_size // 2) if baseline.path.startswith("getting_started/") else 8
+    gpus = max(1, baseline.batch_size // 2) if baseline.tutorial else 8
     return RunConfig(
         model=_model(baseline),
         data=_data(baseline),
@@ -317,7 +322,7 @@ def _model(baseline: Baseline) -> ModelConfig:
             backbone=backbone,
             fpn=fpn,
             rpn=_rpn(baseline) if method.startswith("e2e_") else None,
-            rois=RoIConfig(sampling_ratio=0 if facts.c4 else 2, aligned=False),
+            rois=RoIConfig(samples_per_image=256 if baseline.tutorial else 512, sampling_ratio=0 if facts.c4 else 2, aligned=False),
             box_head=AverageHeadConfig() if facts.c4 else ConvFCHeadConfig() if baseline.norm == "gn" else TwoFCHeadConfig(),
             mask_head=_mask_head(baseline) if "mask" in method else None,
             keypoint_head=ConvKeypointHeadConfig() if "keypoint" in method else None,
@@ -352,9 +357,10 @@ def _data(baseline: Baseline) -> DataConfig:
     """COCO 2017: its train set is 2014's train and "valminusminival", and its val set is "minival"."""
     persons = "keypoint" in baseline.method or baseline.method == "rpn_person_only"
     kind, prefix = ("person_keypoints", "keypoints_coco_2014") if persons else ("instances", "coco_2014")
+    year = 2014 if baseline.tutorial else 2017
     train = CocoConfig(
-        annotations=f"data/coco/annotations/{kind}_train2017.json",
-        images="data/coco/train2017",
+        annotations=f"data/coco/annotations/{kind}_train{year}.json",
+        images=f"data/coco/train{year}",
         keep_empty=False,
         transforms=(ResizeShortestEdge(short=baseline.short, long=_long(baseline), antialias=False), HorizontalFlip(p=0.5)),
     )

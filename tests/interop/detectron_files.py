@@ -36,6 +36,11 @@ class Row:
         return f"detectron/{folder}/{stem}" if folder == "test_time_aug" else f"detectron/{stem}"
 
     @property
+    def tutorial(self) -> bool:
+        """Its file has 256 RoIs per image, and COCO 2014's train set alone."""
+        return self.config.startswith("getting_started/")
+
+    @property
     def fpn(self) -> bool:
         return "conv5" in self.backbone
 
@@ -82,7 +87,7 @@ def tree(row: Row) -> dict[str, dict[str, Any]]:
     """The contents of a row's file, by Detectron's keys, with values as in the file."""
     persons = row.classes == 2
     prefix = "keypoints_coco_2014" if persons else "coco_2014"
-    sets = (f"{prefix}_train", f"{prefix}_valminusminival")
+    sets = (f"{prefix}_train",) if row.tutorial else (f"{prefix}_train", f"{prefix}_valminusminival")
     match = re.fullmatch(r"ResNet(\d+)_conv(\d)(?: (\d+)x(\d+)d)?( GN)?", row.backbone)
     assert match is not None
     depth, conv, groups, width, gn = match.groups()
@@ -164,7 +169,7 @@ def add_rpn_alone(keys: dict[str, dict[str, Any]], row: Row, sets: tuple[str, ..
 def add_second_stage(keys: dict[str, dict[str, Any]], row: Row, gn: bool) -> None:
     e2e = row.kind.startswith("e2e")
     keys["TEST"]["NMS"] = 0.5
-    keys["TRAIN"]["BATCH_SIZE_PER_IM"] = 512
+    keys["TRAIN"]["BATCH_SIZE_PER_IM"] = 256 if row.tutorial else 512
     keys["FAST_RCNN"] = {"ROI_XFORM_METHOD": "RoIAlign"}
     if row.fpn:
         # Some of the files have the old name.

@@ -51,7 +51,9 @@ def test_settings_are_those_of_the_table(row: Row) -> None:
     assert (train.transforms[0].short, train.transforms[0].long) == (row.shorts, row.long)
     assert (test.transforms[0].short, test.transforms[0].long) == (row.shorts[-1:], row.long)
     kind = "person_keypoints" if row.classes == 2 else "instances"
-    assert train.annotations.endswith(f"/{kind}_train2017.json") and test.annotations.endswith(f"/{kind}_val2017.json")
+    year = 2014 if row.tutorial else 2017
+    assert train.annotations.endswith(f"/{kind}_train{year}.json") and train.images.endswith(f"/train{year}")
+    assert test.annotations.endswith(f"/{kind}_val2017.json")
     assert (train.proposals is not None) == (test.proposals is not None) == row.kind.startswith("precomp.")
     assert model.geometry == "detectron1"
     assert model.size_divisor == (128 if row.kind == "RetinaNet" else 32 if row.fpn else 1)
@@ -79,7 +81,11 @@ def test_settings_are_those_of_the_table(row: Row) -> None:
     if row.kind == "RPN_ONLY":
         return
     assert not model.rois.aligned and model.rois.sampling_ratio == (2 if row.fpn else 0)
-    assert (model.rois.samples_per_image, model.rois.positive_fraction, model.rois.smooth_l1_beta) == (512, 0.25, 1.0)
+    assert (model.rois.samples_per_image, model.rois.positive_fraction, model.rois.smooth_l1_beta) == (
+        256 if row.tutorial else 512,
+        0.25,
+        1.0,
+    )
     assert (model.mask_head is not None) == ("mask" in row.kind)
     assert (model.keypoint_head is not None) == ("kps" in row.kind)
     if model.keypoint_head is not None:
