@@ -90,10 +90,12 @@ class Predictor:
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Detections | list[Detections]:
         """The detections in one picture, or in each of a list, which run as one batch; on the CPU, in the pixels of each picture.
 
-        Raises `UserError` for a file that is not an image, and for an array or tensor of another shape or type.
+        Raises `UserError` for a file that is not an image, for an array or tensor of another shape or type, and for anything else.
         """
         if is_image_source(pictures) or isinstance(pictures, Image.Image | np.ndarray | Tensor):
             return self([cast(Picture, pictures)])[0]
+        if not isinstance(pictures, Sequence):
+            raise _no_picture(pictures)
         batch_of_pictures = cast(Sequence[Picture], pictures)
         if not batch_of_pictures:
             return []
@@ -127,6 +129,12 @@ def prepare(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def _no_picture(value: object) -> UserError:
+    missing = "; cv2.imread returns None for a file that is missing or no image" if value is None else ""
+    expected = "a path, bytes, a file object, a PIL image, an array, a tensor, or a list of these"
+    return UserError(f"expected a picture ({expected}), got {value!r:.40} of type {type(value).__name__}{missing}")
+
+
 def _image(picture: Picture) -> Tensor:
     """(3, H, W) uint8 RGB."""
     if is_image_source(picture):
@@ -137,7 +145,8 @@ def _image(picture: Picture) -> Tensor:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
             raise UserError(f"an image array must be (height, width, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
         return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-    assert isinstance(picture, Tensor)
+    if not isinstance(picture, Tensor):
+        raise _no_picture(picture)
     if picture.dtype != torch.uint8 or picture.dim() != 3 or picture.shape[0] != 3 or picture.numel() == 0:
         raise UserError(f"an image tensor must be (3, height, width) uint8 RGB, got {tuple(picture.shape)} {picture.dtype}")
     return picture

@@ -202,6 +202,25 @@ def test_arrays_of_another_shape_or_type_are_refused(predictor: Predictor, wrong
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (None, r"got None of type NoneType; cv2\.imread returns None for a file"),
+        ([None], r"got None of type NoneType; cv2\.imread"),
+        (0, "got 0 of type int"),
+        (0.5, "got 0.5 of type float"),
+        (False, "got False of type bool"),
+        ({}, r"got \{\} of type dict"),
+        ((picture for picture in ()), "of type generator"),
+        ([["a.jpg"]], "of type list"),
+    ],
+)
+def test_values_that_are_no_pictures_are_refused(predictor: Predictor, wrong: Any, words: str) -> None:
+    with pytest.raises(UserError, match=f"expected a picture .*{words}") as error:
+        predictor(wrong)
+    assert "\n" not in str(error.value)
+
+
 def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("no")
     with pytest.raises(UserError, match=r"a\.jpg"):
