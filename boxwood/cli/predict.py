@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ __all__ = ["predict"]
 
 
 @click.command(short_help="Detect objects in pictures and videos, and draw them.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [test.KEY=VALUE]...")
 @click.option("--model", required=True, metavar="RUN|FILE|NAME", help="A run, a .safetensors file, or a name of the zoo.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="predictions by default; none with --json.")
 @click.option(
@@ -41,8 +42,9 @@ def predict(
 ) -> None:
     """Detect objects in pictures and videos: one drawn picture or video an input, and predictions.json.
 
-    SOURCE is an image, a video, a folder of them, or a pattern such as 'photos/*.jpg'. Files that cannot be read are reported and
-    do not stop the others. Results are written as they come: an interrupted command resumes when it is run again.
+    SOURCE is an image, a video, a folder of them, or a pattern such as 'photos/*.jpg'; test.KEY=VALUE changes how outputs become
+    detections. Files that cannot be read are reported and do not stop the others. Results are written as they come: an interrupted
+    command resumes when it is run again.
 
     \b
       boxwood predict photos --model runs/nuts
@@ -52,13 +54,24 @@ def predict(
     """
     from boxwood.inference.predict import is_video, iter_predictions
 
+    overrides = [source for source in sources if re.match(r"test\.[\w.]+=", source) and not Path(source).exists()]
+    if not (sources := tuple(source for source in sources if source not in overrides)):
+        raise click.UsageError("Missing argument 'SOURCE...'")
     folder = None if as_json and out is None else out or Path("predictions")
     if folder is None and (crops or coco):
         raise UserError("--crops and --coco write files, and --json alone writes none; name a folder with --out")
     files: dict[str, bool] = {}  # whether each could be read
     num_detections = 0
     for prediction in iter_predictions(
-        model, sources, folder, score=score, batch=batch, pictures=not no_pictures, crops=crops, coco=coco
+        model,
+        sources,
+        folder,
+        score=score,
+        batch=batch,
+        pictures=not no_pictures,
+        crops=crops,
+        coco=coco,
+        overrides=overrides,
     ):
         files[prediction.file_name] = prediction.error is None
         num_detections += len(prediction.records)

@@ -87,19 +87,26 @@ def predict(
     pictures: bool = True,
     crops: bool = False,
     coco: str | Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> list[Prediction]:
     """Detect objects in pictures and videos, and write the results to the folder ``out`` if there is one.
 
     ``model`` is a run, a weights file, a name of the zoo, or a `Predictor`. ``sources`` is an image, a video, a folder of them, or
-    a pattern (``photos/**/*.jpg``), or a list of these. Detections with a score of at least ``score`` are kept; ``batch`` pictures
-    or frames go through the model at once. In ``out``, ``pictures`` draws each input and ``crops`` cuts out each detection;
-    ``coco`` is the COCO file of the images, for which the detections are written as COCO results too.
+    a pattern (``photos/**/*.jpg``), or a list of these. Detections with a score of at least ``score`` are kept, also where the
+    model's ``test.score_threshold`` is higher (a `Predictor` keeps its threshold); ``overrides`` (``test.KEY=VALUE``) change how
+    outputs become detections. ``batch`` pictures or frames go through the model at once. In ``out``, ``pictures`` draws each input
+    and ``crops`` cuts out each detection; ``coco`` is the COCO file of the images, for which the detections are written as COCO
+    results too.
 
     A file that cannot be read has a prediction with an ``error`` and does not stop the others. Where a call with the same ``out``
     was interrupted, this one resumes it. Raises `UserError` where no source exists, the model cannot be loaded, or a file cannot
     be written.
     """
-    return list(iter_predictions(model, sources, out, score=score, batch=batch, pictures=pictures, crops=crops, coco=coco))
+    return list(
+        iter_predictions(
+            model, sources, out, score=score, batch=batch, pictures=pictures, crops=crops, coco=coco, overrides=overrides
+        )
+    )
 
 
 def iter_predictions(
@@ -112,6 +119,7 @@ def iter_predictions(
     pictures: bool = True,
     crops: bool = False,
     coco: str | Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> Iterator[Prediction]:
     """The predictions of `predict`, made one after another as they are asked for; with ``out``, ``predictions.json`` is written
     after the last."""
@@ -122,8 +130,10 @@ def iter_predictions(
     files = list(dict.fromkeys(file for source in named for file in source_files(source)))
     files = _without_unreadable_videos(files, named, coco is not None)
     image_ids = None if coco is None else _image_ids(Path(coco), files)
-    predictor = model if isinstance(model, Predictor) else load(model)
-    call = _Call(predictor, score, batch, folder, pictures and folder is not None, crops)
+    if isinstance(model, Predictor) and overrides:
+        raise UserError("overrides belong to a model that is loaded by its name; give them to boxwood.load")
+    predictor = model if isinstance(model, Predictor) else load(model, overrides=overrides, score=score)
+    call = _Call(predictor, score, batch, folder, pictures and folder is not None, crops, tuple(overrides))
     return _all_predictions(call, files, image_ids)
 
 
@@ -160,6 +170,7 @@ def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, in
     make_folder(folder)
     names = {str(file) for file in files}
     about = {"model": call.predictor.source, "score": call.score, "crops": call.crops, "pictures": call.draw}
+    about |= {"overrides": list(call.overrides)} if call.overrides else {}
     # Input files that lie in the folder are not overwritten by drawings.
     call.taken_names |= {file.name for file in files if file.resolve().parent == folder.resolve()}
     with closing(Journal(folder / JOURNAL, about)) as call.journal:
@@ -183,6 +194,7 @@ class _Call:
     """Where files are written; None writes none."""
     draw: bool
     crops: bool
+    overrides: tuple[str, ...]
     journal: Journal | None = None
     taken_names: set[str] = field(default_factory=set)
     """Names of files in the folder that belong to another picture."""

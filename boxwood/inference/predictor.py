@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from boxwood.config import apply_overrides
 from boxwood.data.images import is_image_source, read_image
 from boxwood.data.loader import collate
 from boxwood.data.transforms import Transform
@@ -31,22 +33,29 @@ Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, np.dtype
 their EXIF orientation; an (H, W, 3) uint8 RGB array, or a (3, H, W) uint8 RGB tensor."""
 
 
-def load(source: str | Path, device: str = "auto") -> Predictor:
+def load(source: str | Path, device: str = "auto", overrides: Sequence[str] = (), *, score: float | None = None) -> Predictor:
     """A trained detector to be called with pictures.
 
     ``source`` is a run's directory (its best weights, else its last), a ``.safetensors`` file, a checkpoint, or a name of the model
     zoo (``detectron/e2e_mask_rcnn_R-50-FPN_2x``), which is downloaded where it is not in the cache. ``device`` is ``auto`` (the GPU
-    where there is one), ``cpu``, ``cuda``, ... Raises `UserError` where there are no such weights, they cannot be read, or the
-    device does not exist.
+    where there is one), ``cpu``, ``cuda``, ... ``overrides`` (``test.KEY=VALUE``) change how outputs become detections; a
+    ``test.score_threshold`` above ``score`` is lowered to it. Raises `UserError` where there are no such weights, they cannot be
+    read, another key is overridden, or the device does not exist.
     """
+    if others := [override for override in overrides if not override.startswith("test.")]:
+        raise UserError(f"{others[0]}: the model is built as it was trained; only keys of test can be changed")
     opened = open_weights(source)
-    config = opened.saved.config
+    config = apply_overrides(opened.saved.config, overrides)
+    if score is not None and score <= config.test.score_threshold:
+        # A detection has more than the threshold; one of exactly ``score`` is included.
+        config = config.model_copy(deep=True)
+        config.test.score_threshold = max(score - 1e-6, 0.0)
     if config.model.needs_proposals:
         raise UserError(
             f"{opened.source}: has no RPN and needs proposals as input, so it cannot be called with pictures alone; "
             "boxwood eval runs it on data with proposals"
         )
-    network = restore_model(opened.saved, where=opened.source)
+    network = restore_model(replace(opened.saved, config=config), where=opened.source)
     model, transforms = augmented(network, config.data.val.transforms, config.test)
     return Predictor(model, transforms, choose_device(device, key="device"), config=config, source=str(source))
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from boxwood.data.images import read_image
-from boxwood.inference.predictor import Predictor
+from boxwood.inference.predictor import Predictor, load
 from tests.conftest import Boxwood
 
 
@@ -194,3 +194,25 @@ def test_a_drawing_does_not_replace_its_picture(boxwood: Boxwood, trained: Path,
     before = (tmp_path / "a.png").read_bytes()
     assert boxwood("predict", tmp_path, "--model", trained, "--out", tmp_path).status == 0
     assert (tmp_path / "a.png").read_bytes() == before and (tmp_path / "a-2.png").is_file()
+
+
+def test_a_score_below_the_models_threshold_lowers_it(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    picture = shapes / "val" / "000000.jpg"
+
+    def scores(*arguments: object) -> list[float]:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        done = boxwood("predict", picture, "--model", trained, "--no-pictures", "--out", out, *arguments)
+        assert done.status == 0, done.err
+        return [record["score"] for record in json.loads((out / "predictions.json").read_text())]
+
+    everything = scores("--score", "0")
+    middle = sorted(everything)[len(everything) // 2]
+    above = f"test.score_threshold={middle}"
+    assert scores("--score", "0", above) == everything  # the lower one decides which are detected
+    assert len(scores("--score", middle, "test.score_threshold=0.99")) == sum(score >= middle for score in everything)
+    assert min(load(trained, overrides=[above])(picture).scores.tolist()) >= middle > min(everything)
+    assert len(scores("--score", "0", "test.detections_per_image=2")) == 2
+    refused = boxwood("predict", picture, "model.rpn.test_proposals=5", "--model", trained)
+    assert refused.status == 2 and "model.rpn.test_proposals=5" in refused.err
+    alone = boxwood("predict", "test.nms_threshold=0.5", "--model", trained)
+    assert alone.status == 2 and "Missing argument 'SOURCE...'" in alone.err
