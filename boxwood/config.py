@@ -18,7 +18,8 @@ import inspect
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
@@ -241,7 +242,10 @@ def from_yaml(cls: type[C], text: str, where: str = "") -> C:
 
 
 def apply_overrides(config: C, overrides: Iterable[str]) -> C:
-    """A copy of ``config`` with each ``dotted.key=value`` applied; the value is read as YAML.
+    """A copy of ``config`` with each ``dotted.key=value`` applied.
+
+    A value of text (``str``) is taken as it is written, blanks and quotes too; ``null`` is None where the field may be None, and
+    ``[a, b]`` is a list where it may be a list. Every other value is read as YAML without comments.
 
     An index selects an element of a tuple (``data.train.transforms.0.p=0``). A mapping is laid over what is there; setting
     ``….kind`` starts that component from its defaults (but for `Component.keys_of_all_kinds`), whatever the order. Raises
@@ -257,33 +261,32 @@ def apply_overrides(config: C, overrides: Iterable[str]) -> C:
     boxwood.config.ConfigError: unknown key 'rl' (did you mean 'lr'?)
     """
     problems: list[str] = []
-    changes: list[tuple[list[str], Any]] = []
-    texts = dict(_texts(to_tree(config), ()))
+    texts: list[tuple[list[str], str]] = []
     for override in overrides:
-        key, equals, text = (part.strip() for part in override.partition("="))
-        if not equals or not key:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
             problems.append(f"{_short(override)} is not key=value")
             continue
-        try:
-            value = safe_yaml.parse(text)
-        except UserError as error:
-            problems.append(f"{_short(override)}: the value {error}")
-            continue
-        if key in texts and isinstance(value, bool | int | float):
-            value = text  # a folder may be called 2017
-        changes.append((key.split("."), value))
-    for path, value in changes:
-        below = [".".join(other) for other, _ in changes if value is None and len(other) > len(path) and other[: len(path)] == path]
-        if below:
-            problems.append(f"{'.'.join(path)}=null contradicts {below[0]}; leave out one of them")
+        texts.append((key.strip().split("."), text))
     tree = to_tree(config)
-    for path, value in sorted(changes, key=lambda change: (len(change[0]), change[0][-1] != "kind")):
+    changes: list[tuple[list[str], Any]] = []
+    for path, text in sorted(texts, key=lambda pair: (len(pair[0]), pair[0][-1] != "kind")):
+        try:
+            value = _read_value(text, _types_at(type(config), tree, path))
+        except UserError as error:
+            problems.append(f"{_short('.'.join(path) + '=' + text)}: the value {error}")
+            continue
+        changes.append((path, value))
         for key in reversed(path):
             value = {key: value}
         try:
             tree = _merge(tree, value, config)
         except ConfigError as error:
             problems.extend(error.problems)
+    for path, value in changes:
+        below = [".".join(other) for other, _ in changes if value is None and len(other) > len(path) and other[: len(path)] == path]
+        if below:
+            problems.append(f"{'.'.join(path)}=null contradicts {below[0]}; leave out one of them")
     try:
         changed = from_tree(type(config), tree)
     except ConfigError as error:
@@ -329,12 +332,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _texts(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The dotted keys whose values are text."""
-    if isinstance(tree, str):
-        yield ".".join(path), tree
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
-        yield from _texts(value, (*path, str(key)))
+def _read_value(text: str, types: Sequence[Any]) -> Any:
+    """The value of an override for a field of these types. Raises `UserError`, to be put behind the name of the value."""
+    if text == "null" and NoneType in types:
+        return None
+    lists = [choice for choice in types if get_origin(choice) is tuple]
+    others = [choice for choice in types if choice not in (str, NoneType, *lists)]
+    if text in types or (str in types and not others and not (lists and text.startswith("["))):
+        return text
+    return safe_yaml.parse(text)
 
 
 def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]:
@@ -424,13 +430,7 @@ def _keys_of(tree: Any, detail: ErrorDetails) -> list[str]:
 
 def _nearest_key(cls: type[Config], tree: Any, keys: list[str]) -> str:
     """A suggestion for the unknown key at the end of ``keys``: at the top the same name deeper down, else a near name beside it."""
-    classes: list[type[Config]] = [cls]
-    for key in keys[:-1]:
-        tree = tree[key] if isinstance(tree, dict) else tree[int(key)]
-        if not key.isdigit():
-            classes = [c for owner in classes if key in owner.model_fields for c in _classes(owner.model_fields[key].annotation)]
-        if isinstance(tree, dict) and isinstance(kind := tree.get("kind"), str):
-            classes = [c.kinds().get(kind, c) if issubclass(c, Component) else c for c in classes]
+    classes = [owner for owner in _types_at(cls, tree, keys[:-1]) if _is_config(owner)]
     beside = {".".join([*keys[:-1], field]) for owner in classes for field in owner.model_fields}
     elsewhere = [key for key in _all_keys(cls) if key.endswith(f".{keys[-1]}")]
     if len(keys) == 1 and elsewhere:
@@ -443,6 +443,54 @@ def _all_keys(cls: type[Config], path: tuple[str, ...] = ()) -> Iterator[str]:
         yield ".".join((*path, name))
         for inner in _classes(field.annotation):
             yield from _all_keys(inner, (*path, name))
+
+
+def _types_at(cls: type[Config], tree: Any, keys: Sequence[str]) -> list[Any]:
+    """What may stand at ``keys``: types, and the values of a Literal; nothing where there is no such key.
+
+    A component is of the class that its ``kind`` in ``tree`` names.
+    """
+    types = _of_kind([cls], tree)
+    for key in keys:
+        below: list[Any] = []
+        for choice in types:
+            if _is_config(choice):
+                below.extend(_alternatives(choice.model_fields[key].annotation) if key in choice.model_fields else ())
+            elif get_origin(choice) is tuple and key.isdigit():
+                items = [item for item in get_args(choice) if item is not Ellipsis]
+                below.extend(_alternatives(items[min(int(key), len(items) - 1)]) if items else ())
+        if isinstance(tree, dict):
+            tree = tree.get(key)
+        else:
+            tree = tree[int(key)] if isinstance(tree, list | tuple) and key.isdigit() and int(key) < len(tree) else None
+        types = _of_kind(below, tree)
+    return types
+
+
+def _of_kind(types: Sequence[Any], tree: Any) -> list[Any]:
+    kind = tree.get("kind") if isinstance(tree, dict) else None
+    if not isinstance(kind, str):
+        return list(types)
+    return [
+        choice.kinds().get(kind, choice) if _is_config(choice) and issubclass(choice, Component) else choice for choice in types
+    ]
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types of a union, and the values of a Literal."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _alternatives(argument)
+    elif get_origin(annotation) is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    else:
+        yield annotation
+
+
+def _is_config(choice: Any) -> bool:
+    return isinstance(choice, type) and issubclass(choice, Config)
 
 
 def _classes(annotation: Any) -> Iterator[type[Config]]:

@@ -21,14 +21,18 @@ MAX_DEPTH = 30
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text.
+    """The value of a YAML text without comments.
 
     Raises `UserError` ("is not valid YAML (...)", to be put behind the name of the text) where it is not YAML, nests
-    deeply, or uses aliases or tags: those make a small file huge, or objects of it.
+    deeply, or uses aliases or tags: those make a small file huge, or objects of it. It is also raised where a ``#`` begins
+    a comment: in a single value the ``#`` was probably meant.
 
     >>> parse("{lr: 1e-3, drops: [0.5, 1], device: no}")
     {'lr': 0.001, 'drops': [0.5, 1], 'device': 'no'}
     """
+    if comment := _comment(text):
+        short = comment if len(comment) <= 40 else f"{comment[:40]} ..."
+        raise UserError(f"would be cut at {short!r}, which is a comment in YAML; put text that holds ' #' in quotes, or remove it")
     return _parse(text)[0]
 
 
@@ -114,6 +118,25 @@ def _parse(text: str) -> tuple[Any, yaml.Node | None]:
         line = f", line {mark.line + 1}" if mark and mark.line else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"is not valid YAML ({reason}{line})") from None
+
+
+def _comment(text: str) -> str:
+    """The first comment of a YAML text with all that follows it, or an empty string."""
+    if "#" not in text:
+        return ""
+    end = depth = 0
+    try:
+        for token in yaml.scan(text, Loader=_Loader):
+            if "#" in text[end : token.start_mark.index]:
+                return text[text.index("#", end) :]
+            end = token.end_mark.index
+            depth += isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken)
+            depth -= isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken)
+            if depth > MAX_DEPTH:
+                break  # `_parse` refuses it
+    except yaml.YAMLError:
+        pass  # `_parse` says what is wrong
+    return ""
 
 
 def _refused(event: yaml.Event, problem: str) -> UserError:

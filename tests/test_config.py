@@ -6,7 +6,7 @@ import math
 import textwrap
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import yaml
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from boxwood import safe_yaml
 from boxwood.config import (
     Component,
     Config,
@@ -65,6 +66,12 @@ class Flip(Component):
     p: float = Field(0.5, ge=0, le=1)
 
 
+class Named(Component):
+    short_kind: ClassVar[str] = "named"
+    name: Annotated[str, Field(max_length=50)] = "x"
+    size: int = 1
+
+
 class Mask(Config):
     convs: int = 4
 
@@ -84,6 +91,8 @@ class Part(Config):
     folder: str = "photos"
     transforms: tuple[Component, ...] = (Flip(),)
     weights: str | None = None
+    proposals: str | tuple[str, ...] | None = None
+    digit: Literal["1", "one"] = "one"
 
 
 class Run(Config):
@@ -125,7 +134,17 @@ def problems(*overrides: str) -> list[str]:
         ("data.folder=no", "no"),
         ("data.folder=true", "true"),
         ("data.folder=ünï/写真 a=b", "ünï/写真 a=b"),
-        ("data.folder='a: b'", "a: b"),
+        ("data.folder=null", "null"),
+        ("data.folder=", ""),
+        ("data.weights=5", "5"),
+        ("data.weights=~", "~"),
+        ("data.proposals=null", None),
+        ("data.proposals=a #2, b", "a #2, b"),
+        ("data.proposals=['a #2', b]", ("a #2", "b")),
+        ("data.proposals=x[1].json", "x[1].json"),
+        ("data.proposals={a}", "{a}"),
+        ("data.digit=1", "1"),
+        ("data.digit='one'", "one"),
         ("data.weights=a.safetensors", "a.safetensors"),
         ("data.weights=null", None),
         ("data.transforms.0.p=0", 0.0),
@@ -231,7 +250,20 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_keys() -> None:
         ("model.backbone.frozen=1.5", "'model.backbone.frozen' should be a valid integer, got 1.5"),
         ("model.backbone.frozen=0x10", "'model.backbone.frozen' should be a valid integer, got '0x10'"),
         ("model.backbone.frozen=" + "9" * 5000, "'model.backbone.frozen' should be a valid integer"),
-        ("data.weights=5", "'data.weights' should be text, got 5"),
+        (
+            "data.proposals=[a #2, b]",
+            "'data.proposals=[a #2, b]': the value would be cut at '#2, b]', which is a comment in YAML; put",
+        ),
+        ("data.proposals=[a]b", "'data.proposals=[a]b': the value is not valid YAML ("),
+        ("data={folder: a #2\n}", "'data={folder: a #2\\n}': the value would be cut at '#2\\n}'"),
+        ("data={folder: a\n#2\n, weights: b}", "'data={folder: a\\n#2\\n, weights: b}': the value would be cut at '#2"),
+        ("data={folder: a #2}", "'data={folder: a #2}': the value would be cut at '#2}'"),
+        ("optim.lr=1 # low", "'optim.lr=1 # low': the value would be cut at '# low'"),
+        ("optim.lr=#1", "'optim.lr=#1': the value would be cut at '#1'"),
+        ("optim.lr=1#2", "'optim.lr' should be a valid number, got '1#2'"),
+        ("optim.kind=sgd # plain", "'optim.kind=sgd # plain': the value would be cut at '# plain'"),
+        ("model.backbone.kind=resnet # 50", "'model.backbone.kind=resnet # 50': the value would be cut at '# 50'"),
+        ("optim.drops=[1] #" + "x" * 200, "'optim.drops=[1] #xxx"),
         ("optim.lr={", "'optim.lr={': the value is not valid YAML ("),
         ("optim..lr=1", "unknown key 'optim.' (did you mean 'optim.lr'?)"),
         ("optim.drops.x=1", "unknown key 'optim.drops.x': 'optim.drops' is a list of 2, counted from 0"),
@@ -448,6 +480,35 @@ def test_round_trip_through_yaml(lr: float, drops: list[float], folder: str, wei
         assert yaml.safe_load(text)["data"]["folder"] == folder, "other readers of YAML see the same text"
 
 
+NAMES = TEXT | st.text(st.sampled_from("a1 #:'\"\\\\[]{},&*!|>%@`=\t\n-~"), max_size=12)
+
+
+@given(text=NAMES)
+def test_an_override_takes_text_as_it_is_written(text: str) -> None:
+    base = Run(data=Part(proposals=("x", "y"), transforms=(Named(),)))
+    overrides = [f"data.folder={text}", f"data.weights={text}", f"data.proposals.1={text}", f"data.transforms.0.name={text}"]
+    data = apply_overrides(base, overrides).data
+    expected = Part(folder=text, weights=None if text == "null" else text, proposals=("x", text), transforms=(Named(name=text),))
+    assert data == expected
+    if not text.startswith("["):
+        several = apply_overrides(base, [f"data.proposals={text}"]).data.proposals
+        assert several == (None if text == "null" else text)
+
+
+def test_the_kind_that_another_override_chooses_says_which_values_are_text() -> None:
+    for kind in ("data.transforms=[{kind: named}]", "data={transforms: [{kind: named}]}"):
+        overrides = ["data.transforms.0.name=1e3 #2", kind]
+        assert apply_overrides(Run(), overrides).data.transforms == (Named(name="1e3 #2"),)
+    overrides = ["data.transforms.0.name=no #2", "data.transforms.0.kind=named", "data.transforms.0.size= 5"]
+    assert apply_overrides(Run(), overrides).data.transforms == (Named(name="no #2", size=5),)
+
+
+@given(texts=st.lists(NAMES), more=st.dictionaries(NAMES, NAMES))
+def test_quoted_text_in_yaml_is_no_comment(texts: list[str], more: dict[str, str]) -> None:
+    tree = {"texts": texts, "more": more}
+    assert safe_yaml.parse(safe_yaml.dump(tree)) == tree
+
+
 def test_yaml_fits_on_a_screen() -> None:
     assert to_yaml(Run()).splitlines() == [
         "model:",
@@ -462,6 +523,8 @@ def test_yaml_fits_on_a_screen() -> None:
         "  transforms:",
         "  - {kind: flip, p: 0.5}",
         "  weights: null",
+        "  proposals: null",
+        "  digit: one",
         "sizes:",
         "- [32.0]",
         "- [64.0, 128.0]",

@@ -19,6 +19,7 @@ from boxwood.config import ConfigError, differences, from_yaml
 from boxwood.errors import UserError
 from boxwood.interop.detectron_config import Converted, from_detectron, from_embedded, import_yaml, parse_embedded
 from boxwood.interop.detectron_config.keys import DEPRECATED, KEYS, RENAMED
+from boxwood.interop.detectron_config.values import read_pairs, read_values
 from boxwood.models.inference_config import BoxViewsConfig, MaskViewsConfig, SoftNMSConfig, VoteConfig
 from boxwood.recipes import resolve
 from boxwood.run_config import RunConfig
@@ -341,6 +342,41 @@ def test_old_names_are_read_and_noted() -> None:
     for key in ("TRAIN.DATASET", "TEST.DATASET", "TEST.SCALES", "MRCNN.MASK_HEAD_NAME", "MODEL.TYPE", "FAST_RCNN.ROI_BOX_HEAD"):
         assert noted[key] == "read as"
     assert "stands" not in str(converted.notes) and "keep one" in problems(MASK, "TEST.DATASET", "coco_2014_val")[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.BASE_LR", "0.005 # low"),
+        ("NUM_GPUS", "2 #"),
+        ("MODEL.MASK_ON", "True # masks"),
+        ("TRAIN.SCALES", "(800, # large\n 600)"),
+        ("TRAIN.WEIGHTS", "2017 #2"),
+        ("TRAIN.WEIGHTS", "'a.pkl' # mine"),
+        ("TRAIN.DATASET", "'coco_2014_train' # all"),
+    ],
+)
+def test_a_value_is_not_cut_at_a_comment(key: str, value: str) -> None:
+    (problem,) = read_values(read_pairs([key, value])).problems.values()
+    assert problem.startswith(f"{key} should stand without a comment; remove it, or put text that holds '#' in quotes, got ")
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("photos #2", "photos #2"),
+        ("'photos #2'", "photos #2"),
+        ("a#2", "a#2"),
+        ("#2", "#2"),
+        ("1e3", "1e3"),
+        ("1_000", "1_000"),
+        ("True", "True"),
+        ("2017", "2017"),
+    ],
+)
+def test_text_is_read_as_it_is_written(written: str, read: str) -> None:
+    assert read_values(read_pairs(["OUTPUT_DIR", written])).values == {"OUTPUT_DIR": read}
 
 
 def test_all_problems_are_listed_at_once() -> None:

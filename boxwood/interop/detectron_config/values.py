@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -137,7 +139,7 @@ def read_values(
             else:
                 values.note(key, value, "read as", f"{RENAMED[key]}, its later name")
                 values.lines.setdefault(RENAMED[key], values.lines.get(key, 0))
-                _accept(values, RENAMED[key], _as_renamed(key, _decoded(value)), key)
+                _accept(values, RENAMED[key], value, key)
         elif values.is_left_out(key) or not strict:
             values.note(key, value, "left out", "Detectron's last version has no such key")
         elif key in _GROUPS:
@@ -189,7 +191,10 @@ def _flat_keys(tree: dict[str, Any]) -> list[str]:
 
 def _accept(values: Values, key: str, value: Any, called: str = "") -> None:
     try:
-        values.values[key] = _checked(_decoded(value), KEYS[key])
+        decoded = _decoded(value)
+        if isinstance(KEYS[key].default, str) and isinstance(value, str) and isinstance(decoded, int | float):
+            decoded = value  # a folder may be called 1e3
+        values.values[key] = _checked(_as_renamed(called, decoded), KEYS[key])
     except _WrongType as error:
         if values.is_left_out(key):
             values.note(key, value, "left out", str(error))
@@ -203,15 +208,22 @@ class _WrongType(Exception):
 
 
 def _decoded(value: Any) -> Any:
-    """The value of a text that is a Python literal: ``(800,)`` is a tuple, ``1e-4`` a number; another value unchanged."""
+    """The value of a text that is a Python literal: ``(800,)`` is a tuple, ``1e-4`` a number; another value unchanged.
+
+    Raises `_WrongType` where a comment follows the literal, which Detectron cut off.
+    """
     if not isinstance(value, str) or len(value) > MAX_TEXT or _depth(value) > MAX_DEPTH:
         return value
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a backslash in a path
-            return ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            decoded = ast.literal_eval(value)
+            tokens = list(tokenize.generate_tokens(io.StringIO(value.lstrip(" \t")).readline)) if "#" in value else []
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
         return value
+    if any(token.type == tokenize.COMMENT for token in tokens):
+        raise _WrongType("should stand without a comment; remove it, or put text that holds '#' in quotes")
+    return decoded
 
 
 def _depth(text: str) -> int:
