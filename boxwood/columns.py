@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 
-__all__ = ["Columns", "are_counts", "are_numbers", "is_number", "is_point", "is_whole", "read_json", "short"]
+__all__ = ["Columns", "are_counts", "are_numbers", "is_area", "is_number", "is_point", "is_whole", "read_json", "short"]
 
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 """What no name of a file may have, and half a character, which UTF-8 does not know."""
@@ -134,6 +134,15 @@ def is_number(value: Any) -> bool:
 def are_numbers(values: Sequence[Any]) -> bool:
     """Whether all are numbers, as `is_number` has it."""
     return all(map(is_number, values))
+
+
+def is_area(value: Any) -> bool:
+    """Whether a value is the area of something: a number above 0 and below 2**63, not NaN; true is none, NumPy's numbers are.
+
+    >>> [is_area(value) for value in (0.5, 12, 0, -840.0, float("nan"), float("inf"), None, "12", True)]
+    [True, True, False, False, False, False, False, False, False]
+    """
+    return isinstance(value, int | float | np.integer | np.floating) and value is not True and bool(0 < value < 2**63)
 
 
 def are_counts(values: Any) -> bool:

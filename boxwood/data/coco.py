@@ -15,7 +15,7 @@ from boxwood.data.annotations import read_annotations
 from boxwood.data.coco_file import POLYGONS, CocoFile
 from boxwood.data.images import read_image
 from boxwood.data.proposals import merged, prepared, read_proposals
-from boxwood.data.quality.checks import check_boxes, check_identities, check_images, check_masks, refuse
+from boxwood.data.quality.checks import check_areas, check_boxes, check_identities, check_images, check_masks, refuse
 from boxwood.data.sampler import repeat_factors
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
@@ -75,7 +75,7 @@ class CocoDataset:
         repaired, box_findings = check_boxes(self.file)
         self._usable_parts, mask_findings = check_masks(self.file)
         refuse(mask_findings, str(annotations))
-        for finding in [*box_findings, *mask_findings]:
+        for finding in [*box_findings, *check_areas(self.file), *mask_findings]:
             logger.warning("%s: %s", annotations, finding)
         self._boxes, self._usable = repaired.boxes, repaired.usable
         self.categories = categories_of(self.file)

@@ -20,8 +20,9 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-from boxwood.columns import Columns, are_counts, are_numbers, read_json
+from boxwood.columns import Columns, are_counts, are_numbers, is_area, is_number, read_json
 from boxwood.errors import UserError
+from boxwood.ops.contours import instance_area
 
 __all__ = [
     "POLYGONS",
@@ -78,6 +79,7 @@ class CocoFile:
     boxes: NDArray[np.float64]
     """(A, 4) x, y, width, height."""
     areas: NDArray[np.float64]
+    """(A,) as in the file; NaN where it has none, or no number."""
     crowd: NDArray[np.bool_]
     ignore: NDArray[np.bool_]
     """Instances that count neither as right nor as wrong, such as those that VOC calls difficult; crowd regions are apart."""
@@ -136,7 +138,8 @@ class CocoFile:
         return pixels
 
     def to_coco(self) -> dict[str, Any]:
-        """The file's images, annotations and categories as a COCO dictionary; boxes with nan or inf are left out."""
+        """The file's images, annotations and categories as a COCO dictionary; boxes with nan or inf are left out. An
+        area that is missing or not a positive number is computed from the mask, or else from the box."""
         finite = np.isfinite(self.boxes).all(axis=1)
         images: list[dict[str, Any]] = [
             {"id": image_id, "file_name": self.file_name(row), "height": height, "width": width}
@@ -151,17 +154,17 @@ class CocoFile:
         }
 
     def _annotation(self, row: int) -> dict[str, Any]:
+        area, box, segmentation = float(self.areas[row]), self.boxes[row].tolist(), self.segmentation(row)
         annotation: dict[str, Any] = {
             "id": int(self.ids[row]),
             "image_id": int(self.annotation_image_ids[row]),
             "category_id": int(self.category_ids[row]),
-            "bbox": self.boxes[row].tolist(),
-            "area": float(self.areas[row]),
+            "bbox": box,
+            "area": area if is_area(area) else instance_area(segmentation, box),
             "iscrowd": int(self.crowd[row]),
         }
         if self.ignore[row]:
             annotation["ignore"] = 1
-        segmentation = self.segmentation(row)
         if segmentation is not None:
             annotation["segmentation"] = segmentation
         if self.keypoint_rows[row] >= 0:
@@ -210,7 +213,7 @@ def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
         annotation_image_ids=annotation_image_ids,
         category_ids=annotations.integers("category_id"),
         boxes=boxes,
-        areas=annotations.areas(boxes),
+        areas=annotations.areas(),
         crowd=annotations.integers("iscrowd", default=0) != 0,
         ignore=np.array([bool(row.get("ignore")) for row in annotations.records], dtype=np.bool_),
         **annotations.masks(),
@@ -257,11 +260,9 @@ class _CocoColumns(Columns):
     def boxes(self) -> NDArray[np.float64]:
         return self.vectors("bbox", 4, "four numbers x, y, w, h")
 
-    def areas(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As in the file; where a row has none, its box's."""
-        areas = self.numbers("area", optional=True)
-        with np.errstate(over="ignore", invalid="ignore"):  # the checks report such boxes
-            return np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+    def areas(self) -> NDArray[np.float64]:
+        values = [row.get("area") for row in self.records]
+        return np.array([value if is_number(value) else np.nan for value in values], dtype=np.float64)
 
     def masks(self) -> dict[str, Any]:
         kinds = np.zeros(len(self.records), dtype=np.uint8)

@@ -120,7 +120,7 @@ def analyse(
     task: Literal["bbox", "segm"] = "bbox",
     max_detections: int = 100,
 ) -> Analysis | None:
-    """Analyse the errors of detections; None where the truth has no instance or there is no detection of a known class.
+    """Analyse the errors of detections; None where the truth has no instance or no detection of a known class counts.
 
     ``category_ids[label]`` is the category of a label; the best ``max_detections`` of an image and class count. Detections are
     matched in order of score, as in the COCO API: one is right where its IoU with the best unmatched instance of its class is at
@@ -145,14 +145,15 @@ def analyse(
     del columns
     evaluation.params.maxDets = [max_detections]
     right, finder = _verdicts(evaluation, len(truth.images), len(scores))
+    counts, counted = truth.counts(), right >= 0
+    overall = _working_point(scores[counted], right[counted] == 1, sum(counts))
+    if overall is None:  # all are in crowd regions
+        return None
     evaluation.evaluate()
     evaluation.accumulate()
     precision = _precision(evaluation.eval["precision"])
     errors = _errors(evaluation.tide_errors(pos_thr=IOU, bg_thr=BACKGROUND))
     del evaluation  # frees 300 MB for a large data set; the confusion matrix makes its own
-    counts, counted = truth.counts(), right >= 0
-    overall = _working_point(scores[counted], right[counted] == 1, sum(counts))
-    assert overall is not None
     return Analysis(
         task=task,
         names=truth.names(),

@@ -101,6 +101,7 @@ def columns_of(truth: Truth, results: Results, positions: list[int], task: str) 
         part = np.empty((len(ranks), 7))
         part[:, 0] = truth.image_position[image_id]
         part[:, 1:5] = detections.boxes[ranks]
+        part[:, 3:5] = part[:, 3:5].clip(min=0)  # the COCO API would ignore a box of negative area, which is wrong
         part[:, 5] = detections.scores[ranks]
         part[:, 6] = table[detections.labels[ranks]]
         parts.append(part)

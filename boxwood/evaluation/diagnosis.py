@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from boxwood.evaluation.truth import Results, Truth
 from boxwood.structures import Categories
 
-__all__ = ["explain", "some"]
+__all__ = ["about_areas", "explain", "some"]
 
 Boxes: TypeAlias = NDArray[np.float64]
 """(N, 4) x, y, width, height."""
@@ -25,6 +25,9 @@ def explain(truth: Truth, results: Results, categories: Categories, metrics: dic
     boxes, masks = metrics.get("bbox", {}).get("AP50"), metrics.get("segm", {}).get("AP50")
     if boxes == 0 and _comparable(truth, results, categories):
         notes.append(_about_places(truth, results, categories))
+    flat = sum(int((detections.boxes[:, 2:] <= 0).any(axis=1).sum()) for detections in results.values())
+    if flat and boxes is not None and boxes > 0:
+        notes.append(f"{flat} detections have a box without width or height: they fit no instance and count as wrong")
     if masks == 0 and boxes is not None and boxes > 0:
         notes.append("segm AP is 0 although boxes fit: no mask overlaps its instance by an IoU of 0.5; is the mask head trained?")
     count = next((detections.keypoints.shape[1] // 3 for detections in results.values() if detections.keypoints is not None), 0)
@@ -40,6 +43,17 @@ def explain(truth: Truth, results: Results, categories: Categories, metrics: dic
     if max_detections != 100:
         notes.append(f"AP, and AR by size, count the best {max_detections} detections of an image and class; COCO's rule is 100")
     return notes
+
+
+def about_areas(truth: Truth) -> list[str]:
+    """A note on the areas that `Truth` computed; none where the truth has them all."""
+    ids = truth.without_area
+    if not ids:
+        return []
+    return [
+        f"{len(ids)} annotations have no positive 'area' (ids {some(ids)}): that of the mask is taken, or else width x height of "
+        "the box"
+    ]
 
 
 def some(values: Collection[Any], limit: int = 5) -> str:
@@ -70,8 +84,7 @@ def _about_truth(truth: Truth, metrics: dict[str, Any]) -> Iterator[str]:
             "AP is the mean over the classes that occur: the truth has no instances of "
             f"{len(absent)} of its {len(truth.categories)} classes ({some(absent)})"
         )
-    if ids := truth.without_area:
-        yield f"{len(ids)} annotations have no 'area' (ids {some(ids)}): width x height of the box is taken"
+    yield from about_areas(truth)
     if "segm" in metrics and len(truth.without_mask) == len(truth.annotations):
         yield "segm AP is -1: no annotation of the truth has a 'segmentation'"
     elif "segm" in metrics and truth.without_mask:

@@ -18,7 +18,7 @@ import hotcoco
 from boxwood.errors import UserError
 from boxwood.evaluation.backend import columns_of, records_of
 from boxwood.evaluation.coco import class_precision, mean_of_known
-from boxwood.evaluation.diagnosis import some
+from boxwood.evaluation.diagnosis import about_areas, some
 from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
 from boxwood.structures import Categories
 
@@ -69,6 +69,7 @@ class LvisEvaluator(CollectingEvaluator):
         notes = [
             f"AP by LVIS's rule: the best {self.max_detections} detections of an image, in the classes that it is annotated for"
         ]
+        notes += about_areas(self.truth)
         if missing := [image_id for image_id in self.truth.image_position if image_id not in self.results]:
             notes.append(f"{len(missing)} of the truth's {len(self.truth.images)} images were not evaluated (ids {some(missing)})")
         return metrics | {"per_class": per_class, "max_detections": self.max_detections, "notes": notes}

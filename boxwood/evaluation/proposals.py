@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from boxwood.evaluation.backend import AREAS, Backend, check_backend, compare
 from boxwood.evaluation.coco import mean_of_known
-from boxwood.evaluation.diagnosis import some
+from boxwood.evaluation.diagnosis import about_areas, some
 from boxwood.evaluation.evaluator import Metrics
 from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
 from boxwood.structures import Detections
@@ -61,7 +61,7 @@ class ProposalEvaluator:
             for position, limit in enumerate(self.limits)
             for area, size in enumerate(AREAS)
         }
-        notes = []
+        notes = about_areas(self.truth)
         if not any(not annotation["iscrowd"] for annotation in self.truth.annotations):
             notes.append("the truth has no instances, so every AR is -1")
         if missing := [image_id for image_id in self.truth.image_position if image_id not in self.results]:

@@ -38,7 +38,8 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
 
     ``categories`` are the classes of its category ids, ``sizes`` height and width of the data set's images by id. Detections of
     other images are kept here and left out by the evaluators. A record without a box gets that of its mask or keypoints. Raises
-    `UserError`, naming the row, where a record is malformed, has an unknown category, or a mask of another size than its image.
+    `UserError`, naming the row, where a record is malformed, has an unknown category, a box with a negative side, or a mask of
+    another size than its image.
     """
     rles, keypoints = None, None
     tasks: tuple[str, ...] = ("bbox",)
@@ -52,7 +53,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
         tasks = columns.tasks()
         rles = columns.masks(sizes) if "segm" in tasks else None
         keypoints = columns.keypoints() if "keypoints" in tasks else None
-        boxes = columns.vectors("bbox", 4, finite=True) if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
+        boxes = columns.boxes() if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
     # Stable: of equal scores the first of the file stays first, as in the COCO API.
     order = np.lexsort((-scores, image_ids))
     image_ids_in_order, starts = np.unique(image_ids[order], return_index=True)
@@ -142,6 +143,7 @@ def _boxes_alone(
         not len(table)
         or (ids[labels] != table["category_id"]).any()
         or not all(np.isfinite(table[key]).all() for key in ("bbox", "score"))
+        or (table["bbox"][:, 2:] < 0).any()
     ):
         return None
     return table["image_id"].copy(), labels, table["score"].copy(), table["bbox"].copy()
@@ -165,6 +167,13 @@ class _Columns(Columns):
         if not tasks:
             self.fail(0, f"must have 'bbox', 'segmentation' or 'keypoints', got {short(sorted(self.records[0]))}")
         return tasks
+
+    def boxes(self) -> NDArray[np.float64]:
+        boxes = self.vectors("bbox", 4, finite=True)
+        wrong = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
+        if len(wrong):
+            self.refuse(int(wrong[0]), "bbox", "x, y, width and height, these two not negative")
+        return boxes
 
     def keypoints(self) -> NDArray[np.float64]:
         first = self.records[0]["keypoints"] if self.records else []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwood.columns import is_area, short
 from boxwood.distributed import gather_objects
 from boxwood.errors import UserError
 from boxwood.fields import DetectedKeypoints, MaskProbabilities
+from boxwood.ops.contours import instance_area
 from boxwood.structures import Detections
 
 __all__ = ["ImageResults", "Results", "Truth", "gather_results"]
@@ -107,7 +111,8 @@ class Truth:
 
     The COCO API compares images and classes in the order of their ids, which also decides between equal scores. Here ids are
     replaced by positions in that order, counted from 1, and annotations are renumbered from 1: the result is the same for
-    any ids, and an annotation with the id 0, which the COCO API takes for "not matched", counts correctly.
+    any ids, and an annotation with the id 0, which the COCO API takes for "not matched", counts correctly. An ``area`` that is
+    missing or not a positive number is that of the mask, or else of the box: the COCO API would ignore a negative one.
 
     Raises `UserError` where an annotation has no box, or annotations differ in their number of keypoints.
     """
@@ -119,6 +124,7 @@ class Truth:
         self.category_position = {category["id"]: position for position, category in enumerate(self.categories, start=1)}
         self.annotations: list[dict[str, Any]] = []
         self.without_area: list[int] = []
+        """The ids of annotations whose area was computed."""
         self.without_mask: list[int] = []
         self.num_keypoints = max((len(a.get("keypoints") or ()) // 3 for a in coco["annotations"]), default=0)
         for annotation in coco["annotations"]:
@@ -126,16 +132,18 @@ class Truth:
                 self.annotations.append(self._prepare(annotation))
 
     def _prepare(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
-        if len(annotation.get("bbox") or ()) != 4:
+        box = annotation.get("bbox") or ()
+        if len(box) != 4 or not all(isinstance(number, Real) and math.isfinite(number) for number in box):
             raise UserError(
                 f"annotation {annotation.get('id')} of image {annotation['image_id']}: "
-                "'bbox' must be x, y, width, height; add it to the truth"
+                f"'bbox' must be x, y, width, height, got {short(box) if box else 'nothing'}; correct the truth"
             )
-        if annotation.get("area") is None:
+        area, segmentation = annotation.get("area"), annotation.get("segmentation") or None
+        if not is_area(area):
+            area = instance_area(segmentation, box)
             self.without_area.append(annotation.get("id", -1))
-        if not annotation.get("segmentation"):
+        if segmentation is None:
             self.without_mask.append(annotation.get("id", -1))
-        area = annotation.get("area")
         keypoints = annotation.get("keypoints") or []
         expected = 3 * self.num_keypoints
         if keypoints and len(keypoints) != expected:
@@ -147,10 +155,10 @@ class Truth:
             "id": len(self.annotations) + 1,
             "image_id": self.image_position[annotation["image_id"]],
             "category_id": self.category_position[annotation["category_id"]],
-            "bbox": annotation["bbox"],
-            "area": annotation["bbox"][2] * annotation["bbox"][3] if area is None else area,
+            "bbox": box,
+            "area": area,
             "iscrowd": int(annotation.get("iscrowd") or 0),
-            "segmentation": annotation.get("segmentation") or None,
+            "segmentation": segmentation,
             "keypoints": keypoints,
             "num_keypoints": sum(visibility > 0 for visibility in keypoints[2::3]),
         }

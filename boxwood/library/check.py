@@ -133,7 +133,8 @@ def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Fin
     _, boxes = checks.check_boxes(file)
     _, masks = checks.check_masks(file)
     images = missing or checks.check_pixels(file, folder, exif=exif, decode=decode)
-    return [*boxes, *masks, *checks.check_run_lengths(file), *images, *warnings.look_at(file)]
+    shapes = [*boxes, *checks.check_areas(file), *masks, *checks.check_run_lengths(file)]
+    return [*shapes, *images, *warnings.look_at(file)]
 
 
 def _tiny_boxes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> list[Finding]:

@@ -1,14 +1,16 @@
-"""From the pixels of a mask to its outline, as COCO stores it: polygons, or run lengths where the mask has holes."""
+"""From the pixels of a mask to its outline, as COCO stores it: polygons, or run lengths where the mask has holes; and its area."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-__all__ = ["run_lengths", "signed_area", "simplified", "traced"]
+__all__ = ["instance_area", "run_lengths", "signed_area", "simplified", "traced"]
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
@@ -117,3 +119,28 @@ def signed_area(outline: Points) -> float:
     """
     x, y = outline.T
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def instance_area(segmentation: Any, box: Sequence[float]) -> float:
+    """The area of an instance in square pixels: of its mask as COCO writes it (the sum of its polygons, or run lengths), or of its
+    box (x, y, width, height) where it has no mask, or one that is empty or damaged; 0 where neither has an area.
+
+    >>> instance_area([[0, 0, 4, 0, 4, 3]], [0, 0, 4, 3]), instance_area(None, [0, 0, 4, 3]), instance_area(None, [0, 0, -4, 3])
+    (6.0, 12.0, 0.0)
+    """
+    try:
+        area = _mask_area(segmentation) if segmentation else 0.0
+    except Exception:  # the decoder of run lengths raises errors of several types; that a mask is damaged is said elsewhere
+        area = 0.0
+    if not 0 < area < math.inf:
+        area = max(float(box[2]), 0.0) * max(float(box[3]), 0.0)
+    return area
+
+
+def _mask_area(segmentation: Any) -> float:
+    if isinstance(segmentation, list):
+        usable = [part for part in segmentation if len(part) >= 6 and len(part) % 2 == 0]
+        return sum(abs(signed_area(np.array(part, dtype=np.float64).reshape(-1, 2))) for part in usable)
+    if isinstance(segmentation["counts"], list):
+        return float(sum(segmentation["counts"][1::2]))
+    return float(np.asarray(coco_mask.area([segmentation])).item())

@@ -115,6 +115,24 @@ def test_detections_in_crowd_regions_do_not_count() -> None:
     assert errors["AP50"] == pytest.approx(1) and set(errors["count"].values()) == {0}
 
 
+def test_nothing_to_analyse() -> None:
+    """Where no detection counts, since all are in a crowd region."""
+    rows = [{"id": 1, "bbox": A, "iscrowd": 0}, {"id": 2, "bbox": [60, 60, 30, 30], "iscrowd": 1}]
+    coco = {
+        "images": [{"id": 1, "height": 100, "width": 100}],
+        "annotations": [{"image_id": 1, "category_id": CAT, "area": 100, **row} for row in rows],
+        "categories": [{"id": CAT}],
+    }
+    result = ImageResults(np.array([[62.0, 62, 5, 5]]), np.array([0.9]), np.array([0]))
+    assert analyse(Truth(coco), {1: result}, (CAT,)) is None
+
+
+def test_boxes_of_negative_width_are_wrong() -> None:
+    analysis = analysed([(CAT, A), (CAT, B)], [(CAT, [10, 0, -10, 10], 0.9), (CAT, [60, 50, -10, -10], 0.8)])
+    assert (analysis.overall.f1, analysis.errors["AP50"]) == (0, 0)
+    assert analysis.errors["count"]["background"] == 2 and analysis.outcomes[1].tally(0.5) == (0, 2, 2)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_ap50_equals_the_coco_evaluator(seed: int) -> None:
     truth, predictions = random_case(seed, score_levels=1000, masks=False, classes=3)

@@ -243,6 +243,43 @@ def test_wrong_arguments_are_refused() -> None:
         CocoEvaluator(one_image({"area": 4.0}), categories(truth))
 
 
+@pytest.mark.parametrize("area", [None, -1600.0, 0, float("nan"), float("inf"), "1600", True, [1600]])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_area_that_is_no_positive_number_is_computed(area: Any, backend: Backend) -> None:
+    """A small and a medium square, of which only the medium one is found: the small one counts as missed whatever its area says."""
+    found = {7: detections([[60, 60, 100, 100]], [0.9], [0])}
+    right = ours(one_image(square(0, 0, 20), square(60, 60, 40)), found, backend)
+    wrong = ours(one_image(square(0, 0, 20) | {"area": area}, square(60, 60, 40)), found, backend)
+    assert wrong["bbox"] == right["bbox"] and (wrong["bbox"]["AP"], wrong["bbox"]["APs"]) == (pytest.approx(51 / 101), 0)
+    notes = [note for note in wrong["notes"] if note not in right["notes"]]
+    assert notes == ["1 annotations have no positive 'area' (ids 1): that of the mask is taken, or else width x height of the box"]
+
+
+def test_the_computed_area_is_that_of_the_mask() -> None:
+    """A box of 40 x 40 is medium, a triangle that is half of it small: 800 pixels."""
+    triangle = {"segmentation": [[0, 0, 40, 0, 0, 40]], "area": -800}
+    metrics = ours(one_image(square(0, 0, 40) | triangle), {7: detections([[0, 0, 40, 40]], [0.9], [0])}, "hotcoco")
+    assert (metrics["bbox"]["APs"], metrics["bbox"]["APm"]) == (pytest.approx(1), -1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_detection_of_negative_or_no_width_counts_as_wrong(backend: Backend) -> None:
+    """Before the right one: precision 1 / 2."""
+    for x2 in (-30, 100):
+        found = {7: detections([[100, 0, x2, 40], [0, 0, 40, 40]], [0.9, 0.8], [0, 0])}
+        metrics = ours(one_image(square(0, 0, 40)), found, backend)
+        assert metrics["bbox"]["AP"] == pytest.approx(0.5)
+        assert "1 detections have a box without width or height: they fit no instance and count as wrong" in metrics["notes"]
+
+
+def test_a_box_of_the_truth_that_is_not_finite_is_refused() -> None:
+    for box in ([0, 0, float("nan"), 4], [0, 0, "4", 4], [0, 0, 4]):
+        with pytest.raises(
+            UserError, match=r"annotation 1 of image 7: 'bbox' must be x, y, width, height, got .*; correct the truth"
+        ):
+            CocoEvaluator(one_image({"bbox": box, "area": 4.0}), categories(one_image()))
+
+
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     truth, predictions = random_case(2)
     for backend in BACKENDS:

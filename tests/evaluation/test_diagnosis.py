@@ -231,7 +231,7 @@ def test_areas_missing() -> None:
     whole = copy.deepcopy(truth)
     for annotation in truth["annotations"]:
         del annotation["area"]
-    assert "9 annotations have no 'area' (ids 1, 2, 3, 4, 5, ...)" in the_note(truth, perfect(truth))
+    assert "9 annotations have no positive 'area' (ids 1, 2, 3, 4, 5, ...)" in the_note(truth, perfect(truth))
     tables = []
     for one in (truth, whole):
         evaluator = CocoEvaluator(one, CLASSES, ("bbox",))

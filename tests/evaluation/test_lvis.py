@@ -141,6 +141,9 @@ def test_classes_not_annotated_in_an_image_do_not_count() -> None:
         return table["AP"], table["APr"], table["APf"]
 
     assert numbers() == pytest.approx((0.5, 0.5, -1))  # of class a, a wrong one before the right one: precision 1 / 2
+    truth["annotations"][0]["area"] = -1600  # does not change the numbers, but is said
+    assert numbers() == pytest.approx((0.5, 0.5, -1))
+    assert "1 annotations have no positive 'area' (ids 1)" in LvisEvaluator(truth, categories(truth)).compute()["notes"][1]
     truth["images"][0]["not_exhaustive_category_ids"] = [1]
     assert numbers() == pytest.approx((1, 1, -1))
 

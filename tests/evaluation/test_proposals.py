@@ -64,6 +64,8 @@ def test_classes_are_ignored_and_notes_are_given() -> None:
     assert metrics["proposals"]["AR100"] == metrics["proposals"]["ARm1000"] == 1
     assert metrics["proposals"]["ARs100"] == -1
     assert len(metrics["notes"]) == 2
+    del box["area"]
+    assert "1 annotations have no positive 'area' (ids 1)" in ProposalEvaluator(truth).compute()["notes"][0]
     nothing = ProposalEvaluator({"images": [], "categories": [], "annotations": []})
     assert nothing.compute()["proposals"]["AR100"] == -1
     assert nothing.compute()["notes"] == ["the truth has no instances, so every AR is -1"]

@@ -149,6 +149,10 @@ GOOD = {
         (lambda row: row.update(bbox=[1, 2, 3]), "'bbox' must be 4 numbers, got [1, 2, 3]"),
         (lambda row: row.update(bbox=[1, 2, 3, "4"]), "'bbox' must be 4 numbers"),
         (lambda row: row.pop("bbox"), "'bbox' must be 4 numbers, got nothing"),
+        (
+            lambda row: row.update(bbox=[9, 2, -3, 4]),
+            "'bbox' must be x, y, width and height, these two not negative, got [9, 2, -3,",
+        ),
         (lambda row: row.update(segmentation=[[1, 2, 3, 4, 5, 6]]), "'segmentation' must be run lengths"),
         (lambda row: row["segmentation"].update(size=[10**6, 10**6]), "must have the size of its image, [10, 12]"),
         (lambda row: row["segmentation"].update(counts=[1, 2]), "counts whose sum is its pixels, got 3"),
@@ -250,6 +254,10 @@ def test_both_readers_of_boxes_alone_agree(tmp_path: Path, monkeypatch: pytest.M
         ('{"image_id": 5, "category_id": 4, "score": 1, "bbox": [1, 2, 3, 4]}', "'category_id' must be one of"),
         ('{"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3]}', "'bbox' must be 4 numbers"),
         ('{"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, NaN]}', "'bbox' must be 4 numbers"),
+        (
+            '{"image_id": 5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, -1e-9]}',
+            "'bbox' must be x, y, width and height, these two",
+        ),
         ('{"image_id": 5, "category_id": 3, "score": 1e999, "bbox": [1, 2, 3, 4]}', "'score' must be a number"),
         ('{"image_id": 5.5, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}', "'image_id' must be a whole number"),
         ('{"category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}', "'image_id' must be a whole number"),

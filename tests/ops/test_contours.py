@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as pycoco_mask
 
-from boxwood.ops.contours import run_lengths, signed_area, simplified, traced
+from boxwood.ops.contours import instance_area, run_lengths, signed_area, simplified, traced
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under numpy 2
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -52,3 +52,28 @@ def test_a_simplified_circle_stays_a_circle() -> None:
     assert len(fewer) < len(outline) / 5
     assert np.abs(np.hypot(*(fewer - 50).T) - 40).max() < 1.0
     assert abs(signed_area(fewer) / (np.pi * 40**2) - 1) < 0.02
+
+
+def test_the_area_of_an_instance() -> None:
+    """Of the mask in each of COCO's forms, whichever way round its outlines run; of the box where the mask gives none."""
+    mask = np.zeros((6, 8), dtype=bool)
+    mask[1:4, 2:6] = True
+    counts = run_lengths(mask)
+    text = pycoco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    square, back = [2, 1, 6, 1, 6, 4, 2, 4], [2, 4, 6, 4, 6, 1, 2, 1]
+    text_of_str = {"size": text["size"], "counts": text["counts"].decode()}
+    for segmentation in (counts, text, text_of_str, [square], [back], [square, [0, 0, 1]]):
+        assert instance_area(segmentation, [0, 0, 5, 5]) == 12
+    assert instance_area([square, [7, 5, 8, 5, 8, 6]], [0, 0, 5, 5]) == 12.5
+    for nothing in (
+        None,
+        [],
+        [[]],
+        [square[:4]],
+        [[float("nan")] * 6],
+        [2, 1, 6, 1, 6, 4],
+        {"size": [6, 8]},
+        {"size": [1, 1], "counts": "~"},
+    ):
+        assert instance_area(nothing, [0, 0, 5, 4]) == 20
+    assert instance_area(None, [0, 0, -5, -4]) == 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood.data.coco_file import POLYGONS, CocoFile
+from boxwood.data.coco_file import NO_MASK, POLYGONS, CocoFile
 from boxwood.data.images import read_header, read_image
 from boxwood.errors import UserError
 from boxwood.structures import Categories
@@ -22,6 +22,7 @@ from boxwood.structures import Categories
 __all__ = [
     "Finding",
     "RepairedBoxes",
+    "check_areas",
     "check_boxes",
     "check_identities",
     "check_images",
@@ -133,6 +134,22 @@ def check_boxes(file: CocoFile) -> tuple[RepairedBoxes, list[Finding]]:
         _finding("boxes partly outside their image", partly, describe_in_image, repair="clipped to the image"),
     ]
     return RepairedBoxes(clipped.astype(np.float32), sound & ~outside), [finding for finding in findings if finding]
+
+
+def check_areas(file: CocoFile) -> list[Finding]:
+    """Areas that are missing or not a positive number, of instances that have a box or a mask; all are computed.
+
+    COCO's rule takes an instance for small, medium or large by its area, and ignores one of negative area.
+    """
+    has_shape = (np.isfinite(file.boxes).all(axis=1) & (file.boxes[:, 2:] > 0).all(axis=1)) | (file.mask_kinds != NO_MASK)
+    wrong = has_shape & ~((file.areas > 0) & (file.areas < 2.0**63))
+
+    def describe(i: int) -> str:
+        return f"{file.describe(i)}: {'no number' if np.isnan(file.areas[i]) else file.areas[i]}"
+
+    repair = "for evaluation computed from the mask, or else from the box"
+    finding = _finding("annotations whose 'area' is missing or not a positive number", wrong, describe, repair=repair)
+    return [finding] if finding else []
 
 
 def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:

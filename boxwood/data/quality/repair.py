@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from boxwood.columns import is_area
 from boxwood.data.coco_file import POLYGONS, RLE_COUNTS, RLE_TEXT, CocoFile
 from boxwood.data.images import read_header, read_image
 from boxwood.data.quality.checks import check_boxes, check_masks
 from boxwood.data.quality.warnings import duplicated_boxes
 from boxwood.errors import UserError
+from boxwood.ops.contours import instance_area
 
 __all__ = ["repaired"]
 
@@ -24,8 +26,9 @@ def repaired(tree: Mapping[str, Any], file: CocoFile, folder: str | Path, *, exi
 
     Left out are images that are missing in ``folder`` or cannot be read, images with a duplicate id or name, annotations of
     unknown images or classes, boxes without area in their image, and duplicate boxes. Sizes are corrected from the images, boxes
-    are clipped to their image, masks that cannot be decoded are removed; keypoints outside the image become not labelled;
-    duplicate annotation ids are replaced. Raises `UserError` where nothing would be left.
+    are clipped to their image, masks that cannot be decoded are removed; areas that are missing or not a positive number are
+    computed; keypoints outside the image become not labelled; duplicate annotation ids are replaced. Raises `UserError` where
+    nothing would be left.
     """
     done: Counter[str] = Counter()
     images, sizes = _images(tree, file, Path(folder), exif, done)
@@ -66,6 +69,9 @@ def repaired(tree: Mapping[str, Any], file: CocoFile, folder: str | Path, *, exi
             annotation["id"], next_id = next_id, next_id + 1
         seen_ids.add(annotation["id"])
         _repair_mask(annotation, file, row, usable_parts, done)
+        if not is_area(annotation.get("area")):
+            done["areas computed that were missing or not a positive number"] += 1
+            annotation["area"] = instance_area(annotation.get("segmentation"), annotation["bbox"])
         _repair_keypoints(annotation, corrected[file.image_rows[row]], done)
         annotations.append(annotation)
     if not images:

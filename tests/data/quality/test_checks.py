@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from boxwood.data import CocoDataset
-from boxwood.data.coco_file import read_coco_file
-from boxwood.data.quality.checks import check_boxes, check_pixels, check_run_lengths
+from boxwood.data.coco_file import coco_file_of, read_coco_file
+from boxwood.data.quality.checks import check_areas, check_boxes, check_pixels, check_run_lengths
 from boxwood.errors import UserError
 from tests.data.cases import sound, write
 
@@ -159,6 +159,33 @@ def test_faults_are_counted_and_three_are_named(tmp_path: Path) -> None:
     _, (finding,) = check_boxes(read_coco_file(write(tmp_path, tree)))
     assert (finding.count, len(finding.examples), finding.refused) == (5, 3, False)
     assert "annotation 2 (row 2)" in str(finding) and "annotation 3" not in str(finding) and ", ..." in str(finding)
+
+
+AREA = "annotations whose 'area' is missing or not a positive number: annotation 11 (row 0) of image 3 'tall.png': "
+
+
+@pytest.mark.parametrize(
+    ("area", "said"), [(-205.0, "-205.0"), (0, "0.0"), (float("inf"), "inf"), ("205", "no number"), (None, "no")]
+)
+def test_areas_are_computed(area: Any, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From polygons (two triangles, 10 * 20.5 / 2 and 1.75 * 3 / 2), run lengths, or the box."""
+    tree = sound()
+    tree["annotations"].append({**first(tree), "id": 13, "segmentation": None, "bbox": [1, 2, 3, 5]})
+    for row in tree["annotations"]:
+        row["area"] = area
+    data = CocoDataset(write(tmp_path, tree), tmp_path)
+    (message,) = [record.getMessage() for record in caplog.records if "'area'" in record.getMessage()]
+    assert f": 4 {AREA}{said}" in message and message.endswith("-- for evaluation computed from the mask, or else from the box")
+    decoded = data.file.decoded(2).sum()
+    assert [row["area"] for row in data.to_coco()["annotations"]] == pytest.approx([105.125, 2400, decoded, 15])
+
+
+def test_the_area_of_nothing_is_no_fault() -> None:
+    """A box without width has a finding of its own."""
+    tree = sound()
+    first(tree).update(bbox=[2, 4, -10, 20.5], area=-205, segmentation=None)
+    file = coco_file_of(tree, "data.json")
+    assert check_areas(file) == [] and file.to_coco()["annotations"][0]["area"] == 0
 
 
 def test_missing_files_and_invalid_json_are_refused(tmp_path: Path) -> None:
