@@ -48,6 +48,7 @@ from boxwood.data.sampler import Place
 from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.evaluation import CocoEvaluator
 from boxwood.fields import Keypoints
+from boxwood.files import IMAGE_FORMATS
 from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
 from boxwood.models.config import without_pretrained
@@ -440,7 +441,7 @@ def bench_loader(repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         write_shapes(Path(folder), train=8, val=1, seed=0, size=(480, 640))
         for file in Path(folder, "train").iterdir():  # photographs come as JPEG
-            Image.open(file).convert("RGB").save(file, format="JPEG", quality=90)
+            Image.open(file, formats=IMAGE_FORMATS).convert("RGB").save(file, format="JPEG", quality=90)
         dataset = CocoConfig(annotations=f"{folder}/train.json", images=f"{folder}/train").open()
         transforms = (ResizeShortestEdge(short=(800,), long=1333), HorizontalFlip(p=0.5))
         coco = dataset.to_coco()
@@ -455,7 +456,8 @@ def bench_loader(repeats: int) -> list[Row]:
         def theirs() -> None:
             for image in coco["images"]:
                 height, width = image["height"], image["width"]
-                opened = Image.open(Path(folder, "train", image["file_name"])).convert("RGB")
+                file = Path(folder, "train", image["file_name"])
+                opened = Image.open(file, formats=IMAGE_FORMATS).convert("RGB")
                 truth = by_image[image["id"]]
                 codes = [peer_mask.frPyObjects(a["segmentation"], height, width) for a in truth]
                 masks = [peer_mask.decode(peer_mask.merge(code) if isinstance(code, list) else code) for code in codes]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from boxwood.errors import UserError
+from boxwood.files import IMAGE_FORMATS
 
 __all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "one_by_one", "side_by_side"]
 
@@ -182,12 +183,12 @@ def _as_picture(image: Any) -> Image.Image:
         in_memory = isinstance(image, bytes | bytearray | memoryview)
         name = image if isinstance(image, str | Path) else "the picture"
         try:
-            with Image.open(io.BytesIO(image) if in_memory else image) as file:
+            with Image.open(io.BytesIO(image) if in_memory else image, formats=IMAGE_FORMATS) as file:
                 return ImageOps.exif_transpose(file).convert("RGB")
         except FileNotFoundError:
             raise UserError(f"{name}: no such file; name an existing picture") from None
         except (OSError, Image.DecompressionBombError):
-            raise UserError(f"{name}: not a picture that can be read; name a JPEG, PNG or other image file") from None
+            raise UserError(f"{name}: not a picture that can be read; name an image ({', '.join(IMAGE_FORMATS)})") from None
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")
     if hasattr(image, "cpu"):  # a tensor, recognised by its method: this file does not import torch

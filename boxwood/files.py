@@ -1,7 +1,9 @@
-"""Files that are written whole or not at all: to a temporary name beside the target, to the disk, then renamed."""
+"""Files that are written whole or not at all: to a temporary name beside the target, to the disk, then renamed. And the formats of
+the images that are opened."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -9,7 +11,13 @@ from pathlib import Path
 
 from boxwood.errors import UserError
 
-__all__ = ["file_word", "make_folder", "write_text", "write_whole"]
+__all__ = ["IMAGE_FORMATS", "file_word", "make_folder", "write_text", "write_whole"]
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000") + (
+    ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()  # Pillow has it from 11.3 on
+)
+"""The formats of images that are read, by Pillow's names; Pillow opens MPO as JPEG. Every call of ``Image.open`` gets them: the
+content of a file chooses its decoder, and for other formats Pillow may start programs, such as Ghostscript for PostScript."""
 
 
 def file_word(name: str) -> str:

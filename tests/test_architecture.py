@@ -66,6 +66,21 @@ def level_of(part: str) -> int:
     return level
 
 
+def test_every_image_is_opened_with_the_list_of_formats() -> None:
+    """Without it Pillow tries all formats, and starts programs for some."""
+    calls = 0
+    root = PACKAGE.parent
+    for path in (*FILES, *(file for folder in ("benchmarks", "docs", "examples") for file in (root / folder).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module != "PIL.Image", f"{path}, line {node.lineno}: import Image from PIL"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
+                calls += 1
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert keywords.get("formats") == "IMAGE_FORMATS", f"{path}, line {node.lineno}: pass formats=IMAGE_FORMATS"
+    assert calls >= 3
+
+
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
     """Line number and part of every import from the package, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -14,8 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from boxwood.errors import UserError
+from boxwood.files import IMAGE_FORMATS
 
-__all__ = ["MAX_PIXELS", "ImageHeader", "ImageSource", "is_image_source", "read_header", "read_image"]
+__all__ = ["IMAGE_FORMATS", "MAX_PIXELS", "ImageHeader", "ImageSource", "is_image_source", "read_header", "read_image"]
 
 ImageSource: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryIO
 """A path, an encoded image in memory (what a JPEG or PNG file holds), or a binary file object, which is read from its beginning."""
@@ -47,7 +48,8 @@ def is_image_source(value: Any) -> TypeGuard[ImageSource]:
 def read_header(source: ImageSource) -> ImageHeader:
     """Format and size of an image, without decoding its pixels.
 
-    Raises `UserError` where the file is missing, is not an image, has a side under 2 pixels, or more than `MAX_PIXELS` pixels.
+    Raises `UserError` where the file is missing, is in none of the `IMAGE_FORMATS`, has a side under 2 pixels, or more than
+    `MAX_PIXELS` pixels.
     """
     return _header(_location(source))
 
@@ -56,7 +58,7 @@ def read_image(source: ImageSource, exif: bool = True) -> Tensor:
     """Read an image as RGB: (3, H, W) uint8, turned upright by its EXIF orientation unless ``exif`` is False.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. JPEG and PNG are decoded by
-    `torchvision.io`, everything else that Pillow reads by Pillow.
+    `torchvision.io`, the other `IMAGE_FORMATS` by Pillow.
 
     Raises `UserError` in the cases of `read_header`, and where the pixels are truncated or damaged.
     """
@@ -105,7 +107,7 @@ def _header(path: _Location) -> ImageHeader:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and of odd EXIF; the limit is checked below.
-            with Image.open(_stream(path)) as image:
+            with Image.open(_stream(path), formats=IMAGE_FORMATS) as image:
                 width, height = image.size
                 # The getexif of Pillow's PNG reader decodes all pixels to find tags behind them.
                 tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
@@ -119,7 +121,10 @@ def _header(path: _Location) -> ImageHeader:
         raise UserError(f"{path}: the image cannot be read ({reason}); correct its name or the image folder") from None
     except UnidentifiedImageError:
         whatever = "" if isinstance(path, _InMemory) else ", whatever its name says"
-        raise UserError(f"{path}: is not an image{whatever}; remove it or replace it by a JPEG or PNG") from None
+        raise UserError(
+            f"{path}: is not an image of a format that is read ({', '.join(IMAGE_FORMATS)}){whatever}; "
+            "convert it to JPEG or PNG, or remove it"
+        ) from None
     except Exception as error:  # Damaged files make Pillow's readers raise whatever they stumble over.
         raise _damaged(path, error) from None
     if width * height > MAX_PIXELS:
@@ -153,7 +158,7 @@ def _read_with_pillow(path: _Location, exif: bool) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(_stream(path)) as opened:
+            with Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
                 image = ImageOps.exif_transpose(opened) if exif else opened
                 if image.mode.startswith("I;16") or image.mode == "I":
                     # Pillow's conversion clips 16 bits at 255 instead of scaling them.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
 import resource
 import struct
+import subprocess
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from boxwood.data import images
-from boxwood.data.images import read_header, read_image
+from boxwood.data.images import IMAGE_FORMATS, read_header, read_image
+from boxwood.drawing import draw_instances
 from boxwood.errors import UserError
 
 
@@ -112,3 +117,102 @@ def test_unusable_image_files_are_errors_of_one_line(photo: Image.Image, tmp_pat
         with pytest.raises(UserError, match=message) as caught:
             read_image(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+HEADERS = {  # of formats that Pillow opens but does not write
+    "BUFR": b"BUFR" + bytes(60),
+    "CUR": b"\0\0\2\0\1\0"
+    + bytes([8, 8, 0, 0, 0, 0, 0, 0, 56, 0, 0, 0, 22, 0, 0, 0])
+    + struct.pack("<IiiHHIIiiII", 40, 8, 16, 1, 1, 0, 0, 0, 0, 0, 0),
+    "DCX": struct.pack("<III", 0x3ADE68B1, 12, 0),
+    "FITS": b"".join(
+        card.ljust(80) for card in (b"SIMPLE  = T", b"BITPIX  = 8", b"NAXIS   = 2", b"NAXIS1  = 8", b"NAXIS2  = 8", b"END")
+    ).ljust(2880),
+    "FLI": struct.pack("<IHHHHHHI", 128, 0xAF11, 1, 8, 8, 8, 3, 70) + bytes(108),
+    "FTEX": b"FTEX" + struct.pack("<IiiIIiiI", 0, 8, 8, 1, 1, 1, 40, 192) + bytes(300),
+    "GBR": struct.pack(">IIIII", 21, 1, 8, 8, 1) + b"\0" * 65,
+    "GRIB": b"GRIB\0\0\0\1" + bytes(60),
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(60),
+    "MCIDAS": b"\0\0\0\0\0\0\0\4" + bytes(248),
+    "MPEG": b"\0\0\1\xb3" + bytes([0, 128, 8]) + bytes(60),
+    "PCD": bytes(2048) + b"PCD_" + bytes(100_000),
+    "PIXAR": b"\200\350\000\000" + bytes(600),
+    "PSD": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 8, 8, 8, 3) + bytes(60),
+    "SUN": struct.pack(">IIIIIIII", 0x59A66A95, 8, 8, 8, 64, 1, 0, 0) + bytes(64),
+    "WMF": b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<hhhhH", 0, 0, 80, 80, 72) + bytes(6) + b"\1\0\t\0" + bytes(60),
+    "XPM": b'/* XPM */\nstatic char *a[] = {\n"2 2 1 1",\n". c #000000",\n"..",\n"..",\n};\n',
+    "XVTHUMB": b"P7 332\n#END_OF_COMMENTS\n8 8 255\n" + bytes(64),
+}
+
+
+def _files_of_all_formats(photo: Image.Image) -> Iterator[tuple[str, bytes]]:
+    """Pillow's name and a file of every format that Pillow writes or that is in `HEADERS`."""
+    Image.init()
+    for name in sorted(Image.SAVE):
+        for mode in ("RGB", "P", "L", "1", "F"):
+            stream = io.BytesIO()
+            try:
+                picture = photo.convert(mode)
+                more = {"save_all": True, "append_images": [picture]} if name == "MPO" else {}
+                picture.save(stream, format=name, **more)
+            except (OSError, ValueError):  # this format has no such mode, or no writer of its own
+                continue
+            yield name, stream.getvalue()
+            break
+    yield from HEADERS.items()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The commands that Pillow tried to start. Ghostscript seems to be installed."""
+    commands: list[object] = []
+
+    def start(command: object, *_: object, **__: object) -> None:
+        commands.append(command)
+        raise OSError("no program may be started")
+
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    for name in ("Popen", "call", "check_call", "check_output", "run"):
+        monkeypatch.setattr(subprocess, name, start)
+    monkeypatch.setattr(os, "system", start)
+    return commands
+
+
+def _draw(source: str | Path | bytes) -> Image.Image:
+    return draw_instances(source, boxes=np.zeros((0, 4)), labels=[], names=[])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Pillow will drop some formats
+def test_every_format_is_read_or_refused_in_one_line_and_starts_no_program(
+    photo: Image.Image, tmp_path: Path, started: list[object]
+) -> None:
+    path = tmp_path / "photo.jpg"
+    read, refused = set(), set()
+    for name, content in _files_of_all_formats(photo):
+        path.write_bytes(content)
+        if name in (*IMAGE_FORMATS, "MPO"):
+            read.add(name)
+            assert read_header(path).oriented == (60, 80), name
+            assert read_image(path).shape == read_image(content).shape == (3, 60, 80), name
+            assert _draw(path).size == _draw(content).size == (80, 60), name
+            continue
+        refused.add(name)
+        calls: tuple[tuple[Callable[..., object], str], ...] = (
+            (read_header, "photo.jpg: is not an image of a format that is read"),
+            (read_image, "photo.jpg: is not an image of a format that is read"),
+            (_draw, "photo.jpg: not a picture that can be read"),
+        )
+        for call, message in calls:
+            with pytest.raises(UserError, match=message) as caught:
+                call(path)
+            assert "JPEG, PNG, WEBP" in str(caught.value) and "\n" not in str(caught.value), name
+    assert read == {*IMAGE_FORMATS, "MPO"}
+    assert {"EPS", "PDF", "PSD", "TGA", "ICO", "WMF"} <= refused
+    assert not started
+
+
+@pytest.mark.parametrize("name", sorted(HEADERS))
+def test_pillow_would_try_the_headers_without_a_list_of_formats(name: str) -> None:
+    Image.init()
+    accept = Image.OPEN[name][1]
+    assert accept is None or accept(HEADERS[name][:16])
