@@ -362,7 +362,7 @@ def _merge(old: Any, new: Any, config: Any, path: tuple[str, ...] = ()) -> Any:
         return new
     if isinstance(old, list):
         for key in new:
-            if not str(key).isdigit() or int(key) >= len(old):
+            if not str(key).isdecimal() or int(key) >= len(old):
                 dotted = ".".join([*path, str(key)])
                 raise ConfigError([f"unknown key {dotted!r}: {'.'.join(path)!r} is a list of {len(old)}, counted from 0"])
         parts = {int(key): value for key, value in new.items()}
@@ -456,13 +456,13 @@ def _types_at(cls: type[Config], tree: Any, keys: Sequence[str]) -> list[Any]:
         for choice in types:
             if _is_config(choice):
                 below.extend(_alternatives(choice.model_fields[key].annotation) if key in choice.model_fields else ())
-            elif get_origin(choice) is tuple and key.isdigit():
+            elif get_origin(choice) is tuple and key.isdecimal():
                 items = [item for item in get_args(choice) if item is not Ellipsis]
                 below.extend(_alternatives(items[min(int(key), len(items) - 1)]) if items else ())
         if isinstance(tree, dict):
             tree = tree.get(key)
         else:
-            tree = tree[int(key)] if isinstance(tree, list | tuple) and key.isdigit() and int(key) < len(tree) else None
+            tree = tree[int(key)] if isinstance(tree, list | tuple) and key.isdecimal() and int(key) < len(tree) else None
         types = _of_kind(below, tree)
     return types
 

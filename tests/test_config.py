@@ -267,6 +267,7 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_keys() -> None:
         ("optim.lr={", "'optim.lr={': the value is not valid YAML ("),
         ("optim..lr=1", "unknown key 'optim.' (did you mean 'optim.lr'?)"),
         ("optim.drops.x=1", "unknown key 'optim.drops.x': 'optim.drops' is a list of 2, counted from 0"),
+        ("optim.drops.²=1", "unknown key 'optim.drops.²': 'optim.drops' is a list of 2, counted from 0"),
     ],
 )
 def test_a_mistake_is_one_line(override: str, message: str) -> None:
