@@ -6,7 +6,8 @@ tests allow for rounding; `tests.record` compares results of one machine exactly
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -42,7 +43,12 @@ def test_every_case_is_recorded() -> None:
     assert list(RECIPES) == list(record.recipes.names())
 
 
-@pytest.mark.parametrize("name", record.CASES)
+def by_name(names: Iterable[str]) -> list[Any]:
+    """Parameters; `make check` leaves out Detectron's geometry and recipes."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("detectron/", "detectron1/"))) for name in names]
+
+
+@pytest.mark.parametrize("name", by_name(record.CASES))
 def test_case(name: str) -> None:
     """Names and shapes of tensors, initial values, losses and gradient of one step, and detections in three pictures."""
     result, expected = record.recorded(record.run_case(record.CASES[name], CASES[name]["tuned"], record.total)), CASES[name]
@@ -69,7 +75,7 @@ MOVED = {
 """Keys renamed since the record was made. Keys that the schedule or optimizer of a recipe does not have are ignored."""
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", by_name(RECIPES))
 def test_names_and_shapes_of_a_recipe(name: str) -> None:
     """At full size, without memory for the tensors."""
     assert record.sha(*record.state_of_recipe(record.recipes.resolve(name))) == RECIPES[name]["state"]

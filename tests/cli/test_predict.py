@@ -74,6 +74,7 @@ def test_json_lines(boxwood: Boxwood, trained: Path, photos: Path, tmp_path: Pat
     assert refused.status == 2 and "--out" in refused.err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_any_file_name(trained: Path, shapes: Path, tmp_path: Path) -> None:
     """Bytes that are not UTF-8, a newline, brackets as in a pattern, and the longest name that a file may have.

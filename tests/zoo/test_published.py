@@ -71,6 +71,7 @@ def publish_detector(site: Site, tmp_path: Path) -> None:
     publish(site, NAME, tmp_path / "model.pkl")
 
 
+@pytest.mark.slow
 def test_predict_by_a_name(site: Site, boxwood: Boxwood, tmp_path: Path) -> None:
     publish_detector(site, tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
