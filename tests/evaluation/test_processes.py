@@ -18,6 +18,8 @@ from tests.evaluation import keypoint_cases, test_cityscapes, test_lvis
 from tests.evaluation.cases import categories, random_case
 from tests.training.torchrun import ROOT
 
+pytestmark = pytest.mark.slow
+
 CASES = ("coco", "keypoints", "proposals", "voc2007", "voc2010", "lvis", "cityscapes")
 
 SCRIPT = """

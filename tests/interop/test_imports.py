@@ -23,6 +23,8 @@ from boxwood.recipes import resolve
 from boxwood.weights.file import load_state
 from tests.interop.detectron_blobs import network, random_blobs, write
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------------------------------------- detectron2's names
 
 
