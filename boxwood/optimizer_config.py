@@ -148,9 +148,14 @@ class SGDConfig(OptimizerConfig):
     momentum: float = Field(0.9, ge=0, lt=1)
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        from torch.optim import SGD
+        import torch
 
-        return SGD(groups, lr=self.lr, momentum=self.momentum, fused=_fused(groups))
+        optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=_fused(groups))
+        if self.momentum > 0:
+            # Torch's fused kernel takes memory as it is for these, and fills it in the first update, which fp16 may skip.
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
 
 class AdamWConfig(OptimizerConfig):

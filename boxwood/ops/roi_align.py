@@ -54,8 +54,10 @@ def roi_align(
     if features.device.type != "cpu" or rois.shape[0] == 0 or (fixed_shapes and sampling_ratio == 0):
         import torchvision.ops
 
-        indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
-        return torchvision.ops.roi_align(features, indexed, size, scale, sampling_ratio, aligned)  # type: ignore[no-any-return]
+        return _in_float32(
+            lambda table, indexed: torchvision.ops.roi_align(table, indexed, size, scale, sampling_ratio, aligned),
+            *(features, rois, images),
+        )
     rois = rois.detach().float() * scale - (0.5 if aligned else 0.0)
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0 if aligned else 1.0)
     if sampling_ratio > 0:
@@ -78,8 +80,7 @@ def roi_pool(features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale
     """
     import torchvision.ops
 
-    indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1).to(features.dtype)
-    return torchvision.ops.roi_pool(features, indexed, size, scale)  # type: ignore[no-any-return]
+    return _in_float32(lambda table, indexed: torchvision.ops.roi_pool(table, indexed, size, scale), features, rois, images)
 
 
 def pool_levels(
@@ -137,7 +138,8 @@ def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -
         pixels, weights = _axis(rois[:, axis], extent[:, axis], limit, size, points[:, axis], int(points[:, axis].max()))
         matrices.append(torch.zeros(len(rois), size, limit).scatter_add_(2, pixels.long(), weights))
     rows, columns = matrices
-    return rows @ planes[indices].float() @ columns.mT
+    with torch.autocast("cpu", enabled=False):  # products in bfloat16 would round the values
+        return rows @ planes[indices].float() @ columns.mT
 
 
 def assign_levels(boxes: Tensor, num_levels: int, *, canonical_size: float = 224.0, canonical_level: int = 2) -> Tensor:
@@ -152,6 +154,14 @@ def assign_levels(boxes: Tensor, num_levels: int, *, canonical_size: float = 224
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
     level = torch.floor(canonical_level + torch.log2(side / canonical_size) + 1e-6)
     return level.clamp(0, num_levels - 1).to(torch.int64)
+
+
+def _in_float32(pool: Callable[[Tensor, Tensor], Tensor], features: Tensor, rois: Tensor, images: Tensor) -> Tensor:
+    """An operator of torchvision on ``features`` and ``rois``. Maps of 16 bits are widened for it: their type would round the RoIs,
+    by up to 4 pixels where they are near 1000, and float16 ends at 65504."""
+    table = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1)
+    return pool(table, indexed.to(table.dtype)).to(features.dtype)
 
 
 def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: int, points: Tensor, most: int) -> Tensor:

@@ -53,6 +53,7 @@ def faster_rcnn_mobilenetv2_fpn() -> RunConfig:
             schedule=StepScheduleConfig(drops=(0.66, 0.9)),
             warmup_steps=50,
             warmup_factor=0.1,
+            clip_norm=5.0,
         ),
         train=TrainConfig(steps=400, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )

@@ -14,10 +14,18 @@ from boxwood.structures import Batch
 __all__ = ["DivergenceWatch", "TrainingDiverged"]
 
 MAX_BOXES = 20
+MAX_IMAGES = 4
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or the gradient became infinite or NaN. The weights on disk are those before."""
+    """A loss or the gradient became infinite or NaN. The weights on disk are those before.
+
+    The message names the step, the losses and the images; ``details`` has the boxes and all losses of each of them.
+    """
+
+    def __init__(self, message: str, details: str) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 @dataclass(slots=True)
@@ -66,26 +74,50 @@ class DivergenceWatch:
         """Raise `TrainingDiverged` on all processes if anything on any of them was not finite; else clear the record."""
         is_finite = bool(self.finite)
         if any_process(not is_finite)[0]:
-            raise TrainingDiverged(_join(gather_objects(None if is_finite else self._describe())))
+            reports = gather_objects(None if is_finite else self._describe())
+            raise _error([report for report in reports if report is not None])
         self._batches.clear()
         self._norms.clear()
 
-    def _describe(self) -> tuple[bool, str]:
-        """Whether a loss of this process is not finite, and a description of the first such update."""
+    def _describe(self) -> _Report:
+        """What is not finite in this process's first such update."""
         for batch in self._batches:
-            if not all(bool(torch.isfinite(loss).all()) for loss in batch.losses.values()):
-                return True, f"the loss is not finite at step {batch.step}\n{_batch_lines(batch)}"
+            wrong = [name for name, loss in batch.losses.items() if not bool(torch.isfinite(loss).all())]
+            if wrong:
+                what = f"{', '.join(wrong)} not finite" if len(wrong) < len(batch.losses) else "no loss is finite"
+                return _Report(batch.step, True, what, _images([batch]), _batch_lines(batch))
         step, norm = next((step, norm.item()) for step, norm in self._norms.items() if not torch.isfinite(norm))
-        lines = [_batch_lines(batch) for batch in self._batches if batch.step == step]
-        return False, "\n".join([f"the losses are finite but the gradient is not (norm {norm}) at step {step}", *lines])
+        batches = [batch for batch in self._batches if batch.step == step]
+        what = f"the losses are finite but the gradient is not (norm {norm})"
+        return _Report(step, False, what, _images(batches), "\n".join(map(_batch_lines, batches)))
 
 
-def _join(parts: list[tuple[bool, str] | None]) -> str:
-    """The descriptions of the processes whose loss is not finite; without any those of all, which share the gradient."""
-    descriptions = [part for part in parts if part is not None]
-    shown = [text for has_loss, text in descriptions if has_loss] or [text for _, text in descriptions]
-    advice = "look at these images and boxes; else lower optim.lr, lengthen optim.warmup_steps, or set optim.clip_norm"
-    return "training diverged: " + "\n".join(shown) + f"\n{advice}"
+@dataclass(slots=True)
+class _Report:
+    """Of one process."""
+
+    step: int
+    has_loss: bool
+    what: str
+    images: list[str]
+    details: str
+
+
+def _error(reports: list[_Report]) -> TrainingDiverged:
+    """From the processes whose loss is not finite; without any from all, which share the gradient."""
+    reports = [report for report in reports if report.has_loss] or reports
+    first = min(reports, key=lambda report: report.step)
+    images = [image for report in reports for image in report.images]
+    shown = ", ".join(images[:MAX_IMAGES]) + (f" and {len(images) - MAX_IMAGES} more" if len(images) > MAX_IMAGES else "")
+    message = (
+        f"training diverged at step {first.step}: {first.what}, with the images {shown}; look at them and their boxes, else lower "
+        "optim.lr, lengthen optim.warmup_steps, or set optim.clip_norm"
+    )
+    return TrainingDiverged(message, "\n".join(f"step {report.step}: {report.what}\n{report.details}" for report in reports))
+
+
+def _images(batches: list[_MicroBatch]) -> list[str]:
+    return [f"{image_id} ({name})" for batch in batches for image_id, name in zip(batch.image_ids, batch.file_names, strict=False)]
 
 
 def _batch_lines(batch: _MicroBatch) -> str:

@@ -27,12 +27,13 @@ from boxwood.evaluation import Metrics
 from boxwood.run_config import RunConfig
 from boxwood.structures import Batch, Target
 from boxwood.training import run_directory
+from boxwood.training.divergence import TrainingDiverged
 from boxwood.training.interruption import Interrupted, Interruption
 from boxwood.training.log import RunLog, open_log
 from boxwood.training.optimizer import learning_rate, set_learning_rate
 from boxwood.training.parallel import without_exchange
 from boxwood.training.preflight import check_data, check_settings, warn_without_instances
-from boxwood.training.state import TrainingState, save, set_generators, start
+from boxwood.training.state import TrainingState, keep_what_is_left, save, set_generators, start
 from boxwood.training.validation import validate
 
 __all__ = ["train"]
@@ -90,6 +91,8 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
                 save(state, required=True)
                 logger.warning("interrupted after step %d, which is saved: continue with --resume", state.step)
                 raise KeyboardInterrupt from None
+            except TrainingDiverged as error:
+                raise keep_what_is_left(state, error) from None
             except UserError:
                 # An image that cannot be read. One process alone can save the updates made so far; several may be at other steps.
                 if world_size() == 1 and state.step > 0 and state.saved != state.step and save(state, required=False):

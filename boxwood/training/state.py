@@ -1,7 +1,8 @@
 """The state of a run: what it holds in memory, how it starts or resumes, and what is saved.
 
-start    model, optimizer and counters, new or from a checkpoint
-save     checkpoint and last.safetensors
+start                model, optimizer and counters, new or from a checkpoint
+save                 checkpoint and last.safetensors
+keep_what_is_left    what a training that diverged leaves
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from boxwood.config import to_yaml
 from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
+from boxwood.files import write_text
 from boxwood.models.detector import set_fixed_shapes
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
 from boxwood.training.checkpoint import Checkpoint, random_state, save_checkpoint, seed_process, set_random_state
-from boxwood.training.divergence import DivergenceWatch
+from boxwood.training.divergence import DivergenceWatch, TrainingDiverged
 from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.log import Meter
 from boxwood.training.optimizer import build_optimizer
 from boxwood.training.parallel import parallelize
 from boxwood.weights.file import save_weights
 
-__all__ = ["TrainingState", "save", "set_generators", "start", "write_files"]
+__all__ = ["TrainingState", "keep_what_is_left", "save", "set_generators", "start", "write_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,17 +102,25 @@ def start(
         meter=Meter(device),
         watch=DivergenceWatch(device, deferred=device.type != "cpu"),
     )
-    if config.optim.scale_lr:
-        logger.info(
-            "optim.scale_lr: learning rate %g for batches of %d, so %g for batches of %d",
-            config.optim.lr,
-            config.optim.reference_batch_size,
-            config.optim.lr * config.train.batch_size / config.optim.reference_batch_size,
-            config.train.batch_size,
-        )
+    _log_learning_rate(config)
     if checkpoint is not None:
         _restore(state, checkpoint)
     return state
+
+
+def _log_learning_rate(config: RunConfig) -> None:
+    """One line where the batch is not the one that the learning rate is meant for."""
+    optim, size, reference = config.optim, config.train.batch_size, config.optim.reference_batch_size
+    scaled = optim.lr * size / reference
+    if optim.scale_lr:
+        logger.info(
+            "optim.scale_lr: learning rate %g for batches of %d, so %g for batches of %d", optim.lr, reference, scaled, size
+        )
+    elif size != reference:
+        logger.warning(
+            "train.batch_size=%d, but optim.lr=%g is meant for batches of %d; with optim.scale_lr=true it is %g",
+            *(size, optim.lr, reference, scaled),
+        )
 
 
 def _restore(state: TrainingState, checkpoint: Checkpoint) -> None:
@@ -165,6 +175,24 @@ def save(state: TrainingState, *, required: bool) -> bool:
     if written:
         state.saved = state.step
     return written
+
+
+def keep_what_is_left(state: TrainingState, error: TrainingDiverged) -> TrainingDiverged:
+    """Write divergence.txt and, where the run has no weights yet, last.safetensors; the error with the names of these files.
+
+    All processes must call it. The weights are finite: an update that is not changes nothing.
+    """
+    details, weights = state.out / "divergence.txt", state.out / "last.safetensors"
+    message = f"{error}; more in {details}"
+
+    def write() -> None:
+        write_text(details, error.details + "\n")
+        if not weights.exists():
+            save_weights(weights, state.model.state_dict(), state.config, state.categories)
+
+    if write_files(write, required=False):
+        message += f"; the last weights that were saved are in {weights}"
+    return TrainingDiverged(message, error.details)
 
 
 def write_files(write: Callable[[], None], *, required: bool) -> bool:

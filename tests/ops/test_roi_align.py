@@ -163,3 +163,22 @@ def test_planes_are_read_as_torchvision_reads_them() -> None:
     indexed = torch.cat([indices[:, None].float(), rois], dim=1)
     expected = torchvision.ops.roi_align(planes[:, None].float(), indexed, 7, aligned=True)[:, 0]
     torch.testing.assert_close(roi_align_planes(planes, rois, indices, 7), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_of_16_bits_do_not_round_the_rois(dtype: torch.dtype) -> None:
+    """A ramp of the column's number, read near column 1000, where neighbouring numbers of bfloat16 are 4 apart."""
+    ramp = (torch.arange(1200.0) % 8).expand(1, 1, 4, 1200)
+    rois = torch.tensor([[1001.0, 0, 1003, 4], [1002.0, 0, 1004, 4]])
+    # With fixed shapes and as many points as there are pixels, torchvision's operator does the work on a CPU as on a GPU.
+    pooled = roi_align(ramp.to(dtype), rois, torch.zeros(2, dtype=torch.int64), 1, scale=1.0, sampling_ratio=0, fixed_shapes=True)
+    assert pooled.dtype == dtype
+    assert pooled.flatten().tolist() == [1.5, 2.5]  # the mean of columns 1001 and 1002 is that of 1 and 2
+
+
+def test_planes_are_not_rounded_by_autocast() -> None:
+    planes = torch.rand(2, 28, 28, generator=torch.Generator().manual_seed(0))
+    rois = torch.tensor([[3.3, 4.1, 20.7, 22.2], [0.0, 0, 28, 28]])
+    expected = roi_align_planes(planes, rois, torch.arange(2), 14)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(roi_align_planes(planes, rois, torch.arange(2), 14), expected)

@@ -579,17 +579,53 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     run.data.train = TinyData(nan_box_in=102)
     with pytest.raises(TrainingDiverged) as error:
         train(run, tmp_path / "run")
-    text = str(error.value)
+    message, details = str(error.value), (tmp_path / "run" / "divergence.txt").read_text()
+    assert "\n" not in message and len(message) < 600
     for words in (
-        "the loss is not finite at step",
-        "loss_box nan",
-        "loss_class ",
-        "image 102 (2.png): 1 boxes xyxy [[nan, nan, nan, nan]]",
+        "training diverged at step ",
+        ": loss_box not finite, with the images ",
+        "102 (2.png)",
+        "divergence.txt",
+        "last.saf",
     ):
-        assert words in text
-    assert int(text.split("at step ")[1].split("\n")[0]) in (1, 2)
+        assert words in message
+    for words in ("loss_box nan", "loss_class ", "image 102 (2.png): 1 boxes xyxy [[nan, nan, nan, nan]]"):
+        assert words in details
+    assert int(message.split("at step ")[1].split(":")[0]) in (1, 2)
     assert all(torch.isfinite(tensor).all() for tensor in states[0].values()), "the weights are not affected"
+    assert same(weights(tmp_path / "run"), states[0]), "and they are saved, as there were none"
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [], "no checkpoint is written"
+
+
+def test_weights_from_before_a_divergence_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TinyDetector.losses
+
+    def diverging(self: TinyDetector, *arguments: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        factor = float("inf") if len(calls) > 4 else 1.0
+        return {name: loss * factor for name, loss in original(self, *arguments).items()}
+
+    calls: list[int] = []
+    monkeypatch.setattr(TinyDetector, "losses", diverging)
+    with pytest.raises(TrainingDiverged, match=r"at step 5: no loss is finite"):
+        train(tiny_run(steps=6, checkpoint_every=3), tmp_path / "run")
+    checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None and checkpoint.step == 3
+    assert same(weights(tmp_path / "run"), checkpoint.model), "those of the update before may be spoilt, though they are finite"
+
+
+def test_another_batch_size_is_said_where_the_rate_is_not_scaled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tiny_run(steps=1)
+    run.optim = SGDConfig(lr=0.02, reference_batch_size=16)
+    train(run, tmp_path / "run")
+    line = "train.batch_size=4, but optim.lr=0.02 is meant for batches of 16; with optim.scale_lr=true it is 0.005"
+    assert line in caplog.messages
+    caplog.clear()
+    run.optim.reference_batch_size = 4
+    train(run, tmp_path / "same")
+    run.optim = SGDConfig(lr=0.02, reference_batch_size=16, scale_lr=True)
+    train(run, tmp_path / "scaled")
+    assert not any("is meant for" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("deferred", [False, True])
@@ -608,6 +644,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(TrainingState, "__init__", as_on_a_gpu)
     monkeypatch.setattr(TinyDetector, "losses", steep)
-    with pytest.raises(TrainingDiverged, match=r"losses are finite but the gradient is not \(norm nan\) at step 3") as error:
+    with pytest.raises(TrainingDiverged, match=r"at step 3: the losses are finite but the gradient is not \(norm nan\)") as error:
         train(tiny_run(), tmp_path / "run")
-    assert "loss_root 0" in str(error.value) and ".png): 1 boxes" in str(error.value)
+    assert "loss_root 0" in error.value.details and ".png): 1 boxes" in error.value.details

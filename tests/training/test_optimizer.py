@@ -113,6 +113,29 @@ def test_sgd_moves_each_group_by_its_rule() -> None:
     assert model.frozen.weight[0, 0, 0, 0].item() == 2.0
 
 
+@pytest.mark.parametrize("config", [SGDConfig(lr=0.1, momentum=0.9), AdamWConfig(lr=0.1)])
+def test_an_update_that_overflows_leaves_no_trace(config: OptimizerConfig) -> None:
+    """The first updates of fp16 overflow, as the scale of the loss begins high: torch's fused SGD then keeps momentum of arbitrary
+    memory, unless it has some before."""
+
+    def weight_after(overflows: int, monkeypatch: pytest.MonkeyPatch) -> float:
+        monkeypatch.setattr(torch, "empty_like", lambda tensor: torch.full_like(tensor, 1e19))
+        layer = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(layer.weight)
+        optimizer = build_optimizer(layer, run_of(config))
+        set_learning_rate(optimizer, 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+        for index in range(overflows + 2):
+            layer.weight.grad = scaler.scale(torch.full((1, 1), math.inf if index < overflows else 0.5))
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        return layer.weight.item()
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert weight_after(2, monkeypatch) == weight_after(0, monkeypatch) < 1.0
+
+
 def test_adamw_equals_that_of_torch() -> None:
     """Three steps of the component and of `torch.optim.AdamW` with the same settings."""
     models = [Parts(), Parts()]
