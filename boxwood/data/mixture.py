@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwood.data.class_order import in_order_of
 from boxwood.data.dataset import Dataset
 from boxwood.data.transforms import Transform
 from boxwood.errors import UserError
@@ -34,18 +35,16 @@ class MixtureDataset:
             )
         if any(isinstance(part, MixtureDataset) and part.ratio is not None for part in parts):
             raise UserError("a mixture that is a part of another mixture cannot have a ratio; set it to null")
-        self.parts = parts
+        self.parts = [
+            in_order_of(parts[0].categories, part, "part 0 of a mixture", f"part {number}") for number, part in enumerate(parts)
+        ]
         self.ratio = ratio
         self.transforms = transforms or [()] * len(parts)
         """Of each part, applied before those of the mixture."""
         self.categories = parts[0].categories
         for number, part in enumerate(parts):
-            if part.categories != self.categories:
-                difference = self.categories.difference(part.categories) or "other keypoints"
-                raise UserError(
-                    f"the parts 0 and {number} of a mixture have different categories: {difference}; give both the same ones in "
-                    "the same order (category ids may be any, but must agree)"
-                )
+            if part.categories.keypoints != self.categories.keypoints:
+                raise UserError(f"part 0 of a mixture and part {number} have different keypoints; give both the same ones")
         self.starts = [0, *accumulate(len(part) for part in parts)]
         """The index of the first image of each part, and the number of images."""
 
@@ -81,6 +80,10 @@ class MixtureDataset:
     def to_coco(self) -> dict[str, Any]:
         """The ground truth of all parts; annotations are numbered from 1. Raises `UserError` where two images have the same id."""
         trees = [part.to_coco() for part in self.parts]
+        for tree, part in zip(trees, self.parts, strict=True):
+            if part.categories.ids != self.categories.ids:
+                ids = dict(zip(part.categories.ids, self.categories.ids, strict=True))
+                tree["annotations"] = [{**row, "category_id": ids[row["category_id"]]} for row in tree["annotations"]]
         images = [image for tree in trees for image in tree["images"]]
         if len({image["id"] for image in images}) < len(images):
             raise UserError(

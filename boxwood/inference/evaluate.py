@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from boxwood.config import apply_overrides
 from boxwood.data import Dataset, DatasetConfig, Transform
+from boxwood.data.class_order import in_order_of
 from boxwood.data.loader import eval_batches
 from boxwood.data.proposals import read_proposals, write_proposals
 from boxwood.distributed import choose_device, process_group, rank, world_size
@@ -271,12 +272,12 @@ def _run_network(
         dataset = _opened_data(config, data)
         opened = weights if isinstance(weights, OpenedWeights) else open_weights(weights)
         saved = opened.saved
-        _check_categories(saved.categories, dataset, opened.source)
+        dataset = in_order_of(saved.categories, dataset, opened.source, "data.val")
         network = prepare(restore_model(saved, model=config.model, test=config.test, where=opened.source))
         set_fixed_shapes(network, device)
         model, transforms = augmented(network, config.data.val.transforms, config.test)
         settings, workers = _settings(config, measure), config.data.workers
-        return _measured(model, saved.categories, dataset, transforms, device, settings, workers, opened.source, out)
+        return _measured(model, dataset, transforms, device, settings, workers, opened.source, out)
 
 
 def _evaluate_in_memory(
@@ -301,19 +302,12 @@ def _evaluate_in_memory(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with process_group(device):
         dataset = data.open() if isinstance(data, DatasetConfig) else data
-        categories = cast(Categories, model.categories)
-        _check_categories(categories, dataset, settings.title)
-        return _measured(model, categories, dataset, transforms, device, settings, workers, settings.title, out)
-
-
-def _check_categories(categories: Categories, dataset: Dataset, source: str) -> None:
-    if difference := categories.difference(dataset.categories):
-        raise UserError(f"{source} and data.val differ in categories: {difference} (the first is the weights); name matching data")
+        dataset = in_order_of(cast(Categories, model.categories), dataset, settings.title, "data.val")
+        return _measured(model, dataset, transforms, device, settings, workers, settings.title, out)
 
 
 def _measured(
     model: nn.Module,
-    categories: Categories,
     dataset: Dataset,
     transforms: Sequence[Transform],
     device: torch.device,
@@ -328,10 +322,10 @@ def _measured(
     # One image at a time, as in training, so that no image's padding depends on its neighbours.
     batches = eval_batches(dataset, transforms, batch_size=1, workers=workers, rank=rank(), world_size=world_size())
     coco = dataset.to_coco()
-    evaluator = settings.evaluator(coco, categories)
+    evaluator = settings.evaluator(coco, dataset.categories)
     metrics = run_over_batches(model.to(device), batches, evaluator, device)
     about = f"{source} on {len(dataset)} images"
-    result = Evaluation(metrics, about, settings.title, categories, dataset, coco, evaluator, rank=rank())
+    result = Evaluation(metrics, about, settings.title, dataset.categories, dataset, coco, evaluator, rank=rank())
     return _finished(result, out)
 
 

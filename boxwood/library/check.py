@@ -14,6 +14,7 @@ from pathlib import Path
 
 from boxwood.data import CocoConfig, ResizeShortestEdge
 from boxwood.data.annotations import read_annotations, read_tree
+from boxwood.data.class_order import check_same_names
 from boxwood.data.coco_file import CocoFile, coco_file_of
 from boxwood.data.quality import checks, warnings
 from boxwood.data.quality.checks import Finding
@@ -96,7 +97,7 @@ def check_files(
         files.append(file)
     if shared := warnings.look_at_both(files[0], parts[0].images, files[1], parts[1].images):
         yield CheckedFile("train and val", "", shared)
-    checks.check_same_categories(*(part.open().categories for part in parts))
+    check_same_names(*(part.open().categories for part in parts), "data.train", "data.val")
 
 
 def repair(source: str | Path | RunConfig, out: str | Path, *, images: str | Path | None = None, exif: bool = True) -> list[str]:

@@ -10,7 +10,8 @@ from boxwood.config import differences
 from boxwood.interop.open_weights import open_weights
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
-from boxwood.weights.file import load_state
+from boxwood.weights.file import SavedWeights, load_state
+from boxwood.weights.remap_classes import outputs_per_class, remap_classes
 
 __all__ = ["load_initial_weights"]
 
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:
-    """Load ``train.weights``. Tensors whose shape depends on the number of classes stay randomly initialised where that differs,
-    and so does all but the backbone where the file holds a backbone alone (``detectron/imagenet/R-50``); the log says so."""
+    """Load ``train.weights``. The outputs of a class are those of the class of the same name in the file; a class that the file
+    lacks is randomly initialised, and so is all but the backbone where the file holds a backbone alone
+    (``detectron/imagenet/R-50``). The log says so, class by class."""
     assert config.train.weights is not None
     where = f"train.weights={config.train.weights}"
     opened = open_weights(config.train.weights, config)
@@ -30,19 +32,38 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
         load_state(model, {**state, **backbone}, where=where)
         logger.info("%s: a backbone; %d other tensors are randomly initialised", where, len(state) - len(backbone))
         return
+    saved = _by_class_name(saved, categories, where, config.train.seed)
     initialised = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
-    difference = saved.categories.difference(categories)
     if initialised:
         logger.warning(
-            "%s: has %d classes, data.train has %d; these tensors are randomly initialised: %s",
+            "%s: has %d classes, data.train has %d, and no name is the same; these tensors are randomly initialised: %s",
             where,
             len(saved.categories),
             len(categories),
             ", ".join(initialised),
         )
-    elif difference:
-        logger.warning(
-            "%s: as many classes as data.train, but others; their weights are loaded: %s (the first is the file)", where, difference
-        )
     for key, theirs, ours in differences(saved.config.model, config.model):
         logger.warning("%s: trained with model.%s = %r, this run has %r", where, key, theirs, ours)
+
+
+def _by_class_name(saved: SavedWeights, categories: Categories, where: str, seed: int) -> SavedWeights:
+    """The weights with the outputs of each class of ``categories`` from the class of the same name in the file; others are randomly
+    initialised. The weights as they are where the classes are the same, none has the same name, or the model has no outputs per
+    class."""
+    names, others = saved.categories.names, categories.names
+    if names == others or not set(names) & set(others) or not outputs_per_class(saved.config.model, saved.categories):
+        if names != others and len(names) == len(others):
+            logger.warning(
+                "%s: as many classes as data.train, but of other names; their weights are loaded in the file's order", where
+            )
+        return saved
+    saved, sources = remap_classes(saved, categories, seed=seed)
+    lines = [
+        f"  {name}: " + (f"class {names.index(old)} of the file" if old else "randomly initialised")
+        for name, old in sources.items()
+    ]
+    left_out = [name for name in names if name not in others]
+    logger.info(
+        "%s: outputs go by class name:\n%s%s", where, "\n".join(lines), f"\n  left out: {', '.join(left_out)}" if left_out else ""
+    )
+    return saved

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from boxwood.data.class_order import in_order_of
 from boxwood.data.dataset import Dataset
 from boxwood.data.loader import train_batches
-from boxwood.data.quality.checks import check_same_categories
 from boxwood.distributed import barrier, choose_device, on_rank_zero, process_group, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
@@ -59,7 +59,7 @@ def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
         if checkpoint is None:
             run_directory.check_new(out)
         train_set, val_set = config.data.train.open(), config.data.val.open()
-        check_same_categories(train_set.categories, val_set.categories)
+        val_set = in_order_of(train_set.categories, val_set, "data.train", "data.val")
         check_data(config.model, train_set, "data.train")
         check_data(config.model, val_set, "data.val")
         on_rank_zero(lambda: warn_without_instances(val_set))

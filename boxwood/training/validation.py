@@ -38,7 +38,7 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
         losses = _validation_losses(state, _batches(state, val_set, interruption, LOSS_BATCH, with_targets=True))
         evaluator = measure.build(
             val_set.to_coco(),
-            state.categories,
+            val_set.categories,  # the ids of its file
             detections_per_image=config.test.detections_per_image,
             maxdets=config.test.maxdets,
         )

@@ -35,13 +35,14 @@ def remap_classes(
     old_names = {name: take.get(name, name if name in old.names else None) for name in categories.names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        initial = without_pretrained(saved.config.model).build(categories, TestConfig()).state_dict()
-    outputs_per_class = _outputs_per_class(saved.config.model, old)
-    if not outputs_per_class:
+        built = replace(categories, keypoints=categories.keypoints or old.keypoints)
+        initial = without_pretrained(saved.config.model).build(built, TestConfig()).state_dict()
+    outputs_of = outputs_per_class(saved.config.model, old)
+    if not outputs_of:
         raise UserError(f"{saved.config.model.title} has no outputs per class; its weights fit any classes unchanged")
     cells_first = isinstance(saved.config.model, RetinaNetConfig)
     state = dict(saved.state)
-    for tensor_name, outputs in outputs_per_class.items():
+    for tensor_name, outputs in outputs_of.items():
         before, after = saved.state[tensor_name], initial[tensor_name].clone()
         old_rows = _by_class(before, len(old), outputs, cells_first)
         new_rows = _by_class(after, len(categories), outputs, cells_first)
@@ -54,7 +55,7 @@ def remap_classes(
     return replace(saved, state=state, categories=categories), old_names
 
 
-def _outputs_per_class(config: ModelConfig, categories: Categories) -> dict[str, int]:
+def outputs_per_class(config: ModelConfig, categories: Categories) -> dict[str, int]:
     """The tensors whose first dimension grows with the number of classes, and how much it grows for each class."""
     one_more = Categories((*categories.ids, max(categories.ids) + 1), (*categories.names, "one more"), categories.keypoints)
     with torch.device("meta"):

@@ -22,7 +22,6 @@ from pycocotools.cocoeval import COCOeval
 from boxwood.config import from_tree, to_tree
 from boxwood.data import CocoConfig, CocoDataset, DatasetConfig
 from boxwood.data.coco import keypoint_facts
-from boxwood.data.quality.checks import check_same_categories
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, Polygons
 from tests.data.cases import sound, write
@@ -237,15 +236,6 @@ def test_the_configuration_round_trips_and_opens(tmp_path: Path, caplog: pytest.
     config = CocoConfig(annotations=str(write(tmp_path, sound())), images=str(tmp_path), keep_empty=False)
     assert from_tree(DatasetConfig, to_tree(config)) == config
     assert len(config.open()) == 2
-
-
-def test_check_same_categories() -> None:
-    train = Categories((1, 2), ("cat", "dog"))
-    check_same_categories(train, Categories((1, 2), ("cat", "dog")))
-    with pytest.raises(UserError, match="only val has 3 'owl'"):
-        check_same_categories(train, Categories((1, 2, 3), ("cat", "dog", "owl")))
-    with pytest.raises(UserError, match="other names for 2 'dog' / 'owl'"):
-        check_same_categories(train, Categories((1, 2), ("cat", "owl")))
 
 
 def test_pycocotools_decodes_uncompressed_counts_of_to_coco(tmp_path: Path) -> None:

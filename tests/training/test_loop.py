@@ -505,7 +505,7 @@ def test_an_evaluator_that_the_detector_does_not_support(tmp_path: Path, monkeyp
 def test_other_categories_in_val(tmp_path: Path) -> None:
     run = tiny_run()
     run.data.val = TinyData(ids=(3, 7, 9))
-    with pytest.raises(UserError, match=r"data\.train and data\.val have different categories: only val has 9 'class9'"):
+    with pytest.raises(UserError, match=r"data\.train and data\.val have different categories: only data\.val has 9 'class9'"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -539,13 +539,38 @@ def test_initial_weights_and_layers_of_other_classes(tmp_path: Path, caplog: pyt
     train(tiny_run(steps=2), tmp_path / "first")
     run = tiny_run(steps=1, weights=str(tmp_path / "first" / "last.safetensors"))
     run.optim = SGDConfig(lr=1e-30, warmup_steps=0)
-    run.data.train, run.data.val = TinyData(ids=(1, 2, 3, 4)), TinyData(ids=(1, 2, 3, 4), count=4)
+    run.data.train, run.data.val = TinyData(ids=(1, 2, 4, 5)), TinyData(ids=(1, 2, 4, 5), count=4)
     with caplog.at_level(logging.WARNING):
         train(run, tmp_path / "second")
-    assert "has 2 classes, data.train has 4; these tensors are randomly initialised: classify.weight, classify.bias" in caplog.text
+    assert (
+        "has 2 classes, data.train has 4, and no name is the same; these tensors are randomly initialised: classify." in caplog.text
+    )
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert torch.equal(first["locate.weight"], second["locate.weight"])
     assert first["classify.bias"].shape == (3,) and second["classify.bias"].shape == (5,)
+
+
+def test_initial_weights_go_by_class_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tiny_run(steps=2), tmp_path / "first")  # classes class3 and class7
+    run = tiny_run(steps=1, weights=str(tmp_path / "first" / "last.safetensors"))
+    run.optim = SGDConfig(lr=1e-30, warmup_steps=0)
+    run.data.train, run.data.val = TinyData(ids=(7, 1, 3)), TinyData(ids=(7, 1, 3), count=4)
+    with caplog.at_level(logging.INFO):
+        train(run, tmp_path / "second")
+    lines = "  class7: class 1 of the file\n  class1: randomly initialised\n  class3: class 0 of the file"
+    assert f"outputs go by class name:\n{lines}" in caplog.text
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    for name in ("classify.weight", "classify.bias"):
+        assert torch.equal(second[name][[2, 0, 3]], first[name]), "class 3, class 7 and the background"
+        assert not torch.isin(second[name][1], first[name]).any()
+
+
+def test_initial_weights_of_as_many_classes_of_other_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tiny_run(steps=1), tmp_path / "first")
+    run = tiny_run(steps=1, weights=str(tmp_path / "first" / "last.safetensors"))
+    run.data.train, run.data.val = TinyData(ids=(1, 2)), TinyData(ids=(1, 2), count=4)
+    train(run, tmp_path / "second")
+    assert "as many classes as data.train, but of other names; their weights are loaded in the file's order" in caplog.text
 
 
 def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:

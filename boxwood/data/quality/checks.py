@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from boxwood.data.coco_file import NO_MASK, POLYGONS, CocoFile
 from boxwood.data.images import read_header, read_image
 from boxwood.errors import UserError
-from boxwood.structures import Categories
 
 __all__ = [
     "Finding",
@@ -29,7 +28,6 @@ __all__ = [
     "check_masks",
     "check_pixels",
     "check_run_lengths",
-    "check_same_categories",
     "refuse",
 ]
 
@@ -254,21 +252,6 @@ def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decod
         _listed("images of another size than the annotation file says", resized, advice="correct 'height' and 'width'"),
     ]
     return [finding for finding in findings if finding]
-
-
-def check_same_categories(train: Categories, val: Categories) -> None:
-    """Raise `UserError` where the classes of the train and the val set are not the same.
-
-    >>> check_same_categories(Categories((1,), ("cat",)), Categories((1, 2), ("cat", "dog")))
-    Traceback (most recent call last):
-    boxwood.errors.UserError: data.train and data.val have different categories: only the second has 2 'dog'; ...
-    """
-    if difference := train.difference(val):
-        difference = difference.replace("the first", "train").replace("the second", "val")
-        raise UserError(
-            f"data.train and data.val have different categories: {difference}; give both the same ones "
-            "(a class may have no annotations)"
-        )
 
 
 def refuse(findings: Iterable[Finding], where: str) -> None:
