@@ -69,11 +69,13 @@ class TrainConfig(Config):
     """Steps between lines of the log; each holds means over the steps since the line before."""
     weights: str | None = None
     """A ``.safetensors`` file to start from, or a name of the model zoo, also of a backbone alone (``detectron/imagenet/R-50``).
-    Layers whose shape depends on the classes are randomly initialised where the classes differ."""
+    The outputs of a class are those of the class of the same name; other classes are randomly initialised."""
     loggers: tuple[LoggerConfig, ...] = ()
     """Where the numbers of ``metrics.jsonl`` go besides that file."""
     tensorboard: bool = False
     """Short for ``{kind: tensorboard}`` among the loggers."""
+    sync_bn: bool = False
+    """On several GPUs, batch norm takes its statistics from the images of all of them (`torch.nn.SyncBatchNorm`)."""
     compile: bool = False
     """Compile the network with `torch.compile`; faster on a GPU."""
 

@@ -97,7 +97,8 @@ def check_files(
         files.append(file)
     if shared := warnings.look_at_both(files[0], parts[0].images, files[1], parts[1].images):
         yield CheckedFile("train and val", "", shared)
-    check_same_names(*(part.open().categories for part in parts), "data.train", "data.val")
+    train, val = (part.open().categories for part in parts)
+    check_same_names(train, val, "data.train", "data.val")
 
 
 def repair(source: str | Path | RunConfig, out: str | Path, *, images: str | Path | None = None, exif: bool = True) -> list[str]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import nn
 
 from boxwood.data.dataset import Dataset
 from boxwood.data.mixture import MixtureDataset
+from boxwood.distributed import world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import choose_measure
 from boxwood.models.config import ModelConfig
-from boxwood.run_config import RunConfig
+from boxwood.run_config import RunConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_data", "check_settings", "warn_without_instances"]
+__all__ = ["check_data", "check_settings", "warn_of_batch_norm", "warn_without_instances"]
 
 
 def check_settings(config: RunConfig, device: torch.device) -> None:
@@ -24,6 +26,8 @@ def check_settings(config: RunConfig, device: torch.device) -> None:
     _check_precision(settings.precision, device)
     if settings.batch_size % settings.accumulate:
         raise UserError(f"train.batch_size={settings.batch_size} is no multiple of train.accumulate={settings.accumulate}")
+    if settings.sync_bn and world_size() > 1 and device.type != "cuda":
+        raise UserError(f"train.sync_bn=true: torch.nn.SyncBatchNorm needs CUDA GPUs, not {device.type}; set it to false")
     choose_measure(config.evaluator, config.model.class_agnostic)
 
 
@@ -50,6 +54,23 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
     if not len(dataset):
         raise UserError(f"{key}: has no images; choose annotations that have some (keep_empty=false leaves out those without)")
     model.check_data(dataset.categories, lambda: dataset[0], key)
+
+
+def warn_of_batch_norm(model: nn.Module, settings: TrainConfig) -> None:
+    """Log a warning where an update does not depend on its batch alone: batch norm normalises each process's and each pass's images
+    by their own statistics."""
+    modules = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    normalises = any(parameter.requires_grad for module in modules for parameter in module.parameters())
+    processes = 1 if settings.sync_bn or any(isinstance(module, nn.SyncBatchNorm) for module in modules) else world_size()
+    parts = processes * settings.accumulate
+    if not normalises or parts == 1:
+        return
+    advice = "set train.sync_bn=true, or " if processes > 1 and torch.cuda.is_available() else ""
+    logger.warning(
+        "batch norm: an update's %d images are normalised in %d parts of %d, each by its own mean and variance, so the result is "
+        "not that of one process and pass; %suse group norm (norm=gn) or frozen statistics (norm=frozen_bn)",
+        *(settings.batch_size, parts, settings.batch_size // parts, advice),
+    )
 
 
 def warn_without_instances(val_set: Dataset) -> None:

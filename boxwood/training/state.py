@@ -31,6 +31,7 @@ from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.log import Meter
 from boxwood.training.optimizer import build_optimizer
 from boxwood.training.parallel import parallelize
+from boxwood.training.preflight import warn_of_batch_norm
 from boxwood.weights.file import save_weights
 
 __all__ = ["TrainingState", "keep_what_is_left", "save", "set_generators", "start", "write_files"]
@@ -85,6 +86,7 @@ def start(
         model.load_state_dict(checkpoint.model)
     elif config.train.weights is not None:
         load_initial_weights(model, config, categories)
+    on_rank_zero(lambda: warn_of_batch_norm(model, config.train))
     model.to(device)
     set_fixed_shapes(model, device, compiled=config.train.compile)
     model.to(memory_format=torch.channels_last)
@@ -96,7 +98,7 @@ def start(
         out=out,
         device=device,
         model=model,
-        network=parallelize(model, device),
+        network=parallelize(model, device, sync_bn=config.train.sync_bn),
         optimizer=build_optimizer(model, config),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         meter=Meter(device),
