@@ -33,6 +33,7 @@ from boxwood.inference.journal import Journal, Line
 from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records, records_of
 from boxwood.inference.video import Video, need_av, write_video
+from boxwood.pixels import ValueRange
 from boxwood.structures import Categories, Detections
 
 __all__ = ["Prediction", "is_video", "iter_predictions", "predict", "source_files"]
@@ -211,7 +212,7 @@ class _Call:
 
     def _of_images(self, files: Sequence[Path]) -> Iterator[Prediction]:
         for group in self._batches(files, "pictures", len(files)):
-            images = [(file, _read(file)) for file in group]
+            images = [(file, _read(file, self.predictor.value_range)) for file in group]
             results = iter(self.predictor([image for _, image in images if not isinstance(image, UserError)]))
             for file, image in images:
                 yield self._failed(file, image) if isinstance(image, UserError) else self._of_image(file, image, next(results))
@@ -321,10 +322,10 @@ def _from_line(line: Line) -> Prediction:
     )
 
 
-def _read(file: Path) -> Tensor | UserError:
+def _read(file: Path, value_range: ValueRange | None) -> Tensor | UserError:
     """The image, or why it cannot be read."""
     try:
-        return read_image(file)
+        return read_image(file, value_range=value_range)
     except UserError as error:
         return error
 
