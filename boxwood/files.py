@@ -1,23 +1,96 @@
 """Files that are written whole or not at all: to a temporary name beside the target, to the disk, then renamed. And the formats of
-the images that are opened."""
+the images that are opened, and what the ending of a name says."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from boxwood.errors import UserError
 
-__all__ = ["IMAGE_FORMATS", "file_word", "make_folder", "write_text", "write_whole"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "IMAGE_FORMATS",
+    "VIDEO_ENDINGS",
+    "MediaKind",
+    "file_word",
+    "make_folder",
+    "media_kind",
+    "write_text",
+    "write_whole",
+]
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000") + (
     ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()  # Pillow has it from 11.3 on
 )
 """The formats of images that are read, by Pillow's names; Pillow opens MPO as JPEG. Every call of ``Image.open`` gets them: the
 content of a file chooses its decoder, and for other formats Pillow may start programs, such as Ghostscript for PostScript."""
+
+_ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf"),
+    "AVIF": (".avif", ".avifs"),
+}
+IMAGE_ENDINGS = frozenset(ending for name in IMAGE_FORMATS for ending in _ENDINGS[name])
+"""Endings, in lower case, of the images that are taken from a folder; a file that is named itself may have any."""
+VIDEO_ENDINGS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
+"""Endings, in lower case, of the videos that are read."""
+
+_FILM = "is a video of a kind that is not read; convert it: ffmpeg -i {name} {stem}.mp4"
+_PHOTO = "is a photo of a kind that is not read; convert it to JPEG: magick {name} {stem}.jpg"
+_RAW = "is a camera's raw file, which is not read; develop it to JPEG or to TIFF of 16 bits"
+_DRAWING = "is a page or drawing of lines, which is not read; export it as PNG"
+_LAYERS = "is a file of an image editor, which is not read; export it as PNG"
+_SCIENCE = "is not read; export it as TIFF or PNG of 16 bits, or pass its pixels to the model as an array"
+_WAYS_OUT = {
+    _FILM: ".wmv .asf .flv .f4v .mpg .mpeg .mpe .m2v .vob .mts .m2ts .3gp .3g2 .ogv .ogm .rm .rmvb .divx .mxf .h264 .hevc",
+    _PHOTO: ".heic .heif .hif .jxl .jxr .wdp .jls .avif .avifs .tga .ico .icns .pcx .dds .sgi .ras .xpm .xbm .qoi",
+    _RAW: ".raw .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .3fr .iiq .rwl .erf .kdc .mrw",
+    _DRAWING: ".svg .svgz .pdf .eps .ps .ai .wmf .emf .cdr .dxf",
+    _LAYERS: ".psd .psb .xcf .kra .ora .afphoto",
+    _SCIENCE: ".dcm .dicom .nii .nrrd .mha .mhd .fits .fit .fts .czi .nd2 .lif .lsm .vsi .svs .ndpi .mrxs .scn .ims .oib .oif"
+    " .exr .hdr .npy",
+}
+_WAY_OUT = {ending: way_out for way_out, endings in _WAYS_OUT.items() for ending in endings.split()}
+
+
+class MediaKind(NamedTuple):
+    """What a file is by the ending of its name."""
+
+    kind: Literal["image", "video", "unread", "other"]
+    """An image or a video that is read, one of a kind that is not read, or neither image nor video."""
+    way_out: str = ""
+    """Of an unread one, the end of a message that begins with its path: what it is, and what to do."""
+
+
+def media_kind(path: str | Path) -> MediaKind:
+    """What a file is by the ending of its name, without opening it.
+
+    >>> media_kind("photos/a.JFIF").kind, media_kind("notes.txt").kind
+    ('image', 'other')
+    >>> media_kind("films/a.wmv").way_out
+    'is a video of a kind that is not read; convert it: ffmpeg -i a.wmv a.mp4'
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending in IMAGE_ENDINGS:
+        return MediaKind("image")
+    if ending in VIDEO_ENDINGS:
+        return MediaKind("video")
+    if ending not in _WAY_OUT:
+        return MediaKind("other")
+    return MediaKind("unread", _WAY_OUT[ending].format(name=shlex.quote(path.name), stem=shlex.quote(path.stem)))
 
 
 def file_word(name: str) -> str:

@@ -8,9 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from boxwood.errors import UserError
-from boxwood.files import make_folder, write_text, write_whole
+from boxwood.files import (
+    IMAGE_ENDINGS,
+    IMAGE_FORMATS,
+    VIDEO_ENDINGS,
+    make_folder,
+    media_kind,
+    write_text,
+    write_whole,
+)
 
 NOBODY = 65534
 
@@ -66,3 +75,38 @@ def test_a_folder_without_permission(read_only: Path) -> None:
         write_text(read_only / "text", "new")
     with pytest.raises(UserError, match=r"cannot be made \(Permission denied\)"):
         make_folder(read_only / "new")
+
+
+def test_the_endings_of_images_are_pillows() -> None:
+    """Every ending that is taken from a folder is one of a format that is read, by Pillow's own table."""
+    Image.init()
+    assert {Image.EXTENSION[ending] for ending in IMAGE_ENDINGS} <= {*IMAGE_FORMATS, "MPO"}
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2"} <= IMAGE_ENDINGS
+    assert (".avif" in IMAGE_ENDINGS) == ("AVIF" in IMAGE_FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.heic", "convert it to JPEG: magick a.heic a.jpg"),
+        ("b/A.WMV", "convert it: ffmpeg -i A.WMV A.mp4"),
+        ("my {0} film.flv", "ffmpeg -i 'my {0} film.flv' 'my {0} film'.mp4"),
+        ("a.dng", "develop it"),
+        ("a.svg", "export it as PNG"),
+        ("a.psd", "export it as PNG"),
+        ("a.dcm", "export it as TIFF or PNG of 16 bits"),
+    ],
+)
+def test_pictures_that_are_not_read_have_a_way_out(name: str, words: str) -> None:
+    kind = media_kind(name)
+    assert kind.kind == "unread" and words in kind.way_out
+    assert "not read" in kind.way_out and "\n" not in kind.way_out
+
+
+def test_other_files_are_neither_image_nor_video() -> None:
+    assert [media_kind(name).kind for name in ("a.JPG", "a.avi", "a.txt", "jpg", ".jpg", "a.jpg.json")] == [
+        "image", "video", "other", "other", "other", "other"
+    ]  # fmt: skip
+    assert {media_kind(f"a{ending}").kind for ending in VIDEO_ENDINGS} == {"video"}
+    assert {media_kind(f"a{ending}").kind for ending in IMAGE_ENDINGS} == {"image"}
+    assert all(media_kind(name).way_out == "" for name in ("a.jpg", "a.mp4", "a.txt"))
