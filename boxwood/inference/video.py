@@ -95,11 +95,14 @@ def need_av() -> Any:
     return av
 
 
-def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> None:
-    """Write pictures of one size as an mp4 file (H.264) with ``rate`` frames a second; they are encoded one by one."""
+def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction, comment: str = "") -> None:
+    """Write pictures of one size as an mp4 file (H.264) with ``rate`` frames a second; they are encoded one by one. ``comment`` is
+    written into the file's metadata."""
     av = need_av()
     stream: Any = None
     with av.open(str(path), "w", format="mp4") as container:
+        if comment:
+            container.metadata["comment"] = comment
         for index, picture in enumerate(pictures):
             # yuv420p has one colour for 2 x 2 pixels, so both sides must be even: an odd one is padded by its last pixels.
             pixels = np.pad(np.asarray(picture), ((0, picture.height % 2), (0, picture.width % 2), (0, 0)), mode="edge")

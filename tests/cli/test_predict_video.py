@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxwood.inference.predict import is_video
 from boxwood.inference.predictor import Predictor, load
+from boxwood.inference.sources import is_video
 from boxwood.inference.video import Video, write_video
 from tests.conftest import Boxwood
 
