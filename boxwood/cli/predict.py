@@ -10,6 +10,7 @@ import click
 
 from boxwood.cli.arguments import imports_option
 from boxwood.errors import UserError
+from boxwood.printable import printable_json
 
 __all__ = ["predict"]
 
@@ -78,7 +79,7 @@ def predict(
         files[prediction.file_name] = prediction.error is None
         num_detections += len(prediction.records)
         if as_json and not prediction.resumed:
-            click.echo(json.dumps(prediction.line(), ensure_ascii=False).encode("utf-8", "backslashreplace"))
+            click.echo(printable_json(json.dumps(prediction.line(), ensure_ascii=False)))
     failed = [name for name, readable in files.items() if not readable]
     if folder is not None and not as_json:
         done = f"{len(files) - len(failed)} {'seen' if no_pictures else 'drawn'}"

@@ -35,6 +35,7 @@ from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records, records_of
 from boxwood.inference.sources import DRAWN_BY, is_drawing, is_video, source_files
 from boxwood.inference.video import Video, need_av, write_video
+from boxwood.printable import printable
 from boxwood.structures import Categories, Detections
 
 __all__ = ["Prediction", "iter_predictions", "predict"]
@@ -422,7 +423,7 @@ def _with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Ite
     from rich.markup import escape
     from rich.progress import track
 
-    yield from track(items, escape(what), total=total or None, console=Console(stderr=True))
+    yield from track(items, escape(printable(what)), total=total or None, console=Console(stderr=True))
 
 
 def _counts(prediction: Prediction) -> str:

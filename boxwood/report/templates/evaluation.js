@@ -30,7 +30,7 @@ function gallery(facts) {
       return element("div", { class: "pane" }, picture, overlay, element("span", {}, side ? "detected" : "truth"));
     });
     const caption = element("figcaption", {}, element("b", {}, image.name), tally);
-    if (!image.picture) caption.append(" (cannot be read)");
+    if (image.note) caption.append(` (${image.note})`);
     byId(place < facts.worst ? "worst" : "best").append(
       element("figure", { "data-image": image.id }, caption, element("div", { class: "panes" }, ...panes)));
     return { image, tally, overlays };
