@@ -246,7 +246,7 @@ class _Call:
         def drawn() -> Iterator[Image.Image]:
             for frame, line in zip(video.frames(), lines, strict=False):
                 records = [{**record, "category_id": ids[record["category"]]} for record in line["detections"]]
-                yield draw_records(frame.image, records, categories)
+                yield draw_records(frame.image, records, categories, colors_of_classes=True)
 
         write_video(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate, DRAWN_BY)
 
