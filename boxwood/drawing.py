@@ -323,7 +323,8 @@ def _draw_names(
     pad, high = max(2, round(size / 5)), round(size * 1.2) + max(2, round(size / 5))
     taken = np.zeros((height, width), bool)
     worth = _worth(boxes[order], (height, width), small=12 * high**2)
-    plates, room = [], MOST_PLATES * width * height
+    room = MOST_PLATES * width * height
+    plates: list[tuple[tuple[int, int, int, int], str, Color]] = []
     for i in order:
         x1, y1, x2, y2 = boxes[i]
         text = _shorten(texts[i], font, width - 2 * pad)
