@@ -9,19 +9,17 @@ stays visible; names that would cover others or hide small objects are left out.
 from __future__ import annotations
 
 import bisect
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from boxwood.errors import UserError
-from boxwood.files import IMAGE_FORMATS
+from boxwood.pixels import decode_image, from_array, from_pillow, is_image_source
 
 __all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "instance_colors", "one_by_one", "side_by_side"]
 
@@ -106,11 +104,11 @@ def draw_instances(
     """A copy of a picture with N instances drawn on it; N = 0 is ordinary.
 
     ``image`` is a path, the bytes of an image file, a binary file object, a PIL image (EXIF orientation is applied to all of
-    these), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor, RGB. ``boxes`` (N, 4) xyxy in its pixels, ``labels`` and ``names``
-    the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or a function from i to the mask of
-    instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where the point is drawn, ``skeleton`` the pairs of
-    keypoints to link, ``overlays`` additional drawings of each instance, ``colors`` the colour of each, those of `instance_colors`
-    by default. A name without room beside those before it is left out: order instances best first.
+    these), an (H, W, 3) RGB or (H, W) array, or a (3, H, W) tensor, converted by `boxwood.pixels`. ``boxes`` (N, 4) xyxy in its
+    pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or a
+    function from i to the mask of instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where the point is drawn,
+    ``skeleton`` the pairs of keypoints to link, ``overlays`` additional drawings of each instance, ``colors`` the colour of each,
+    those of `instance_colors` by default. A name without room beside those before it is left out: order instances best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -206,24 +204,17 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def _as_picture(image: Any) -> Image.Image:
-    if isinstance(image, str | Path | bytes | bytearray | memoryview) or hasattr(image, "read"):
-        in_memory = isinstance(image, bytes | bytearray | memoryview)
-        name = image if isinstance(image, str | Path) else "the picture"
-        try:
-            with Image.open(io.BytesIO(image) if in_memory else image, formats=IMAGE_FORMATS) as file:
-                return ImageOps.exif_transpose(file).convert("RGB")
-        except FileNotFoundError:
-            raise UserError(f"{name}: no such file; name an existing picture") from None
-        except (OSError, Image.DecompressionBombError):
-            raise UserError(f"{name}: not a picture that can be read; name an image ({', '.join(IMAGE_FORMATS)})") from None
+    if is_image_source(image):
+        return Image.fromarray(decode_image(image))
     if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return Image.fromarray(from_pillow(image))
     if hasattr(image, "cpu"):  # a tensor, recognised by its method: this file does not import torch
         image = image.cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy()
-    if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
-        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"cannot draw on {got}: expected a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor")
-    return Image.fromarray(np.ascontiguousarray(image))
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"cannot draw on {type(image).__name__}: expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
+        )
+    return Image.fromarray(np.ascontiguousarray(from_array(image)))
 
 
 def _text_size(picture: Image.Image, factor: float = 1) -> float:

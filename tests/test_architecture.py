@@ -23,7 +23,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
     {"safe_yaml", "safe_pickle", "files", "columns", "lazy", "printable"},
-    {"zoo"},
+    {"zoo", "pixels"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
     {"structures", "optimizer_config", "loggers"},

@@ -18,6 +18,7 @@ from boxwood.data.proposals import merged, prepared, read_proposals
 from boxwood.data.quality.checks import check_areas, check_boxes, check_identities, check_images, check_masks, refuse
 from boxwood.data.sampler import repeat_factors
 from boxwood.errors import UserError
+from boxwood.pixels import ValueRange
 from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
 
 __all__ = ["CocoDataset", "categories_of", "keypoint_facts"]
@@ -62,6 +63,7 @@ class CocoDataset:
         split: str | None = None,
         keep_empty: bool = True,
         exif: bool = True,
+        value_range: ValueRange | None = None,
         proposals: str | Path | Sequence[str | Path] | None = None,
         proposal_limit: int | None = 2000,
         repeat_threshold: float | None = None,
@@ -69,6 +71,7 @@ class CocoDataset:
         self.file = read_annotations(annotations, images, split)
         self.folder = str(images)
         self.exif = exif
+        self.value_range = value_range
         # First, because the other checks need an image for every annotation.
         refuse(check_identities(self.file), str(annotations))
         refuse(check_images(self.file, images), str(annotations))
@@ -150,11 +153,11 @@ class CocoDataset:
         name = self.file.file_name(row)
         path = Path(self.folder, name)
         expected = tuple(self.file.image_sizes[row].tolist())
-        image = read_image(path, exif=self.exif)
+        image = read_image(path, self.exif, self.value_range)
         if image.shape[1:] == expected:
             return image
         if self.exif:
-            stored = read_image(path, exif=False)
+            stored = read_image(path, False, self.value_range)
             if stored.shape[1:] == expected:
                 if not self._warned_of_exif:
                     self._warned_of_exif = True

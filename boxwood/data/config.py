@@ -5,6 +5,7 @@ A user-defined data set has its configuration beside it, in one file (``examples
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
@@ -50,6 +51,9 @@ class CocoConfig(DatasetConfig):
     """Keep images without annotations, which are negative examples."""
     exif: bool = True
     """Rotate images by their EXIF orientation."""
+    value_range: tuple[float, float] | None = None
+    """The pixel values that become black and white in images of more than 8 bits, such as 0 and 4095 of a camera of 12 bits. None:
+    from each image's extreme values (`boxwood.pixels.automatic_range`). That of the val set is also the predictor's."""
     proposals: str | tuple[str, ...] | None = None
     """A file of proposals for these images (`boxwood.data.proposals`), or several that together cover them: the RoIs of a detector
     without an RPN."""
@@ -58,6 +62,12 @@ class CocoConfig(DatasetConfig):
     repeat_threshold: float | None = Field(None, gt=0, le=1)
     """Images with a class that occurs in less than this fraction of all images are repeated in training; LVIS: 0.001
     (`boxwood.data.sampler.repeat_factors`)."""
+
+    @model_validator(mode="after")
+    def _check_value_range(self) -> Self:
+        if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
+            raise ValueError(f"has value_range {list(self.value_range)}; give black's value, then white's, which is higher")
+        return self
 
     def open(self) -> CocoDataset:
         from boxwood.data.coco import CocoDataset
@@ -68,6 +78,7 @@ class CocoConfig(DatasetConfig):
             split=self.split,
             keep_empty=self.keep_empty,
             exif=self.exif,
+            value_range=self.value_range,
             proposals=self.proposals,
             proposal_limit=self.proposal_limit,
             repeat_threshold=self.repeat_threshold,
@@ -106,9 +117,22 @@ class DataConfig(Config):
     def _check_val(self) -> Self:
         if not self.val.for_evaluation:
             raise ValueError(f"has a {self.val.kind()} as val, which is for training only; set val to one data set")
+        if (
+            isinstance(self.train, CocoConfig)
+            and isinstance(self.val, CocoConfig)
+            and self.train.value_range != self.val.value_range
+        ):
+            raise ValueError(
+                f"has train.value_range {_listed(self.train.value_range)} and val.value_range {_listed(self.val.value_range)}; "
+                "set both to one range, so that images look the same in training, validation and prediction"
+            )
         for number, transform in enumerate(self.val.transforms):
             if isinstance(transform, DrawingTransform):
                 raise ValueError(
                     f"has {transform.kind()} as val.transforms.{number}: only training can draw other samples; remove it"
                 )
         return self
+
+
+def _listed(value_range: tuple[float, float] | None) -> str:
+    return "null" if value_range is None else str(list(value_range))

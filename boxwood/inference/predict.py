@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -34,7 +33,8 @@ from boxwood.inference.journal import Journal, Line
 from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records, records_of
 from boxwood.inference.sources import DRAWN_BY, is_drawing, is_video, source_files
-from boxwood.inference.video import Video, need_av, write_video
+from boxwood.inference.video import Shown, Video, need_av, write_frames
+from boxwood.pixels import ValueRange
 from boxwood.printable import printable
 from boxwood.structures import Categories, Detections
 
@@ -192,7 +192,7 @@ class _Call:
 
     def _of_images(self, files: Sequence[Path]) -> Iterator[Prediction]:
         for group in self._batches(files, "pictures", len(files)):
-            images = [(file, _read(file)) for file in group]
+            images = [(file, _read(file, self.predictor.value_range)) for file in group]
             results = iter(self.predictor([image for _, image in images if not isinstance(image, UserError)]))
             for file, image in images:
                 yield self._failed(file, image) if isinstance(image, UserError) else self._of_image(file, image, next(results))
@@ -243,12 +243,13 @@ class _Call:
         ids = dict(zip(categories.names, categories.ids, strict=True))
         lines = self.journal.frames_of(str(video.path))
 
-        def drawn() -> Iterator[Image.Image]:
+        def drawn() -> Iterator[Shown]:
             for frame, line in zip(video.frames(), lines, strict=False):
                 records = [{**record, "category_id": ids[record["category"]]} for record in line["detections"]]
-                yield draw_records(frame.image, records, categories, colors_of_classes=True)
+                picture = draw_records(frame.image, records, categories, colors_of_classes=True)
+                yield Shown(picture, frame.time, frame.duration)
 
-        write_video(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate, DRAWN_BY)
+        write_frames(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate, DRAWN_BY)
 
     def _batches(self, items: Iterable[Item], what: str, total: int) -> Iterator[list[Item]]:
         """As many items as go through the model at once, with a progress bar."""
@@ -329,10 +330,10 @@ def _from_line(line: Line) -> Prediction:
     )
 
 
-def _read(file: Path) -> Tensor | UserError:
+def _read(file: Path, value_range: ValueRange | None) -> Tensor | UserError:
     """The image, or why it cannot be read."""
     try:
-        return read_image(file)
+        return read_image(file, value_range=value_range)
     except UserError as error:
         known = media_kind(file) if file.is_file() else None
         return UserError(f"{file}: {known.way_out}") if known is not None and known.kind == "unread" else error

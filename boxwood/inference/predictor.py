@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, cast, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from boxwood.config import apply_overrides
@@ -22,15 +23,17 @@ from boxwood.inference.tta import augmented
 from boxwood.interop.open_weights import open_weights
 from boxwood.models.backbones import ConvNorm
 from boxwood.models.detector import set_fixed_shapes
+from boxwood.pixels import ValueRange, from_array, from_pillow
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import restore_model
 
 __all__ = ["Picture", "Predictor", "load", "prepare"]
 
-Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, np.dtype[np.uint8]] | Tensor
+Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, np.dtype[Any]] | Tensor
 """A path, the bytes of an image file or a binary file object (read from its beginning), a PIL image, all of them turned upright by
-their EXIF orientation; an (H, W, 3) uint8 RGB array, or a (3, H, W) uint8 RGB tensor."""
+their EXIF orientation; an (H, W, 3) RGB or (H, W) grey array; a (3, H, W) RGB or (1, H, W) grey tensor. Values that are not uint8
+are converted by `boxwood.pixels.to_8_bits`."""
 
 
 def load(source: str | Path, device: str = "auto", overrides: Sequence[str] = (), *, score: float | None = None) -> Predictor:
@@ -57,13 +60,17 @@ def load(source: str | Path, device: str = "auto", overrides: Sequence[str] = ()
         )
     network = restore_model(replace(opened.saved, config=config), where=opened.source)
     model, transforms = augmented(network, config.data.val.transforms, config.test)
-    return Predictor(model, transforms, choose_device(device, key="device"), config=config, source=str(source))
+    value_range = getattr(config.data.val, "value_range", None)  # a user's kind of data set may have none
+    return Predictor(
+        model, transforms, choose_device(device, key="device"), value_range=value_range, config=config, source=str(source)
+    )
 
 
 class Predictor:
     """Calls a detector with pictures of any size.
 
-    The model is prepared for inference (`prepare`) and can no longer be trained. ``transforms`` are applied to each picture.
+    The model is prepared for inference (`prepare`) and can no longer be trained. ``transforms`` are applied to each picture, after
+    values of more than 8 bits are converted with ``value_range`` as black and white, as in training (`boxwood.pixels.to_8_bits`).
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Predictor:
         transforms: Sequence[Transform],
         device: torch.device | str = "cpu",
         *,
+        value_range: ValueRange | None = None,
         config: RunConfig | None = None,
         source: str = "",
     ) -> None:
@@ -79,6 +87,7 @@ class Predictor:
         self.model = prepare(model).to(self.device)
         set_fixed_shapes(self.model, self.device)
         self.transforms = tuple(transforms)
+        self.value_range = value_range
         self.config = config
         """The configuration that the model was trained with, where it is known."""
         self.source = source
@@ -116,7 +125,7 @@ class Predictor:
         return [detections.to("cpu") for detections in results]
 
     def _sample(self, index: int, picture: Picture) -> Sample:
-        image = _image(picture)
+        image = _image(picture, self.value_range)
         size = (image.shape[-2], image.shape[-1])
         no_labels = torch.zeros(0, dtype=torch.int64)
         name = str(picture) if isinstance(picture, str | Path) else ""
@@ -144,18 +153,33 @@ def _no_picture(value: object) -> UserError:
     return UserError(f"expected a picture ({expected}), got {value!r:.40} of type {type(value).__name__}{missing}")
 
 
-def _image(picture: Picture) -> Tensor:
+def _image(picture: Picture, value_range: ValueRange | None) -> Tensor:
     """(3, H, W) uint8 RGB."""
     if is_image_source(picture):
-        return read_image(picture)
+        return read_image(picture, value_range=value_range)
     if isinstance(picture, Image.Image):
-        picture = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        return _channels_first(_from_pillow(picture, value_range))
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-            raise UserError(f"an image array must be (height, width, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        return _channels_first(from_array(picture, value_range))
     if not isinstance(picture, Tensor):
         raise _no_picture(picture)
-    if picture.dtype != torch.uint8 or picture.dim() != 3 or picture.shape[0] != 3 or picture.numel() == 0:
-        raise UserError(f"an image tensor must be (3, height, width) uint8 RGB, got {tuple(picture.shape)} {picture.dtype}")
-    return picture
+    if picture.dim() != 3 or picture.shape[0] not in (1, 3, 4) or picture.is_complex() or not picture.numel():
+        got = f"{tuple(picture.shape)} {picture.dtype}"
+        raise UserError(f"an image tensor must be (3, height, width) RGB or (1, height, width) grey numbers, got {got}")
+    if picture.dtype == torch.uint8 and picture.shape[0] == 3:
+        return picture
+    values = picture.detach().cpu()
+    numbers = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    return _channels_first(from_array(numbers.permute(1, 2, 0).numpy(), value_range))
+
+
+def _from_pillow(picture: Image.Image, value_range: ValueRange | None) -> NDArray[np.uint8]:
+    try:
+        return from_pillow(picture, value_range)
+    except Exception as error:  # PIL images are read when their pixels are needed, and damaged files raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the PIL image cannot be read ({reason}); open it again, or replace its file") from None
+
+
+def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

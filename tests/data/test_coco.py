@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from boxwood.config import from_tree, to_tree
-from boxwood.data import CocoConfig, CocoDataset, DatasetConfig
+from boxwood.data import CocoConfig, CocoDataset, DataConfig, DatasetConfig
 from boxwood.data.coco import keypoint_facts
 from boxwood.data.quality.checks import check_same_categories
 from boxwood.errors import UserError
@@ -237,6 +237,33 @@ def test_the_configuration_round_trips_and_opens(tmp_path: Path, caplog: pytest.
     config = CocoConfig(annotations=str(write(tmp_path, sound())), images=str(tmp_path), keep_empty=False)
     assert from_tree(DatasetConfig, to_tree(config)) == config
     assert len(config.open()) == 2
+
+
+def test_deep_pixels_become_8_bits_by_the_value_range(tmp_path: Path) -> None:
+    tree = sound()
+    grey = np.random.default_rng(1).integers(0, 1024, (40, 60)).astype(np.uint16)
+    grey[0, :2] = 0, 1023
+    path = write(tmp_path, tree)
+    Image.fromarray(grey).save(tmp_path / "wide.png")
+    for value_range, (low, high) in ((None, (0, 1023)), ((0, 65535), (0, 65535)), ((100, 500), (100, 500))):
+        image = CocoConfig(annotations=str(path), images=str(tmp_path), value_range=value_range).open()[0].image
+        expected = np.floor(255 * (grey.clip(low, high) - np.float64(low)) / (high - low) + 0.5)
+        np.testing.assert_array_equal(image.numpy(), np.stack([expected] * 3))
+    plain, ranged = (CocoDataset(path, tmp_path, value_range=value_range)[1].image for value_range in (None, (0.0, 4095.0)))
+    assert torch.equal(plain, ranged)  # 8 bits stay as they are
+
+
+@pytest.mark.parametrize("value_range", [(5, 5), (10, 0), (0, float("inf")), (float("nan"), 1)])
+def test_value_ranges_that_cannot_be(value_range: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match=r"value_range .*; give black's value, then white's"):
+        CocoConfig(annotations="a.json", images="a", value_range=value_range)
+
+
+def test_both_sets_have_one_value_range() -> None:
+    train = CocoConfig(annotations="a.json", images="a", value_range=(0, 4095))
+    with pytest.raises(UserError, match=r"train.value_range \[0.0, 4095.0\] and val.value_range null; set both"):
+        DataConfig(train=train, val=CocoConfig(annotations="a.json", images="a"))
+    assert DataConfig(train=train, val=train).val == train
 
 
 def test_check_same_categories() -> None:

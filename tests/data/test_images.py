@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
-from boxwood.data import images
 from boxwood.data.images import IMAGE_FORMATS, read_header, read_image
 from boxwood.drawing import draw_instances
 from boxwood.errors import UserError
+from boxwood.pixels import decode_image
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def test_every_mode_gives_pillows_rgb(mode: str, suffix: str, photo: Image.Image
 
 def test_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     high = np.arange(60, dtype=np.uint8).reshape(6, 10) * 4
-    Image.fromarray(high.astype(np.uint16) * 256 + 99).save(tmp_path / "deep.png")
+    Image.fromarray(high.astype(np.uint16) * 257 + 99).save(tmp_path / "deep.png")
     read = read_image(tmp_path / "deep.png")
     np.testing.assert_array_equal(read.numpy(), np.stack([high] * 3))
-    np.testing.assert_array_equal(images._read_with_pillow(tmp_path / "deep.png", True).numpy(), np.stack([high] * 3))
+    np.testing.assert_array_equal(decode_image(tmp_path / "deep.png"), np.stack([high] * 3, axis=2))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -200,7 +200,7 @@ def test_every_format_is_read_or_refused_in_one_line_and_starts_no_program(
         calls: tuple[tuple[Callable[..., object], str], ...] = (
             (read_header, "photo.jpg: is not an image of a format that is read"),
             (read_image, "photo.jpg: is not an image of a format that is read"),
-            (_draw, "photo.jpg: not a picture that can be read"),
+            (_draw, "photo.jpg: is not an image of a format that is read"),
         )
         for call, message in calls:
             with pytest.raises(UserError, match=message) as caught:

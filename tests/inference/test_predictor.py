@@ -169,6 +169,59 @@ def test_grey_and_transparent_pictures_become_rgb(predictor: Predictor) -> None:
     same(predictor(grey.convert("RGBA")), expected)
 
 
+@pytest.mark.parametrize("value_range", [None, (0, 4095), (100, 3000)])
+def test_deep_pixels_give_the_same_detections_from_every_kind_of_picture(
+    tmp_path: Path, value_range: tuple[float, float] | None
+) -> None:
+    """Of 12 bits, by path, as bytes, PIL image, array and tensor; equal to the conversion by hand."""
+    config = run_config()
+    predictor = Predictor(network(config), config.data.val.transforms, value_range=value_range)
+    grey = picture()[:, :, 0].astype(np.uint16) * 16 + 7
+    low, high = value_range or (0, 4095)
+    by_hand = np.floor((np.clip(grey.astype(float), low, high) - low) / (high - low) * 255 + 0.5).astype(np.uint8)
+    expected = predictor(np.repeat(by_hand[:, :, None], 3, axis=2))
+    path = tmp_path / "a.png"
+    Image.fromarray(grey).save(path)
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    for file in (path, tmp_path / "a.tif", path.read_bytes(), Image.open(path), Image.fromarray(grey)):
+        same(predictor(file), expected)
+    for values in (grey, grey[:, :, None], grey.astype(np.int32), grey.astype(np.float32), np.stack([grey] * 3, axis=2)):
+        same(predictor(values), expected)
+    for tensor in (torch.from_numpy(grey.copy())[None], torch.from_numpy(grey.astype(np.float32)).expand(3, -1, -1)):
+        same(predictor(tensor), expected)
+
+
+def test_floats_from_0_to_1_and_transparency(predictor: Predictor) -> None:
+    pixels = picture()
+    expected = predictor(pixels)
+    same(predictor(pixels.astype(np.float32) / 255), expected)
+    same(predictor(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255), expected)
+    opaque = np.concatenate([pixels, np.full((60, 80, 1), 255, dtype=np.uint8)], axis=2)
+    same(predictor(opaque), expected)
+    same(predictor(Image.fromarray(opaque)), expected)
+
+
+def test_a_pil_image_that_cannot_be_read_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(picture()).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with Image.open(path) as opened, pytest.raises(UserError, match="the PIL image cannot be read") as error:
+        predictor(opened)
+    assert "\n" not in str(error.value)
+
+
+def test_the_value_range_is_saved_with_the_weights(tmp_path: Path) -> None:
+    config = run_config()
+    for part in (config.data.train, config.data.val):
+        assert isinstance(part, CocoConfig)
+        part.value_range = (100, 3000)
+    save_weights(tmp_path / "best.safetensors", network(config).state_dict(), config, CLASSES)
+    grey = picture()[:, :, 0].astype(np.uint16) * 16
+    loaded = load(tmp_path, device="cpu")
+    assert loaded.value_range == (100, 3000)
+    same(loaded(grey), Predictor(network(config), config.data.val.transforms, value_range=(100, 3000))(grey))
+
+
 def test_pictures_of_several_sizes_are_one_batch(predictor: Predictor) -> None:
     """Each in pixels of its image. The features at the edge of padding are not quite those at the edge of an image, so the numbers
     are not compared with those of a single picture."""
@@ -185,13 +238,13 @@ def test_pictures_of_several_sizes_are_one_batch(predictor: Predictor) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (np.zeros((5, 6), dtype=np.uint8), r"\(height, width, 3\) uint8 RGB, got \(5, 6\) uint8"),
-        (np.zeros((5, 6, 4), dtype=np.uint8), r"got \(5, 6, 4\) uint8"),
+        (np.zeros((5, 6, 2), dtype=np.uint8), r"\(height, width, 3\) RGB, .*, got \(5, 6, 2\) uint8"),
         (np.zeros((3, 6, 5), dtype=np.uint8), r"got \(3, 6, 5\)"),
-        (np.zeros((5, 6, 3), dtype=np.float32), r"got \(5, 6, 3\) float32"),
+        (np.zeros((5, 6, 3), dtype=np.complex64), r"got \(5, 6, 3\) complex64"),
+        (np.array([["a"]]), r"got \(1, 1\) <U1"),
         (np.zeros((0, 6, 3), dtype=np.uint8), r"got \(0, 6, 3\)"),
-        (torch.zeros(5, 6, 3, dtype=torch.uint8), r"\(3, height, width\) uint8 RGB, got \(5, 6, 3\) torch.uint8"),
-        (torch.zeros(3, 5, 6), r"got \(3, 5, 6\) torch.float32"),
+        (torch.zeros(5, 6, 3, dtype=torch.uint8), r"\(3, height, width\) RGB .*, got \(5, 6, 3\) torch.uint8"),
+        (torch.zeros(3, 5, 6, dtype=torch.complex64), r"got \(3, 5, 6\) torch.complex64"),
         (torch.zeros(1, 3, 5, 6, dtype=torch.uint8), r"got \(1, 3, 5, 6\)"),
         (torch.zeros(3, 5, 0, dtype=torch.uint8), r"got \(3, 5, 0\)"),
     ],

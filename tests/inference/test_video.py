@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from boxwood.errors import UserError
-from boxwood.inference.video import Video, write_video
+from boxwood.inference.video import Shown, Video, write_frames, write_video
 
 
 def encode(path: Path, pictures: list[np.ndarray[Any, Any]], codec: str = "h264", rotation: int = 0, **options: str) -> Path:
@@ -94,6 +94,88 @@ def test_written_videos(tmp_path: Path, size: tuple[int, int]) -> None:
         assert (context.pix_fmt, context.colorspace) == ("yuv420p", av.video.reformatter.Colorspace.ITU601)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4"])
+def test_a_video_of_varying_rate_keeps_its_times(tmp_path: Path, name: str) -> None:
+    """Three frames in 1.03 seconds, in a file that names a rate of 30: none is missing, and what is written lasts as long."""
+    milliseconds = [0, 40, 1000]
+    with av.open(str(tmp_path / name), "w") as container:
+        stream: Any = container.add_stream("libvpx" if name == "a.webm" else "h264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.max_b_frames = 0
+        for grey, time in zip(greys(3), milliseconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        for packet in stream.encode():
+            packet.duration = round(Fraction(33, 1000) / packet.time_base)
+            container.mux(packet)
+    video = Video(tmp_path / name)
+    frames = list(video.frames())
+    assert video.missing == ""
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.04, 1.0], abs=1e-3)
+    assert [frame.time for frame in video.frames(start=1)] == pytest.approx([0.04, 1.0], abs=1e-3)
+    out = tmp_path / "drawn.mp4"
+    shown = (Shown(Image.fromarray(frame.image.permute(1, 2, 0).numpy()), frame.time, frame.duration) for frame in frames)
+    write_frames(out, shown, video.rate)
+    drawn = Video(out)
+    assert [frame.time for frame in drawn.frames()] == pytest.approx([0, 0.04, 1.0], abs=1e-3)
+    with av.open(str(out)) as container:
+        assert container.duration == pytest.approx(1_033_000, abs=8_000)
+
+
+def test_a_constant_rate_stays_exact_where_times_are_rounded(tmp_path: Path) -> None:
+    """Matroska rounds times to milliseconds."""
+    rate = Fraction(30000, 1001)
+    pictures = [Image.fromarray(grey) for grey in greys(8)]
+    shown = (Shown(picture, round(1000 * n / rate) / 1000, 0.033) for n, picture in enumerate(pictures))
+    write_frames(tmp_path / "a.mp4", shown, rate)
+    assert [frame.time for frame in Video(tmp_path / "a.mp4").frames()] == pytest.approx(
+        [float(n / rate) for n in range(8)], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile inner.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ninner.mp4\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+        "<Representation><BaseURL>inner.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    ],
+    ids=["concat", "hls", "sdp", "dash"],
+)
+def test_a_playlist_opens_no_other_file(tmp_path: Path, content: str) -> None:
+    encode(tmp_path / "inner.mp4", greys(3))
+    (tmp_path / "a.mp4").write_text(content)
+    with pytest.raises(UserError, match=r"a\.mp4: (is not a video of a kind that is read|the video cannot be read)") as error:
+        Video(tmp_path / "a.mp4")
+    assert "\n" not in str(error.value)
+
+
+def test_addresses_and_devices_are_names_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encode(tmp_path / "inner.mp4", greys(3))
+    for name in ("concat:inner.mp4|inner.mp4", "http://127.0.0.1:1/a.mp4", "subfile,,start,0,end,100,,:inner.mp4"):
+        with pytest.raises(UserError, match=r"the video cannot be read .no such file"):
+            Video(Path(name))
+    (tmp_path / "inner.mp4").rename(tmp_path / "at 10:30.mp4")
+    assert len(list(Video(Path("at 10:30.mp4")).frames())) == 3
+
+
+def test_frames_that_are_too_large_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "a.mp4", greys(3))
+    monkeypatch.setattr("boxwood.inference.video.MAX_FRAME_PIXELS", 3000)
+    with pytest.raises(UserError, match=r"a\.mp4: has frames of 64 x 48 pixels, over the 3,000"):
+        Video(path)
+    # The decoder has the limit too, for files whose header gives another size than their frames have.
+    monkeypatch.undo()
+    video = Video(path)
+    monkeypatch.setattr("boxwood.inference.video.MAX_FRAME_PIXELS", 3000)
+    assert list(video.frames()) == [] and "0 of 3 frames could be read" in video.missing
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [("a.mp4", "h264", {"movflags": "faststart"}), ("a.avi", "mpeg4", {}), ("a.mkv", "h264", {}), ("a.webm", "libvpx", {})],
@@ -106,7 +188,8 @@ def test_a_video_that_was_cut_short(tmp_path: Path, name: str, codec: str, optio
     frames = list(video.frames())
     assert 10 < len(frames) < 30
     assert all(bool((frame.image == image).all()) for frame, image in zip(frames[:-2], expected, strict=False))
-    assert f"cut short or damaged: {len(frames)} of " in video.missing
+    known = name.endswith((".mp4", ".avi"))  # Matroska files have a length, and no number of frames
+    assert f"cut short or damaged: {len(frames) if known else f'{frames[-1].time + 1 / 30:.2f}'} of " in video.missing
 
 
 def test_a_damaged_part_is_left_out(tmp_path: Path) -> None:
