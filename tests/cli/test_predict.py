@@ -35,11 +35,11 @@ def test_predict_continues_after_an_interruption(
     seen: list[str] = []
     read = read_image
 
-    def stopping(path: Path) -> Any:
+    def stopping(path: Path, **options: Any) -> Any:
         seen.append(path.name)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr("boxwood.inference.predict.read_image", stopping)
     assert boxwood(*arguments, "--out", parts).status == 130
