@@ -31,6 +31,7 @@ __all__ = [
     "ImageSource",
     "InMemory",
     "Location",
+    "StoredPixels",
     "ValueRange",
     "automatic_range",
     "decode_image",
@@ -38,7 +39,10 @@ __all__ = [
     "from_pillow",
     "is_image_source",
     "located",
+    "range_of_limits",
     "read_header",
+    "stored_pixels",
+    "suggested_range",
     "to_8_bits",
     "value_limits",
 ]
@@ -82,6 +86,8 @@ class ImageHeader(NamedTuple):
     """(height, width) of the pixels as they are stored."""
     oriented: tuple[int, int]
     """(height, width) after the EXIF orientation is applied."""
+    deep: bool
+    """Whether the values have more than 8 bits."""
 
 
 class InMemory(NamedTuple):
@@ -134,7 +140,17 @@ def automatic_range(values: NDArray[Any]) -> ValueRange:
     >>> automatic_range(np.array([66, 866])), automatic_range(np.array([0.1, 0.8])), automatic_range(np.array([-1000, 3000]))
     ((0, 1023), (0, 1), (-4095, 4095))
     """
-    return _range_of(*value_limits(values), fractions=values.dtype.kind == "f")
+    return range_of_limits(*value_limits(values), fractions=values.dtype.kind == "f")
+
+
+def suggested_range(low: float, high: float, *, fractions: bool) -> ValueRange:
+    """A range for a data set with these extreme values: that of one image, or the values themselves where they fill less than half.
+
+    >>> suggested_range(66, 3900, fractions=False), suggested_range(20_000, 32_000, fractions=False)
+    ((0, 4095), (20000, 32000))
+    """
+    usual = range_of_limits(low, high, fractions=fractions)
+    return usual if 2 * (high - low) >= usual[1] - usual[0] or low == high else (low, high)
 
 
 def value_limits(values: NDArray[Any]) -> tuple[float, float]:
@@ -152,7 +168,8 @@ def _limits(blocks: Iterator[NDArray[Any]]) -> tuple[float, float]:
     return (low, high) if low <= high else (0.0, 0.0)
 
 
-def _range_of(low: float, high: float, *, fractions: bool) -> ValueRange:
+def range_of_limits(low: float, high: float, *, fractions: bool) -> ValueRange:
+    """`automatic_range` of an image with these extreme values; ``fractions`` says whether they are no whole numbers."""
     largest = max(high, -low)
     if fractions and largest <= 2:
         upper: float = 1
@@ -194,33 +211,52 @@ def from_pillow(image: Image.Image, value_range: ValueRange | None = None, *, ex
     Values of more than 8 bits are converted by `to_8_bits`; transparency is dropped. Of colours of 16 bits Pillow reads the upper
     8. Raises what Pillow raises for damaged files.
     """
-    upper_bits = _has_upper_bits_alone(image)
-    scale = _inverse_scale(image)
-    image.load()
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-    def values_of(rows: tuple[int, int]) -> NDArray[Any]:
-        part = image.crop((0, rows[0], image.width, rows[1]))
-        if deep:
-            return np.asarray(part) if scale is None else np.rint(np.asarray(part) * scale).astype(np.int64)
-        pixels = np.asarray(part.convert("RGB"))
-        return pixels * np.uint16(257) if upper_bits else pixels
-
-    step = max(1, _BLOCK // image.width)
-    blocks = [(top, min(top + step, image.height)) for top in range(0, image.height, step)]
-    if value_range is None and (deep or upper_bits):
-        value_range = _range_of(*_limits(map(values_of, blocks)), fractions=image.mode == "F")
+    values = _StoredValues(image)
+    if value_range is None and values.deep:
+        value_range = range_of_limits(*_limits(block for _, block in values.blocks()), fractions=image.mode == "F")
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
-    for rows in blocks:
-        converted = to_8_bits(values_of(rows), value_range)
-        pixels[slice(*rows)] = converted if converted.ndim == 3 else converted[:, :, None]
+    for rows, block in values.blocks():
+        converted = to_8_bits(block, value_range)
+        pixels[rows] = converted if converted.ndim == 3 else converted[:, :, None]
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if exif else None
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+class _StoredValues:
+    """The values of a PIL image: (h, W) of more than 8 bits, or (h, W, 3) RGB, some rows after the others."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.deep = _is_deep(image)
+        self._upper_bits = _has_upper_bits_alone(image)
+        self._scale = _inverse_scale(image)
+        image.load()
+        self._image = image
+        self._grey = image.getbands() in (("I",), ("F",))
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Rows, and their values."""
+        width, height = self._image.size
+        step = max(1, _BLOCK // width)
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            yield slice(top, bottom), self._values_of(self._image.crop((0, top, width, bottom)))
+
+    def _values_of(self, part: Image.Image) -> NDArray[Any]:
+        if self._grey:
+            values = np.asarray(part)
+            return values if self._scale is None else np.rint(values * self._scale).astype(np.int64)
+        pixels = np.asarray(part.convert("RGB"))
+        return pixels * np.uint16(257) if self._upper_bits else pixels
 
 
 def _has_upper_bits_alone(image: Image.Image) -> bool:
     """Whether Pillow will read the upper 8 of 16 bits: it knows no deeper colours. Not known of an image that is loaded."""
     return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the values have more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or _has_upper_bits_alone(image)
 
 
 def _inverse_scale(image: Image.Image) -> float | None:
@@ -274,6 +310,7 @@ def read_header(source: ImageSource | InMemory) -> ImageHeader:
                 tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
                 orientation = tags.get(_ORIENTATION, 1)
                 form = image.format or ""
+                deep = _is_deep(image)
                 memory = _memory(image, turned=orientation in _UPRIGHT)
     except Image.DecompressionBombError as error:
         digits = re.search(r"\d+", str(error))
@@ -294,7 +331,7 @@ def read_header(source: ImageSource | InMemory) -> ImageHeader:
         )
     if min(width, height) < 2:
         raise UserError(f"{path}: the image is {width} x {height} pixels; both sides must have at least 2, so remove or replace it")
-    return ImageHeader(form, (height, width), (width, height) if orientation in _TURNED else (height, width))
+    return ImageHeader(form, (height, width), (width, height) if orientation in _TURNED else (height, width), deep)
 
 
 def decode_image(source: ImageSource | InMemory, value_range: ValueRange | None = None, *, exif: bool = True) -> NDArray[np.uint8]:
@@ -309,6 +346,38 @@ def decode_image(source: ImageSource | InMemory, value_range: ValueRange | None 
             warnings.simplefilter("ignore")
             with Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
                 return from_pillow(opened, value_range, exif=exif)
+    except Exception as error:  # As above: a damaged file may raise anything.
+        raise _damaged(path, error) from None
+
+
+class StoredPixels(NamedTuple):
+    """What is in an image file besides what is read of it."""
+
+    limits: tuple[float, float] | None
+    """The lowest and the highest finite value where values have more than 8 bits."""
+    fractions: bool
+    """Whether the values are no whole numbers."""
+    all_finite: bool
+    """Whether no value is NaN or infinite."""
+    several_pages: bool
+    """Whether the file has other pages or frames than the first, which is read."""
+
+
+def stored_pixels(source: ImageSource) -> StoredPixels:
+    """What is in an image file besides what is read of it. Raises `UserError` as `decode_image` does."""
+    path = located(source)
+    read_header(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
+                several = opened.format != "MPO" and bool(getattr(opened, "is_animated", False))
+                if not _is_deep(opened):
+                    return StoredPixels(None, False, True, several)
+                values = _StoredValues(opened)
+                limits = _limits(block for _, block in values.blocks())
+                all_finite = all(bool(np.isfinite(block).all()) for _, block in values.blocks())
+                return StoredPixels(limits, opened.mode == "F", all_finite, several)
     except Exception as error:  # As above: a damaged file may raise anything.
         raise _damaged(path, error) from None
 

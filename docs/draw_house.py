@@ -20,7 +20,7 @@ PACKAGE = ROOT / "boxwood"
 PAGE = ROOT / "docs" / "architecture.md"
 
 TOGETHER = {
-    **dict.fromkeys(("errors", "files", "columns", "safe_pickle", "safe_yaml", "distributed", "drawing"), "foundations"),
+    **dict.fromkeys(("errors", "files", "pixels", "columns", "safe_pickle", "safe_yaml", "distributed", "drawing"), "foundations"),
     **dict.fromkeys(("loggers", "optimizer_config"), "optimizer_config, loggers"),
     "printable": "foundations",
 }

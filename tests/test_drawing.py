@@ -268,3 +268,19 @@ def test_contact_sheet_and_side_by_side() -> None:
 def test_importing_drawing_does_not_import_torch() -> None:
     code = "import sys, boxwood.drawing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pictures_of_more_than_8_bits_are_drawn_on_as_they_are_read(tmp_path: Path) -> None:
+    """They were black or white by Pillow's conversion."""
+    grey = (np.linspace(0, 4000, 60 * 80).reshape(60, 80)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    expected = np.repeat(np.floor(grey / 4095 * 255 + 0.5).astype(np.uint8)[:, :, None], 3, axis=2)
+    for image in (
+        tmp_path / "a.png",
+        Image.fromarray(grey),
+        grey,
+        grey.astype(np.float32),
+        torch.from_numpy(grey.astype(np.int32))[None],
+    ):
+        drawn = draw_instances(image, boxes=np.zeros((0, 4)), labels=[], names=[])
+        np.testing.assert_array_equal(np.asarray(drawn), expected)

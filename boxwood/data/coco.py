@@ -13,7 +13,7 @@ import torch
 
 from boxwood.data.annotations import read_annotations
 from boxwood.data.coco_file import POLYGONS, CocoFile
-from boxwood.data.images import read_image
+from boxwood.data.images import read_header, read_image
 from boxwood.data.proposals import merged, prepared, read_proposals
 from boxwood.data.quality.checks import check_areas, check_boxes, check_identities, check_images, check_masks, refuse
 from boxwood.data.sampler import repeat_factors
@@ -87,6 +87,8 @@ class CocoDataset:
         self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
+        if value_range is None:
+            self._warn_of_deep_pixels()
         self.repeats = None if repeat_threshold is None else repeat_factors(self._classes_of_images()[self._rows], repeat_threshold)
         paths = [proposals] if isinstance(proposals, str | Path) else proposals
         self._proposals = merged([read_proposals(path) for path in paths]) if paths else None
@@ -132,6 +134,22 @@ class CocoDataset:
             keypoint_flip=() if facts is None else facts.flip,
             proposals=None if proposals is None else torch.from_numpy(proposals),
         )
+
+    def _warn_of_deep_pixels(self) -> None:
+        """Where the first image has more than 8 bits, though nothing says which value is white."""
+        if not len(self._rows):
+            return
+        path = Path(self.folder, self.file_name(0))
+        try:
+            deep = read_header(path).deep
+        except UserError:
+            return  # to be raised when the image is read
+        if deep:
+            logger.warning(
+                "%s: has more than 8 bits, and value_range is not set, so each image is read by its own highest value; "
+                "boxwood data check --decode names a range for all",
+                path,
+            )
 
     def _kept_rows(self, keep_empty: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         if keep_empty:

@@ -17,10 +17,12 @@ from boxwood.data.annotations import read_annotations, read_tree
 from boxwood.data.coco_file import CocoFile, coco_file_of
 from boxwood.data.quality import checks, warnings
 from boxwood.data.quality.checks import Finding
+from boxwood.data.quality.deep_pixels import look_at_values
 from boxwood.data.quality.repair import repaired
 from boxwood.errors import UserError
 from boxwood.files import write_text
 from boxwood.library.annotations import coco_parts, is_annotation_file, overview, run_config
+from boxwood.pixels import ValueRange
 from boxwood.run_config import RunConfig
 
 __all__ = ["CheckedFile", "check", "check_files", "repair"]
@@ -91,7 +93,7 @@ def check_files(
     files = []
     for part in parts:
         file = read_annotations(part.annotations, part.images, part.split)
-        findings = _findings(file, part.images, part.exif, decode)
+        findings = _findings(file, part.images, part.exif, decode, part.value_range)
         yield CheckedFile(file.path, overview(file), [*findings, *_tiny_boxes(file, part, findings)])
         files.append(file)
     if shared := warnings.look_at_both(files[0], parts[0].images, files[1], parts[1].images):
@@ -124,7 +126,7 @@ def _check_repairable(source: str | Path | RunConfig) -> Path:
     return Path(source)
 
 
-def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Finding]:
+def _findings(file: CocoFile, folder: str, exif: bool, decode: bool, value_range: ValueRange | None = None) -> list[Finding]:
     if not folder:
         raise UserError(f"--images: name the folder in which the images of {file.path} lie")
     missing = checks.check_images(file, folder)
@@ -134,7 +136,8 @@ def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Fin
     _, masks = checks.check_masks(file)
     images = missing or checks.check_pixels(file, folder, exif=exif, decode=decode)
     shapes = [*boxes, *checks.check_areas(file), *masks, *checks.check_run_lengths(file)]
-    return [*shapes, *images, *warnings.look_at(file)]
+    values = look_at_values(file, folder, value_range) if decode and not missing else []
+    return [*shapes, *images, *values, *warnings.look_at(file)]
 
 
 def _tiny_boxes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> list[Finding]:

@@ -239,7 +239,7 @@ def test_the_configuration_round_trips_and_opens(tmp_path: Path, caplog: pytest.
     assert len(config.open()) == 2
 
 
-def test_deep_pixels_become_8_bits_by_the_value_range(tmp_path: Path) -> None:
+def test_deep_pixels_become_8_bits_by_the_value_range(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree = sound()
     grey = np.random.default_rng(1).integers(0, 1024, (40, 60)).astype(np.uint16)
     grey[0, :2] = 0, 1023
@@ -249,6 +249,7 @@ def test_deep_pixels_become_8_bits_by_the_value_range(tmp_path: Path) -> None:
         image = CocoConfig(annotations=str(path), images=str(tmp_path), value_range=value_range).open()[0].image
         expected = np.floor(255 * (grey.clip(low, high) - np.float64(low)) / (high - low) + 0.5)
         np.testing.assert_array_equal(image.numpy(), np.stack([expected] * 3))
+    assert "value_range is not set" in caplog.text and caplog.text.count("more than 8 bits") == 1
     plain, ranged = (CocoDataset(path, tmp_path, value_range=value_range)[1].image for value_range in (None, (0.0, 4095.0)))
     assert torch.equal(plain, ranged)  # 8 bits stay as they are
 
