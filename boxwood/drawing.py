@@ -1,14 +1,16 @@
 """Instances drawn on pictures: boxes, names, masks and keypoints, legible on any photograph.
 
 Colours tell the class and are those of Okabe and Ito, made for all kinds of colour vision (https://jfly.uni-koeln.de/color), in
-three shades. Every coloured line has a dark rim, so that it stands out on light and on dark ground; names stand on plates of the
-class's colour. What is large is drawn first, so that what is small stays visible.
+three shades; where one class fills the picture, each of its instances has a colour. Every coloured line has a dark rim, so that it
+stands out on light and on dark ground; names stand on plates of the colour. What is large is drawn first, so that what is small
+stays visible; names that would cover others or hide small objects are left out.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -19,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from boxwood.errors import UserError
 from boxwood.pixels import decode_image, from_array, from_pillow, is_image_source
 
-__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "one_by_one", "side_by_side"]
+__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "instance_colors", "one_by_one", "side_by_side"]
 
 Color: TypeAlias = tuple[int, int, int]
 Crop: TypeAlias = Callable[[int], tuple[int, int, NDArray[np.bool_]]]
@@ -43,8 +45,12 @@ LIGHT: Color = (255, 255, 255)
 RIM = (*DARK, 130)
 """The dark line beside each coloured one."""
 MASK_OPACITY = 0.4
-MOST_PLATES = 0.3
+MOST_PLATES = 0.25
 """The part of a picture that names may cover."""
+COVERED, HIDDEN = 0.1, 0.5
+"""A name is left out where it would cover more of the names before it, or more than half of a small box."""
+CROWD = 6, 0.75
+"""One class fills a picture where it has at least so many instances, and this part of all."""
 
 
 def class_color(label: int) -> Color:
@@ -62,6 +68,26 @@ def class_color(label: int) -> Color:
     return red, green, blue
 
 
+def instance_colors(labels: Sequence[int]) -> list[Color]:
+    """The colour of each instance: that of its class, or a different one for each where one class fills the picture.
+
+    >>> instance_colors([0, 0, 1]) == [class_color(0), class_color(0), class_color(1)]
+    True
+    >>> len(set(instance_colors([4] * 21)))
+    21
+    """
+    colors = [class_color(int(label)) for label in labels]
+    ((label, count),) = Counter(labels).most_common(1) or [(0, 0)]
+    if count < CROWD[0] or count < CROWD[1] * len(labels):
+        return colors
+    others = {color for color, other in zip(colors, labels, strict=True) if other != label}
+    palette = [color for color in map(class_color, range(3 * len(OKABE_ITO))) if color not in others]
+    rows = [row for row, other in enumerate(labels) if other == label]
+    for number, row in enumerate(rows):
+        colors[row] = palette[number % len(palette)]
+    return colors
+
+
 def draw_instances(
     image: Any,
     *,
@@ -73,6 +99,7 @@ def draw_instances(
     keypoints: NDArray[Any] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
     overlays: Sequence[Overlay] = (),
+    colors: Sequence[Color] | None = None,
 ) -> Image.Image:
     """A copy of a picture with N instances drawn on it; N = 0 is ordinary.
 
@@ -80,8 +107,8 @@ def draw_instances(
     these), an (H, W, 3) RGB or (H, W) array, or a (3, H, W) tensor, converted by `boxwood.pixels`. ``boxes`` (N, 4) xyxy in its
     pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or a
     function from i to the mask of instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where the point is drawn,
-    ``skeleton`` the pairs of keypoints to link, ``overlays`` additional drawings of each instance. A name without room beside those
-    before it is left out: order instances best first.
+    ``skeleton`` the pairs of keypoints to link, ``overlays`` additional drawings of each instance, ``colors`` the colour of each,
+    those of `instance_colors` by default. A name without room beside those before it is left out: order instances best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -96,7 +123,7 @@ def draw_instances(
     assert len(labels) == len(names) == count
     assert scores is None or len(scores) == count
     assert not isinstance(masks, np.ndarray) or masks.shape == (count, height, width)
-    colors = [class_color(int(label)) for label in labels]
+    colors = instance_colors(labels) if colors is None else colors
     finite = np.isfinite(boxes.sum(axis=1))
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, where=finite[:, None])
     largest_first = [int(i) for i in np.argsort(-areas, kind="stable") if finite[i]]
@@ -287,7 +314,8 @@ def _draw_names(
     pad, high = max(2, round(size / 5)), round(size * 1.2) + max(2, round(size / 5))
     taken = np.zeros((height, width), bool)
     worth = _worth(boxes[order], (height, width), small=12 * high**2)
-    plates, room = [], MOST_PLATES * width * height
+    room = MOST_PLATES * width * height
+    plates: list[tuple[tuple[int, int, int, int], str, Color]] = []
     for i in order:
         x1, y1, x2, y2 = boxes[i]
         text = _shorten(texts[i], font, width - 2 * pad)
@@ -298,10 +326,10 @@ def _draw_names(
         for x, y in _places(boxes[i], wide, high, line):
             left, top = round(min(max(x, 0), max(0, width - wide))), round(min(max(y, 0), max(0, height - high)))
             area = (slice(top, top + high), slice(left, left + wide))
-            covered = float(taken[area].mean())
-            spots.append((round(covered + 0.4 * float(worth[area].sum()), 2), covered, left, top))
-        _, covered, left, top = min(spots, key=lambda spot: spot[0])
-        if covered <= 0.4:
+            covered, hidden = float(taken[area].mean()), float(worth[area].sum())
+            spots.append((round(covered + 0.4 * hidden, 2), covered, hidden, left, top))
+        _, covered, hidden, left, top = min(spots, key=lambda spot: spot[0])
+        if not plates or (covered <= COVERED and hidden <= HIDDEN):
             taken[top : top + high, left : left + wide] = True
             room -= wide * high
             plates.append(((left, top, left + wide - 1, top + high - 1), text, colors[i]))

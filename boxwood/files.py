@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -65,6 +66,10 @@ _WAYS_OUT = {
 _WAY_OUT = {ending: way_out for way_out, endings in _WAYS_OUT.items() for ending in endings.split()}
 
 
+LONGEST_WORD = 100
+"""Bytes of a class's name in a file's name, which may have 255 bytes in all."""
+
+
 class MediaKind(NamedTuple):
     """What a file is by the ending of its name."""
 
@@ -94,12 +99,15 @@ def media_kind(path: str | Path) -> MediaKind:
 
 
 def file_word(name: str) -> str:
-    """A name that somebody gave, such as a class's, as part of a file's name: a hyphen for what some system forbids in one.
+    """A name that somebody gave, such as a class's, as part of a file's name: a hyphen for what some system forbids in one and for
+    what is not printable, cut after 100 bytes of UTF-8.
 
     >>> file_word("../car/truck?")
     '..-car-truck-'
     """
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", name)
+    word = re.sub(r'[<>:"/\\|?*]', "-", name)
+    word = "".join(character if character.isprintable() else "-" for character in word)
+    return word.encode("utf-8", "replace")[:LONGEST_WORD].decode("utf-8", "ignore")
 
 
 def make_folder(path: Path) -> None:
@@ -121,7 +129,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # short, since a name may have 255 bytes
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # what the umask gives; writers such as safetensors' take 0600 instead
         write(temporary)
+        os.chmod(temporary, mode)
         _sync(temporary)
         os.replace(temporary, path)
         if os.name == "posix":

@@ -22,6 +22,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 TOGETHER = {
     **dict.fromkeys(("errors", "files", "pixels", "columns", "safe_pickle", "safe_yaml", "distributed", "drawing"), "foundations"),
     **dict.fromkeys(("loggers", "optimizer_config"), "optimizer_config, loggers"),
+    "printable": "foundations",
 }
 """Parts that share one box of the drawing."""
 FILES_TOGETHER = {"foundations": "errors, files, columns, safe_pickle,<br>safe_yaml, distributed, drawing"}

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from boxwood.drawing import class_color, contact_sheet, draw_instances, side_by_side
+from boxwood.drawing import class_color, contact_sheet, draw_instances, instance_colors, side_by_side
 from boxwood.errors import UserError
 from boxwood.structures import Detections
 
@@ -207,6 +207,30 @@ def test_invalid_images_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             draw_instances(image, boxes=np.zeros((0, 4)), labels=[], names=[])
+
+
+def test_one_class_that_fills_the_picture() -> None:
+    """Each instance has its colour, none that of a class beside it; few instances or mixed classes keep the classes' colours."""
+    colors = instance_colors([1] * 12 + [0, 4])
+    assert len(set(colors[:12])) == 12 and colors[12:] == [class_color(0), class_color(4)]
+    assert not {class_color(0), class_color(4)} & set(colors[:12])
+    for labels in ([1] * 5, [0, 1, 2] * 4, []):
+        assert instance_colors(labels) == [class_color(label) for label in labels]
+    boxes = [[10 * n + 1, 20, 10 * n + 8, 60] for n in range(8)]
+    drawn = [draw(boxes, labels=[3] * 8, colors=colors) for colors in (None, [class_color(3)] * 8)]
+    outlines = [{tuple(picture[40, 10 * n + 1]) for n in range(8)} for picture in drawn]
+    assert len(outlines[0]) == 8 and outlines[1] == {class_color(3)}
+
+
+def test_names_are_left_out_where_they_would_cover_others_or_hide_objects() -> None:
+    """Of 40 names at one place those remain that have room around it; a field of small boxes without gaps keeps one name."""
+    names = [[40, 30, 70, 50]] * 40
+    with_names, without = changed(draw(names, labels=[0] * 40, names=["nut"] * 40)), changed(draw(names, labels=[0] * 40))
+    plate = (changed(draw(names[:1], names=["nut"])) & ~changed(draw(names[:1]))).sum()
+    assert plate < (with_names & ~without).sum() < 8 * plate
+    grid = [[x, y, x + 9, y + 9] for x in range(0, WIDTH, 9) for y in range(0, HEIGHT, 9)]
+    several = draw(grid, names=["nut"] * len(grid), labels=[0] * len(grid)) != draw(grid, labels=[0] * len(grid))
+    assert 0 < several.any(axis=2).sum() < 2.5 * plate
 
 
 def test_colors_differ() -> None:

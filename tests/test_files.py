@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from boxwood.errors import UserError
 from boxwood.files import (
     IMAGE_ENDINGS,
     IMAGE_FORMATS,
     VIDEO_ENDINGS,
+    file_word,
     make_folder,
     media_kind,
     write_text,
@@ -110,3 +113,31 @@ def test_other_files_are_neither_image_nor_video() -> None:
     assert {media_kind(f"a{ending}").kind for ending in VIDEO_ENDINGS} == {"video"}
     assert {media_kind(f"a{ending}").kind for ending in IMAGE_ENDINGS} == {"image"}
     assert all(media_kind(name).way_out == "" for name in ("a.jpg", "a.mp4", "a.txt"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_follow_the_umask(tmp_path: Path, mask: int) -> None:
+    """Also where the writer gives a mode, as safetensors does (0600)."""
+
+    def private(path: Path) -> None:
+        path.unlink()
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "private", private)
+        write_text(tmp_path / "text", "text")
+        write_whole(tmp_path / "a.safetensors", lambda path: save_file({"a": torch.zeros(2)}, path))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o666 & ~mask}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("a\x1b[2J\u202eb", "a-[2J-b"), ("x" * 300, "x" * 100), ("ü" * 300, "ü" * 50), ("a\x9b\x7f\n", "a---")],
+)
+def test_words_in_names_of_files(name: str, word: str) -> None:
+    assert file_word(name) == word

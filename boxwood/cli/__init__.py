@@ -6,18 +6,19 @@ Exit status: 0 done, 1 failed, 2 wrong input (one line on stderr for each mistak
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
 from boxwood import __version__
 from boxwood.errors import UserError
+from boxwood.printable import PrintableStream, printable
 
 __all__ = ["LazyGroup", "cli", "main"]
 
@@ -69,7 +70,7 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status; ``args`` are those of the process by default."""
     try:
-        with _log_to_stderr():
+        with _log_to_stderr(), contextlib.redirect_stdout(PrintableStream(sys.stdout)):
             status = cli.main(args, prog_name="boxwood", standalone_mode=False)
             sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
@@ -96,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _print_error(text: str) -> None:
-    print(f"boxwood: {text}", file=sys.stderr)
+    print(f"boxwood: {printable(text)}", file=sys.stderr)
 
 
 def _print_errors(problems: Sequence[str]) -> None:
@@ -112,7 +113,7 @@ def _print_errors(problems: Sequence[str]) -> None:
         _print_error(rank + problem)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _log_to_stderr() -> Iterator[None]:
     """Log to stderr as plain lines: Boxwood's messages from level info on, those of other packages from warning on."""
     root, ours = logging.getLogger(), logging.getLogger("boxwood")
@@ -130,5 +131,5 @@ def _log_to_stderr() -> Iterator[None]:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = printable(super().format(record))
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"

@@ -10,6 +10,7 @@ import click
 
 from boxwood.cli.arguments import imports_option
 from boxwood.errors import UserError
+from boxwood.printable import printable_json
 
 __all__ = ["predict"]
 
@@ -42,9 +43,10 @@ def predict(
 ) -> None:
     """Detect objects in pictures and videos: one drawn picture or video an input, and predictions.json.
 
-    SOURCE is an image, a video, a folder of them, or a pattern such as 'photos/*.jpg'; test.KEY=VALUE changes how outputs become
-    detections. Files that cannot be read are reported and do not stop the others. Results are written as they come: an interrupted
-    command resumes when it is run again.
+    SOURCE is an image, a video, a folder of them, or a pattern such as 'photos/**/*'; test.KEY=VALUE changes how outputs become
+    detections. Files that cannot be read are reported and do not stop the others; of folders and patterns, drawings of earlier
+    calls and files of kinds that are not read are left out and counted. Results are written as they come: an interrupted command
+    resumes when it is run again.
 
     \b
       boxwood predict photos --model runs/nuts
@@ -52,7 +54,8 @@ def predict(
       boxwood predict 'photos/**/*.jpg' --model runs/nuts --no-pictures --crops --out cut
       boxwood predict photos --model runs/nuts --json | jq .detections[].category
     """
-    from boxwood.inference.predict import is_video, iter_predictions
+    from boxwood.inference.predict import iter_predictions
+    from boxwood.inference.sources import is_video
 
     overrides = [source for source in sources if re.match(r"test\.[\w.]+=", source) and not Path(source).exists()]
     if not (sources := tuple(source for source in sources if source not in overrides)):
@@ -76,7 +79,7 @@ def predict(
         files[prediction.file_name] = prediction.error is None
         num_detections += len(prediction.records)
         if as_json and not prediction.resumed:
-            click.echo(json.dumps(prediction.line(), ensure_ascii=False).encode("utf-8", "backslashreplace"))
+            click.echo(printable_json(json.dumps(prediction.line(), ensure_ascii=False)))
     failed = [name for name, readable in files.items() if not readable]
     if folder is not None and not as_json:
         done = f"{len(files) - len(failed)} {'seen' if no_pictures else 'drawn'}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood import safe_pickle
-from boxwood.columns import Columns, are_counts, read_json, short
+from boxwood.columns import MAX_COORDINATE, Columns, are_counts, read_json, short
 from boxwood.errors import UserError
 from boxwood.evaluation.truth import ImageResults, Results
 from boxwood.structures import Categories
@@ -38,8 +38,8 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
 
     ``categories`` are the classes of its category ids, ``sizes`` height and width of the data set's images by id. Detections of
     other images are kept here and left out by the evaluators. A record without a box gets that of its mask or keypoints. Raises
-    `UserError`, naming the row, where a record is malformed, has an unknown category, a box with a negative side, or a mask of
-    another size than its image.
+    `UserError`, naming the row, where a record is malformed, has an unknown category, a box with a negative side, a number from
+    a million on, or a mask of another size than its image.
     """
     rles, keypoints = None, None
     tasks: tuple[str, ...] = ("bbox",)
@@ -48,7 +48,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
     else:
         records = _from_pickle(path, categories, sizes) if path.suffix == ".pkl" else _from_json(path)
         columns = _Columns(records, path, id_key="image_id")
-        image_ids, scores = columns.integers("image_id"), columns.numbers("score", finite=True)
+        image_ids, scores = columns.integers("image_id"), columns.scores()
         labels = columns.labels(categories)
         tasks = columns.tasks()
         rles = columns.masks(sizes) if "segm" in tasks else None
@@ -142,7 +142,7 @@ def _boxes_alone(
     if (
         not len(table)
         or (ids[labels] != table["category_id"]).any()
-        or not all(np.isfinite(table[key]).all() for key in ("bbox", "score"))
+        or not all((np.abs(table[key]) < MAX_COORDINATE).all() for key in ("bbox", "score"))  # NaN is not either
         or (table["bbox"][:, 2:] < 0).any()
     ):
         return None
@@ -168,8 +168,11 @@ class _Columns(Columns):
             self.fail(0, f"must have 'bbox', 'segmentation' or 'keypoints', got {short(sorted(self.records[0]))}")
         return tasks
 
+    def scores(self) -> NDArray[np.float64]:
+        return self.bounded("score", self.numbers("score", finite=True), "a number")
+
     def boxes(self) -> NDArray[np.float64]:
-        boxes = self.vectors("bbox", 4, finite=True)
+        boxes = self.bounded("bbox", self.vectors("bbox", 4, finite=True), "4 numbers")
         wrong = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
         if len(wrong):
             self.refuse(int(wrong[0]), "bbox", "x, y, width and height, these two not negative")
@@ -180,7 +183,14 @@ class _Columns(Columns):
         count = len(first) if isinstance(first, list) else 0
         if self.records and (count == 0 or count % 3):
             self.refuse(0, "keypoints", "x, y and a score of each")
-        return self.vectors("keypoints", count, finite=True)
+        return self.bounded("keypoints", self.vectors("keypoints", count, finite=True), f"{count} numbers")
+
+    def bounded(self, key: str, numbers: NDArray[np.float64], expected: str) -> NDArray[np.float64]:
+        """The numbers (N, ...), none of them so large that sums and products of them would leave the range of numbers."""
+        wrong = np.flatnonzero((np.abs(numbers) >= MAX_COORDINATE).any(axis=tuple(range(1, numbers.ndim))))
+        if len(wrong):
+            self.refuse(int(wrong[0]), key, f"{expected} between -{MAX_COORDINATE:,.0f} and {MAX_COORDINATE:,.0f}")
+        return numbers
 
     def masks(self, sizes: Sizes) -> list[dict[str, Any]]:
         masks: list[dict[str, Any]] = []
@@ -192,11 +202,11 @@ class _Columns(Columns):
             height, width = size
             # Checked for memory too: the size of a mask decides how much it takes.
             if (expected := sizes.get(record["image_id"])) is not None and (height, width) != expected:
-                self.fail(row, f"'segmentation' must have the size of its image, {list(expected)}, got {size}")
+                self.fail(row, f"'segmentation' must have the size of its image, {list(expected)}, got {short(size)}")
             counts = mask.get("counts")
             if are_counts(counts):
                 if sum(counts) != height * width:
-                    self.fail(row, f"'segmentation' must have counts whose sum is its pixels, got {sum(counts)}")
+                    self.fail(row, f"'segmentation' must have counts whose sum is its pixels, got {short(sum(counts))}")
                 mask = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
             elif not isinstance(counts, str):
                 self.fail(row, f"'segmentation' must have counts, as text or a list, got {short(counts)}")
@@ -234,7 +244,7 @@ def _from_pickle(path: Path, categories: Categories, sizes: Sizes) -> list[dict[
             masks, points = (_beside(content, key, label + 1, place) for key in ("all_segms", "all_keyps"))
             try:
                 records += _of_detectron(rows, masks, points, image_ids[place], categories.ids[label])
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{path}: image id {image_ids[place]}: expected boxes (n, 5) with masks or keypoints, or none beside them "
                     f"({' '.join(str(error).split())[:80]}); name another file"

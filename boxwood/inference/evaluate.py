@@ -245,7 +245,7 @@ def _configuration(source: str | Path | RunConfig, overrides: Sequence[str]) -> 
 def _weights_of_run(source: str | Path | RunConfig) -> Path:
     """The best weights of a run, else its last."""
     if isinstance(source, RunConfig):
-        raise UserError("a configuration has no weights; name those to evaluate with weights=FILE")
+        raise UserError("a configuration has no weights; name those to evaluate, evaluate(..., weights=FILE)")
     path = Path(source)
     if path.name != "config.yaml" and not (path / "config.yaml").is_file():
         raise UserError(f"{source}: is no run, so name the weights to evaluate with --weights FILE")

@@ -9,7 +9,6 @@ Files written to ``out``: a drawn picture or video for each input, ``crops/``, `
 
 from __future__ import annotations
 
-import glob
 import itertools
 import json
 import logging
@@ -21,30 +20,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.images import read_image
+from boxwood.data.transforms import ResizeShortestEdge, resized_size
 from boxwood.errors import UserError
 from boxwood.evaluation import save_detections
-from boxwood.files import file_word, make_folder, write_whole
+from boxwood.files import file_word, make_folder, media_kind, write_whole
 from boxwood.inference.journal import Journal, Line
 from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records, records_of
+from boxwood.inference.sources import DRAWN_BY, is_drawing, is_video, source_files
 from boxwood.inference.video import Shown, Video, need_av, write_frames
 from boxwood.pixels import ValueRange
+from boxwood.printable import printable
 from boxwood.structures import Categories, Detections
 
-__all__ = ["Prediction", "is_video", "iter_predictions", "predict", "source_files"]
+__all__ = ["Prediction", "iter_predictions", "predict"]
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
-"""Endings of the images that are taken from a folder."""
-VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 JOURNAL = "predictions.part.jsonl"
 """What is done so far, until predictions.json is written."""
+LEAST_SIDE = 32
+"""Pixels of the network's input: two cells of the third feature map, of stride 16. A picture that is lower or narrower is named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ def iter_predictions(
     if folder is None and (crops or coco is not None):
         raise UserError("crops and coco write files; name a folder with out")
     named = [sources] if isinstance(sources, str | Path) else list(sources)
-    files = list(dict.fromkeys(file for source in named for file in source_files(source)))
+    files = list(dict.fromkeys(file for source in named for file in source_files(source, folder)))
     files = _without_unreadable_videos(files, named, coco is not None)
     image_ids = None if coco is None else _image_ids(Path(coco), files)
     if isinstance(model, Predictor) and overrides:
@@ -135,27 +137,6 @@ def iter_predictions(
     predictor = model if isinstance(model, Predictor) else load(model, overrides=overrides, score=score)
     call = _Call(predictor, score, batch, folder, pictures and folder is not None, crops, tuple(overrides))
     return _all_predictions(call, files, image_ids)
-
-
-def source_files(source: str | Path) -> list[Path]:
-    """The images and videos of a file, a folder or a pattern. Raises `UserError` where there is none."""
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES | VIDEOS and file.is_file())
-        if not files:
-            raise UserError(f"{path}: no images in this folder, and no videos ({', '.join(sorted(IMAGES | VIDEOS))})")
-        return files
-    if path.exists():
-        return [path]
-    files = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
-    if not files:
-        raise UserError(f"{source}: no such file, folder, or pattern that fits a file")
-    return files
-
-
-def is_video(file: Path) -> bool:
-    """Whether a file is a video, by the ending of its name."""
-    return file.suffix.lower() in VIDEOS
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -172,7 +153,7 @@ def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, in
     about = {"model": call.predictor.source, "score": call.score, "crops": call.crops, "pictures": call.draw}
     about |= {"overrides": list(call.overrides)} if call.overrides else {}
     # Input files that lie in the folder are not overwritten by drawings.
-    call.taken_names |= {file.name for file in files if file.resolve().parent == folder.resolve()}
+    call.taken_names |= {file.name for file in files if call.draw and file.resolve().parent == folder.resolve()}
     with closing(Journal(folder / JOURNAL, about)) as call.journal:
         call.taken_names |= set(call.journal.pictures.values())
         yield from (_from_line(line) for line in call.journal.lines(names))
@@ -220,7 +201,10 @@ class _Call:
         name = self._new_name(file, ".png")
         if self.folder is not None and name is not None and self.draw:
             picture = detections.draw(image, self.score)
-            write_whole(self.folder / name, partial(picture.save, format="PNG"))
+            mark = PngInfo()
+            mark.add_text("Software", DRAWN_BY)
+            write_whole(self.folder / name, partial(picture.save, format="PNG", pnginfo=mark))
+        self._warn_of_low(file, image)
         prediction = self._prediction(str(file), image, detections, name)
         logger.info("%s: %s", file, _counts(prediction))
         return prediction
@@ -237,6 +221,8 @@ class _Call:
         start = count = 0 if self.journal is None else self.journal.frames.get(str(file), 0)
         for group in self._batches(video.frames(start), file.name, max(0, video.expected - start)):
             for frame, detections in zip(group, self.predictor([frame.image for frame in group]), strict=True):
+                if count == start:
+                    self._warn_of_low(file, frame.image)
                 yield self._prediction(str(file), frame.image, detections, name, frame.number, round(frame.time, 6))
                 count += 1
         if not count:
@@ -260,9 +246,10 @@ class _Call:
         def drawn() -> Iterator[Shown]:
             for frame, line in zip(video.frames(), lines, strict=False):
                 records = [{**record, "category_id": ids[record["category"]]} for record in line["detections"]]
-                yield Shown(draw_records(frame.image, records, categories), frame.time, frame.duration)
+                picture = draw_records(frame.image, records, categories, colors_of_classes=True)
+                yield Shown(picture, frame.time, frame.duration)
 
-        write_frames(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate)
+        write_frames(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate, DRAWN_BY)
 
     def _batches(self, items: Iterable[Item], what: str, total: int) -> Iterator[list[Item]]:
         """As many items as go through the model at once, with a progress bar."""
@@ -298,15 +285,37 @@ class _Call:
             self.journal.add(prediction.line())
 
     def _new_name(self, file: Path, suffix: str) -> str | None:
-        """``photo.png`` for ``photo.jpg``; ``photo-2.png`` for another photo of that name; None where none is needed."""
+        """``photo.png`` for ``photo.jpg``; ``photo-2.png`` for another photo of that name, and where a file of that name is there
+        that no call has drawn; None where no name is needed."""
         if self.folder is None or not (self.draw or self.crops):
             return None
         name, number = f"{file.stem}{suffix}", 1
-        while name in self.taken_names:
+        while name in self.taken_names or (self.draw and self._is_of_others(self.folder / name)):
             number += 1
             name = f"{file.stem}-{number}{suffix}"
         self.taken_names.add(name)
         return name
+
+    @staticmethod
+    def _is_of_others(path: Path) -> bool:
+        return path.is_file() and not is_drawing(path)
+
+    def _warn_of_low(self, file: Path, image: Tensor) -> None:
+        """Say where the network sees a picture only a few pixels high or wide, since its long side limits its scale."""
+        resize = next((t for t in self.predictor.transforms if isinstance(t, ResizeShortestEdge)), None)
+        if resize is None:
+            return
+        height, width = resized_size((image.shape[-2], image.shape[-1]), min(resize.short), resize.long)
+        if min(height, width) < min(LEAST_SIDE, *resize.short):
+            logger.warning(
+                "%s: the network sees this picture %d x %d pixels (width x height), too few for most objects; cut the picture of "
+                "%d x %d into parts that are nearer to a square",
+                file,
+                width,
+                height,
+                image.shape[-1],
+                image.shape[-2],
+            )
 
 
 def _from_line(line: Line) -> Prediction:
@@ -326,7 +335,8 @@ def _read(file: Path, value_range: ValueRange | None) -> Tensor | UserError:
     try:
         return read_image(file, value_range=value_range)
     except UserError as error:
-        return error
+        known = media_kind(file) if file.is_file() else None
+        return UserError(f"{file}: {known.way_out}") if known is not None and known.kind == "unread" else error
 
 
 def _without_unreadable_videos(files: list[Path], sources: Sequence[str | Path], coco: bool) -> list[Path]:
@@ -414,7 +424,7 @@ def _with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Ite
     from rich.markup import escape
     from rich.progress import track
 
-    yield from track(items, escape(what), total=total or None, console=Console(stderr=True))
+    yield from track(items, escape(printable(what)), total=total or None, console=Console(stderr=True))
 
 
 def _counts(prediction: Prediction) -> str:

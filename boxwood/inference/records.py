@@ -10,20 +10,26 @@ from hotcoco import mask
 from PIL import Image
 from torch import Tensor
 
-from boxwood.drawing import draw_instances
+from boxwood.drawing import class_color, draw_instances
 from boxwood.structures import Categories, Detections
 
 __all__ = ["draw_records", "records_of"]
 
 
 def draw_records(
-    image: Tensor, records: Sequence[Mapping[str, Any]], categories: Categories, *, with_keypoints: bool = True
+    image: Tensor,
+    records: Sequence[Mapping[str, Any]],
+    categories: Categories,
+    *,
+    with_keypoints: bool = True,
+    colors_of_classes: bool = False,
 ) -> Image.Image:
     """A copy of a picture with COCO annotations or results drawn on it: boxes, masks, keypoints and scores.
 
     ``image`` (3, H, W) uint8 RGB; ``records`` have ``category_id`` and ``bbox`` (x, y, width, height), and may have
     ``segmentation``, ``keypoints`` and ``score``; without ``with_keypoints`` keypoints are left out. A record without a mask, where
-    others have one, gets an empty one.
+    others have one, gets an empty one. With ``colors_of_classes`` every instance has the colour of its class, so that colours stay
+    the same from frame to frame.
     """
     size = (image.shape[-2], image.shape[-1])
     labels = [categories.index[record["category_id"]] for record in records]
@@ -42,6 +48,7 @@ def draw_records(
         masks=(lambda index: (0, 0, _pixels(records[index].get("segmentation"), size))) if has["segmentation"] else None,
         keypoints=keypoints,
         skeleton=() if categories.keypoints is None else categories.keypoints.skeleton,
+        colors=[class_color(label) for label in labels] if colors_of_classes else None,
     )
 
 

@@ -143,10 +143,11 @@ def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> 
     write_frames(path, (Shown(picture, float(index / rate), float(1 / rate)) for index, picture in enumerate(pictures)), rate)
 
 
-def write_frames(path: Path, frames: Iterable[Shown], rate: Fraction) -> None:
+def write_frames(path: Path, frames: Iterable[Shown], rate: Fraction, comment: str = "") -> None:
     """Write pictures of one size as an mp4 file (H.264), each at its time; they are encoded one by one.
 
     ``rate`` is the average number of frames a second; times that are within 2 ms of this rate follow it exactly.
+    ``comment`` is written into the file's metadata.
     """
     av = need_av()
     # A unit of time of which the frames of a constant rate are whole multiples, and that is fine enough for others.
@@ -154,6 +155,8 @@ def write_frames(path: Path, frames: Iterable[Shown], rate: Fraction) -> None:
     stream: Any = None
     pts, last = -1, 0.0
     with av.open(str(path), "w", format="mp4") as container:
+        if comment:
+            container.metadata["comment"] = comment
         for index, (picture, time, duration) in enumerate(frames):
             # yuv420p has one colour for 2 x 2 pixels, so both sides must be even: an odd one is padded by its last pixels.
             pixels = np.pad(np.asarray(picture), ((0, picture.height % 2), (0, picture.width % 2), (0, 0)), mode="edge")

@@ -6,6 +6,7 @@ load_model(source)      the network with these weights, ready to be trained furt
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = ["OpenedWeights", "load_model", "open_weights", "weights_file"]
 
 IN_A_RUN = ("best.safetensors", "last.safetensors")
 """The weights of a run's directory, in order of preference."""
+FOREIGN = frozenset((".pth", ".ckpt", ".bin", ".pkl", ".caffemodel", ".onnx"))
+"""Endings of weights files of other programs."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ def weights_file(source: Path) -> Path:
 
     Raises `UserError` where there is none.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(source)) and not source.exists():
+        raise UserError(
+            f"{source}: is an address; download the weights, and name their file (boxwood zoo list names what is fetched)"
+        )
+    if source.suffix.lower() in FOREIGN and source.is_file():
+        raise UserError(f"{source}: weights of another program; write them as Boxwood's first, by boxwood weights import")
     if source.name == "config.yaml":
         source = source.parent
     if source.is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 from boxwood.data import ResizeShortestEdge
 from boxwood.data.annotations import read_annotations
 from boxwood.data.quality.checks import check_identities, refuse
-from boxwood.data.quality.statistics import Anchors, Statistics, advice, count, describe
+from boxwood.data.quality.statistics import DETECTRONS_RESIZES, Anchors, Resize, Statistics, advice, count, describe
 from boxwood.errors import UserError
 from boxwood.library.annotations import coco_parts, is_annotation_file, overview, run_config
 from boxwood.models.config import AnchorsConfig
@@ -29,6 +29,8 @@ class NetworkInput:
     anchors: Anchors | None
     detections_per_image: int
     name: str
+    resizes: tuple[Resize, ...] = DETECTRONS_RESIZES
+    """The transforms of the train and val set that scale images."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FileStatistics:
     path: str
     numbers: Statistics
     advice: list[str]
-    """What the numbers suggest, a sentence each."""
+    """What the numbers suggest, a sentence each; of a configuration only those of the train set do."""
     table: list[str]
     """Images, boxes, and a row per class, as lines of text in the pixels of the images."""
 
@@ -71,7 +73,8 @@ def statistics(
 ) -> DataStatistics:
     """Count classes, boxes and their sizes in an annotation file, or in the train and val set of a configuration.
 
-    Boxes are measured in the input of the configuration's network and compared with its anchors; for an annotation file the input
+    Boxes are measured in the input of the configuration's network and compared with its anchors; the train set alone gives advice,
+    as keys that a command takes (``model.rpn.anchor_sizes=...``). For an annotation file the input
     and the anchors are those of Detectron's networks on a pyramid. ``report`` is where to write the charts as a page. Raises
     `UserError` where a file cannot be read or its rows refer to nothing.
     """
@@ -84,10 +87,11 @@ def statistics(
         network = _input_of(run)
         files = [read_annotations(part.annotations, part.images, part.split) for part in coco_parts(run)]
     counted = []
-    for file in files:
+    for place, file in enumerate(files):
         refuse(check_identities(file), file.path)
         numbers = count(file, network.short, network.long)
-        suggested = advice(numbers, network.anchors, network.detections_per_image)
+        # The val set is there to measure: a choice by it would make the measure too high.
+        suggested = [] if place else advice(numbers, network.anchors, network.detections_per_image, network.resizes)
         counted.append(FileStatistics(file.path, numbers, suggested, [f"{file.path}: {overview(file)}", *describe(file)]))
     result = DataStatistics(counted, network)
     if report is not None:
@@ -105,7 +109,7 @@ def _check_page(path: Path) -> None:
 
 def _detectrons_input() -> NetworkInput:
     """Detectron's networks on a pyramid."""
-    anchors = Anchors((32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
+    anchors = Anchors(((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), (0.5, 1.0, 2.0))
     name = "a network of Detectron's size (images of 800 to 1333 pixels, anchors of 32 to 512)"
     return NetworkInput(800, 1333, anchors, 100, name)
 
@@ -113,10 +117,14 @@ def _detectrons_input() -> NetworkInput:
 def _input_of(run: RunConfig) -> NetworkInput:
     """The smallest scale of training, and the anchors of the part of the model that has some."""
     resize = next((t for t in run.data.train.transforms if isinstance(t, ResizeShortestEdge)), ResizeShortestEdge())
-    part = next((value for _, value in run.model if isinstance(value, AnchorsConfig)), None)
-    anchors = None
-    if part is not None:
-        anchors = Anchors(tuple(sorted({size for level in part.anchor_sizes for size in level})), part.anchor_ratios)
+    parts = ((f"model.{key}", value) for key, value in run.model if isinstance(value, AnchorsConfig))
+    anchors = next((Anchors(part.anchor_sizes, part.anchor_ratios, key) for key, part in parts), None)
+    resizes = tuple(
+        Resize(f"data.{name}.transforms.{place}", transform.short, transform.long)
+        for name, part in (("train", run.data.train), ("val", run.data.val))
+        for place, transform in enumerate(part.transforms)
+        if isinstance(transform, ResizeShortestEdge)
+    )
     short = min(resize.short)
     name = f"{run.model.title} (images of {short} to {resize.long} pixels)"
-    return NetworkInput(short, resize.long, anchors, run.test.detections_per_image, name)
+    return NetworkInput(short, resize.long, anchors, run.test.detections_per_image, name, resizes)

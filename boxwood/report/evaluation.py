@@ -27,6 +27,13 @@ MATRIX = 25
 """Up to this number of classes the whole confusion matrix is shown, above it the largest confusions alone."""
 CURVES = 200
 """Number of classes with a separate curve: those with the most instances."""
+OUTCOMES = {
+    "right": ("#56b4e9", "right"),
+    "wrong": ("#ff5a1f", "false positive"),
+    "missed": ("#f0e442", "missed"),
+    "ignored": ("#bbbbbb", "ignored: crowd regions, and detections in them"),
+}
+"""The colour of each outcome of an instance or detection, in other hues for all kinds of colour vision, and its name."""
 ERRORS = {
     "classification": "well placed, but of another class",
     "localisation": "of the right class, badly placed (IoU 0.1 to 0.5)",
@@ -75,6 +82,7 @@ def write_report(
         tables=tables,
         heads={task: HEADS.get(task, task) for task in tasks_of_classes(metrics)},
         instances=sum(truth.counts()),
+        outcomes={outcome: name for outcome, (_, name) in OUTCOMES.items()},
         colors=[_hex(class_color(label)) for label in range(len(truth.categories))],
         names=truth.names(),
         errors=_errors(metrics),
@@ -85,6 +93,7 @@ def write_report(
             "score": 0.5 if analysis is None else analysis.overall.score,
             "names": truth.names(),
             "colors": [_hex(class_color(label)) for label in range(len(truth.categories))],
+            "outcomes": {outcome: color for outcome, (color, _) in OUTCOMES.items()},
             "skeleton": skeleton,
             "images": entries,
             "worst": len(worst),

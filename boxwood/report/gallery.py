@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
+import posixpath
 from collections.abc import Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ from boxwood.evaluation.truth import ImageResults, Results, Truth
 from boxwood.ops.contours import simplified, traced
 
 __all__ = ["gallery", "worst_and_best"]
+
+logger = logging.getLogger(__name__)
 
 SIDE = 560
 """The longer side of a picture in pixels, at most."""
@@ -56,10 +61,16 @@ def gallery(
 
     ``order`` are the ids of the data set's images, ``positions[label]`` is the number, from 1, of a detection's class in the truth.
     Shapes are lists of numbers, documented in ``templates/evaluation.js``, which reads them. An image that cannot be read has an
-    empty picture.
+    empty picture, and so has one that the annotations name outside of the image folder: a page that is passed on shows no other
+    pictures of this machine.
     """
     index = {image_id: position for position, image_id in enumerate(order)}
-    return [_entry(image_id, index[image_id], dataset, truth, results.get(image_id), positions, analysis) for image_id in image_ids]
+    entries = [
+        _entry(image_id, index[image_id], dataset, truth, results.get(image_id), positions, analysis) for image_id in image_ids
+    ]
+    if outside := [entry["name"] for entry in entries if _is_outside(entry["name"])]:
+        logger.warning("the report leaves out %d pictures outside of the image folder, such as '%s'", len(outside), outside[0])
+    return entries
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -75,19 +86,32 @@ def _entry(
     analysis: Analysis,
 ) -> dict[str, Any]:
     about = truth.images[truth.image_position[image_id] - 1]
-    width, height, picture = _picture(dataset, index, image_id)
+    name = str(about.get("file_name", image_id))
+    outside = _is_outside(name)
+    width, height, picture = (0, 0, "") if outside else _picture(dataset, index, image_id)
     width, height = width or int(about.get("width") or SIDE), height or int(about.get("height") or SIDE)
     scale = min(1.0, SIDE / max(width, height))
     outcome = analysis.outcomes[image_id]
     return {
         "id": image_id,
-        "name": str(about.get("file_name", image_id)),
+        "name": name,
         "width": max(1, round(width * scale)),
         "height": max(1, round(height * scale)),
         "picture": picture,
+        "note": "" if picture else "outside of the image folder" if outside else "cannot be read",
         "truth": _instances(outcome, scale, (height, width)),
         "found": [] if detections is None else _detections(detections, outcome, positions, scale),
     }
+
+
+def _is_outside(name: str) -> bool:
+    """Whether a file's name leads out of the folder that it is relative to.
+
+    >>> [_is_outside(name) for name in ("a/../b.jpg", "a/../../b.jpg", "/etc/b.png", r"C:\\b.png")]
+    [False, True, True, True]
+    """
+    forward = name.replace("\\", "/")
+    return bool(forward.startswith("/") or PureWindowsPath(name).drive or posixpath.normpath(forward).split("/")[0] == "..")
 
 
 def _picture(dataset: Dataset, index: int, image_id: int) -> tuple[int, int, str]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from boxwood.files import write_text
+from boxwood.printable import printable
 
 __all__ = ["write_page"]
 
@@ -18,10 +19,20 @@ __all__ = ["write_page"]
 def write_page(template: str, path: Path, **context: Any) -> None:
     """Write ``template`` (a name in ``report/templates``) filled with ``context``, completely or not at all.
 
-    Everything but `Markup` is escaped, so that tags in the names of classes and files do no harm. Data for scripts go through
+    Everything but `Markup` is escaped, so that tags in the names of classes and files do no harm, and control characters are
+    written as their codes. Data for scripts go through
     jinja's ``tojson``.
     """
-    write_text(path, _environment().get_template(template).render(**context))
+    write_text(path, _environment().get_template(template).render(**_printable(context)))
+
+
+def _printable(value: Any) -> Any:
+    """The value with all its text `printable`, that of keys too."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(inner) for key, inner in value.items()}
+    return type(value)(map(_printable, value)) if type(value) in (list, tuple) else value
 
 
 @cache

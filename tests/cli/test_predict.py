@@ -217,3 +217,91 @@ def test_a_score_below_the_models_threshold_lowers_it(boxwood: Boxwood, trained:
     assert refused.status == 2 and "model.rpn.test_proposals=5" in refused.err
     alone = boxwood("predict", "test.nms_threshold=0.5", "--model", trained)
     assert alone.status == 2 and "Missing argument 'SOURCE...'" in alone.err
+
+
+def test_drawings_are_not_inputs(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    """A folder that is the input and the output; a pattern that finds drawings and crops; a drawing that is named itself."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.png"):
+        with Image.open(shapes / "val" / "000000.jpg") as picture:
+            picture.save(photos / name)
+    arguments = ("predict", photos, "--model", trained, "--score", "0", "--out", photos, "--crops")
+    assert "2 drawn" in boxwood(*arguments).out
+    files = {path.name for path in photos.iterdir()}
+    assert files == {"a.jpg", "a.png", "b.png", "b-2.png", "crops", "predictions.json"}
+    records = (photos / "predictions.json").read_text()
+    again = boxwood(*arguments)
+    assert "2 drawn" in again.out and "left out: drawings and crops of an earlier call (2, such as" in again.err
+    assert {path.name for path in photos.iterdir()} == files and (photos / "predictions.json").read_text() == records
+    everything = boxwood("predict", photos / "**" / "*", *arguments[2:])
+    assert "2 drawn" in everything.out and {path.name for path in photos.iterdir()} == files
+    named = boxwood("predict", photos / "a.png", *arguments[2:-2], tmp_path / "out")
+    assert named.status == 0 and "1 drawn" in named.out
+
+
+def test_a_picture_of_another_program_is_not_written_over(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    shutil.copy(shapes / "val" / "000000.jpg", tmp_path / "a.jpg")
+    Image.new("RGB", (5, 5), "red").save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for _ in range(2):  # the second call writes over the drawing of the first
+        assert boxwood("predict", tmp_path / "a.jpg", "--model", trained, "--out", tmp_path).status == 0
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jpg", "a.png", "a-2.png", "predictions.json"}
+
+
+def test_files_that_are_not_read_are_counted(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    with Image.open(shapes / "val" / "000000.jpg") as picture:
+        for name in ("a.jfif", "b.JPG", "more/c.jpg"):
+            picture.save(photos / name, "JPEG")
+        picture.save(photos / "d.jp2")
+    for name in ("e.heic", "f.heic", "g.wmv", "._a.jfif", "notes.txt"):
+        (photos / name).write_bytes(b"nothing of an image")
+    done = boxwood("predict", photos, "--model", trained, "--out", tmp_path / "out")
+    assert done.status == 0 and "3 drawn" in done.out
+    assert "left out: 2 .heic, 1 .wmv, such as" in done.err and "e.heic, which is a photo of a kind that is not read" in done.err
+    assert "the images in its sub-folders (1, such as more) are not taken" in done.err and f"'{photos}/**/*'" in done.err
+    assert "._a" not in done.err and "notes" not in done.err
+    everything = boxwood("predict", photos / "**" / "*", "--model", trained, "--out", tmp_path / "out")
+    assert everything.status == 0 and "4 drawn" in everything.out
+    film = boxwood("predict", photos / "g.wmv", "--model", trained, "--out", tmp_path / "out")
+    assert film.status == 2 and "ffmpeg -i g.wmv g.mp4" in film.err
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("https://example.org/a.jpg", "https://example.org/a.jpg: is an address"),
+        ("rtsp://camera/1", "rtsp://camera/1: is an address"),
+        ("model.pth", "model.pth: is a file of weights, not a picture; name it as the model (--model)"),
+        ("nothing.jpg", "nothing.jpg: no such file"),
+        ("folder", "folder: no images in this folder"),
+        ("folder/*", "folder/*: fits 1 files, but none is an image or video"),
+    ],
+)
+def test_a_source_that_is_no_picture(
+    source: str, message: str, boxwood: Boxwood, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("model.pth", "folder/notes.txt"):
+        (tmp_path / name).touch()
+    refused = boxwood("predict", source, "--model", trained)
+    assert refused.status == 2 and len(refused.error_lines) == 1 and message in refused.err
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_the_folder_of_a_run_is_no_folder_of_pictures(boxwood: Boxwood, trained: Path) -> None:
+    refused = boxwood("predict", trained, "--model", trained)
+    assert refused.status == 2 and "it is the folder of a run: name it as the model (--model)" in refused.err
+
+
+def test_a_picture_that_the_network_sees_a_few_pixels_high(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:
+    """At most 320 pixels across (the recipe's ``long``): of 2000 x 30 pixels 320 x 5 remain."""
+    Image.new("RGB", (2000, 30)).save(tmp_path / "pan.png")
+    Image.new("RGB", (200, 100)).save(tmp_path / "plain.png")
+    done = boxwood("predict", tmp_path / "pan.png", tmp_path / "plain.png", "--model", trained, "--out", tmp_path / "out")
+    assert done.status == 0 and "pan.png: the network sees this picture 320 x 5 pixels" in done.err
+    assert "plain.png: the network" not in done.err

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxwood.inference.predict import is_video
 from boxwood.inference.predictor import Predictor, load
+from boxwood.inference.records import draw_records
+from boxwood.inference.sources import is_drawing, is_video
 from boxwood.inference.video import Video, write_video
 from tests.conftest import Boxwood
 
@@ -51,12 +52,15 @@ def test_a_video_is_drawn_and_recorded(boxwood: Boxwood, trained: Path, videos: 
     assert len(frames) == len(pictures) == 8 and frames[0].image.shape == pictures[0].image.shape
     predictions = json.loads((out / "predictions.json").read_text())
     predictor = load(trained)
+    ids = dict(zip(predictor.categories.names, predictor.categories.ids, strict=True))
     for frame, picture in zip(frames, pictures, strict=True):
         records = [record for record in predictions if record.get("frame") == frame.number]
         expected = predictor(frame.image)
         assert [record["score"] for record in records] == pytest.approx(expected.scores.tolist(), abs=1e-6)
         assert all(record["time"] == pytest.approx(frame.number / 10) for record in records)
-        shown = np.asarray(expected.draw(frame.image, 0.0)).transpose(2, 0, 1).astype(float)
+        of_coco = [{**record, "category_id": ids[record["category"]]} for record in records]
+        with_boxes = draw_records(frame.image, of_coco, predictor.categories, colors_of_classes=True)
+        shown = np.asarray(with_boxes).transpose(2, 0, 1).astype(float)
         drawn_difference, frame_difference = (np.abs(shown - other.image.numpy()).mean() for other in (picture, frame))
         assert drawn_difference < frame_difference / 2, "the video shows no detections, or others"
     of_photo = [record for record in predictions if "frame" not in record]
@@ -183,3 +187,17 @@ def test_a_video_among_pictures_without_pyav_or_with_coco(
     assert done.status == 0 and "1 videos are left out" in done.err and "pip install" in done.err
     named = boxwood("predict", tmp_path / "photos", video, *options)
     assert named.status == 2 and "pip install 'boxwood[video]'" in named.err and len(named.error_lines) == 1
+
+
+def test_drawn_videos_are_not_inputs(boxwood: Boxwood, trained: Path, videos: Path) -> None:
+    """A folder that is input and output: the drawing of ``walk.mov`` is ``walk.mp4``."""
+    (videos / "broken.mov").unlink()
+    (videos / "clip.mp4").rename(videos / "walk.mov")
+    arguments = ("predict", videos, "--model", trained, "--out", videos)
+    files = []
+    for _ in range(2):
+        done = boxwood(*arguments)
+        assert done.status == 0 and "2 drawn" in done.out
+        files.append({path.name for path in videos.iterdir()})
+    assert files == [{"walk.mov", "walk.mp4", "photo.jpg", "photo.png", "predictions.json"}] * 2
+    assert is_drawing(videos / "walk.mp4") and not is_drawing(videos / "walk.mov")

@@ -71,3 +71,21 @@ def test_inspect_a_pth(boxwood: Boxwood, tmp_path: Path) -> None:
         "",
         "1 tensors, 6 numbers",
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("model.pth", "model.pth: weights of another program; write them as Boxwood's first, by boxwood weights import"),
+        ("https://example.org/a.safetensors", "/example.org/a.safetensors: is an address; download the weights"),
+        ("nothing.safetensors", "nothing.safetensors: there is no such run or weights file"),
+    ],
+)
+def test_a_model_that_is_no_weights_file(
+    model: str, message: str, boxwood: Boxwood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pth").touch()
+    (tmp_path / "a.jpg").touch()
+    refused = boxwood("predict", "a.jpg", "--model", model)
+    assert refused.status == 2 and len(refused.error_lines) == 1 and message in refused.err

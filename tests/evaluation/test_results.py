@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from boxwood.errors import UserError
 from boxwood.evaluation import CocoEvaluator, save_detections
@@ -146,7 +150,9 @@ GOOD = {
         (lambda row: row.update(score=None), "'score' must be a number, got None"),
         (lambda row: row.update(score="0.5"), "'score' must be a number, got '0.5'"),
         (lambda row: row.update(score=float("nan")), "'score' must be a number, got nan"),
+        (lambda row: row.update(score=1e308), "'score' must be a number between -1,000,000 and 1,000,000, got 1e+308"),
         (lambda row: row.update(bbox=[1, 2, 3]), "'bbox' must be 4 numbers, got [1, 2, 3]"),
+        (lambda row: row.update(bbox=[0, 0, 1e6, 2]), "'bbox' must be 4 numbers between -1,000,000 and 1,000,000, got [0, 0, 100"),
         (lambda row: row.update(bbox=[1, 2, 3, "4"]), "'bbox' must be 4 numbers"),
         (lambda row: row.pop("bbox"), "'bbox' must be 4 numbers, got nothing"),
         (
@@ -270,3 +276,85 @@ def test_a_wrong_box_is_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_results(path, TWO, SIZES)
     assert str(error.value).startswith(f"{path}: row 1") and message in str(error.value) and "\n" not in str(error.value)
+
+
+ODD_VALUES = st.one_of(
+    st.sampled_from(
+        [None, True, "", "P14600000`1", [], {}, [[]], [{}], [10, 12], [1e308] * 4, [True] * 4, [10**400] * 4, b"x", 2**63, 10**400]
+    ),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=9),
+    st.binary(max_size=4),
+    st.lists(st.one_of(st.none(), st.integers(-3, 20), st.floats(), st.text(max_size=2)), max_size=9),
+)
+FULL = {**GOOD, "keypoints": [1.0, 2.0, 0.5, 3.0, 4.0, 0.25]}
+DETECTRON = {
+    "all_boxes": [[], [[[1.0, 2, 4, 5, 0.5]], []], [[], [[0.0, 0, 11, 9, 0.75]]]],
+    "all_segms": [[], [[GOOD["segmentation"]], []], [[], [GOOD["segmentation"]]]],
+    "all_keyps": [[], [[], []], [[], []]],
+}
+
+
+def places_in(value: Any) -> list[tuple[Any, Any]]:
+    """Each container and key within a value."""
+    pairs = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [(value, key) for key, _ in pairs] + [place for _, inner in pairs for place in places_in(inner)]
+
+
+def mutated(content: Any, data: st.DataObject) -> Any:
+    """A copy of which one to three values are replaced by odd ones, or taken away."""
+    content = copy.deepcopy(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        if places := places_in(content):
+            container, key = data.draw(st.sampled_from(places))
+            if data.draw(st.booleans()):
+                container[key] = copy.deepcopy(data.draw(ODD_VALUES))
+            else:
+                del container[key]
+    return content
+
+
+def refusal_of(path: Path) -> str:
+    """Why a file of detections is refused; empty where it can be scored."""
+    instance = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+    shapes = {"segmentation": FULL["segmentation"], "keypoints": [1, 2, 2, 3, 4, 2], "num_keypoints": 2}
+    truth = {
+        "images": [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in SIZES.items()],
+        "categories": [{"id": id, "name": name, "keypoints": ["a", "b"]} for id, name in zip(TWO.ids, TWO.names, strict=True)],
+        "annotations": [{**instance, **shapes}],
+    }
+    try:
+        evaluator = CocoEvaluator(truth, TWO)
+        evaluator.results, evaluator.tasks = read_results(path, TWO, SIZES)
+        evaluator.compute()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def is_one_line_about(path: Path, message: str) -> bool:
+    return str(path) in message and "\n" not in message and len(message) < 400
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_a_mutated_file_is_scored_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    tasks = data.draw(st.sampled_from([("bbox",), ("segmentation",), ("keypoints",), ("bbox", "segmentation", "keypoints")]))
+    keys = ("image_id", "category_id", "score", *tasks)
+    records = [{key: FULL[key] for key in keys}, {key: FULL[key] for key in keys}]
+    path = tmp_path_factory.getbasetemp() / "mutated.json"
+    path.write_text(json.dumps(mutated(records, data), default=bytes.hex))
+    message = refusal_of(path)
+    assert not message or is_one_line_about(path, message)
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_a_mutated_file_of_detectron_is_scored_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "mutated.pkl"
+    path.write_bytes(pickle.dumps(mutated(DETECTRON, data), protocol=2))
+    message = refusal_of(path)
+    assert not message or is_one_line_about(path, message)

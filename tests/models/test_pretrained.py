@@ -40,7 +40,7 @@ def test_group_norm_of_channels_that_divide() -> None:
 def test_an_unknown_name_of_weights(config: Any, nearest: str) -> None:
     with pytest.raises(UserError) as error:
         config.build()
-    assert str(error.value) == f"weights={config.weights}: not among torchvision's {nearest}"
+    assert str(error.value) == f"model.backbone.weights={config.weights}: not among torchvision's {nearest}"
 
 
 @pytest.mark.parametrize("reason", ["absent", "damaged"])
@@ -60,7 +60,7 @@ def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.M
         imagenet_weights(torchvision.models.ResNet18_Weights, "IMAGENET1K_V1")
     text = str(error.value)
     assert "\n" not in text
-    for words in ("resnet18-f37072fd.pth", str(folder), member.url, "weights=null"):
+    for words in ("resnet18-f37072fd.pth", str(folder), member.url, "model.backbone.weights=null"):
         assert words in text
 
 

@@ -77,9 +77,9 @@ def test_batch_norms_are_frozen_or_not() -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"name": "resnet18x"}, "name=resnet18x: timm has no network 'resnet18x' (did you mean 'resnet18'?)"),
+        ({"name": "resnet18x"}, "model.backbone.name=resnet18x: timm has no network 'resnet18x' (did you mean 'resnet18'?)"),
         ({"name": "resnet18.a1_in2k"}, "timm has no weights 'a1_in2k' of resnet18 (did you mean 'a1_in1k'?)"),
-        ({"name": "botnet50ts_256", "weights": "pretrained"}, "timm publishes no weights of it; set weights=null"),
+        ({"name": "botnet50ts_256", "weights": "pretrained"}, "timm publishes no weights of it; set model.backbone.weights=null"),
         pytest.param(
             {"name": "crossvit_9_240"},
             "timm's network has maps of strides [12, 17]; a backbone needs some of 4, 8, 16, 32",
@@ -100,7 +100,8 @@ def test_without_an_internet_connection(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("timm.create_model", unreachable)
     with pytest.raises(
-        UserError, match=r"name=resnet18: .* cannot be downloaded \(we .* files in the local cache\); set weights=null"
+        UserError,
+        match=r"name=resnet18: .* cannot be downloaded \(we .* files in the local cache\); set model.backbone.weights=null",
     ):
         TimmConfig(name="resnet18").build()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from selenium.webdriver.support.select import Select
 
 from boxwood.cli import main
 from boxwood.data.synthetic.shapes import write_shapes
+from boxwood.drawing import class_color
+from boxwood.report.evaluation import OUTCOMES
 from tests.conftest import tiny
 from tests.report.conftest import Open
 
@@ -166,6 +169,42 @@ def test_the_slider_filters_the_detections(page: Chrome, case: Path) -> None:
         assert drawn(page, 1) == (scores >= score).sum() == sum(right + wrong for right, wrong, _ in tallies(page))
         assert page.find_element(By.ID, "score-shown").text == f"{score:.2f}"
     assert drawn(page, 0) > 0
+
+
+def strokes(page: Chrome, side: int) -> Counter[str]:
+    """How often each colour outlines a box, over all pictures of the truth (0) or of the detections (1)."""
+    script = (
+        "return [...document.querySelectorAll('.panes')].map(p => p.children[arguments[0]])"
+        ".flatMap(pane => [...pane.querySelectorAll('svg > g > rect')]).map(r => r.getAttribute('stroke'))"
+    )
+    return Counter(page.execute_script(script, side))
+
+
+def test_outcomes_have_their_colors(page: Chrome, case: Path) -> None:
+    """Right, false positive, missed: as many boxes of each colour as the captions count; or the colours of the classes."""
+    slide(page, 0.3)
+    right, wrong, missed = np.array(tallies(page)).sum(axis=0)
+    colors = {outcome: color for outcome, (color, _) in OUTCOMES.items()}
+    truth, found = strokes(page, 0), strokes(page, 1)
+    assert (truth[colors["right"]], truth[colors["missed"]]) == (right, missed) and min(right, wrong, missed) > 0
+    assert (found[colors["right"]], found[colors["wrong"]]) == (right, wrong) and set(found) <= set(colors.values())
+    Select(page.find_element(By.ID, "hue")).select_by_value("class")
+    classes = json.loads((case / "val.json").read_text())["categories"]
+    of_classes = {"#" + "".join(f"{part:02x}" for part in class_color(label)) for label in range(len(classes))}
+    assert set(strokes(page, 1)) <= of_classes and sum(strokes(page, 1).values()) == right + wrong
+
+
+def test_names_do_not_cover_each_other(page: Chrome) -> None:
+    slide(page, 0)
+    script = (
+        "return [...document.querySelectorAll('.panes svg')].map(s => [...s.querySelectorAll('text')]"
+        ".map(t => (({x, y, width, height}) => [x, y, x + width, y + height])(t.getBBox())))"
+    )
+    for boxes in page.execute_script(script):
+        for place, (x1, y1, x2, y2) in enumerate(boxes):
+            for a1, b1, a2, b2 in boxes[:place]:
+                across, down = min(x2, a2) - max(x1, a1), min(y2, b2) - max(y1, b1)
+                assert across * down < 0.35 * min(x2 - x1, a2 - a1) * (y2 - y1) or min(across, down) <= 0
 
 
 def test_classes_are_hidden(page: Chrome, case: Path) -> None:

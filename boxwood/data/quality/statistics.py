@@ -1,15 +1,15 @@
 """Classes, boxes and sizes of a data set in the input of a network, and what they suggest.
 
 Lengths are in pixels of the network's input: an image is scaled as `boxwood.data.ResizeShortestEdge` does. The suggestions are
-rules of thumb, each with the figure that it comes from.
+rules of thumb, each with the figure that it comes from and the keys of the configuration, as a command takes them.
 
 Letters: A boxes to train on (no crowd regions, none without area), I images, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from boxwood.data.quality.checks import check_boxes
 from boxwood.data.sampler import repeat_factors
 from boxwood.data.transforms import resized_size
 
-__all__ = ["Anchors", "Statistics", "advice", "count", "describe", "reached"]
+__all__ = ["DETECTRONS_RESIZES", "Anchors", "Resize", "Statistics", "advice", "count", "describe", "reached"]
 
 Array = NDArray[np.float64]
 
@@ -33,12 +33,44 @@ RARE = 0.1
 
 @dataclass(frozen=True)
 class Anchors:
-    """The shapes of a network's anchors, of all levels."""
+    """The shapes of a network's anchors."""
 
-    sizes: tuple[float, ...]
-    """Roots of their areas."""
+    levels: tuple[tuple[float, ...], ...]
+    """Roots of their areas at each level."""
     ratios: tuple[float, ...]
     """Height / width."""
+    key: str = "model.rpn"
+    """The part of the configuration that has ``anchor_sizes`` and ``anchor_ratios``."""
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Those of all levels, the smallest first."""
+        return tuple(sorted({size for level in self.levels for size in level}))
+
+    def scaled(self, factor: float) -> Anchors:
+        """The same shapes, larger by ``factor``; rounded to a tenth of a pixel."""
+        return replace(self, levels=tuple(tuple(round(size * factor, 1) for size in level) for level in self.levels))
+
+    def overrides(self, before: Anchors) -> str:
+        """The keys whose values differ from those of ``before``."""
+        sizes = "[" + ",".join(_listed(level) for level in self.levels) + "]"
+        keys = [] if self.levels == before.levels else [f"{self.key}.anchor_sizes={sizes}"]
+        return " ".join(keys if self.ratios == before.ratios else [*keys, f"{self.key}.anchor_ratios={_listed(self.ratios)}"])
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A transform that scales images, and where the configuration has it."""
+
+    key: str
+    """Such as ``data.train.transforms.0``."""
+    short: tuple[int, ...]
+    long: int
+
+    def override(self, factor: float) -> str:
+        """The keys that make images larger by ``factor``, in whole pixels."""
+        short = ",".join(str(round(side * factor)) for side in self.short)
+        return f"{self.key}.short=[{short}] {self.key}.long={round(self.long * factor)}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +106,10 @@ class Statistics:
         return ratios
 
 
+DETECTRONS_RESIZES = tuple(Resize(f"data.{part}.transforms.0", (800,), 1333) for part in ("train", "val"))
+"""Where Detectron's recipes scale images."""
+
+
 def count(file: CocoFile, short: int, long: int) -> Statistics:
     """The statistics of a file whose annotations all have their images (`boxwood.data.quality.checks.check_identities`)."""
     scales = np.array([resized_size((h, w), short, long)[0] / h if min(h, w) > 0 else 1.0 for h, w in file.image_sizes.tolist()])
@@ -102,16 +138,23 @@ def count(file: CocoFile, short: int, long: int) -> Statistics:
 def reached(sizes: Array, anchors: Anchors, overlap: float = 0.5) -> float:
     """The fraction of boxes (A, 2) that an anchor at the same centre overlaps with an IoU of at least ``overlap``; 1 without boxes.
 
-    >>> square = Anchors((32.0,), (1.0,))
+    >>> square = Anchors(((32.0,),), (1.0,))
     >>> reached(np.array([[32.0, 32.0], [32.0, 17.0], [32.0, 15.0], [8.0, 8.0]]), square)
     0.5
     """
     return float((_best_overlaps(sizes, anchors) >= overlap).mean()) if len(sizes) else 1.0
 
 
-def advice(statistics: Statistics, anchors: Anchors | None, detections_per_image: int) -> list[str]:
-    """What the statistics suggest, a sentence each, with the keys of the configuration to change."""
-    sentences = [*_about_size(statistics), *_about_anchors(statistics, anchors), *_about_classes(statistics)]
+def advice(
+    statistics: Statistics, anchors: Anchors | None, detections_per_image: int, resizes: Sequence[Resize] = DETECTRONS_RESIZES
+) -> list[str]:
+    """What the statistics of a train set suggest, a sentence each, which ends in the keys to change where there are any.
+
+    ``resizes`` are the transforms that scale images, of train and val set. Anchors are suggested for the size that is suggested.
+    """
+    factor, sentences = _about_size(statistics, resizes)
+    sentences += _about_anchors(statistics, anchors, factor)
+    sentences += _about_classes(statistics)
     if (crowded := int((statistics.per_image > detections_per_image).sum())) > 0:
         most = int(statistics.per_image.max())
         sentences.append(
@@ -162,49 +205,52 @@ def _best_overlaps(sizes: Array, anchors: Anchors) -> Array:
     return best
 
 
-def _about_size(statistics: Statistics) -> list[str]:
-    """A larger input where many boxes are small, up to twice the images' size."""
+def _about_size(statistics: Statistics, resizes: Sequence[Resize]) -> tuple[float, list[str]]:
+    """A larger input where many boxes are small, up to twice the images' size: by which factor, and the sentence."""
     sides = statistics.sides
     if not len(sides) or (small := float((sides < LEAST_SIDE).mean())) <= 0.1:
-        return []
+        return 1.0, []
     wanted_scale = LEAST_SIDE / max(float(np.quantile(sides, 0.1)), 1e-6)
     # Enlarging an image further adds no detail.
     max_scale = 2 / float(np.median(statistics.scales))
     finding = f"{small:.0%} of the boxes are under {LEAST_SIDE:g} pixels (root of the area) at a shorter side of {statistics.short}"
     if max_scale <= 1.1:
-        return [f"{finding}, which is already twice the images' size: cut the originals into tiles instead of scaling them down"]
+        return 1.0, [f"{finding}, which is already twice the images' size: cut the originals into tiles instead"]
     short = int(statistics.short * min(wanted_scale, max_scale) / 32 + 0.5) * 32
     if short <= statistics.short:
-        return []
-    long = int(statistics.long * short / statistics.short)
-    return [f"{finding}; larger images help: transforms.0.short=[{short}] and .long={long} (train and val)"]
+        return 1.0, []
+    factor = short / statistics.short
+    return factor, [f"{finding}; larger images help: " + " ".join(resize.override(factor) for resize in resizes)]
 
 
-def _about_anchors(statistics: Statistics, anchors: Anchors | None) -> list[str]:
-    sizes = statistics.sizes
+def _about_anchors(statistics: Statistics, anchors: Anchors | None, factor: float) -> list[str]:
+    """Anchors for images that are larger by ``factor``."""
+    sizes = statistics.sizes * factor
     if anchors is None or not len(sizes):
         return []
     now = reached(sizes, anchors)
-    finding = f"{now:.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"
+    where = "" if factor == 1 else f"at a shorter side of {statistics.short * factor:.0f}, "
+    finding = f"{where}{now:.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"
     if now >= ENOUGH:
         return [f"{finding}: the anchors fit"]
-    low, middle, high = np.quantile(np.log2(statistics.ratios), (0.05, 0.5, 0.95))
-    other_ratios = tuple(round(float(2**exponent), 2) for exponent in (low, middle, high))
     suggested = max(
-        (
-            Anchors(tuple(round(size * 2 ** (shift / 4), 1) for size in anchors.sizes), ratios)
-            for ratios in (anchors.ratios, other_ratios)
-            for shift in range(-12, 13)
-        ),
+        (replace(anchors.scaled(2 ** (shift / 4)), ratios=r) for r in _ratios(statistics, anchors) for shift in range(-12, 13)),
         key=lambda choice: (round(reached(sizes, choice), 3), float(_best_overlaps(sizes, choice).mean())),
     )
     then = reached(sizes, suggested)
     if then < now + 0.01:
         return [f"{finding}; no other sizes or ratios reach many more"]
-    return [
-        f"{finding}; anchors of sizes {_listed(suggested.sizes)} and ratios {_listed(suggested.ratios)} would reach {then:.1%} "
-        "(anchor_sizes and anchor_ratios of model.rpn or model.head)"
-    ]
+    return [f"{finding}; these would reach {then:.1%}: {suggested.overrides(anchors)}"]
+
+
+def _ratios(statistics: Statistics, anchors: Anchors) -> list[tuple[float, ...]]:
+    """The ratios that are there, and as many of the boxes' (so that the weights of the predictors still fit), all different."""
+    quantiles = np.quantile(np.log2(statistics.ratios), np.linspace(0.05, 0.95, max(len(anchors.ratios), 2)))
+    least = np.log2(1.2)  # apart
+    middle, spread = quantiles.mean(), np.maximum.accumulate(quantiles)
+    if len(anchors.ratios) < 2 or (np.diff(spread) < least).any():
+        spread = middle + least * (np.arange(len(anchors.ratios)) - (len(anchors.ratios) - 1) / 2)
+    return [anchors.ratios, tuple(round(float(2**exponent), 2) for exponent in spread)]
 
 
 def _about_classes(statistics: Statistics) -> list[str]:
@@ -228,4 +274,4 @@ def _about_classes(statistics: Statistics) -> list[str]:
 
 
 def _listed(numbers: Iterable[float]) -> str:
-    return ", ".join(f"{number:g}" for number in numbers)
+    return "[" + ",".join(f"{number:g}" for number in numbers) + "]"

@@ -119,7 +119,9 @@ def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
     Raises `UserError` where there is no such member, or the file is neither in the cache nor can be downloaded.
     """
     if name not in members.__members__:
-        raise UserError(f"weights={name}: not among torchvision's {members.__name__}{did_you_mean(name, members.__members__)}")
+        raise UserError(
+            f"model.backbone.weights={name}: not among torchvision's {members.__name__}{did_you_mean(name, members.__members__)}"
+        )
     url = members[name].url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not path.exists():
@@ -129,7 +131,7 @@ def imagenet_weights(members: Any, name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:  # no connection, a damaged file
         raise UserError(
             f"{path.name}: the ImageNet weights are not in {path.parent} and cannot be downloaded from {url} ({_line(error)}); "
-            "put the file there, or train from random weights with weights=null"
+            "put the file there, or train from random weights with model.backbone.weights=null"
         ) from None
 
 

@@ -166,9 +166,9 @@ def _published(config: ResNetConfig) -> str:
     name = PUBLISHED.get((config.depth, config.groups, config.width_per_group))
     if name is None or config.width != 64:
         raise UserError(
-            f"weights={config.weights}: torchvision publishes none for a ResNet of depth={config.depth}, width={config.width}, "
-            f"groups={config.groups}, width_per_group={config.width_per_group}, only for "
-            f"{', '.join(PUBLISHED.values())}; set weights=null"
+            f"model.backbone.weights={config.weights}: torchvision publishes none for a ResNet of depth={config.depth}, "
+            f"width={config.width}, groups={config.groups}, width_per_group={config.width_per_group}, only for "
+            f"{', '.join(PUBLISHED.values())}; set model.backbone.weights=null"
         )
     return name
 

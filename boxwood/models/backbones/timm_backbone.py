@@ -32,7 +32,7 @@ class TimmBackbone(Backbone):
         last = {stride: index for index, stride in enumerate(network.feature_info.reduction()) if 4 <= stride <= 32}
         if not last or any(stride & (stride - 1) for stride in last):
             raise UserError(
-                f"name={config.name}: timm's network has maps of strides {network.feature_info.reduction()}; "
+                f"model.backbone.name={config.name}: timm's network has maps of strides {network.feature_info.reduction()}; "
                 "a backbone needs some of 4, 8, 16, 32"
             )
         self.taps = tuple(last.values())
@@ -47,7 +47,7 @@ class TimmBackbone(Backbone):
         try:
             check_backbone(self)
         except (AssertionError, RuntimeError, UserError) as error:
-            raise UserError(f"name={config.name}: not a backbone for images of any size: {_line(error)}") from None
+            raise UserError(f"model.backbone.name={config.name}: not a backbone for images of any size: {_line(error)}") from None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.network(images)
@@ -67,12 +67,16 @@ def _published(timm: Any, config: TimmConfig) -> Any:
     architecture, _, tag = config.name.partition(".")
     known = timm.list_models()
     if architecture not in known:
-        raise UserError(f"name={config.name}: timm has no network {architecture!r}{did_you_mean(architecture, known)}")
+        raise UserError(
+            f"model.backbone.name={config.name}: timm has no network {architecture!r}{did_you_mean(architecture, known)}"
+        )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise UserError(f"name={config.name}: timm has no weights {tag!r} of {architecture}{did_you_mean(tag, tags)}")
+        raise UserError(
+            f"model.backbone.name={config.name}: timm has no weights {tag!r} of {architecture}{did_you_mean(tag, tags)}"
+        )
     if config.weights is not None and not timm.is_model_pretrained(config.name):
-        raise UserError(f"name={config.name}: timm publishes no weights of it; set weights=null")
+        raise UserError(f"model.backbone.name={config.name}: timm publishes no weights of it; set model.backbone.weights=null")
     published = timm.get_pretrained_cfg(config.name)
     if config.weights is not None and (tuple(published.mean), tuple(published.std)) != (IMAGENET_MEAN, IMAGENET_STD):
         logger.warning(
@@ -95,11 +99,11 @@ def _create(timm: Any, config: TimmConfig, fixed_size: bool) -> Any:
                 raise
         except OSError as error:  # no connection
             raise UserError(
-                f"name={config.name}: the weights are not in the cache of the Hugging Face hub and cannot be downloaded "
-                f"({_line(error)}); set weights=null to train from random weights"
+                f"model.backbone.name={config.name}: the weights are not in the cache of the Hugging Face hub and cannot be "
+                f"downloaded ({_line(error)}); set model.backbone.weights=null to train from random weights"
             ) from None
         except (RuntimeError, AttributeError, NotImplementedError) as error:
-            raise UserError(f"name={config.name}: timm cannot show its maps ({_line(error)})") from None
+            raise UserError(f"model.backbone.name={config.name}: timm cannot show its maps ({_line(error)})") from None
     raise AssertionError
 
 

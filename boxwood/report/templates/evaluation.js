@@ -19,6 +19,7 @@ function element(name, attributes = {}, ...children) {
 function gallery(facts) {
   const hidden = new Set();
   const slider = byId("score");
+  const hue = byId("hue");
   const figures = facts.images.map((image, place) => {
     const tally = element("span", { class: "tally" });
     const overlays = [element("svg", {}), element("svg", {})];
@@ -30,7 +31,7 @@ function gallery(facts) {
       return element("div", { class: "pane" }, picture, overlay, element("span", {}, side ? "detected" : "truth"));
     });
     const caption = element("figcaption", {}, element("b", {}, image.name), tally);
-    if (!image.picture) caption.append(" (cannot be read)");
+    if (image.note) caption.append(` (${image.note})`);
     byId(place < facts.worst ? "worst" : "best").append(
       element("figure", { "data-image": image.id }, caption, element("div", { class: "panes" }, ...panes)));
     return { image, tally, overlays };
@@ -51,9 +52,15 @@ function gallery(facts) {
     return made;
   }
 
-  function name(image, [, x, y], color, text) {
+  const errors_first = (rows, is_error) => [...rows.filter(is_error), ...rows.filter((row) => !is_error(row))];
+
+  function name(overlay, taken, image, [, x, y], color, text) {
     const size = Math.max(11, Math.sqrt(image.width * image.height) / 30);
-    return element("text", { class: "name", x: Math.max(2, x + 2), y: Math.max(size, y - 3), "font-size": size, fill: color }, text);
+    const [left, bottom, width] = [Math.max(2, x + 2), Math.max(size, y - 3), 0.55 * size * text.length];
+    const covers = ([l, b, w]) => left < l + w && l < left + width && Math.abs(bottom - b) < size;
+    if (taken.some(covers)) return;
+    taken.push([left, bottom, width]);
+    overlay.append(element("text", { class: "name", x: left, y: bottom, "font-size": size, fill: color }, text));
   }
 
   function draw() {
@@ -63,18 +70,27 @@ function gallery(facts) {
       const truth = image.truth.filter((row) => !hidden.has(row[0]));
       const detections = image.found.filter((row) => !hidden.has(row[0]) && row[5] >= score);
       const finds = (row) => row[5] !== null && row[5] >= score;
+      const color = (row, outcome) => (hue.value === "class" && outcome !== "ignored" ? facts.colors[row[0]] : facts.outcomes[outcome]);
+      const outcome_of_truth = (row) => (row[6] ? "ignored" : finds(row) ? "right" : "missed");
+      const outcome_of_found = (row) => (row[6] === 1 ? "right" : row[6] === 0 ? "wrong" : "ignored");
       overlays.forEach((overlay) => overlay.replaceChildren());
       for (const row of truth) {
-        const color = row[6] ? "#bbb" : facts.colors[row[0]];
-        const missed = !row[6] && !finds(row);
-        overlays[0].append(shape(image, row, color, missed, `${facts.names[row[0]]}${row[6] ? " (region)" : missed ? " (missed)" : ""}`));
+        const outcome = outcome_of_truth(row);
+        const note = outcome === "ignored" ? " (region)" : outcome === "missed" ? " (missed)" : "";
+        overlays[0].append(shape(image, row, color(row, outcome), outcome === "missed", `${facts.names[row[0]]}${note}`));
       }
       for (const row of detections.toReversed()) {  // the best on top
-        const label = `${facts.names[row[0]]} ${row[5].toFixed(2)}`;
-        overlays[1].append(shape(image, row, facts.colors[row[0]], row[6] === 0, `${label}${row[6] === 0 ? " (wrong)" : ""}`));
+        const outcome = outcome_of_found(row);
+        const label = `${facts.names[row[0]]} ${row[5].toFixed(2)}${outcome === "wrong" ? " (wrong)" : ""}`;
+        overlays[1].append(shape(image, row, color(row, outcome), outcome === "wrong", label));
       }
-      for (const row of truth.slice(0, 25)) overlays[0].append(name(image, row, row[6] ? "#ddd" : facts.colors[row[0]], facts.names[row[0]]));
-      for (const row of detections.slice(0, 25)) overlays[1].append(name(image, row, facts.colors[row[0]], `${facts.names[row[0]]} ${row[5].toFixed(2)}`));
+      const free = [[], []];  // errors come first, since a name without room is left out
+      for (const row of errors_first(truth, (row) => outcome_of_truth(row) === "missed")) {
+        name(overlays[0], free[0], image, row, color(row, outcome_of_truth(row)), facts.names[row[0]]);
+      }
+      for (const row of errors_first(detections, (row) => outcome_of_found(row) === "wrong")) {
+        name(overlays[1], free[1], image, row, color(row, outcome_of_found(row)), `${facts.names[row[0]]} ${row[5].toFixed(2)}`);
+      }
       const right = detections.filter((row) => row[6] === 1).length;
       const wrong = detections.filter((row) => row[6] === 0).length;
       const missed = truth.filter((row) => !row[6] && !finds(row)).length;
@@ -97,6 +113,7 @@ function gallery(facts) {
     byId("chips").append(button);
   }
   slider.addEventListener("input", draw);
+  hue.addEventListener("change", draw);
   draw();
 }
 

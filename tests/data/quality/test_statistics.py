@@ -12,11 +12,11 @@ import torch
 
 from boxwood.data import CocoConfig
 from boxwood.data.coco_file import read_coco_file
-from boxwood.data.quality.statistics import Anchors, Statistics, advice, count, reached
+from boxwood.data.quality.statistics import Anchors, Resize, Statistics, advice, count, reached
 from boxwood.ops.boxes import iou
 from tests.conftest import Boxwood, tiny
 
-FPN = Anchors((32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
+FPN = Anchors(((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), (0.5, 1.0, 2.0))
 
 
 def statistics(tmp_path: Path, boxes: list[tuple[int, int, Any]], images: int = 4, short: int = 100, **more: Any) -> Statistics:
@@ -66,24 +66,58 @@ def test_anchors_that_do_not_fit(tmp_path: Path) -> None:
     """Squares of 10 pixels need an anchor between 7.1 and 14.1; bars of 8 to 1 need another ratio."""
     (line,) = advice(statistics(tmp_path, [(1, 3, (0, 0, 20, 20))] * 9, short=100), FPN, 100)
     assert line.startswith("0.0% of the boxes can be overlapped")
-    sizes = [float(word) for word in line.partition("of sizes ")[2].partition(" and ratios")[0].split(", ")]
-    assert any(14.2 < size < 28.3 for size in sizes) and "would reach 100.0%" in line
+    sizes = json.loads(line.partition("model.rpn.anchor_sizes=")[2].split()[0])
+    assert any(14.2 < size < 28.3 for (size,) in sizes) and "would reach 100.0%" in line
     (line,) = advice(statistics(tmp_path, [(1, 3, (0, 0, 160, 20))] * 9), FPN, 100)
-    assert "ratios 0.12, 0.12, 0.12 would reach 100.0%" in line
+    assert "would reach 100.0%" in line and line.endswith("model.rpn.anchor_ratios=[0.1,0.12,0.15]")  # as many as there were
     (line,) = advice(statistics(tmp_path, [(1, 3, (0, 0, 40, 40))] * 9), FPN, 100)
     assert line.endswith("100.0% of the boxes can be overlapped by an anchor with an IoU of 0.5 or more: the anchors fit")
 
 
 def test_small_boxes_need_larger_images(tmp_path: Path) -> None:
     boxes = [(1, 3, (0, 0, 20, 20))] * 9
-    size, _ = advice(statistics(tmp_path, boxes, short=50), FPN, 100)  # images of 100 pixels, reduced to 50
+    size, _ = advice(
+        statistics(tmp_path, boxes, short=50), FPN, 100, [Resize("data.train.transforms.0", (50,), 1000)]
+    )  # images of 100 pixels, reduced to 50
     assert (
         "100% of the boxes are under 16 pixels" in size and "transforms.0.short=[96]" in size
     )  # 10 pixels to 16: a shorter side of 80
-    most, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=100), FPN, 100)
+    at_100 = [Resize("data.train.transforms.0", (100,), 1000)]
+    most, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=100), FPN, 100, at_100)
     assert "transforms.0.short=[192]" in most  # to 16 would need 400, four times the size of the images
     tiles, _ = advice(statistics(tmp_path, [(1, 3, (0, 0, 4, 4))] * 9, short=200), FPN, 100)
     assert "cut the originals into tiles" in tiles
+
+
+def test_anchors_are_for_the_size_that_is_suggested(tmp_path: Path) -> None:
+    """Squares of 10 pixels in an input of 50: at 96 they have 19.2, which anchors of 32 overlap by 0.36."""
+    resizes = (Resize("data.train.transforms.1", (50, 75), 500), Resize("data.val.transforms.0", (75,), 500))
+    size, anchors = advice(statistics(tmp_path, [(1, 3, (0, 0, 20, 20))] * 9, short=50), FPN, 100, resizes)
+    assert size.endswith(
+        "data.train.transforms.1.short=[96,144] data.train.transforms.1.long=960 "
+        "data.val.transforms.0.short=[144] data.val.transforms.0.long=960"
+    )
+    assert anchors.startswith("at a shorter side of 96, 0.0% of the boxes") and "would reach 100.0%" in anchors
+    sizes = json.loads(anchors.partition("model.rpn.anchor_sizes=")[2].split()[0])
+    assert max(min(19.2, size) ** 2 / max(19.2, size) ** 2 for (size,) in sizes) > 0.7
+
+
+@pytest.mark.parametrize(("recipe", "key"), [("faster_rcnn_mobilenetv2_fpn", "model.rpn"), ("retinanet_r50_fpn_1x", "model.head")])
+def test_the_advice_can_be_pasted(recipe: str, key: str, boxwood: Boxwood, tmp_path: Path) -> None:
+    """The keys of the advice, given to the same command, leave nothing to advise; those of the val set are not printed."""
+    boxes = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [n, n, 12, 30], "area": 360, "iscrowd": 0} for n in range(1, 121)]
+    coco = {"images": [{"id": 1, "file_name": "a.jpg", "width": 400, "height": 300}], "annotations": boxes}
+    (tmp_path / "data.json").write_text(json.dumps({**coco, "categories": [{"id": 1, "name": "nut"}]}))
+    data = [f"data.{part}.{field}={tmp_path / name}" for part in ("train", "val") for field, name in
+            (("annotations", "data.json"), ("images", ""))]  # fmt: skip
+    small = [f"data.{part}.transforms.0.short=[150]" for part in ("train", "val")]
+    printed = boxwood("data", "stats", recipe, *data, *small).out
+    assert printed.count("in the input of") == 1 and f"{key}.anchor_sizes=" in printed
+    keys = [word for word in printed.split() if word.startswith(("data.", "model.", "test."))]
+    assert "test.detections_per_image=200" in keys
+    again = boxwood("data", "stats", recipe, *data, *keys)
+    assert again.status == 0 and "the anchors fit" in again.out
+    assert not [word for word in again.out.split() if word.startswith(("data.", "model.", "test."))]
 
 
 def test_rare_classes(tmp_path: Path) -> None:
