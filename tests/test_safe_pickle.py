@@ -318,6 +318,74 @@ def test_damaged_pickles_raise_only_user_errors(cut: int, flip: int, bit: int) -
         parse(bytes(content[: len(content) - cut % len(content)]), "x.pkl")
 
 
+PARTS = [
+    *(
+        b"N",
+        b"K\x02",
+        b"J\xff\xff\xff\x7f",
+        b"U\x02f4",
+        b"U\x04abcd",
+        b"U\x06latin1",
+        b"U\x00",
+        b"U\x0aS999999999",
+        b"G?\xf0\0\0\0\0\0\0",
+    ),
+    *(
+        b"(",
+        b")",
+        b"]",
+        b"}",
+        b"t",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"l",
+        b"d",
+        b"a",
+        b"e",
+        b"s",
+        b"u",
+        b"0",
+        b"1",
+        b"2",
+        b"R",
+        b"b",
+        b"\x93",
+        b"\x94",
+    ),
+    *(
+        b"q\x00",
+        b"q\x01",
+        b"h\x00",
+        b"h\x01",
+        FLOAT,
+        b"cnumpy\ndtype\n",
+        b"cnumpy.core.numeric\n_frombuffer\n",
+        b"c_codecs\nencode\n",
+    ),
+    *(
+        b"cnumpy.core.multiarray\n_reconstruct\n",
+        b"cnumpy.core.multiarray\nscalar\n",
+        b"cnumpy\nndarray\n",
+        b"2\x86" * 10,
+        b"2a" * 5,
+    ),
+    *(b"ccollections\nOrderedDict\n", b"c__builtin__\nbytes\n", b"\x8a\x08" + b"\x7f" * 8, b"2t", b"(h\x00h\x00e"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=60))
+def test_random_programs_make_small_data_or_are_refused(parts: list[bytes]) -> None:
+    try:
+        value = parse(b"".join(parts) + b".", "x.pkl")
+    except UserError as error:
+        message = str(error)
+    else:
+        message = "" if len(repr(value)) < 30_000_000 else "large"
+    assert message == "" or (message.startswith("x.pkl: ") and len(message) < 300 and message.isprintable())
+
+
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     with pytest.raises(UserError, match="cannot be read"):
