@@ -219,6 +219,7 @@ PENDING = {
     "import of a stream": "torch's reader: IndexError, MemoryError, names made of nested pairs",
     "import of tensors": "the same reader",
     "import from torchvision": "the same reader",
+    "caffe": "TypeError where a name of a layer is not UTF-8",
     "coco": "TypeError where an entry of a skeleton is a list",
 }
 """Doors that the tests leave out, and what comes out of them."""
