@@ -1,8 +1,9 @@
 """Pickles of plain data: dictionaries, lists, text, numbers and numpy arrays, written by Python 2 or 3; anything else is refused.
 
 A pickle is a program for a small stack machine, and Python's machine calls whatever the program names. The machine below knows
-only how to make data: it imports nothing, calls nothing but the functions of its table, and needs no more memory than the file
-has bytes, times a hundred for a file made of nothing but empty dictionaries.
+only how to make data: it imports nothing and calls nothing but the functions of its table. Types are checked before a value is used
+or becomes text in a message, since a value of 30 nested pairs, each of the same part twice, has a thousand million parts and takes
+60 bytes in the file. Nesting, the number of operations, what functions make, and how often parts are repeated are limited.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import pickle
 import re
 import struct
 from codecs import escape_decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,13 +23,21 @@ import numpy as np
 
 from boxwood.errors import UserError
 
-__all__ = ["parse", "read"]
+__all__ = ["explained", "parse", "read", "run"]
 
 MAX_BYTES = 16_000_000_000
 MAX_DEPTH = 50
 MAX_OPERATIONS = 20_000_000
-"""Of one file, each of which may make an object. A numpy array takes about 40, so a proposal file of COCO's 118,000 training images
-half of these."""
+"""Of one file, each of which may make an object; those in `COSTLY` count several times. A numpy array counts about 60, so a
+proposal file of COCO's 118,000 training images three quarters of these."""
+COSTLY = {pickle.REDUCE: 8, pickle.BUILD: 8, pickle.EMPTY_DICT: 4, pickle.SETITEM: 4}
+"""Operations that make objects of some hundred bytes."""
+MAX_GROWTH, SPARE = 4, 1_000_000
+"""What functions make, in bytes, and the values with each repetition counted, are at most ``MAX_GROWTH`` times the bytes of the
+file, and ``SPARE``."""
+MAX_INTEGER_BYTES = 128
+MAX_KEY = 2**63
+"""Larger integers are not keys: many of them may have the same hash, and a dictionary of those takes hours."""
 
 
 def read(path: Path, max_bytes: int = MAX_BYTES) -> Any:
@@ -52,21 +62,38 @@ def parse(content: bytes, where: str) -> Any:
     return _load(io.BytesIO(content), len(content), where)
 
 
-def _load(file: IO[bytes], size: int, where: str) -> Any:
+def run(file: IO[bytes], size: int, names: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None = None) -> Any:
+    """The value of the pickle that begins at the position of ``file``, which has ``size`` bytes; the position is then behind it.
+
+    ``names`` are what its names stand for: a function, or a value. ``persistent`` gives the value of an id of a value outside the
+    pickle; it gets the id unchecked. Errors are those that `explained` turns into `UserError`.
+    """
+    machine = _Machine(file, size, names, persistent)
+    value = machine.run()
+    _measure(value, [], {}, machine.limit)
+    return value
+
+
+@contextmanager
+def explained(
+    where: str, what: str = "pickle", allowed: str = "plain data and numpy arrays are read from a pickle"
+) -> Iterator[None]:
+    """Turn every error of `run` but OSError into a `UserError` of one line that begins with ``where``."""
     try:
-        value = _Machine(file, size).run()
-        _height(value, [], {})
-        return value
+        yield
     except _Refused as error:
-        raise UserError(
-            f"{where}: refused: it wants {error}, and only plain data and numpy arrays are read from a pickle"
-        ) from None
+        raise UserError(f"{where}: refused: it wants {error}, and only {allowed}") from None
     except (EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{where}: is no pickle, or is cut short or damaged ({_line(error)}); copy it again") from None
-    except OSError:
+        raise UserError(f"{where}: is no {what}, or is cut short or damaged ({_line(error)}); copy it again") from None
+    except (OSError, UserError):
         raise
     except Exception as error:  # damaged operands lead to errors of every sort
-        raise UserError(f"{where}: is a damaged pickle ({type(error).__name__}: {_line(error)}); copy it again") from None
+        raise UserError(f"{where}: is a damaged {what} ({type(error).__name__}: {_line(error)}); copy it again") from None
+
+
+def _load(file: IO[bytes], size: int, where: str) -> Any:
+    with explained(where):
+        return run(file, size, FUNCTIONS)
 
 
 class _Refused(Exception):
@@ -81,15 +108,20 @@ class _Kind:
 
     def __init__(self, code: Any, *_: Any) -> None:
         code = code.decode("latin1") if isinstance(code, bytes) else code
-        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?([biuf][0-9]{1,2}|[SU][0-9]{1,9})", code):
-            raise _Refused(f"an array of {'objects' if code in ('O4', 'O8', '|O') else repr(code)[:40]}")
+        if not isinstance(code, str):
+            raise _Refused(f"an array of a {type(code).__name__}")
+        if not re.fullmatch(r"[<>|=]?([biuf][0-9]{1,2}|[SU][0-9]{1,9})", code):
+            raise _Refused(f"an array of {'objects' if code in ('O4', 'O8', '|O') else _printable(code)}")
         self.dtype = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
+        if not isinstance(state, tuple):
+            raise _Refused(f"a numpy type with a state of type {type(state).__name__}")
         order: Any = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         if any(part is not None for part in state[2:5]):
             raise _Refused("an array of records")
-        self.dtype = self.dtype.newbyteorder(order if order in ("<", ">") else "=")
+        big, little = (isinstance(order, str) and order == sign for sign in "><")
+        self.dtype = self.dtype.newbyteorder(">" if big else "<" if little else "=")
 
 
 class _Blank:
@@ -104,7 +136,15 @@ def _array(shape: Any, kind: Any, raw: Any, order: Any) -> np.ndarray[Any, np.dt
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(kind, _Kind) or not isinstance(raw, bytes):
         raise _Refused("an array of objects")
-    if math.prod(shape) * kind.dtype.itemsize != len(raw) or any(side < 0 for side in shape):
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) > MAX_DEPTH
+        or not all(type(side) is int and 0 <= side < MAX_KEY for side in shape)
+    ):
+        raise pickle.UnpicklingError("an array whose shape is not a few whole numbers")
+    # An empty array has a size too: that of its other sides, which a reader may ask for.
+    sides = math.prod(side or 1 for side in shape) * kind.dtype.itemsize
+    if math.prod(shape) * kind.dtype.itemsize != len(raw) or sides > max(len(raw), SPARE):
         raise pickle.UnpicklingError(f"an array of shape {shape} and type {kind.dtype} with {len(raw)} bytes")
     flat = np.frombuffer(raw, dtype=kind.dtype) if raw else np.zeros(0, dtype=kind.dtype)
     return flat.reshape(shape, order=order).astype(kind.dtype.newbyteorder("="))
@@ -112,7 +152,7 @@ def _array(shape: Any, kind: Any, raw: Any, order: Any) -> np.ndarray[Any, np.dt
 
 def _from_buffer(raw: Any, kind: Any, shape: Any, order: Any) -> np.ndarray[Any, np.dtype[Any]]:
     """How protocol 5 writes an array."""
-    return _array(shape, kind, raw, "F" if order == "F" else "C")
+    return _array(shape, kind, raw, "F" if isinstance(order, str) and order == "F" else "C")
 
 
 def _scalar(kind: Any, raw: Any) -> Any:
@@ -121,8 +161,10 @@ def _scalar(kind: Any, raw: Any) -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How Python 3 writes bytes for Python 2."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refused(f"text encoded by {encoding!r}")
+    if not isinstance(text, str) or not isinstance(encoding, str):
+        raise _Refused(f"a {type(text).__name__} encoded by a {type(encoding).__name__}")
+    if encoding not in ("latin1", "latin-1"):
+        raise _Refused(f"text encoded by {_printable(encoding)}")
     return text.encode("latin1")
 
 
@@ -151,13 +193,23 @@ FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Name:
-    """A name in a pickle, with the function that stands in for it."""
+    """A name in a pickle, with the function that stands in for it; None for a name that is only an argument."""
 
-    def __init__(self, module: Any, name: Any) -> None:
-        module = "builtins" if module == "__builtin__" else str(module)
-        self.function = FUNCTIONS.get((re.sub(r"^numpy\._core\b", "numpy.core", module), str(name)))
-        if self.function is None and (module, name) != ("numpy", "ndarray"):  # an argument that is never called
-            raise _Refused(f"{module[:80]}.{str(name)[:80]}")
+    def __init__(self, function: Callable[..., Any] | None) -> None:
+        self.function = function
+
+
+def _named(module: Any, name: Any, names: Mapping[tuple[str, str], Any]) -> Any:
+    """What a name stands for: a `_Name` of a function, or a value."""
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise _Refused(f"a name of a {type(module).__name__} and a {type(name).__name__}")
+    if (module, name) == ("numpy", "ndarray"):  # an argument that is never called
+        return _Name(None)
+    module = "builtins" if module == "__builtin__" else re.sub(r"^numpy\._core\b", "numpy.core", module)
+    if (module, name) not in names:
+        raise _Refused(f"{_printable(module)}.{_printable(name)}")
+    value = names[module, name]
+    return _Name(value) if callable(value) else value
 
 
 # ------------------------------------------------------------------------------------------------------- the machine
@@ -170,6 +222,18 @@ FIXED = {
     pickle.BINFLOAT: ">d",
 }
 """Operations that push a number, and its form."""
+
+
+def _integer(line: bytes) -> int:
+    if len(line) > 2 * MAX_INTEGER_BYTES:
+        raise _Refused(f"an integer of {len(line)} digits")
+    return int(line)
+
+
+def _long(content: bytes) -> int:
+    if len(content) > MAX_INTEGER_BYTES:
+        raise _Refused(f"an integer of {len(content)} bytes")
+    return pickle.decode_long(content)
 
 
 def _latin1(content: bytes) -> str:
@@ -190,19 +254,19 @@ COUNTED: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
     pickle.BINBYTES: ("<I", bytes),
     pickle.BINBYTES8: ("<Q", bytes),
     pickle.BYTEARRAY8: ("<Q", bytes),
-    pickle.LONG1: ("<B", pickle.decode_long),
-    pickle.LONG4: ("<i", pickle.decode_long),
+    pickle.LONG1: ("<B", _long),
+    pickle.LONG4: ("<i", _long),
 }
 """Operations that push what so many bytes say: the form of the count, and what the bytes become."""
 
 
 def _line_to_int(line: bytes) -> int | bool:
-    return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line)
+    return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else _integer(line)
 
 
 LINES: dict[bytes, Callable[[bytes], Any]] = {
     pickle.INT: _line_to_int,
-    pickle.LONG: lambda line: int(line.rstrip(b"L")),
+    pickle.LONG: lambda line: _integer(line.rstrip(b"L")),
     pickle.FLOAT: float,
     pickle.STRING: lambda line: _latin1(escape_decode(line.strip()[1:-1])[0]),
     pickle.UNICODE: lambda line: line.decode("raw-unicode-escape"),
@@ -217,18 +281,23 @@ GETS = {pickle.BINGET: "<B", pickle.LONG_BINGET: "<I"}
 class _Machine:
     """Carries out a pickle's operations, as `pickletools` describes them: a stack, marks in it, and a file of numbered values."""
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.size = file, size
+    def __init__(
+        self, file: IO[bytes], size: int, names: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None
+    ) -> None:
+        self.file, self.size, self.names, self.persistent = file, size, names, persistent
+        self.limit, self.made = MAX_GROWTH * size + SPARE, 0
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.filed: dict[int, Any] = {}
 
     def run(self) -> Any:
-        for _ in range(MAX_OPERATIONS):
+        count = 0
+        while count < MAX_OPERATIONS:
             code = self.file.read(1)
             if code == pickle.STOP:
                 return self.stack.pop()
             self._do(code)
+            count += COSTLY.get(code, 1)
         raise _Refused(f"more than {MAX_OPERATIONS} operations")
 
     def _do(self, code: bytes) -> None:
@@ -275,18 +344,20 @@ class _Machine:
         elif code == pickle.MEMOIZE:
             self._put(len(self.filed))
         elif code == pickle.PUT:
-            self._put(int(self._line()))
+            self._put(_integer(self._line()))
         elif code == pickle.GET:
-            stack.append(self.filed[int(self._line())])
+            stack.append(self.filed[_integer(self._line())])
         elif code == pickle.GLOBAL:
-            stack.append(_Name(_utf8(self._line()), _utf8(self._line())))
+            stack.append(_named(_utf8(self._line()), _utf8(self._line()), self.names))
         elif code == pickle.STACK_GLOBAL:
             name, module = stack.pop(), stack.pop()
-            stack.append(_Name(module, name))
+            stack.append(_named(module, name, self.names))
         elif code == pickle.REDUCE:
             self._call()
         elif code == pickle.BUILD:
             self._fill()
+        elif code == pickle.BINPERSID and self.persistent is not None:
+            stack.append(self.persistent(stack.pop()))
         elif code == pickle.POP:
             if self.marks and self.marks[-1] == len(stack):
                 self.marks.pop()
@@ -353,7 +424,7 @@ class _Machine:
         arguments, name = self.stack.pop(), self.stack.pop()
         if not isinstance(name, _Name) or name.function is None or not isinstance(arguments, tuple):
             raise _Refused("a call of something else than a name")
-        self.stack.append(name.function(*arguments))
+        self.stack.append(self._counted(name.function(*arguments)))
 
     def _fill(self) -> None:
         state, value = self.stack.pop(), self.stack[-1]
@@ -361,35 +432,64 @@ class _Machine:
             value.set_state(state)
         elif isinstance(value, _Blank):
             _, shape, kind, fortran, raw = state
-            self.stack[-1] = _array(shape, kind, raw, "F" if fortran else "C")
+            self.stack[-1] = self._counted(_array(shape, kind, raw, "F" if isinstance(fortran, int) and fortran else "C"))
             for place in value.places:
                 self.filed[place] = self.stack[-1]
-        else:
+        elif self.persistent is None or not isinstance(value, dict):  # torch gives dictionaries a state that no weights need
             raise _Refused(f"to change the state of a {type(value).__name__}")
+
+    def _counted(self, made: Any) -> Any:
+        """What a function made. The arguments of many calls may be the same values, so that a small file makes many large ones."""
+        self.made += 100 * len(made) if isinstance(made, dict) else _bytes_of(made)
+        if self.made > self.limit:
+            raise _Refused(f"more than {self.limit} bytes, made of the same parts")
+        return made
 
 
 def _set(into: Any, key: Any, value: Any) -> None:
     # A tuple in a tuple in ... is hashed by a function that calls itself, as deep as the file likes.
     if not isinstance(key, str | bytes | int | float | None):
         raise _Refused(f"a dictionary with a key of type {type(key).__name__}")
+    if isinstance(key, int) and abs(key) >= MAX_KEY:
+        raise _Refused("a dictionary with a key of more than 64 bits")
     if not isinstance(into, dict):
         raise pickle.UnpicklingError("a dictionary was expected")
     into[key] = value
 
 
-def _height(value: Any, above: list[int], known: dict[int, int]) -> int:
-    """How many containers lie in each other; raises where too many do, or where something is left that is no data."""
-    if id(value) in above or len(above) + known.get(id(value), 0) > MAX_DEPTH:
-        raise pickle.UnpicklingError(f"nested deeper than {MAX_DEPTH}")
+def _measure(value: Any, above: list[int], known: dict[int, tuple[int, int]], limit: int) -> tuple[int, int]:
+    """How many containers lie in each other, and how many values these are if each repetition is counted, 16 bytes of text or of an
+    array as one. Raises where these are too many, or where something is left that is no data."""
     if isinstance(value, _Blank | _Kind | _Name):
         raise _Refused("an object without its data")
-    if isinstance(value, dict | list | tuple) and id(value) not in known:
+    if not isinstance(value, dict | list | tuple):
+        return 0, 1 + _bytes_of(value) // 16
+    height, count = known.get(id(value), (0, 0))
+    if id(value) in above or len(above) + height > MAX_DEPTH:
+        raise pickle.UnpicklingError(f"nested deeper than {MAX_DEPTH}")
+    if not count:
         above.append(id(value))
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + max((_height(part, above, known) for part in parts), default=0)
+        count = 1 + (sum(1 + _bytes_of(key) // 16 for key in value) if isinstance(value, dict) else 0)
+        for part in value.values() if isinstance(value, dict) else value:
+            part_height, part_count = _measure(part, above, known, limit)
+            height, count = max(height, part_height), count + part_count
+            if count > limit:
+                raise pickle.UnpicklingError(f"more than {limit} values, which repeat the same parts")
+        known[id(value)] = height + 1, count
         above.pop()
-    return known.get(id(value), 0)
+    return known[id(value)]
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, str | bytes | bytearray):
+        return len(value)
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def _printable(text: str) -> str:
+    """The first letters of a text that a file holds, without those that a terminal would obey."""
+    return ascii(text[:80])[1:-1]
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return _printable(" ".join(str(error).split())[:200])

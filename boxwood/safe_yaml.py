@@ -39,8 +39,10 @@ def parse(text: str) -> Any:
 def parse_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping that a YAML text holds, and the line on which each dotted key stands; ``where`` names it in messages.
 
-    Raises `UserError` where it is not YAML (see `parse`), not a mapping, or has a key twice.
+    Raises `UserError` where it is not YAML (see `parse`), larger than any configuration, not a mapping, or has a key twice.
     """
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{where}: is larger than {MAX_BYTES} bytes, so it is no configuration")
     try:
         tree, node = _parse(text)
     except UserError as error:

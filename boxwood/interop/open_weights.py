@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
 from boxwood.config import from_yaml
 from boxwood.errors import UserError
-from boxwood.interop.weights import read_pth
 from boxwood.interop.zoo import is_published, read_published
 from boxwood.models.detector import Detector
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, KeypointFacts
 from boxwood.weights.file import SavedWeights, read_weights, restore_model
+from boxwood.weights.torch_file import read_torch_file
 
 __all__ = ["OpenedWeights", "load_model", "open_weights", "weights_file"]
 
@@ -95,18 +98,32 @@ def weights_file(source: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
+@dataclass(frozen=True)
+class _WeightsOfCheckpoint:
+    """The fields of a checkpoint that its weights need."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+
+    model: dict[str, Tensor]
+    config: str
+    classes: tuple[tuple[int, str], ...]
+
+
 def _read_checkpoint(path: Path) -> SavedWeights:
     """The weights in a checkpoint of a run. It holds only the ids and names of the classes; their keypoints are in the run's
     weights file."""
-    tree = read_pth(path)
-    if not isinstance(tree, dict) or not {"model", "config", "classes"} <= tree.keys():
-        raise UserError(f"{path}: is not a checkpoint of Boxwood; convert other programs' weights with boxwood weights import")
-    config = from_yaml(RunConfig, tree["config"], where=str(path))
-    ids, names = (tuple(column) for column in zip(*tree["classes"], strict=True))
+    try:
+        part = TypeAdapter(_WeightsOfCheckpoint).validate_python(read_torch_file(path))
+    except ValidationError:
+        raise UserError(
+            f"{path}: is not a checkpoint of Boxwood; convert other programs' weights with boxwood weights import"
+        ) from None
+    config = from_yaml(RunConfig, part.config, where=str(path))
+    ids, names = tuple(number for number, _ in part.classes), tuple(name for _, name in part.classes)
     categories = Categories(ids, names, _keypoints_of_run(path.parent.parent, ids))
     if categories.keypoints is None and "keypoints" in config.model.task_names:
         raise UserError(f"{path}: a checkpoint does not hold the names of keypoints; name the run's last.safetensors instead")
-    return SavedWeights(tree["model"], config, categories)
+    return SavedWeights(part.model, config, categories)
 
 
 def _keypoints_of_run(run: Path, ids: tuple[Any, ...]) -> KeypointFacts | None:

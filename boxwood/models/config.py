@@ -15,13 +15,13 @@ backbone or head has its configuration beside it, in one file (``examples/``).
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from boxwood.config import Component, Config
 from boxwood.errors import UserError
-from boxwood.models.backbones.config import BackboneConfig, Norm, ResNetConfig
+from boxwood.models.backbones.config import BackboneConfig, Cells, Layers, Norm, ResNetConfig, Width
 from boxwood.models.heads.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.tasks.task import InstanceTask
@@ -47,6 +47,7 @@ __all__ = [
     "RoIConfig",
     "backbone_title",
     "check_proposals",
+    "only_built_in",
     "with_training_rules",
     "without_pretrained",
 ]
@@ -55,10 +56,16 @@ __all__ = [
 # ---------------------------------------------------------------------------------------------------------------- Parts
 
 
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Sizes = Annotated[tuple[Annotated[tuple[Positive, ...], Field(min_length=1, max_length=100)], ...], Field(max_length=20)]
+Rows = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A number of anchors, proposals or regions."""
+
+
 class FPNConfig(Config):
     """The pyramid over a backbone."""
 
-    channels: int = 256
+    channels: Width = 256
     norm: Norm | None = None
     """After each convolution, which then has no bias; None for convolutions with bias alone."""
     zero_init_lateral: bool = False
@@ -72,9 +79,9 @@ class FPNConfig(Config):
 class AnchorsConfig(Config):
     """Base of the configurations that have anchors."""
 
-    anchor_sizes: tuple[tuple[float, ...], ...]
+    anchor_sizes: Sizes
     """Square roots of the anchors' areas in pixels, for each level, finest first."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=100)] = (0.5, 1.0, 2.0)
     """Height / width."""
     anchor_offset: float = 0.0
     """Where a cell's anchors are centred, in cells from its corner."""
@@ -85,24 +92,24 @@ class AnchorsConfig(Config):
 class RPNConfig(AnchorsConfig):
     """Anchors, their targets, and how many of them become proposals."""
 
-    anchor_sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    convs: int = 1
+    anchor_sizes: Sizes = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    convs: Layers = 1
     """3x3 convolutions ahead of the two predictors."""
     straddle: float | None = None
     """Learn only from anchors that leave the image by at most so many pixels (Faster R-CNN, section 3.1.3; Detectron: 0); None:
     from all whose centre is in it."""
     foreground_iou: float = 0.7
     background_iou: float = 0.3
-    samples_per_image: int = 256
+    samples_per_image: Rows = 256
     positive_fraction: float = 0.5
     smooth_l1_beta: float = 1 / 9
     nms_threshold: float = 0.7
-    train_candidates: int = 2000
+    train_candidates: Rows = 2000
     """The best anchors of each level that go into suppression."""
-    train_proposals: int = 1000
+    train_proposals: Rows = 1000
     """The best proposals of each image that are kept after it."""
-    test_candidates: int = 1000
-    test_proposals: int = 1000
+    test_candidates: Rows = 1000
+    test_proposals: Rows = 1000
     topk_per_batch: bool | None = None
     """In training on a pyramid, ``train_proposals`` is the number for all images of a process's batch together (Detectron); None:
     as ``geometry`` implies."""
@@ -120,10 +127,10 @@ class RPNConfig(AnchorsConfig):
 class RoIConfig(Config):
     """Which regions the second stage learns from, and how features are taken from them."""
 
-    samples_per_image: int = 512
+    samples_per_image: Rows = 512
     positive_fraction: float = 0.25
     foreground_iou: float = 0.5
-    hardest: int | None = None
+    hardest: Rows | None = None
     """Of the sampled regions of an image, learn from so many whose loss is largest (online hard example mining); None: from all."""
     class_agnostic: bool = False
     """Regress one box an RoI instead of one for each class."""
@@ -132,7 +139,7 @@ class RoIConfig(Config):
     smooth_l1_beta: float = 1.0
     pooling: Literal["align", "max"] = "align"
     """RoIAlign, or the older RoIPool, which knows neither of the following."""
-    sampling_ratio: int = 2
+    sampling_ratio: Annotated[int, Field(ge=0, le=64)] = 2
     """Points a cell and side that RoIAlign averages; 0 takes as many as the cell has map pixels."""
     aligned: bool = True
     """RoIAlign with pixel centres at i + 0.5; torchvision's weights were trained without."""
@@ -159,12 +166,12 @@ class ModelConfig(Component):
     geometry: Literal["continuous", "detectron1"] = "continuous"
     """The box convention: continuous coordinates, or inclusive pixels as Detectron has them (`boxwood.ops.detectron1`), for its
     weights. Rules of training that are null follow it: continuous ones are Boxwood's, the others Detectron's."""
-    size_divisor: int = Field(32, gt=0)
+    size_divisor: int = Field(32, gt=0, le=4096)
     """A batch's height and width are multiples of it; Detectron padded to 32 with a pyramid, to 128 for RetinaNet, else not at
     all (1)."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Subtracted from each channel of an image in 0..255."""
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    pixel_std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     """Divides each channel after the mean is subtracted."""
 
     @property
@@ -205,7 +212,7 @@ class RCNNConfig(ModelConfig):
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
-    tasks: tuple[InstanceTask, ...] = ()
+    tasks: Annotated[tuple[InstanceTask, ...], Field(max_length=100)] = ()
     """Further predictions for each instance."""
 
     def all_tasks(self) -> tuple[InstanceTask, ...]:
@@ -270,9 +277,9 @@ class RFCNConfig(ModelConfig):
     )
     """``pooling``, ``sampling_ratio`` and ``aligned`` are not used. With ``hardest`` all proposals are compared; for training
     without it, sample as Faster R-CNN does: ``samples_per_image`` 128, ``positive_fraction`` 0.25."""
-    width: int | None = 1024
+    width: Width | None = 1024
     """Channels of a 1x1 convolution ahead of the score maps; None for none."""
-    grid: int = 7
+    grid: Cells = 7
     """k, cells a side of an RoI."""
     interpolate: bool = False
     """Read the score maps at exact positions, as RoIAlign does, and not whole cells as in the paper: for objects of a few cells,
@@ -302,15 +309,15 @@ OCTAVES = tuple(2 ** (third / 3) for third in range(3))
 class RetinaNetHeadConfig(AnchorsConfig):
     """Anchors, the towers, the losses, and how many anchors become candidates."""
 
-    anchor_sizes: tuple[tuple[float, ...], ...] = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
+    anchor_sizes: Sizes = tuple(tuple(4 * stride * o for o in OCTAVES) for stride in (8, 16, 32, 64, 128))
     """Square roots of the anchors' areas in pixels, for each level, finest first: three an octave (section 4)."""
-    convs: int = 4
+    convs: Layers = 4
     """3x3 convolutions of a tower, as wide as the pyramid."""
     norm: Norm | None = None
     """After each of them, which then has no bias; None for convolutions with bias alone."""
     shared_tower: bool = False
     """One tower for classes and boxes instead of one each."""
-    prior: float = 0.01
+    prior: float = Field(0.01, gt=0, lt=1)
     """The initial score of each class at each anchor, so that negatives do not dominate the first steps (section 4.1)."""
     foreground_iou: float = 0.5
     background_iou: float = 0.4
@@ -318,7 +325,7 @@ class RetinaNetHeadConfig(AnchorsConfig):
     focal_gamma: float = 2.0
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     smooth_l1_beta: float = 0.11
-    test_candidates: int = 1000
+    test_candidates: Rows = 1000
     """The best (anchor, class) pairs of each level that go into NMS."""
     low_quality_matches: bool | None = None
     """Each instance's best anchors are positive whatever their IoU; False: from ``background_iou`` on (Detectron). None: as
@@ -414,6 +421,11 @@ def without_pretrained(model: M) -> M:
         if "weights" in type(part).model_fields:
             part.weights = None  # type: ignore[attr-defined]  # of backbones that have such a field
     return copy
+
+
+def only_built_in(config: Config) -> bool:
+    """Whether no part of a configuration is of a class outside Boxwood."""
+    return all(":" not in part.kind() for part in _parts(config) if isinstance(part, Component))
 
 
 def with_training_rules(model: M) -> M:

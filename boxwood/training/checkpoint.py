@@ -1,6 +1,6 @@
 """Checkpoints: everything that a resumed run needs to give the same result as an uninterrupted one.
 
-    checkpoints/step-00005000.pt     torch.save of the fields of `Checkpoint`; read with weights_only=True, so reading runs no code
+    checkpoints/step-00005000.pt     torch.save of the fields of `Checkpoint`; reading runs no code
 
 Every random choice about data is seeded by its position in the run, so the number of steps determines the next batch. A checkpoint
 also holds the state of each process: its random number generators (used by dropout and the like), and its sums since the last line
@@ -10,10 +10,8 @@ of the log.
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from boxwood.errors import UserError
 from boxwood.files import write_whole
+from boxwood.weights.torch_file import read_torch_file
 
 __all__ = [
     "Checkpoint",
@@ -46,6 +46,8 @@ NAME = re.compile(r"step-(\d{8,})\.pt")
 @dataclass
 class Checkpoint:
     """The state of a run after ``step`` updates. Plain values and tensors only."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     step: int
     model: dict[str, Tensor]
@@ -163,20 +165,17 @@ class _Damaged(Exception):
 
 
 def _read(path: Path) -> Checkpoint:
-    """Check the checksums of the archive, which `torch.load` does not, and load it. Raises `_Damaged`."""
+    """Load a checkpoint, of which check sums are compared. Raises `_Damaged`."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-        if part:
-            raise _Damaged(f"is damaged ({part} has another checksum)")
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-        version = tree.pop("version")
-        if version == VERSION:
-            return Checkpoint(**tree)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise _Damaged(f"is cut short or damaged ({error})") from None
-    except OSError as error:
-        raise _Damaged(f"cannot be read ({error.strerror})") from None
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, TypeError):
-        raise _Damaged("is an archive, but not of a checkpoint") from None
-    raise UserError(f"{path}: has format version {version}, this Boxwood reads {VERSION}; resume with the Boxwood that wrote it")
+        tree = read_torch_file(path)
+    except UserError as error:
+        raise _Damaged(str(error).removeprefix(f"{path}: ")) from None
+    version = tree.pop("version", None) if isinstance(tree, dict) else None
+    if type(version) is int and version != VERSION:
+        raise UserError(
+            f"{path}: has format version {version}, this Boxwood reads {VERSION}; resume with the Boxwood that wrote it"
+        )
+    try:
+        return TypeAdapter(Checkpoint).validate_python(tree if version == VERSION else None)
+    except ValidationError:
+        raise _Damaged("is no checkpoint, or one with other fields") from None

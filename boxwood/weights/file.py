@@ -7,11 +7,14 @@ A file is self-contained, since it holds the configuration of its network, and r
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,17 +23,20 @@ from torch import Tensor, nn
 from boxwood.config import from_yaml, to_yaml
 from boxwood.errors import UserError
 from boxwood.files import write_whole
-from boxwood.models.config import ModelConfig, without_pretrained
+from boxwood.models.config import ModelConfig, only_built_in, without_pretrained
 from boxwood.models.detector import Detector
 from boxwood.models.inference_config import TestConfig
 from boxwood.run_config import RunConfig
-from boxwood.structures import Categories, KeypointFacts
+from boxwood.structures import Categories
 
 __all__ = ["SavedWeights", "load_state", "read_weights", "restore_model", "save_weights", "some_of"]
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of safetensors."""
+MAX_HEADER_BYTES = 20_000_000
+"""Of the JSON at the start of a file: names, types, shapes and the metadata; ours have about 100,000. safetensors reads more, and
+takes many times their memory."""
 MAX_NAMED = 6
 """Maximum number of tensors that an error names for each problem."""
 
@@ -79,13 +85,13 @@ def read_weights(path: Path | str) -> SavedWeights:
             f"{path}: a safetensors file, but not Boxwood's (no configuration in it); name one that boxwood train wrote"
         )
     version = metadata.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if not re.fullmatch("[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
         raise UserError(
-            f"{path}: has format version {version or 'unknown'}, this Boxwood reads {FORMAT_VERSION}; install a newer one"
+            f"{path}: has format version {version[:20] or 'unknown'}, this Boxwood reads {FORMAT_VERSION}; install a newer one"
         )
     try:
-        categories, text = _categories(json.loads(metadata["categories"])), metadata["config"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        categories, text = _categories(metadata["categories"], path), metadata["config"]
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its metadata are damaged ({type(error).__name__}: {_line(error)}); name another file") from None
     config = from_yaml(RunConfig, text, where=str(path))
     try:
@@ -102,9 +108,28 @@ def restore_model(
 
     Pretrained weights of its backbone are not downloaded again. Raises `UserError` as `load_state` does.
     """
-    restored = without_pretrained(model or saved.config.model).build(saved.categories, test or saved.config.test)
+    config, test = without_pretrained(model or saved.config.model), test or saved.config.test
+    if only_built_in(config):  # other classes may need values while they are built
+        _compare_without_memory(config, saved, test, where)
+    restored = config.build(saved.categories, test)
     load_state(restored, saved.state, where=where)
     return restored
+
+
+def _compare_without_memory(config: ModelConfig, saved: SavedWeights, test: TestConfig, where: str) -> None:
+    """Compare the network's shapes before it is built: a configuration in a file can ask for any amount of memory.
+
+    Raises `UserError` as `load_state` does, and where the configuration is that of no network.
+    """
+    try:
+        with torch.device("meta"):
+            model = config.build(saved.categories, test)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # of parts that do not fit each other, such as 64 channels in 7 groups
+        reason = f"{type(error).__name__}: {_line(error)[:200]}"
+        raise UserError(f"{where}: its configuration is that of no network ({reason}); name another file") from None
+    _compare(model, saved.state, None, where)
 
 
 def load_state(
@@ -115,8 +140,17 @@ def load_state(
     There are none, unless the state has ``saved_classes`` classes and the model a different number: then tensors that differ in one
     dimension, by the ratio of the numbers of classes (with or without a background class), keep the model's values. Raises
     `UserError`, and changes nothing, where anything else differs: it names the tensors that are missing, unexpected, or of another
-    shape. ``where`` begins the message.
+    shape, or have values that are NaN or infinite. ``where`` begins the message.
     """
+    model_state = model.state_dict()
+    skipped = _compare(model, state, saved_classes, where)
+    _check_finite({name: value for name, value in state.items() if name not in skipped}, where)
+    model.load_state_dict({**state, **{name: model_state[name] for name in skipped}})
+    return skipped
+
+
+def _compare(model: nn.Module, state: Mapping[str, Tensor], saved_classes: int | None, where: str) -> list[str]:
+    """The tensors that differ only by the number of classes. Raises `UserError` where anything else differs, see `load_state`."""
     model_state = model.state_dict()
     categories = getattr(model, "categories", None)
     classes = (saved_classes, len(categories)) if saved_classes is not None and categories is not None else None
@@ -135,8 +169,18 @@ def load_state(
         raise UserError(
             f"{where}: of another architecture than the model: {details}; use the configuration that they were trained with"
         )
-    model.load_state_dict({**state, **{name: model_state[name] for name in skipped}})
     return skipped
+
+
+def _check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise `UserError` where weights are NaN or infinite: every score that they reach is NaN."""
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if wrong:
+        counts = [f"{name}: {int((~torch.isfinite(state[name])).sum())} of {state[name].numel()}" for name in wrong]
+        raise UserError(
+            f"{where}: has values that are NaN or infinite in {len(wrong)} of {len(state)} tensors ({some_of(counts)}); the "
+            "training diverged or the file is damaged: take an earlier checkpoint, or copy the file again"
+        )
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -153,6 +197,9 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if start[8:] == b"{" and MAX_HEADER_BYTES < length < path.stat().st_size:
+            raise UserError(f"{path}: has {length} bytes of names and metadata, more than the {MAX_HEADER_BYTES} that are read")
         with safe_open(path, "pt") as archive:
             metadata: dict[str, str] | None = archive.metadata()
             return metadata or {}
@@ -160,7 +207,7 @@ def _metadata(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name an existing .safetensors file") from None
     except SafetensorError:
         # The file begins with the length of its header in 8 bytes, and the header is JSON.
-        if len(start) == 9 and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES and start[8:] == b"{":
+        if len(start) == 9 and length <= 5 * MAX_HEADER_BYTES and start[8:] == b"{":
             raise UserError(f"{path}: is cut short or damaged; copy it again") from None
         raise UserError(f"{path}: not a safetensors file; name one that boxwood train wrote") from None
 
@@ -172,12 +219,19 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         raise OSError(_line(error)) from None
 
 
-def _categories(tree: dict[str, Any]) -> Categories:
-    facts = tree["keypoints"]
-    keypoints = facts and KeypointFacts(
-        tuple(facts["names"]), tuple(facts["flip"]), tuple((a, b) for a, b in facts["skeleton"]), tuple(facts["sigmas"])
-    )
-    return Categories(tuple(int(number) for number in tree["ids"]), tuple(str(name) for name in tree["names"]), keypoints)
+def _categories(text: str, path: Path) -> Categories:
+    """The classes in the metadata. Raises ValueError where they contradict themselves."""
+    categories = msgspec.json.decode(text, type=Categories)
+    ids, names, facts = categories.ids, categories.names, categories.keypoints
+    if not ids or len(ids) != len(names) or len(set(ids)) != len(ids):
+        raise ValueError(f"{len(names)} names of classes for {len(set(ids))} ids")
+    if facts and (len(facts.flip) != len(facts.names) or not all(0 <= other < len(facts.names) for other in facts.flip)):
+        raise ValueError("keypoints whose mirror images are none of them")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        logger.warning(
+            "%s: %d names of classes stand more than once (%s)", path, len(twice), some_of([name[:40] for name in twice])
+        )
+    return categories
 
 
 def _follows_classes(saved: torch.Size, model: torch.Size, saved_classes: int, model_classes: int) -> bool:

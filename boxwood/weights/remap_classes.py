@@ -23,8 +23,8 @@ def remap_classes(
     """The weights for other classes, and for each new class the old class whose outputs it has, or None: randomly initialised.
 
     A new class takes the outputs of the old class that ``take`` (new name -> old name) names, else of the old class of the same
-    name. All other weights, also the background's, stay. Raises `UserError` where ``take`` names an unknown class, or the model
-    has no outputs per class.
+    name. All other weights, also the background's, stay. Raises `UserError` where ``take`` names an unknown class, a name
+    stands for several classes of the weights, or the model has no outputs per class.
     """
     old, take = saved.categories, dict(take or {})
     for name, known, of in [(new, categories, "the new classes") for new in take] + [
@@ -33,6 +33,8 @@ def remap_classes(
         if name not in known.names:
             raise UserError(f"'{name}' is none of the classes of {of} ({', '.join(known.names[:8])}...); name one of them")
     old_names = {name: take.get(name, name if name in old.names else None) for name in categories.names}
+    if twice := [name for name in old_names.values() if name is not None and old.names.count(name) > 1]:
+        raise UserError(f"the weights have more than one class '{twice[0]}', so its outputs are not known; name other classes")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = replace(categories, keypoints=categories.keypoints or old.keypoints)

@@ -12,12 +12,14 @@ import http.client
 import logging
 import os
 import re
+import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +39,9 @@ TIMEOUT = 30.0
 """Seconds to wait for a connection or for data."""
 MAX_BYTES = 5_000_000_000
 CHUNK = 1 << 20
+SLOW_SECONDS, LEAST_SPEED = 60.0, 1_000
+"""A download that brings fewer than ``LEAST_SPEED`` bytes a second over ``SLOW_SECONDS`` is given up; the next call goes on from
+there. An answer whose head, or MD5 sum, takes longer than ``SLOW_SECONDS`` counts as a broken connection."""
 
 
 def download_model(name: str, *, proposals: bool = False) -> list[Path]:
@@ -137,8 +142,46 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _Connection(http.client.HTTPConnection):
+    """Ends where the head of an answer takes too long; the timeout of a socket begins again with every byte."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        late, sock = threading.Event(), self.sock
+
+        def end() -> None:
+            late.set()
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(SLOW_SECONDS, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()
+        finally:
+            timer.cancel()
+        if late.is_set():  # the head is cut, but may look whole
+            response.close()
+            raise TimeoutError(f"the server takes more than {SLOW_SECONDS:.0f} s to answer")
+        return response
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    pass
+
+
+class _Web(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Connection, req)
+
+
+class _SecureWeb(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_SecureConnection, req)
+
+
 def _open(url: str, headers: dict[str, str]) -> Any:
-    opener = urllib.request.build_opener(_Redirects)
+    opener = urllib.request.build_opener(_Redirects, _Web, _SecureWeb)
     return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
 
 
@@ -205,19 +248,27 @@ def _append(url: str, part: Path) -> None:
 
 
 def _copy(response: Any, file: IO[bytes], have: int, advance: Callable[[int], None], url: str) -> int:
+    started, received = time.monotonic(), 0
     while chunk := _read(response):
-        have += len(chunk)
+        have, received = have + len(chunk), received + len(chunk)
         if have > MAX_BYTES:
             raise UserError(f"{url}: has more bytes than any published file; check the address")
         file.write(chunk)
         advance(len(chunk))
+        if (seconds := time.monotonic() - started) >= SLOW_SECONDS:
+            if received < LEAST_SPEED * seconds:
+                raise UserError(
+                    f"{url}: is given up, since the server sent {received} bytes in {seconds:.0f} s; the {have} received bytes are "
+                    "kept: try again later, or name a mirror (BOXWOOD_ZOO_MIRROR)"
+                )
+            started, received = time.monotonic(), 0
     return have
 
 
 def _read(response: Any) -> bytes:
     """Errors of the network and of the disk are both OSErrors; this turns the former into ConnectionError, which is retried."""
     try:
-        chunk: bytes = response.read(CHUNK)
+        chunk: bytes = response.read1(CHUNK)  # what is there; `read` would wait for all of it
     except OSError as error:
         raise ConnectionError(str(error)) from None
     return chunk
@@ -248,7 +299,7 @@ def _by_md5(part: Path, url: str) -> str:
         time.sleep(PAUSE * attempt)
         try:
             with _open(f"{url}.md5sum", {}) as response:
-                text = response.read(1000).decode("latin1")
+                text = _start_of(response).decode("latin1")
             break
         except urllib.error.HTTPError as error:
             error.close()
@@ -264,6 +315,16 @@ def _by_md5(part: Path, url: str) -> str:
         raise UserError(f"{url}.md5sum: holds no MD5 sum, so the file cannot be verified; {_mirror_hint()}")
     sum_ = _digest(part, "md5")
     return "" if sum_ == match[1].lower() else f"has the MD5 sum {sum_} instead of {match[1].lower()}"
+
+
+def _start_of(response: Any) -> bytes:
+    """At most 1000 bytes. Raises TimeoutError where they take longer than ``SLOW_SECONDS``."""
+    content, end = b"", time.monotonic() + SLOW_SECONDS
+    while len(content) < 1000 and (chunk := _read(response)):
+        content += chunk
+        if time.monotonic() > end:
+            raise TimeoutError(f"{len(content)} bytes in {SLOW_SECONDS:.0f} s")
+    return content[:1000]
 
 
 def _mirror_hint() -> str:

@@ -120,7 +120,7 @@ def test_a_deeply_nested_list_is_refused_quickly(tmp_path: Path) -> None:
     for _ in range(40):
         bomb = [bomb] * 4
     (tmp_path / "p.pkl").write_bytes(pickle.dumps(broken(boxes=[bomb])))
-    with pytest.raises(UserError, match="image id 1: expected boxes"):
+    with pytest.raises(UserError, match="repeat the same parts"):
         read_proposals(tmp_path / "p.pkl")
 
 

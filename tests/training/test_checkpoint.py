@@ -93,7 +93,7 @@ def test_older_checkpoints_are_deleted(tmp_path: Path) -> None:
     assert newest is not None and newest.step == 100_000_000
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "zip"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "zip", "names", "method", "fields", "types"])
 def test_a_damaged_checkpoint_is_logged_and_the_previous_one_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -108,6 +108,15 @@ def test_a_damaged_checkpoint_is_logged_and_the_previous_one_is_read(
         content[len(content) // 2] ^= 1  # one bit of the weights
     elif damage == "text":
         content = bytearray(b"no checkpoint")
+    elif damage == "names":
+        entry = content.index(b"PK\x01\x02")
+        content[entry + 9], content[entry + 46] = 8, 0xFF  # a name that says it is UTF-8 and is not
+    elif damage == "method":
+        content[content.index(b"PK\x01\x02") + 10] = 77  # an unknown compression
+    elif damage in ("fields", "types"):
+        tree = {"version": 1, "step": 10} if damage == "fields" else {"version": 1, **vars(checkpoint_of(10)), "model": [1]}
+        torch.save(tree, path)
+        content = bytearray(path.read_bytes())
     else:
         content = bytearray(b"PK\x05\x06" + b"\0" * 18)  # an empty archive
     path.write_bytes(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_models_without_classes_and_unknown_names_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=message):
             remap_classes(old, NEW, pair)
+
+
+def test_a_class_that_stands_twice_is_refused() -> None:
+    old = saved("faster_rcnn_mobilenetv2_fpn", *SMALL)
+    twice = replace(old, categories=Categories(old.categories.ids, ("car", "car", *old.categories.names[2:])))
+    with pytest.raises(UserError, match="more than one class 'car'"):
+        remap_classes(twice, NEW, {"rider": "car"})
 
 
 def test_the_command(boxwood: Boxwood, tmp_path: Path) -> None:

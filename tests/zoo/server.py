@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +21,8 @@ class Site:
         self.ranges = True
         self.drop_after: list[int] = []
         """For each of the next downloads: after how many bytes the connection is cut."""
+        self.trickle: dict[str, float] = {}
+        """For ``head`` or ``body``: seconds before each byte of the answers for files; ``sum`` for MD5 sums."""
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
         """Path and Range of every request."""
@@ -45,6 +49,8 @@ def serve() -> Iterator[Site]:
                 self.send_header("Location", site.redirects[self.path])
                 self.end_headers()
                 return
+            if self.slowly("head", b"HTTP/1.0 200 OK\r\nX-Long: " + b"x" * 2000):
+                return
             content = site.files.get(self.path)
             if content is None:
                 self.send_error(404)
@@ -66,9 +72,23 @@ def serve() -> Iterator[Site]:
             payload = content[start:]
             if site.drop_after and not self.path.endswith(".md5sum"):
                 payload = payload[: site.drop_after.pop(0)]
+            if self.slowly("sum" if self.path.endswith(".md5sum") else "body", payload):
+                return
             self.wfile.write(payload)
             self.wfile.flush()
             self.close_connection = True
+
+        def slowly(self, part: str, content: bytes) -> bool:
+            """Whether this part of the answer was sent byte by byte, as far as the client took it."""
+            if part not in site.trickle:
+                return False
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                for place in range(len(content)):
+                    self.wfile.write(content[place : place + 1])
+                    self.wfile.flush()
+                    time.sleep(site.trickle[part])
+            return True
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -74,6 +74,31 @@ def test_the_next_call_resumes(site: Site) -> None:
     assert site.downloads()[-1][1] == "bytes=4000-"
 
 
+def test_a_server_that_trickles_is_given_up_and_what_came_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket's timeout never comes, since bytes do."""
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.3)
+    site.trickle = {"body": 0.02}
+    message = error_message()
+    assert "is given up, since the server sent" in message and "bytes are kept" in message and "BOXWOOD_ZOO_MIRROR" in message
+    kept = local_path(URL).with_name(".model_final.pkl.part").read_bytes()
+    assert 0 < len(kept) < 100 and kept == CONTENT[: len(kept)] and len(site.downloads()) == 1
+    site.trickle = {}
+    assert fetch(URL).read_bytes() == CONTENT
+    assert site.downloads()[-1][1] == f"bytes={len(kept)}-"
+
+
+@pytest.mark.parametrize(("part", "requests"), [("head", download.TRIES), ("sum", 1)])
+def test_heads_and_sums_that_trickle_are_broken_connections(
+    site: Site, part: str, requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
+    site.trickle = {part: 0.005 if part == "head" else 0.05}
+    message = error_message()
+    assert "cannot be downloaded" in message and "kept" in message and len(site.downloads()) == requests
+    site.trickle = {}
+    assert fetch(URL).read_bytes() == CONTENT
+
+
 def test_a_changed_file_is_downloaded_from_its_start(site: Site) -> None:
     site.drop_after = [1000] * download.TRIES
     error_message()

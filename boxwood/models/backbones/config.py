@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from boxwood.config import Component
 
@@ -16,18 +18,29 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneConfig",
+    "Cells",
+    "Layers",
     "MobileNetV2Config",
     "Norm",
     "ResNetConfig",
     "TimmConfig",
     "VGG16Config",
     "VGGCNNM1024Config",
+    "Width",
 ]
 
 
 Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
 """Frozen batch norm (its statistics and scales fixed, as in Detectron), batch norm over one or all processes, group norm of 32
 groups."""
+
+
+# Far more than any network has. Weights files hold a configuration, and nobody should be kept busy for hours by building it.
+Width = Annotated[int, Field(ge=1, le=16_384)]
+"""A number of channels."""
+Layers = Annotated[int, Field(ge=0, le=100)]
+Cells = Annotated[int, Field(ge=1, le=256)]
+"""The side of a grid over a region."""
 
 
 class BackboneConfig(Component):
@@ -57,11 +70,11 @@ class ResNetConfig(BackboneConfig):
     short_kind: ClassVar[str] = "resnet"
 
     depth: Literal[18, 34, 50, 101, 152] = 50
-    width: int = 64
+    width: Width = 64
     """Channels of the stem; the stages have 1, 2, 4 and 8 times as many inside their blocks. 64 in the paper and in all weights."""
-    groups: int = 1
+    groups: Width = 1
     """Into how many the 3x3 convolutions of bottlenecks are divided: ResNeXt's cardinality."""
-    width_per_group: int = 64
+    width_per_group: Width = 64
     """Channels of a group in layer1's 3x3 convolutions, for a ``width`` of 64."""
     norm: Norm = "frozen_bn"
     stride_in: Literal["1x1", "3x3"] = "3x3"

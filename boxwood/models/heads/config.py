@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from boxwood.config import Component
-from boxwood.models.backbones.config import Norm
+from boxwood.models.backbones.config import Cells, Layers, Norm, Width
 
 if TYPE_CHECKING:
     from boxwood.models.heads.head import RoIHead
@@ -27,7 +27,7 @@ __all__ = [
 class RoIHeadConfig(Component):
     """Base of every head's configuration. Derive from `BoxHeadConfig`, `MaskHeadConfig` or `KeypointHeadConfig`."""
 
-    resolution: int
+    resolution: Cells
     """P, cells a side of the features that are pooled from an RoI."""
     source: Literal["maps", "tail", "own_tail"] = "maps"
     """The head's input: the pooled features; the output of the backbone's tail (Detectron's C4: res5) on them, shared by all heads
@@ -41,7 +41,7 @@ class RoIHeadConfig(Component):
 class BoxHeadConfig(RoIHeadConfig):
     """Base of the heads whose output is classified and regressed."""
 
-    resolution: int = 7
+    resolution: Cells = 7
 
 
 class AverageHeadConfig(BoxHeadConfig):
@@ -52,7 +52,7 @@ class AverageHeadConfig(BoxHeadConfig):
 
     short_kind: ClassVar[str] = "average"
 
-    resolution: int = 14
+    resolution: Cells = 14
     source: Literal["maps", "tail", "own_tail"] = "tail"
 
     def build(self, channels: int) -> RoIHead:
@@ -66,7 +66,7 @@ class TwoFCHeadConfig(BoxHeadConfig):
 
     short_kind: ClassVar[str] = "two_fc"
 
-    width: int = 1024
+    width: Width = 1024
 
     def build(self, channels: int) -> RoIHead:
         from boxwood.models.heads.box import TwoFCHead
@@ -79,9 +79,9 @@ class ConvFCHeadConfig(BoxHeadConfig):
 
     short_kind: ClassVar[str] = "conv_fc"
 
-    convs: int = 4
-    conv_width: int = 256
-    width: int = 1024
+    convs: Layers = 4
+    conv_width: Width = 256
+    width: Width = 1024
     norm: Norm | None = "gn"
     """After each convolution, which then has no bias; None for convolutions with bias alone."""
 
@@ -94,7 +94,7 @@ class ConvFCHeadConfig(BoxHeadConfig):
 class MaskHeadConfig(RoIHeadConfig):
     """Base of the heads whose output becomes a mask per RoI and class; the head decides M."""
 
-    resolution: int = 14
+    resolution: Cells = 14
     binary_mask_targets: bool | None = None
     """Mask targets are 0 or 1 (Detectron), not the covered share of a cell; None: as ``geometry`` implies."""
 
@@ -111,8 +111,8 @@ class ConvMaskHeadConfig(MaskHeadConfig):
 
     short_kind: ClassVar[str] = "conv_mask"
 
-    convs: int = 4
-    width: int = 256
+    convs: Layers = 4
+    width: Width = 256
     norm: Norm | None = None
     """After each 3x3 convolution, which then has no bias; None for convolutions with bias alone."""
 
@@ -125,7 +125,7 @@ class ConvMaskHeadConfig(MaskHeadConfig):
 class KeypointHeadConfig(RoIHeadConfig):
     """Base of the heads whose output becomes a heatmap per RoI and keypoint, four times as fine as the head's output."""
 
-    resolution: int = 14
+    resolution: Cells = 14
 
 
 class ConvKeypointHeadConfig(KeypointHeadConfig):
@@ -133,8 +133,8 @@ class ConvKeypointHeadConfig(KeypointHeadConfig):
 
     short_kind: ClassVar[str] = "conv_keypoint"
 
-    convs: int = 8
-    width: int = 512
+    convs: Layers = 8
+    width: Width = 512
 
     def build(self, channels: int) -> RoIHead:
         from boxwood.models.heads.keypoint import ConvKeypointHead
