@@ -43,7 +43,9 @@ def test_inspect_a_pickle(boxwood: Boxwood, pickle_file: Path) -> None:
     [
         (("--from", "detectron"), "--model"),
         (("--from", "detectron", "--model", "detectron/e2e_faster_rcnn_R-50-FPN_1x"), "lacks 8 tensors"),
-        (("--from", "detectron", "model.geometry=continuous"), "none is named"),
+        (("--from", "detectron", "model.geometry=continuous"), "--model"),
+        (("--from", "detectron", "--config", "config.yaml"), "leave --config out"),
+        (("--from", "detectron2"), "--config"),
         (("--from", "torchvision"), "no R-CNN or RetinaNet of torchvision"),
         (("--from", "detectron2", "--model", "faster_rcnn_r50_fpn_1x"), "no class logits"),
         (("--from", "onnx"), "detectron"),

@@ -141,7 +141,7 @@ def test_an_imagenet_backbone() -> None:
     assert all(not name.startswith("backbone.") for name in report.initialised) and "rpn.objectness.weight" in report.initialised
     assert all(torch.equal(state[name], before[name]) for name in report.initialised)
     assert not torch.equal(state["backbone.layer3.0.conv1.conv.weight"], before["backbone.layer3.0.conv1.conv.weight"])
-    assert report.unused == ["fc1000_b", "fc1000_w"]
+    assert list(report.unused) == ["fc1000_b", "fc1000_w"]
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "depth"])
