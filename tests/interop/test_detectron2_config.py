@@ -265,7 +265,7 @@ BOMB = "k0: &k0 [1, 1]\n" + "".join(f"k{i + 1}: &k{i + 1} [*k{i}, *k{i}]\n" for 
         ("model: {_target_: detectron2.modeling.GeneralizedRCNN}\ndataloader: {}\n", "LazyConfigs are not read"),
         ("train: {steps: 10}\nmodel: {kind: rcnn}\n", "is no configuration of detectron2"),
         ("MODEL: !!python/object/apply:os.system ['touch hacked']\n", r"os\.system"),
-        ("MODEL: {META_ARCHITECTURE: [", "is cut short or damaged|is damaged"),
+        ("MODEL: {META_ARCHITECTURE: [", "is damaged"),
         (BOMB, "larger, with its aliases expanded"),
         ("MODEL: \xff", "UTF-8"),
     ],
