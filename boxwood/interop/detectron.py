@@ -88,10 +88,10 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
 def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
     """The number of classes of the blobs, without background; None where no output has classes (RPN alone, a backbone)."""
     if isinstance(config, RetinaNetConfig) and "retnet_cls_pred_fpn3_b" in blobs:
-        return len(blobs["retnet_cls_pred_fpn3_b"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
+        return blobs["retnet_cls_pred_fpn3_b"].size // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
     if isinstance(config, RFCNConfig) and "conv_cls_b" in blobs:
-        return len(blobs["conv_cls_b"]) // config.grid**2 - 1
-    return len(blobs["cls_score_b"]) - 1 if "cls_score_b" in blobs else None
+        return blobs["conv_cls_b"].size // config.grid**2 - 1
+    return blobs["cls_score_b"].size - 1 if "cls_score_b" in blobs else None
 
 
 def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:

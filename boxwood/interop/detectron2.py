@@ -58,7 +58,7 @@ def contradictions(state: Mapping[str, Tensor], model: ModelConfig, bgr: bool) -
     for key, ours in (("pixel_mean", model.pixel_mean), ("pixel_std", model.pixel_std)):
         theirs = next((value for name, value in state.items() if name.rpartition(".")[2] == key), None)
         if theirs is not None:
-            numbers = tuple(round(number, 4) for number in theirs.flatten().tolist()[:: -1 if bgr else 1])
+            numbers = tuple(round(number, 4) for number in theirs.flatten()[:3].tolist()[:: -1 if bgr else 1])
             if numbers != tuple(round(number, 4) for number in ours):
                 problems.append(f"{key} is {numbers} in the weights and {ours} in the configuration")
     anchors = _anchors(model)
@@ -90,7 +90,8 @@ def count_classes(state: Mapping[str, Tensor], model: ModelConfig, where: str) -
     if bias is None:
         raise UserError(f"{where}: has no class logits under detectron2's name; use weights of {model.title}")
     anchors = _anchors(model)
-    return len(bias) // (len(anchors.anchor_sizes[0]) * len(anchors.anchor_ratios)) if one_stage and anchors else len(bias) - 1
+    outputs = bias.numel()
+    return outputs // (len(anchors.anchor_sizes[0]) * len(anchors.anchor_ratios)) if one_stage and anchors else outputs - 1
 
 
 def convert(

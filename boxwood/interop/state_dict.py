@@ -84,7 +84,10 @@ def collect(
         possible = candidates(name)
         source = next((candidate for candidate in possible if candidate in theirs), None)
         if source is not None:
-            arranged = arrange(theirs[source], name.rpartition(".")[0])
+            try:
+                arranged = arrange(theirs[source], name.rpartition(".")[0])
+            except (RuntimeError, IndexError):
+                arranged = theirs[source]  # of another shape, which `finish` reports
             collected.matched[name] = (source, arranged, arranged is not theirs[source])
         elif (constant := implied(name)) is not None:
             collected.constant[name] = torch.tensor(constant)

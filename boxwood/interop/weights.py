@@ -195,10 +195,12 @@ def _from_torchvision(path: Path, config: RunConfig | None, categories: Categori
     first = "_coco-" in path.name and "_v2_" not in path.name
     if first:
         notes += ("settings: frozen norms without an epsilon, as torchvision's first weights have, since the file has their name",)
-    state, categories = _known_classes(state, categories, where)
+    with errors_of_file(path):  # tensors of unexpected shapes
+        state, categories = _known_classes(state, categories, where)
 
     def convert(model: nn.Module, config: ModelConfig) -> tuple[dict[str, Tensor], Report]:
-        return torchvision.convert(state, model, config, where, eps=0.0 if first else 1e-5)
+        with errors_of_file(path):  # as above
+            return torchvision.convert(state, model, config, where, eps=0.0 if first else 1e-5)
 
     return _imported(config, categories, notes, convert)
 

@@ -362,9 +362,9 @@ def test_settings_among_the_weights_are_compared(state: dict[str, torch.Tensor],
         state[key] = settings_[key] + 1
         with pytest.raises(UserError, match=r"in the (weights|configuration).* --config"):
             import_weights(path, "detectron2")
-        (_, note) = import_weights(path, "detectron2", resolve("rpn_r50_fpn_1x", ["model.pixel_std=[1, 1, 1]"])).notes[-2:]
-        assert note.startswith("differs: ")
         state[key] = settings_[key]
+    notes = import_weights(path, "detectron2", resolve("rpn_r50_fpn_1x", ["model.pixel_std=[2, 2, 2]"])).notes
+    assert notes[-1] == "differs: pixel_std is (1.0, 1.0, 1.0) in the weights and (2.0, 2.0, 2.0) in the configuration"
 
 
 def test_the_classes_of_a_users_own_set_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,6 +377,18 @@ def test_the_classes_of_a_users_own_set_are_asked_for(tmp_path: Path, monkeypatc
     assert any(note.startswith("read as: DATASETS.TRAIN = 'nuts_train'") for note in imported.notes)
     write_config(tmp_path, FASTER, MODEL__ROI_HEADS__NUM_CLASSES=3)
     with pytest.raises(UserError, match=r"has 80 classes, and .*config\.yaml 3"):
+        import_weights(tmp_path / "model_final.pth", "detectron2")
+
+
+def test_tensors_of_another_shape_are_named(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Also those whose channels or anchors are reordered."""
+    write_config(tmp_path, RPN, MODEL__ANCHOR_GENERATOR__SIZES=[[30, 40]])
+    with pytest.raises(
+        UserError, match=r"objectness_logits\.weight gives rpn\.objectness\.weight the shape \(3, 256, 1, 1\) instead of \(6,"
+    ):
+        import_weights(tmp_path / "model_final.pth", "detectron2")
+    state["backbone.bottom_up.stem.conv1.weight"] = torch.zeros(())
+    with pytest.raises(UserError, match=r"stem\.conv1\.weight gives backbone\.conv1\.conv\.weight the shape \(\)"):
         import_weights(tmp_path / "model_final.pth", "detectron2")
 
 

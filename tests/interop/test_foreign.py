@@ -14,7 +14,9 @@ import torch
 
 from boxwood.errors import UserError
 from boxwood.interop.foreign import errors_of_file
-from boxwood.interop.weights import read_tensors
+from boxwood.interop.weights import import_weights, read_tensors
+from boxwood.recipes import resolve
+from tests.interop.test_caffe import layer
 
 
 def test_any_damage_to_a_file_of_torch_is_one_line(tmp_path: Path) -> None:
@@ -37,6 +39,18 @@ def test_any_damage_to_a_file_of_torch_is_one_line(tmp_path: Path) -> None:
             with contextlib.suppress(UserError):
                 read_tensors(file)
     assert raised >= {IndexError, AssertionError, pickle.UnpicklingError}
+
+
+def test_any_damage_to_a_file_of_caffe_is_one_line(tmp_path: Path) -> None:
+    intact, random = layer("conv1", "Convolution", [np.ones((2, 3, 1, 1)), np.ones(2)]), np.random.default_rng(0)
+    config = resolve("rpn_r50_c4_1x")
+    for trial in range(12):
+        content = bytearray(intact[: int(random.integers(1, len(intact)))] if trial % 2 else intact)
+        for _ in range(trial % 4):
+            content[int(random.integers(len(content)))] = int(random.integers(256))
+        (tmp_path / "net.caffemodel").write_bytes(content)
+        with pytest.raises(UserError):
+            import_weights(tmp_path / "net.caffemodel", "caffe", config)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), TypeError("a\nb\x1b[2J"), struct.error("4 bytes")])
