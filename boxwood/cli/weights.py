@@ -50,17 +50,31 @@ def inspect(file: Path) -> None:
 @click.option(
     "--model",
     metavar="CONFIG",
-    help="The configuration of the network; Detectron's files hold it, torchvision's networks are recognised.",
+    help="The configuration of the network, instead of the one that is found or recognised.",
+)
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="detectron2's config.yaml, if not beside FILE."
 )
 @click.option("--categories", type=click.Path(path_type=Path), metavar="FILE", help="A COCO file with the classes, if not COCO's.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.safetensors")
 @imports_option
-def import_(file: Path, overrides: tuple[str, ...], program: str, model: str | None, categories: Path | None, out: Path) -> None:
+def import_(
+    file: Path,
+    overrides: tuple[str, ...],
+    program: str,
+    model: str | None,
+    config_file: Path | None,
+    categories: Path | None,
+    out: Path,
+) -> None:
     """Write another program's weights as Boxwood's, and print where every tensor came from.
+
+    Detectron's files hold their configuration, detectron2's is in the config.yaml beside them, torchvision's networks are
+    recognised; KEY=VALUE changes it.
 
     \b
       boxwood weights import model_final.pkl --from detectron --out mask_rcnn.safetensors
-      boxwood weights import model_final_a54504.pkl --from detectron2 --model mask_rcnn_r50_fpn_1x --out mask_rcnn.safetensors
+      boxwood weights import output/model_final.pth --from detectron2 --out mask_rcnn.safetensors
       boxwood weights import ResNet-50-model.caffemodel --from caffe --model faster_rcnn_r50_fpn_1x --out r50.safetensors
     """
     from boxwood.library.weights import import_weights
@@ -72,6 +86,7 @@ def import_(file: Path, overrides: tuple[str, ...], program: str, model: str | N
         model=model,
         overrides=overrides,
         categories=categories,
+        config=config_file,
     )
     click.echo(imported.report.table())
     for note in imported.notes:

@@ -11,7 +11,8 @@ by `boxwood.safe_pickle`, which runs no code. The differences:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ from boxwood.models.backbones.resnet import BLOCKS
 from boxwood.models.config import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 
 __all__ = ["DetectronFile", "convert", "count_classes", "read_detectron"]
+
+HARMLESS = (
+    (r".*_momentum|lr", "of the optimizer"),
+    (r"(fc1000|fc8|pred)_[wb]", "of ImageNet's classifier"),
+    (r"kps_score_[wb]", "a fixed filter"),
+)
+"""Blobs that the network does not need, and why."""
 
 Blobs = Mapping[str, np.ndarray[Any, Any]]
 
@@ -73,16 +81,17 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
     excused = {name for name in missing if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
     if all(map(_is_backbone, collected.matched)) and not any(map(_is_backbone, missing.keys() - excused)):
         excused = set(missing)
-    return finish(model, collected, blobs, where, excused)
+    trained = {name for name in blobs if f"{name}_momentum" in blobs}
+    return finish(model, collected, blobs, where, lambda name: _harmless(name, blobs[name], trained), excused)
 
 
 def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
     """The number of classes of the blobs, without background; None where no output has classes (RPN alone, a backbone)."""
     if isinstance(config, RetinaNetConfig) and "retnet_cls_pred_fpn3_b" in blobs:
-        return len(blobs["retnet_cls_pred_fpn3_b"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
+        return blobs["retnet_cls_pred_fpn3_b"].size // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
     if isinstance(config, RFCNConfig) and "conv_cls_b" in blobs:
-        return len(blobs["conv_cls_b"]) // config.grid**2 - 1
-    return len(blobs["cls_score_b"]) - 1 if "cls_score_b" in blobs else None
+        return blobs["conv_cls_b"].size // config.grid**2 - 1
+    return blobs["cls_score_b"].size - 1 if "cls_score_b" in blobs else None
 
 
 def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
@@ -107,6 +116,17 @@ def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
 
 def _is_backbone(name: str) -> bool:
     return name.startswith(("backbone.", "mask_tail.", "keypoint_tail."))
+
+
+def _harmless(name: str, blob: np.ndarray[Any, Any], trained: Collection[str]) -> str | None:
+    """Why a blob may be unused. Detectron saved also the blobs of the file that it began with and did not train; ``trained`` are
+    those with a momentum."""
+    for pattern, reason in HARMLESS:
+        if re.fullmatch(pattern, name):
+            return reason
+    if name.endswith("_b") and not blob.any():
+        return "a bias of zeros"
+    return "of an earlier network, not trained" if trained and name not in trained else None
 
 
 def _implied(name: str) -> float | None:

@@ -1,11 +1,12 @@
-"""detectron2's weights (``.pkl`` of its zoo, ``.pth`` of its checkpoints) under our names, and the settings that they require.
+"""detectron2's weights (``.pkl`` of its zoo, ``.pth`` of its checkpoints) under our names.
 
-R-CNN with FPN or C4, RPN and RetinaNet are supported, with frozen batch norm or group norm. The differences:
+R-CNN with FPN, C4 or DC5, RPN and RetinaNet on ResNets are supported. The differences:
 
 * in detectron2 the anchors of a cell are ordered by size, then ratio; here by ratio, then size;
-* detectron2's images are BGR, so the input channels of the first convolution are reversed.
+* detectron2's images are BGR unless its configuration says RGB, so the input channels of the first convolution are reversed.
 
-Background is the last class in detectron2 too, and has no boxes and no masks.
+Background is the last class in detectron2 too, and has no boxes and no masks. The weights hold no settings: those are in the
+``config.yaml`` that detectron2 writes beside them (`boxwood.interop.detectron2_config`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
@@ -20,48 +22,85 @@ from boxwood.interop.state_dict import Report, Rules, collect, finish, ratio_by_
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.config import AnchorsConfig, ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig
 
-__all__ = ["convert", "with_conventions"]
+__all__ = ["check_architecture", "check_model", "contradictions", "convert", "count_classes"]
+
+UNSUPPORTED = (
+    (r"roi_heads\.box_(head|predictor)\.\d+\.", "is a Cascade R-CNN"),
+    (r".*\.conv\d_offset\.", "has deformable convolutions"),
+    (r"sem_seg_head\.", "has a head of semantic segmentation"),
+)
+"""Names of tensors, and the architectures that have them."""
+HARMLESS = (
+    (r"(.*\.)?pixel_(mean|std)", "a setting, compared with the configuration's"),
+    (r"(.*\.)?anchor_generator\.cell_anchors\.\d+", "computed from settings, compared with the configuration's"),
+    (r".*\.num_batches_tracked", "a counter of batch norm"),
+)
+"""Tensors that the network does not need, and why."""
 
 
-def with_conventions(model: ModelConfig, state: Mapping[str, Tensor], where: str) -> ModelConfig:
-    """A copy of the configuration with the settings that detectron2's weights were trained with: aligned RoIAlign with as many
-    sampling points as a cell has map pixels, detectron2's pixel means and deviations, its anchors, and the stride of the backbone
-    (MSRA's ResNets have it in the 1x1 convolution, the others in the 3x3).
+def check_architecture(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise `UserError` for weights of an architecture that Boxwood does not have, as the names of its tensors tell."""
+    for pattern, problem in UNSUPPORTED:
+        name = next((name for name in state if re.match(pattern, name)), None)
+        if name is not None:
+            raise UserError(f"{where}: {problem} ({name}), which Boxwood does not have; use another model")
 
-    Raises `UserError` for an architecture that detectron2 does not have.
-    """
+
+def check_model(model: ModelConfig, where: str) -> None:
+    """Raise `UserError` for a configuration of an architecture that detectron2 does not have."""
     if not isinstance(model, RCNNConfig | RetinaNetConfig | ProposerConfig) or not isinstance(model.backbone, ResNetConfig):
         raise UserError(f"{where}: detectron2 has nothing like {model.title}; use a recipe of R-CNN, RPN or RetinaNet on a ResNet")
-    changed = model.model_copy(deep=True)
-    assert isinstance(changed, RCNNConfig | RetinaNetConfig | ProposerConfig) and isinstance(changed.backbone, ResNetConfig)
-    msra = changed.backbone.groups == 1 and changed.backbone.norm == "frozen_bn"
-    changed.backbone.stride_in = "1x1" if msra else "3x3"
-    changed.backbone.weights = None
-    changed.geometry = "continuous"
-    changed.pixel_mean, changed.pixel_std = (123.675, 116.28, 103.53), (1.0, 1.0, 1.0)
-    if changed.backbone.groups > 1:
-        changed.pixel_std = (58.395, 57.12, 57.375)
-    for key in ("pixel_mean", "pixel_std"):
-        if key in state:
-            blue, green, red = (round(float(value), 6) for value in state[key].flatten())
-            setattr(changed, key, (red, green, blue))
-    if isinstance(changed, RCNNConfig):
-        changed.rois.aligned, changed.rois.sampling_ratio = True, 0
-    if changed.fpn is None:
-        changed.size_divisor = 1
-    anchors = _anchors(changed)
-    if anchors is not None:
-        anchors.rounded_anchors, anchors.anchor_offset = False, 0.0
-    return changed
 
 
-def convert(state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, where: str) -> tuple[dict[str, Tensor], Report]:
-    """The state dict of ``model``, which was built from ``config``, from detectron2's.
+def contradictions(state: Mapping[str, Tensor], model: ModelConfig, bgr: bool) -> list[str]:
+    """The settings that older versions of detectron2 saved among the weights, where the configuration differs from them."""
+    problems = []
+    for key, ours in (("pixel_mean", model.pixel_mean), ("pixel_std", model.pixel_std)):
+        theirs = next((value for name, value in state.items() if name.rpartition(".")[2] == key), None)
+        if theirs is not None:
+            numbers = tuple(round(number, 4) for number in theirs.flatten()[:3].tolist()[:: -1 if bgr else 1])
+            if numbers != tuple(round(number, 4) for number in ours):
+                problems.append(f"{key} is {numbers} in the weights and {ours} in the configuration")
+    anchors = _anchors(model)
+    for level, sizes in enumerate(anchors.anchor_sizes if anchors is not None else ()):
+        name = next((name for name in state if name.endswith(f"anchor_generator.cell_anchors.{level}")), None)
+        if anchors is None or name is None:
+            continue
+        corners = torch.tensor(
+            [
+                (-size / ratio**0.5 / 2, -size * ratio**0.5 / 2, size / ratio**0.5 / 2, size * ratio**0.5 / 2)
+                for size in sizes
+                for ratio in anchors.anchor_ratios
+            ]
+        )
+        if state[name].shape != corners.shape or not torch.allclose(state[name].float(), corners, rtol=1e-3, atol=0.01):
+            problems.append(f"the anchors of level {level} in the weights differ from the configuration's, of sizes {sizes}")
+    return problems
 
-    Raises `UserError` for a Cascade R-CNN, and where tensors are missing or of another shape; it names them.
+
+def count_classes(state: Mapping[str, Tensor], model: ModelConfig, where: str) -> int | None:
+    """The number of classes of the weights; None where no output has classes (RPN alone).
+
+    Raises `UserError` where the weights lack the output that ``model`` has.
     """
-    if any(re.match(r"roi_heads\.box_(head|predictor)\.\d\.", name) for name in state):
-        raise UserError(f"{where}: is a Cascade R-CNN, which Boxwood does not have; use another model")
+    if isinstance(model, ProposerConfig):
+        return None
+    one_stage = isinstance(model, RetinaNetConfig)
+    bias = state.get("head.cls_score.bias" if one_stage else "roi_heads.box_predictor.cls_score.bias")
+    if bias is None:
+        raise UserError(f"{where}: has no class logits under detectron2's name; use weights of {model.title}")
+    anchors = _anchors(model)
+    outputs = bias.numel()
+    return outputs // (len(anchors.anchor_sizes[0]) * len(anchors.anchor_ratios)) if one_stage and anchors else outputs - 1
+
+
+def convert(
+    state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, where: str, *, bgr: bool = True
+) -> tuple[dict[str, Tensor], Report]:
+    """The state dict of ``model``, which was built from ``config``, from detectron2's; ``bgr``: its images were BGR.
+
+    Raises `UserError` where tensors are missing, unused or of another shape; it names them.
+    """
     rules = _rules(config)
 
     def candidates(name: str) -> list[str]:
@@ -73,21 +112,25 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, config: ModelConfig, 
         model.state_dict(),
         state,
         candidates,
-        lambda value, module: _arrange(value, module, config),
+        lambda value, module: _arrange(value, module, config, bgr),
         lambda name: 0.0 if name.endswith(".num_batches_tracked") else None,
     )
     # RPN alone on C4 does not run the backbone's last stage, so it was saved without.
     excused = {name for name in collected.missing if isinstance(config, ProposerConfig) and name.startswith("backbone.layer4.")}
-    return finish(model, collected, state, where, excused)
+    return finish(model, collected, state, where, _harmless, excused)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
+def _harmless(name: str) -> str | None:
+    return next((reason for pattern, reason in HARMLESS if re.fullmatch(pattern, name)), None)
+
+
+def _arrange(value: Tensor, module: str, config: ModelConfig, bgr: bool) -> Tensor:
     """Values in our order of colour channels and anchors; the same tensor where detectron2's order is ours."""
     if module == "backbone.conv1.conv":
-        return value.flip(1)
+        return value.flip(1) if bgr else value
     anchors = _anchors(config)
     of_anchors = ("rpn.objectness", "rpn.deltas") if not isinstance(config, RetinaNetConfig) else ("class_logits", "box_deltas")
     if anchors is None or module not in of_anchors or len(anchors.anchor_sizes[0]) == 1:
@@ -101,7 +144,9 @@ def _anchors(config: ModelConfig) -> AnchorsConfig | None:
 
 
 def _rules(config: ModelConfig) -> Rules:
-    assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig)
+    assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig) and isinstance(config.backbone, ResNetConfig)
+    c4 = config.backbone.last_stage == "tail"
+    convs = 1 if isinstance(config, RetinaNetConfig) or config.rpn is None else config.rpn.convs
     backbone = "backbone." if config.fpn is None else "backbone.bottom_up."
     finest = 3 if isinstance(config, RetinaNetConfig) else 2
     box, mask, keypoint = "roi_heads.box_head", "roi_heads.mask_head", "roi_heads.keypoint_head"
@@ -109,7 +154,7 @@ def _rules(config: ModelConfig) -> Rules:
     predictor = "head" if one_stage else "roi_heads.box_predictor"
 
     def stage(layer: str) -> str:
-        return "roi_heads.res5" if layer == "4" and config.fpn is None else f"{backbone}res{int(layer) + 1}"
+        return "roi_heads.res5" if layer == "4" and c4 else f"{backbone}res{int(layer) + 1}"
 
     return (
         (r"backbone\.conv1", lambda m: f"{backbone}stem.conv1"),
@@ -118,19 +163,19 @@ def _rules(config: ModelConfig) -> Rules:
         (r"fpn\.inner\.(\d)", lambda m: f"backbone.fpn_lateral{int(m[1]) + finest}"),
         (r"fpn\.outer\.(\d)", lambda m: f"backbone.fpn_output{int(m[1]) + finest}"),
         (r"fpn\.(p\d)", lambda m: f"backbone.top_block.{m[1]}"),
-        (r"rpn\.convs\.0", lambda m: "proposal_generator.rpn_head.conv"),
+        (r"rpn\.convs\.(\d+)", lambda m: f"proposal_generator.rpn_head.conv{'' if convs == 1 else f'.conv{m[1]}'}"),
         (r"rpn\.objectness", lambda m: "proposal_generator.rpn_head.objectness_logits"),
         (r"rpn\.deltas", lambda m: "proposal_generator.rpn_head.anchor_deltas"),
-        (r"class_tower\.(\d)", lambda m: f"head.cls_subnet.{2 * int(m[1])}"),
-        (r"box_tower\.(\d)", lambda m: f"head.bbox_subnet.{2 * int(m[1])}"),
+        (r"class_tower\.(\d+)", lambda m: f"head.cls_subnet.{2 * int(m[1])}"),
+        (r"box_tower\.(\d+)", lambda m: f"head.bbox_subnet.{2 * int(m[1])}"),
         (r"box_head\.fc([67])", lambda m: f"{box}.fc{int(m[1]) - 5}"),
         (r"box_head\.fc", lambda m: f"{box}.fc1"),
-        (r"box_head\.convs\.(\d)", lambda m: f"{box}.conv{int(m[1]) + 1}"),
+        (r"box_head\.convs\.(\d+)", lambda m: f"{box}.conv{int(m[1]) + 1}"),
         (r"class_logits", lambda m: f"{predictor}.cls_score"),
         (r"box_deltas", lambda m: f"{predictor}.bbox_pred"),
-        (r"mask_head\.convs\.(\d)", lambda m: f"{mask}.mask_fcn{int(m[1]) + 1}"),
+        (r"mask_head\.convs\.(\d+)", lambda m: f"{mask}.mask_fcn{int(m[1]) + 1}"),
         (r"mask_head\.deconv", lambda m: f"{mask}.deconv"),
         (r"mask_logits", lambda m: f"{mask}.predictor"),
-        (r"keypoint_head\.convs\.(\d)", lambda m: f"{keypoint}.conv_fcn{int(m[1]) + 1}"),
+        (r"keypoint_head\.convs\.(\d+)", lambda m: f"{keypoint}.conv_fcn{int(m[1]) + 1}"),
         (r"keypoint_logits", lambda m: f"{keypoint}.score_lowres"),
     )

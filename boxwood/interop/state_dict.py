@@ -30,8 +30,8 @@ class Report:
     """Our names of constants that the file does not hold, since its format implies them: statistics of 0 and 1."""
     initialised: list[str] = field(default_factory=list)
     """Our names of tensors that keep the model's initial values, since the file has only a backbone."""
-    unused: list[str] = field(default_factory=list)
-    """Their names of tensors without a counterpart here: of the optimizer, of a classifier, fixed filters."""
+    unused: dict[str, str] = field(default_factory=dict)
+    """Their name of a tensor that the network does not need -> the reason: of the optimizer, of a classifier, a fixed filter."""
 
     def summary(self) -> str:
         """One line of counts."""
@@ -45,11 +45,11 @@ class Report:
         return f"{ours}; {len(self.unused)} tensors of the file not used"
 
     def table(self) -> str:
-        """One line for each tensor: its origin, our name, theirs."""
+        """One line for each tensor: its origin, our name, theirs; of an unused one the reason."""
         rows = [("loaded", ours, theirs) for ours, theirs in self.loaded.items()]
         rows += [("reordered", ours, theirs) for ours, theirs in self.reordered.items()]
         rows += [("constant", ours, "") for ours in self.constant] + [("initialised", ours, "") for ours in self.initialised]
-        rows += [("unused", "", theirs) for theirs in self.unused]
+        rows += [("unused", "", f"{theirs} ({reason})") for theirs, reason in self.unused.items()]
         width = max((len(ours) for _, ours, _ in rows), default=0)
         return "\n".join(f"{sort:11}  {ours:{width}}  {theirs}".rstrip() for sort, ours, theirs in rows)
 
@@ -84,7 +84,10 @@ def collect(
         possible = candidates(name)
         source = next((candidate for candidate in possible if candidate in theirs), None)
         if source is not None:
-            arranged = arrange(theirs[source], name.rpartition(".")[0])
+            try:
+                arranged = arrange(theirs[source], name.rpartition(".")[0])
+            except (RuntimeError, IndexError):
+                arranged = theirs[source]  # of another shape, which `finish` reports
             collected.matched[name] = (source, arranged, arranged is not theirs[source])
         elif (constant := implied(name)) is not None:
             collected.constant[name] = torch.tensor(constant)
@@ -94,12 +97,17 @@ def collect(
 
 
 def finish(
-    model: nn.Module, collected: Collected, theirs: Iterable[str], where: str, excused: Collection[str] = ()
+    model: nn.Module,
+    collected: Collected,
+    theirs: Iterable[str],
+    where: str,
+    harmless: Callable[[str], str | None],
+    excused: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
     """The state dict of ``model`` with the collected values, and the report; ``theirs`` are all tensor names of the file.
 
-    Missing tensors in ``excused`` keep the model's values. Raises `UserError`, which names them, where others are missing or have
-    another shape.
+    Missing tensors in ``excused`` keep the model's values. ``harmless(name)`` is the reason why a tensor of the file may be unused.
+    Raises `UserError`, which names them, where others are missing, unused, or have another shape.
     """
     if needed := [source for name, source in collected.missing.items() if name not in excused]:
         raise UserError(
@@ -113,17 +121,23 @@ def finish(
     ]
     if wrong:
         raise UserError(f"{where}: does not fit the model: {some_of(wrong)}; name the configuration that it was trained with")
+    used = {source for source, _, _ in collected.matched.values()}
+    unused = {name: harmless(name) for name in sorted(name for name in theirs if name not in used)}
+    if extra := [name for name, reason in unused.items() if reason is None]:
+        raise UserError(
+            f"{where}: has {len(extra)} tensors that the model has no place for: {some_of(extra)}; name the configuration that "
+            "it was trained with"
+        )
     for name, (_, value, _) in collected.matched.items():
         state[name] = value.to(state[name].dtype).contiguous()
     for name, value in collected.constant.items():
         state[name] = value.to(state[name].dtype).expand_as(state[name]).contiguous()
-    used = {source for source, _, _ in collected.matched.values()}
     report = Report(
         loaded={ours: source for ours, (source, _, other) in collected.matched.items() if not other},
         reordered={ours: source for ours, (source, _, other) in collected.matched.items() if other},
         constant=list(collected.constant),
         initialised=list(collected.missing),
-        unused=sorted(name for name in theirs if name not in used),
+        unused={name: reason for name, reason in unused.items() if reason is not None},
     )
     return state, report
 

@@ -7,8 +7,9 @@ file -> its arrays -> (names and order of Detectron, detectron2, torchvision or 
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from boxwood import safe_pickle
+from boxwood.config import apply_overrides
 from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
 from boxwood.data.known_classes import COCO, published_categories
 from boxwood.errors import UserError
 from boxwood.interop import caffe, detectron, detectron2, torchvision
+from boxwood.interop.detectron2_config import find_config, read_config
 from boxwood.interop.detectron_config.pickled import from_embedded
+from boxwood.interop.foreign import errors_of_file
+from boxwood.interop.network_settings import UNKNOWN_FROM_STATE, differing_settings, settings_of
 from boxwood.interop.state_dict import Report
-from boxwood.models.config import ModelConfig, RetinaNetConfig, RFCNConfig, without_pretrained
+from boxwood.models.config import ModelConfig, without_pretrained
 from boxwood.models.inference_config import TestConfig
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
@@ -45,37 +50,39 @@ class Imported:
     saved: SavedWeights
     report: Report
     notes: tuple[str, ...] = ()
-    """Keys of the configuration in the file that were changed or left out."""
+    """Keys of the other program's configuration that were changed or left out, and settings that differ from it."""
 
 
-def import_weights(path: Path, source: Source, config: RunConfig | None = None, categories: Categories | None = None) -> Imported:
+def import_weights(
+    path: Path,
+    source: Source,
+    config: RunConfig | None = None,
+    categories: Categories | None = None,
+    *,
+    detectron2_config: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Imported:
     """Read a file of weights that the program ``source`` wrote.
 
-    ``config`` is the configuration of the network; Detectron's files hold it, and torchvision's networks are recognised.
-    ``categories`` are the classes; COCO's and VOC's are recognised by their number. Raises `UserError` where the file cannot be
-    read, contains code, or does not fit the configuration.
+    ``config`` is the configuration of the network, which is taken as it is, and a note names its settings that differ from the
+    other program's. Without one, Detectron's files hold it, detectron2's is in ``detectron2_config`` or the ``config.yaml`` beside
+    the weights, torchvision's networks are recognised; ``overrides`` (``model.rois.aligned=true``) are applied to it.
+    ``categories`` are the classes; COCO's and VOC's are recognised by their number. Raises `UserError` where a file cannot be read,
+    contains code, or does not fit the configuration.
     """
+    if detectron2_config is not None and (source != "detectron2" or config is not None):
+        reason = "--model names the network already" if source == "detectron2" else f"--from {source} reads no config.yaml"
+        raise UserError(f"{detectron2_config}: {reason}; leave --config out")
     if source == "detectron":
-        return _from_detectron(path, detectron.read_detectron(path), config, categories)
+        file = detectron.read_detectron(path)
+        return _from_detectron(path, file, config, categories, overrides)
     if source == "caffe":
-        return _from_detectron(path, detectron.DetectronFile(caffe.read_caffemodel(path), None), config, categories)
-    state = read_tensors(path)
+        with errors_of_file(path):
+            file = detectron.DetectronFile(caffe.read_caffemodel(path), None)
+        return _from_detectron(path, file, config, categories, overrides)
     if source == "detectron2":
-        if config is None:
-            raise UserError(f"{path}: detectron2's weights hold no configuration; name one with --model")
-        config = config.model_copy(deep=True)
-        config.model = detectron2.with_conventions(config.model, state, str(path))
-        categories = categories or published_categories(_classes(state, config.model, str(path)), str(path))
-        model = _built(config.model, categories)
-        return _imported(config, categories, *detectron2.convert(state, model, config.model, str(path)))
-    recognized = torchvision.recognized(state, str(path))
-    config = _coco(recognized) if config is None else config.model_copy(deep=True)
-    config.model = recognized
-    # The weights published first were trained without an epsilon in the variances of frozen norms.
-    first = "_coco-" in path.name and "_v2_" not in path.name
-    state, categories = _known_classes(state, categories, str(path))
-    model = _built(recognized, categories)
-    return _imported(config, categories, *torchvision.convert(state, model, recognized, str(path), eps=0.0 if first else 1e-5))
+        return _from_detectron2(path, detectron2_config, config, categories, overrides)
+    return _from_torchvision(path, config, categories, overrides)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -85,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict", "blobs"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
-    values = {name: _tensor(value) for name, value in tree.items()} if isinstance(tree, dict) else {}
+    values = {name: _tensor(name, value, str(path)) for name, value in tree.items()} if isinstance(tree, dict) else {}
     tensors = {str(name): value for name, value in values.items() if value is not None}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name; name a file of weights")
@@ -97,60 +104,147 @@ def read_pth(path: Path) -> Any:
 
     Raises `UserError` where the file cannot be read, holds anything else, or unpacks to far more bytes than its size.
     """
-    try:
+    with errors_of_file(path):
         unpacked = 0
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked <= min(MAX_UNPACKED, 4 * path.stat().st_size + 1_000_000):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); name an existing file") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused: it holds more than tensors and plain values; save only a state dict") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is cut short or damaged ({' '.join(str(error).split())[:100]}); copy it again") from None
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of sparse tensors, which `read_tensors` refuses
+                    return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                problem = "refused: it holds more than tensors and plain values; save only a state dict"
+                raise UserError(f"{path}: {problem}") from None
     raise UserError(f"{path}: refused: it unpacks to far more bytes than its size, which weights do not")
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _from_detectron(path: Path, file: detectron.DetectronFile, config: RunConfig | None, categories: Categories | None) -> Imported:
+def _from_detectron(
+    path: Path, file: detectron.DetectronFile, config: RunConfig | None, categories: Categories | None, overrides: Sequence[str]
+) -> Imported:
     where = str(path)
     notes: tuple[str, ...] = ()
     if config is None:
         if file.config is None:
             raise UserError(f"{path}: is an ImageNet backbone without a configuration; name one with --model")
         converted = from_embedded(file.config, f"{path}: cfg")
-        config, notes = converted.config, tuple(map(str, converted.notes))
-    config = config.model_copy(deep=True)
-    config.model = without_pretrained(config.model)
+        config, notes = apply_overrides(converted.config, overrides), tuple(map(str, converted.notes))
     if categories is None:
         count = detectron.count_classes(file.blobs, config.model)
         categories = COCO if count is None else published_categories(count, where)
-    model = _built(config.model, categories)
-    state, report = detectron.convert(file.blobs, model, config.model, where)
+
+    def convert(model: nn.Module, config: ModelConfig) -> tuple[dict[str, Tensor], Report]:
+        return detectron.convert(file.blobs, model, config, where)
+
+    return _imported(config, categories, notes, convert)
+
+
+def _from_detectron2(
+    path: Path, config_file: Path | None, config: RunConfig | None, categories: Categories | None, overrides: Sequence[str]
+) -> Imported:
+    where, state = str(path), read_tensors(path)
+    detectron2.check_architecture(state, where)
+    beside = find_config(path)
+    if config is not None:
+        bgr, notes = True, tuple(_notes_of_callers(config.model, beside))
+        detectron2.check_model(config.model, where)
+        notes += tuple(f"differs: {problem}" for problem in detectron2.contradictions(state, config.model, bgr))
+        count = detectron2.count_classes(state, config.model, where)
+    else:
+        file = config_file or beside
+        if file is None:
+            raise UserError(
+                f"{path}: detectron2's weights hold no settings (stride, means, RoIAlign, anchors); name the config.yaml that it "
+                "wrote beside them with --config, or a complete configuration with --model"
+            )
+        read = read_config(file)
+        config, bgr, notes = apply_overrides(read.config, overrides), read.bgr, (f"settings: read from {file}", *read.notes)
+        if problems := detectron2.contradictions(state, read.config.model, bgr):
+            raise UserError(f"{path}: {'; '.join(problems)}; name the config.yaml of these weights with --config")
+        count = detectron2.count_classes(state, read.config.model, where)
+        if count != read.num_classes:
+            raise UserError(f"{path}: has {count} classes, and {file} {read.num_classes}; name the config.yaml of these weights")
+        if categories is None and count is not None and not read.published_classes:
+            raise UserError(
+                f"{path}: has {count} classes, whose names detectron2 does not save; name a COCO file with --categories"
+            )
+    if categories is None:
+        categories = COCO if count is None else published_categories(count, where)
+
+    def convert(model: nn.Module, config: ModelConfig) -> tuple[dict[str, Tensor], Report]:
+        return detectron2.convert(state, model, config, where, bgr=bgr)
+
+    return _imported(config, categories, notes, convert)
+
+
+def _from_torchvision(path: Path, config: RunConfig | None, categories: Categories | None, overrides: Sequence[str]) -> Imported:
+    where, state = str(path), read_tensors(path)
+    recognized = torchvision.recognized(state, where)
+    notes: tuple[str, ...] = ()
+    if config is None:
+        config = apply_overrides(_coco(recognized), overrides)
+    elif type(config.model) is not type(recognized):
+        raise UserError(f"{path}: is {recognized.title}, and --model names {config.model.title}; leave --model out")
+    else:
+        notes = tuple(differing_settings(config.model, recognized, "torchvision's"))
+    # The weights published first were trained without an epsilon in the variances of frozen norms.
+    first = "_coco-" in path.name and "_v2_" not in path.name
+    if first:
+        notes += ("settings: frozen norms without an epsilon, as torchvision's first weights have, since the file has their name",)
+    with errors_of_file(path):  # tensors of unexpected shapes
+        state, categories = _known_classes(state, categories, where)
+
+    def convert(model: nn.Module, config: ModelConfig) -> tuple[dict[str, Tensor], Report]:
+        with errors_of_file(path):  # as above
+            return torchvision.convert(state, model, config, where, eps=0.0 if first else 1e-5)
+
+    return _imported(config, categories, notes, convert)
+
+
+def _imported(
+    config: RunConfig,
+    categories: Categories,
+    notes: tuple[str, ...],
+    convert: Callable[[nn.Module, ModelConfig], tuple[dict[str, Tensor], Report]],
+) -> Imported:
+    """Convert to a network without memory for its weights: those of the file are compared with it before any is made."""
+    config = config.model_copy(deep=True)
+    config.model = without_pretrained(config.model)
+    with torch.device("meta"):
+        model = config.model.build(categories, TestConfig())
+    assert isinstance(model, nn.Module)
+    state, report = convert(model, config.model)
+    if report.initialised:
+        network = config.model.build(categories, TestConfig())
+        assert isinstance(network, nn.Module)
+        initial = network.state_dict()
+        state |= {name: initial[name] for name in report.initialised}
     return Imported(SavedWeights(state, config, categories), report, notes)
 
 
-def _imported(config: RunConfig, categories: Categories, state: dict[str, Tensor], report: Report) -> Imported:
-    return Imported(SavedWeights(state, config, categories), report)
-
-
-def _built(config: ModelConfig, categories: Categories) -> nn.Module:
-    return without_pretrained(config).build(categories, TestConfig())
-
-
-def _classes(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> int:
-    """The number of classes of detectron2's weights."""
-    if isinstance(config, RetinaNetConfig) and "head.cls_score.bias" in state:
-        return len(state["head.cls_score.bias"]) // (len(config.head.anchor_sizes[0]) * len(config.head.anchor_ratios))
-    if "roi_heads.box_predictor.cls_score.bias" in state:
-        return len(state["roi_heads.box_predictor.cls_score.bias"]) - 1
-    if isinstance(config, RetinaNetConfig | RFCNConfig) or config.class_agnostic is False:
-        raise UserError(f"{where}: has no class logits under detectron2's name; use weights of {config.title}")
-    return len(COCO)
+def _notes_of_callers(model: ModelConfig, beside: Path | None) -> list[str]:
+    """How a configuration that the caller named differs from the ``config.yaml`` beside the weights; without one the settings that
+    the weights do not tell."""
+    if beside is None:
+        settings = {key: value for key, value in settings_of(model).items() if key in UNKNOWN_FROM_STATE}
+        stated = ", ".join(f"{key}={value}" for key, value in settings.items())
+        return [
+            f"settings: of --model ({stated}), and channels in the order BGR; detectron2's own are in its config.yaml (--config)"
+        ]
+    try:
+        read = read_config(beside)
+    except UserError as error:
+        return [f"settings: of --model; the file beside the weights was not read ({error})"]
+    rgb = (
+        []
+        if read.bgr
+        else [f"differs: {beside} says INPUT.FORMAT RGB; the channels are taken in the order BGR (--config reads it)"]
+    )
+    return differing_settings(model, read.config.model, f"{beside}'s") + rgb
 
 
 def _known_classes(state: dict[str, Tensor], categories: Categories | None, where: str) -> tuple[dict[str, Tensor], Categories]:
@@ -186,7 +280,15 @@ def _coco(model: ModelConfig) -> RunConfig:
     return RunConfig(model=model, data=DataConfig(train=sets["train"], val=sets["val"]))
 
 
-def _tensor(value: Any) -> Tensor | None:
+def _tensor(name: str, value: Any, where: str) -> Tensor | None:
+    """A tensor of the file; None for another value. Raises `UserError` for a tensor that does not hold all its numbers."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return torch.from_numpy(np.array(value))
-    return value.detach() if isinstance(value, Tensor) else None
+    if not isinstance(value, Tensor):
+        return None
+    dense = value.layout == torch.strided and not value.is_quantized and not value.is_meta and not value.is_complex()
+    if not dense or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise UserError(
+            f"{where}: {name!r:.100} is not an ordinary tensor with all its numbers, as weights are; save the state dict again"
+        )
+    return value.detach()

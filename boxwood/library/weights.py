@@ -49,20 +49,26 @@ def import_weights(
     model: str | Path | RunConfig | None = None,
     overrides: Sequence[str] = (),
     categories: str | Path | None = None,
+    config: str | Path | None = None,
 ) -> Imported:
     """Write another program's weights as Boxwood's; returns what was written and where each tensor came from.
 
     ``program`` wrote the file: ``detectron``, ``detectron2``, ``torchvision`` or ``caffe``. ``model`` is the configuration of the
-    network; Detectron's files hold it, and torchvision's networks are recognised. ``categories`` is a COCO file with the classes,
-    where they are not COCO's or VOC's. Raises `UserError` where the file cannot be read, wants to run code, or does not fit.
+    network, which is taken as it is. Without it, Detectron's files hold one, detectron2's is in ``config`` or in the
+    ``config.yaml`` beside the weights, and torchvision's networks are recognised. ``overrides`` (``model.rois.aligned=true``)
+    change either. ``categories`` is a COCO file with the classes, where they are not COCO's or VOC's. Raises `UserError` where the
+    file cannot be read, wants to run code, or does not fit.
     """
     out = Path(out)
     _check_out(out)
-    if model is None and overrides:
-        raise UserError("KEY=VALUE changes a configuration, and none is named; name one with --model")
-    config = None if model is None else run_config(model, overrides)
-    classes = None if categories is None else categories_of(read_coco_file(Path(categories)))
-    imported = other_programs.import_weights(Path(file), program, config, classes)
+    imported = other_programs.import_weights(
+        Path(file),
+        program,
+        None if model is None else run_config(model, overrides),
+        None if categories is None else categories_of(read_coco_file(Path(categories))),
+        detectron2_config=None if config is None else Path(config),
+        overrides=overrides,
+    )
     saved = imported.saved
     save_weights(out, saved.state, saved.config, saved.categories)
     return imported

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from boxwood.weights.file import read_weights
 from tests.conftest import Boxwood
+from tests.interop.detectron2_files import shapes_of, write_config
 from tests.interop.detectron_blobs import network, random_blobs, write
 
 
@@ -38,12 +40,31 @@ def test_inspect_a_pickle(boxwood: Boxwood, pickle_file: Path) -> None:
     assert "conv_rpn_fpn2_w" in shown and "256 x 256 x 3 x 3" in shown and "181 tensors, 27,446,351 numbers" in shown
 
 
+@pytest.mark.slow
+def test_import_from_detectron2(boxwood: Boxwood, tmp_path: Path) -> None:
+    """The configuration lies beside the weights; KEY=VALUE changes what it says."""
+    name = "COCO-Detection/rpn_R_50_C4_1x"
+    torch.save({"model": {key: torch.ones(shape) for key, shape in shapes_of(name).items()}}, tmp_path / "model_final.pth")
+    config = write_config(tmp_path, name)
+    out = tmp_path / "rpn.safetensors"
+    arguments = ("--from", "detectron2", "model.rpn.test_proposals=7", "--out", out)
+    done = boxwood("weights", "import", tmp_path / "model_final.pth", *arguments)
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert f"note: settings: read from {config}" in lines
+    assert lines[-1].startswith(f"{out}: RPN, ResNet-50-C4") and lines[-1].endswith("; 0 tensors of the file not used")
+    model: Any = read_weights(out).config.model
+    assert (model.backbone.stride_in, model.pixel_std, model.rpn.test_proposals) == ("1x1", (1, 1, 1), 7)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--from", "detectron"), "--model"),
         (("--from", "detectron", "--model", "detectron/e2e_faster_rcnn_R-50-FPN_1x"), "lacks 8 tensors"),
-        (("--from", "detectron", "model.geometry=continuous"), "none is named"),
+        (("--from", "detectron", "model.geometry=continuous"), "--model"),
+        (("--from", "detectron", "--config", "config.yaml"), "leave --config out"),
+        (("--from", "detectron2"), "--config"),
         (("--from", "torchvision"), "no R-CNN or RetinaNet of torchvision"),
         (("--from", "detectron2", "--model", "faster_rcnn_r50_fpn_1x"), "no class logits"),
         (("--from", "onnx"), "detectron"),

@@ -101,7 +101,7 @@ def test_a_resnet(tmp_path: Path) -> None:
     config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x")
     imported = import_weights(tmp_path / "ResNet-50-model.caffemodel", "caffe", config)
     assert {*imported.report.loaded.values(), *imported.report.reordered.values()} == shapes.keys()
-    assert imported.report.unused == ["fc1000_b", "fc1000_w"] and not any(
+    assert list(imported.report.unused) == ["fc1000_b", "fc1000_w"] and not any(
         n.startswith("backbone.") for n in imported.report.initialised
     )
     stem = imported.saved.state["backbone.conv1.conv.weight"]

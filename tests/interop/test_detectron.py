@@ -141,7 +141,7 @@ def test_an_imagenet_backbone() -> None:
     assert all(not name.startswith("backbone.") for name in report.initialised) and "rpn.objectness.weight" in report.initialised
     assert all(torch.equal(state[name], before[name]) for name in report.initialised)
     assert not torch.equal(state["backbone.layer3.0.conv1.conv.weight"], before["backbone.layer3.0.conv1.conv.weight"])
-    assert report.unused == ["fc1000_b", "fc1000_w"]
+    assert list(report.unused) == ["fc1000_b", "fc1000_w"]
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "depth"])
@@ -159,6 +159,24 @@ def test_tensors_that_do_not_fit_are_named(change: str) -> None:
     }
     with pytest.raises(UserError, match=expected[change]):
         convert(blobs, built(config, 81), config, "model.pkl")
+
+
+def test_blobs_without_a_place_are_refused() -> None:
+    """But for those that Detectron kept of the file that it began with: it saved a momentum of the ones it trained."""
+    config = resolve("detectron/rpn_R-50-C4_1x").model
+    model = built(config, 81)
+    blobs = {name: np.broadcast_to(np.float32(1), shape) for name, shape in network(kind="rpn_c4").items()}
+    mask = {"conv5_mask_w": np.ones((2, 2), np.float32)}
+    trained = {"conv_rpn_w_momentum": np.ones(3, np.float32), "lr": np.ones(1, np.float32)}
+    for extra in (mask, mask | trained | {"conv5_mask_w_momentum": np.ones(3, np.float32)}):
+        with pytest.raises(UserError, match="1 tensors that the model has no place for: conv5_mask_w;"):
+            convert(blobs | extra, model, config, "model_final.pkl")
+    _, report = convert(blobs | mask | trained, model, config, "model_final.pkl")
+    assert report.unused == {
+        "conv5_mask_w": "of an earlier network, not trained",
+        "conv_rpn_w_momentum": "of the optimizer",
+        "lr": "of the optimizer",
+    }
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -17,6 +17,7 @@ import yaml
 from boxwood.errors import UserError
 from boxwood.interop.detectron_config.convert import Converted, from_detectron
 from boxwood.interop.detectron_config.values import Note
+from boxwood.interop.foreign import errors_of_file
 
 __all__ = ["from_embedded", "parse_embedded"]
 
@@ -64,22 +65,21 @@ def parse_embedded(text: str, where: str = "cfg") -> dict[str, Any]:
     """
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{where}: has {len(text)} characters, more than a configuration of Detectron has")
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise _Refused(f"is nested more than {MAX_DEPTH} deep")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check(node, 0, [0])
-        value = _value(node)
-    except _Refused as error:
-        raise UserError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{where}: is damaged ({reason})") from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        raise UserError(f"{where}: is damaged ({type(error).__name__}: {' '.join(str(error).split()):.80})") from None
+    with errors_of_file(where):
+        try:
+            depth = 0
+            for event in yaml.parse(text, Loader=yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > MAX_DEPTH:
+                    raise _Refused(f"is nested more than {MAX_DEPTH} deep")
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            _check(node, 0, [0])
+            value = _value(node)
+        except _Refused as error:
+            raise UserError(f"{where}: {error}") from None
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise UserError(f"{where}: is damaged ({reason})") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}: should be a mapping of keys to values, got a {type(value).__name__}")
     return value
