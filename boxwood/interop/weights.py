@@ -6,9 +6,6 @@ file -> its arrays -> (names and order of Detectron, detectron2, torchvision or 
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +31,11 @@ from boxwood.models.inference_config import TestConfig
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights
+from boxwood.weights.torch_file import read_torch_file
 
-__all__ = ["Imported", "Source", "import_weights", "read_pth", "read_tensors"]
+__all__ = ["Imported", "Source", "import_weights", "read_tensors"]
 
 Source = Literal["detectron", "detectron2", "torchvision", "caffe"]
-
-MAX_UNPACKED = 16_000_000_000
-"""Bytes that a ``.pth`` file, which is a zip archive, may unpack to."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def import_weights(
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors, by name, of a ``.pth`` or ``.pt`` file, or of a ``.pkl`` of plain data; of a checkpoint those below the key
     ``model``, ``state_dict`` or ``blobs``. Raises `UserError` where it cannot be read, holds no tensors, or contains code."""
-    tree = safe_pickle.read(path) if path.suffix == ".pkl" else read_pth(path)
+    tree = safe_pickle.read(path) if path.suffix == ".pkl" else read_torch_file(path)
     for key in ("model", "state_dict", "blobs"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
@@ -97,27 +92,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name; name a file of weights")
     return tensors
-
-
-def read_pth(path: Path) -> Any:
-    """The contents of a file of ``torch.save``: only tensors and plain values, on the CPU; reading runs no code.
-
-    Raises `UserError` where the file cannot be read, holds anything else, or unpacks to far more bytes than its size.
-    """
-    with errors_of_file(path):
-        unpacked = 0
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked <= min(MAX_UNPACKED, 4 * path.stat().st_size + 1_000_000):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of sparse tensors, which `read_tensors` refuses
-                    return torch.load(path, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError:
-                problem = "refused: it holds more than tensors and plain values; save only a state dict"
-                raise UserError(f"{path}: {problem}") from None
-    raise UserError(f"{path}: refused: it unpacks to far more bytes than its size, which weights do not")
 
 
 # ------------------------------------------------------------------------------------------------------------ internals

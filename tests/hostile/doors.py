@@ -216,10 +216,6 @@ def _doors() -> dict[str, Door]:
 
 DOORS = _doors()
 PENDING = {
-    "import of a stream": "torch's reader: IndexError, MemoryError, names made of nested pairs",
-    "import of tensors": "the same reader",
-    "import from torchvision": "the same reader",
-    "caffe": "TypeError where a name of a layer is not UTF-8",
     "yolo": "OSError where a name in data.yaml is longer than a file system allows",
     "coco": "TypeError where an entry of a skeleton is a list",
 }

@@ -69,5 +69,5 @@ def test_errors_of_another_programs_parser_become_one_line(error: Exception) -> 
 )
 def test_a_tensor_that_does_not_hold_its_numbers_is_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"a.weight": tensor}, tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"'a\.weight' is not an ordinary tensor"):
+    with pytest.raises(UserError, match=r"model\.pth: "):
         read_tensors(tmp_path / "model.pth")
