@@ -46,7 +46,7 @@ def check(
     if fix is not None and not source.endswith(".json"):
         raise UserError("--fix repairs one annotation file; name it, and its --images, in place of a configuration")
     num_faults = 0
-    for file in check_files(source, overrides, images=images, decode=decode, exif=not no_exif):
+    for file in check_files(source, overrides, images=images, decode=decode, exif=not no_exif, repairing=fix is not None):
         click.echo(f"{file.path}: {file.overview}".rstrip())
         for finding in file.findings:
             click.echo(f"  {finding.verdict}: {finding}")
