@@ -1,4 +1,5 @@
-"""A property of ``data check``: a file without a refused fault opens and every sample loads; a repaired one has no such fault.
+"""A property of ``data check``: a file without a refused fault opens and every sample loads; a repaired one has no such fault, and
+each row that it lacks is counted.
 
 The files are a valid one with random changes: keys and rows removed, values of other types, swapped, nested, huge, nan.
 """
@@ -182,9 +183,12 @@ def test_what_the_check_accepts_can_be_loaded_and_what_it_repairs_is_accepted(fo
             with pytest.raises(UserError):
                 load_everything(path, folder)
         try:
-            repair(path, fixed, images=folder)
+            done = repair(path, fixed, images=folder)
         except UserError:
             return
+        repaired = json.loads(fixed.read_text())
+        lost = sum(len(tree[section]) - len(repaired[section]) for section in ("images", "annotations", "categories"))
+        assert lost == sum(int(line.split()[0].replace(",", "")) for line in done if line.endswith(("left out", "merged"))), done
         assert not [finding for finding in check(fixed, images=folder) if finding.refused]
         load_everything(fixed, folder)
     finally:
