@@ -245,7 +245,8 @@ def read_image_ids(path: str | Path) -> set[int]:
 
     Raises `UserError` where the file is missing or has no images.
     """
-    return set(_section(read_coco_tree(Path(path), ("images",)), "images", path).integers("id").tolist())
+    tree, _ = as_meant({"images": read_coco_tree(Path(path), ("images",))["images"]})
+    return set(_section(tree, "images", path).integers("id").tolist())
 
 
 def read_coco_tree(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def check(
 
     ``source`` is an annotation file (``.json``) whose images are in the folder ``images``, or a configuration, whose train and val
     set are checked, and whether images are in both. ``decode`` reads the pixels of every image, not only its header; ``exif=False``
-    says that the annotations were made without EXIF orientation. ``fix`` writes a repaired copy of an annotation file there.
+    says that the annotations were made without EXIF orientation. ``fix`` writes a repaired copy of an annotation file there, also
+    where rows of it cannot be read, which is then a finding.
 
     A finding knows its file (``where``), and whether training repairs the fault, refuses it, or takes it as it is (``verdict``:
     ``repaired``, ``refused``, ``look``). Raises `UserError` where a file cannot be read, or the two sets have different classes.
@@ -122,7 +123,9 @@ def repair(source: str | Path | RunConfig, out: str | Path, *, images: str | Pat
         raise UserError(f"{out}: COCO files are written as .json; change the ending")
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: is the file itself, which stays as it is; name another")
-    content, done = repaired(read_tree(path), path, images or "", exif=exif)
+    if images is None:
+        raise UserError(f"--images: name the folder in which the images of {path} lie")
+    content, done = repaired(read_tree(path), path, images, exif=exif)
     write_text(out, json.dumps(content, ensure_ascii=False) + "\n")
     return done
 

@@ -33,8 +33,9 @@ def check(
     """Find what is wrong in a data set; exit status 1 where there are faults.
 
     Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired") or stops
-    ("refused"). "look" is allowed but rarely intended, and alone gives exit status 0. Of a CONFIG both sets are checked, also for
-    boxes that are tiny in the network's input and for images that are in both sets.
+    ("refused"). "look" is allowed but rarely intended, or written in another way than COCO's and read as it is meant; alone it
+    gives exit status 0. --fix repairs also files whose rows cannot be read, and says how much it changed. Of a CONFIG both sets are
+    checked, also for boxes that are tiny in the network's input and for images that are in both sets.
 
     \b
       boxwood data check train.json --images photos

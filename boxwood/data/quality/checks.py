@@ -223,12 +223,20 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
             "run-length masks of another size than their image",
             other_size,
             lambda i: f"{file.describe(i)}: mask {_by(file.rle_sizes[i])}, image {_by(file.image_sizes[file.image_rows[i]])}",
+            advice=_about_sizes(file, np.flatnonzero(other_size)),
         ),
     ]
     if not without.all():
         problem = "annotations without a mask beside others that have one"
         findings.append(_finding(problem, without, file.describe, repair="these are left out of the mask loss"))
     return usable, [finding for finding in findings if finding]
+
+
+def _about_sizes(file: CocoFile, rows: NDArray[np.int64]) -> str:
+    advice = or_fix(file, "remove these masks")
+    if np.array_equal(file.rle_sizes[rows], file.image_sizes[file.image_rows[rows], ::-1]):
+        advice = f"'size' is height, width, and these look like width, height: {advice}"
+    return advice
 
 
 def check_run_lengths(file: CocoFile) -> list[Finding]:
