@@ -87,6 +87,23 @@ REFUSED: dict[str, tuple[Plant, str]] = {
         lambda t: t["annotations"][1]["segmentation"].update(size=[60, 40]),
         r"1 run-length masks of another size than their image: annotation 12 .* 'wide.png': mask 40 x 60, image 60 x 40",
     ),
+    "number of 400 digits in a polygon": (
+        lambda t: first(t)["segmentation"][0].__setitem__(3, 10**400),
+        "row 0 .id 11.: 'segmentation' must be polygons of numbers",
+    ),
+    "number of 400 digits in keypoints": (
+        lambda t: first(t).update(keypoints=[10**400, 2, 2]),
+        "row 0 .id 11.: 'keypoints' must be 3 numbers, .* got .a number of 1329 bits, 2, 2.;",
+    ),
+    "mapping in keypoints": (lambda t: first(t).update(keypoints=[{}, 2, 2]), r"'keypoints' must be 3 numbers, .* got .{}, 2, 2.;"),
+    "sides of run lengths swapped": (
+        lambda t: t["annotations"][1]["segmentation"].update(size=[60, 40]),
+        "'size' is height, width, and these look like width, height: .*--fix OUT.json",
+    ),
+    "run lengths of text": (
+        lambda t: t["annotations"][1]["segmentation"].update(counts=["a"]),
+        "must be run lengths with a 'size' of two whole numbers, height and width, and 'counts', COCO's text or whole numbers",
+    ),
     "missing image": (
         lambda t: t["images"][1].update(file_name="gone.png"),
         r"1 of 3 images of .*data.json are not in .*: 'gone.png' -- correct the image folder",
