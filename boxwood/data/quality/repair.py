@@ -20,7 +20,7 @@ from boxwood.data.images import read_header, read_image
 from boxwood.data.quality.box_layouts import recognised_layout, turned
 from boxwood.data.quality.checks import check_boxes, check_masks
 from boxwood.data.quality.keypoints import placed_keypoints
-from boxwood.data.quality.repair_rows import readable_rows
+from boxwood.data.quality.repair_rows import readable_rows, unused_ids
 from boxwood.data.quality.warnings import duplicated_boxes
 from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
@@ -42,6 +42,7 @@ def repaired(
     images or classes, boxes without area in their image, and duplicate boxes. Raises `UserError` where no image or no annotation
     would be left.
     """
+    has_annotations = bool(tree["annotations"])
     tree, done = readable_rows(tree, path, folder)
     file = coco_file_of(tree, path)
     images, sizes = _images(tree, file, Path(folder), exif, done)
@@ -55,31 +56,24 @@ def repaired(
     boxes, _ = check_boxes(file)
     usable_parts, _ = check_masks(file)
     duplicates, seen_ids = duplicated_boxes(file), set()
-    next_id = int(file.ids.max(initial=0)) + 1
+    new_ids = unused_ids(set(file.ids.tolist()))
     annotations: list[dict[str, Any]] = []
     for row, original in enumerate(tree["annotations"]):
         annotation = dict(original)
-        if annotation["image_id"] not in kept_ids:
-            done["annotations of missing images left out"] += 1
-            continue
-        if annotation["category_id"] not in replacement:
-            done["annotations of unknown classes left out"] += 1
-            continue
-        if not boxes.usable[row]:
-            done["boxes without area in their image left out"] += 1
-            continue
-        if duplicates[row]:
-            done["duplicate boxes left out"] += 1
+        fault = {
+            "annotations of missing images": annotation["image_id"] not in kept_ids,
+            "annotations of unknown classes": annotation["category_id"] not in replacement,
+            "boxes without area in their image": not boxes.usable[row],
+            "duplicate boxes": bool(duplicates[row]),
+        }
+        if any(fault.values()):
+            done[f"{next(what for what, has_it in fault.items() if has_it)} left out"] += 1
             continue
         annotation["category_id"] = replacement[annotation["category_id"]]
-        x1, y1, x2, y2 = boxes.boxes[row].tolist()
-        x, y, width, height = file.boxes[row].tolist()
-        if max(abs(x - x1), abs(y - y1), abs(x + width - x2), abs(y + height - y2)) > 1e-3 * max(1.0, x2, y2):
-            done["boxes clipped to their image"] += 1
-            annotation["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        _clip(annotation, file.boxes[row].tolist(), boxes.boxes[row].tolist(), done)
         if annotation["id"] in seen_ids:
             done["duplicate annotation ids replaced"] += 1
-            annotation["id"], next_id = next_id, next_id + 1
+            annotation["id"] = next(new_ids)
         seen_ids.add(annotation["id"])
         _repair_mask(annotation, file, row, usable_parts, done)
         if not is_area(annotation.get("area")):
@@ -89,11 +83,20 @@ def repaired(
         annotations.append(annotation)
     if not images:
         raise UserError(f"{file.path}: no image of it can be read in {folder}, so nothing is left to repair; name their folder")
-    if tree["annotations"] and not annotations:
+    if has_annotations and not annotations:
         counts = ", ".join(f"{count:,} {what}" for what, count in done.items())
         raise UserError(f"{file.path}: no annotation of it can be used, so nothing is left to repair ({counts}); annotate again")
     content = {**tree, "images": images, "annotations": annotations, "categories": categories}
     return content, [f"{count:,} {what}" for what, count in done.items()]
+
+
+def _clip(annotation: dict[str, Any], box: list[float], corners: list[float], done: Counter[str]) -> None:
+    """Replace a ``box`` x, y, width, height that is not between the ``corners`` to which it was clipped."""
+    x, y, width, height = box
+    x1, y1, x2, y2 = corners
+    if max(abs(x - x1), abs(y - y1), abs(x + width - x2), abs(y + height - y2)) > 1e-3 * max(1.0, x2, y2):
+        done["boxes clipped to their image"] += 1
+        annotation["bbox"] = [x1, y1, x2 - x1, y2 - y1]
 
 
 def _in_pixels(tree: dict[str, Any], file: CocoFile, done: Counter[str]) -> tuple[dict[str, Any], CocoFile]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from boxwood.data.coco_variants import as_meant, box_of_mask, without_root_class
 from boxwood.data.file_names import locate
 from boxwood.errors import UserError
 
-__all__ = ["readable_rows"]
+__all__ = ["readable_rows", "unused_ids"]
 
 
 def readable_rows(tree: Mapping[str, Any], path: str | Path, folder: str | Path) -> tuple[dict[str, Any], Counter[str]]:
@@ -44,6 +45,13 @@ def readable_rows(tree: Mapping[str, Any], path: str | Path, folder: str | Path)
     _equal_keypoints(annotations, done)
     _name_keypoints(categories, annotations, done)
     return {**tree, "images": images, "annotations": annotations, "categories": categories}, done
+
+
+def unused_ids(used: set[int]) -> Iterator[int]:
+    """Whole numbers of 64 bits that are not ``used``: those after the largest, if there is room."""
+    largest = max(used, default=0)
+    start = largest + 1 if 0 <= largest < 2**62 else 1
+    return (number for number in count(start) if number not in used)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -87,14 +95,13 @@ def _categories(rows: list[dict[str, Any]], done: Counter[str]) -> tuple[list[di
 
 def _numbered(rows: list[dict[str, Any]], what: str, done: Counter[str]) -> dict[str, int]:
     """Give rows numbers as ids, where they have others, and return the number of each id that was there."""
-    largest = max((int(row["id"]) for row in rows if is_whole(row.get("id"))), default=0)
+    new_ids = unused_ids({int(row["id"]) for row in rows if is_whole(row.get("id"))})
     ids: dict[str, int] = {}
     for row in rows:
         key = _key(row.get("id"))
         if not is_whole(row.get("id")):
-            largest += 1
             done[f"{what} ids that were no whole numbers replaced by numbers"] += 1
-            row["id"] = largest
+            row["id"] = next(new_ids)
         ids.setdefault(key, int(row["id"]))
     return ids
 
@@ -162,12 +169,11 @@ def _readable_mask(row: dict[str, Any], done: Counter[str]) -> None:
 
 
 def _number(rows: list[dict[str, Any]], done: Counter[str]) -> None:
-    largest = max((int(row["id"]) for row in rows if is_whole(row.get("id"))), default=0)
+    new_ids = unused_ids({int(row["id"]) for row in rows if is_whole(row.get("id"))})
     for row in rows:
         if not is_whole(row.get("id")):
-            largest += 1
             done["annotation ids that were no whole numbers replaced by numbers"] += 1
-            row["id"] = largest
+            row["id"] = next(new_ids)
 
 
 def _equal_keypoints(rows: list[dict[str, Any]], done: Counter[str]) -> None:
