@@ -72,8 +72,19 @@ def read_format(
     """Read a format other than COCO's: a COCO dictionary, the folder of its pictures where the format names it, and notes on what
     is not read.
 
-    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes.
+    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes. Raises
+    `UserError` where nothing is read of which a class could be made.
     """
+    coco, pictures, lost = _read_format(source, form, split, images, classes)
+    if not coco["categories"]:
+        not_read = f"; not read: {', '.join(lost)}" if lost else ""
+        raise UserError(f"{source}: has no object that is read, so it has no class{not_read}; name a part that has annotations")
+    return coco, pictures, lost
+
+
+def _read_format(
+    source: Path, form: str, split: str | None, images: Path | None, classes: Path | None
+) -> tuple[dict[str, Any], Path | None, list[str]]:
     if form == "voc":
         return read_voc(source, split), source / "JPEGImages", []
     if form == "yolo":

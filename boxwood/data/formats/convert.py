@@ -93,6 +93,7 @@ def _read_sound(
     if source_format == "coco":
         file = coco_file_of(read_tree(source), source)
         coco = file.to_coco()
+        not_carried = [f"{reading.count:,} {reading.problem} ({reading.reading})" for reading in file.readings]
     else:
         coco, pictures, not_carried = read_format(source, source_format, split=split, images=images, classes=classes)
         file = coco_file_of(coco, source)

@@ -28,6 +28,11 @@ GROUPS = 32
 """Of group norm (Wu and He, 2018, section 4)."""
 
 
+FEWEST_CHANNELS = 16
+"""With fewer input channels in channels_last memory, the backward pass of a strided 1x1 convolution on a CPU writes beyond its
+memory (torch 2.14). Its stride is then taken ahead of it, which is the same."""
+
+
 class Backbone(nn.Module):
     """Base of every backbone."""
 
@@ -72,8 +77,12 @@ class ConvNorm(nn.Module):
 
         super().__init__()
         self.conv, self.norm, self.frozen = conv, norm, isinstance(norm, torchvision.ops.FrozenBatchNorm2d)
+        self.step = 1
+        if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < FEWEST_CHANNELS:
+            self.step, conv.stride = conv.stride[0], (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.step == 1 else x[..., :: self.step, :: self.step]
         if not self.frozen:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]  # calls of modules are untyped
         conv, (weight, bias) = self.conv, self._folded()
