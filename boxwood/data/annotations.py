@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 from boxwood.data.coco_file import CocoFile, coco_file_of, read_coco_tree
 from boxwood.data.formats.cityscapes import read_cityscapes
 from boxwood.data.formats.cvat import read_cvat
+from boxwood.data.formats.label_studio import is_label_studio, read_label_studio
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.data.formats.lvis import has_addresses_alone, named_by_address, read_lvis
 from boxwood.data.formats.open_images import read_open_images
@@ -20,12 +21,12 @@ __all__ = ["Format", "format_of", "read_annotations", "read_format", "read_tree"
 
 logger = logging.getLogger(__name__)
 
-Format: TypeAlias = Literal["coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo"]
+Format: TypeAlias = Literal["coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "voc", "yolo"]
 
 
 def read_annotations(source: str | Path, images: str | Path | None = None, split: str | None = None) -> CocoFile:
-    """Read annotations of any known format: a COCO or LVIS .json, a ``data.yaml`` of YOLO, a folder of VOC, Cityscapes or
-    LabelMe, an .xml of CVAT, a .csv of Open Images.
+    """Read annotations of any known format: a COCO, LVIS or Label Studio .json, a ``data.yaml`` of YOLO, a folder of VOC,
+    Cityscapes or LabelMe, an .xml of CVAT, a .csv of Open Images.
 
     ``split`` is for VOC a file of ``ImageSets/Main``, all by default, and for YOLO train, val or test, train by default; ``images``
     is the folder of the images, which Open Images needs. The log names the parts of a format that are not read. Raises `UserError`
@@ -53,6 +54,8 @@ def format_of(source: Path) -> Format:
     """What a path holds, by what lies there; LVIS's is COCO's. Raises `UserError` where it is a folder of nothing that is known."""
     of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat", ".csv": "open_images"}
     if not source.is_dir():
+        if source.suffix == ".json" and is_label_studio(source):
+            return "label_studio"
         return of_suffix.get(source.suffix, "coco")
     if (source / "Annotations").is_dir():
         return "voc"
@@ -77,10 +80,13 @@ def read_format(
     if form == "voc":
         return read_voc(source, split), source / "JPEGImages", []
     if form == "yolo":
-        return *read_yolo(source, split or "train"), []
+        return read_yolo(source, split or "train")
     if form == "labelme":
-        coco, lost = read_labelme(source)
-        return coco, source, lost
+        coco, lost = read_labelme(source, images)
+        return coco, images or source, lost
+    if form == "label_studio":
+        coco, lost = read_label_studio(source, images)
+        return coco, images, lost
     if form == "open_images":
         if images is None:
             raise UserError(f"{source}: its boxes are shares of the images, whose sizes it does not say; name them with --images")

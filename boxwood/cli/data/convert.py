@@ -8,7 +8,7 @@ import click
 
 __all__ = ["convert"]
 
-READ = ("coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo")
+READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "voc", "yolo")
 WRITTEN = ("coco", "voc", "yolo")
 
 
@@ -38,7 +38,8 @@ def convert(
       only read:
       Cityscapes  a part of gtFine, such as gtFine/train
       CVAT        an annotations.xml ("CVAT for images 1.1")
-      LabelMe     a folder of its .json files
+      LabelMe     a folder of its .json files, or of X-AnyLabeling's
+      Label Studio  an export in its format JSON (a list of tasks)
       LVIS        a .json file, with --from lvis: the names of images are taken from their URLs
       Open Images a table of boxes (.csv), with --images and --classes class-descriptions-boxable.csv
 

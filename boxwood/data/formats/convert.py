@@ -19,7 +19,7 @@ from boxwood.files import write_text
 
 __all__ = ["READ", "WRITTEN", "Conversion", "convert"]
 
-READ = ("coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo")
+READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "voc", "yolo")
 WRITTEN = ("coco", "voc", "yolo")
 
 

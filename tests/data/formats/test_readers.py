@@ -126,7 +126,7 @@ def test_labelme(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"imageHeight": "50"}, "'imageHeight' must be a int"),
+        ({"imageHeight": "50"}, "'imageHeight' and 'imageWidth' must be whole numbers"),
         ({"shapes": [{"label": "", "points": []}]}, "shapes row 0: must have a label"),
         ({"shapes": [{"label": "nut", "points": [[1, "2"]]}]}, "shapes row 0: must have a label"),
         ({"shapes": [3]}, "shapes row 0"),

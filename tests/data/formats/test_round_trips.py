@@ -100,7 +100,8 @@ def test_real_data_through_yolo(real: tuple[dict[str, Any], Path], tmp_path: Pat
         shutil.copy(images / row["file_name"], target)
     assert boxwood("data", "convert", tmp_path / "yolo" / "data.yaml", tmp_path / "b.json", "--split", "train").status == 0
     back = json.loads((tmp_path / "b.json").read_text())
-    assert_same(instances(back), instances(coco, crowds=False))
+    off = "boxes that are not the extent of their mask" in done.out  # of nuts, up to 0.8 pixels
+    assert_same(instances(back), instances(coco, crowds=False), 1 if off else 1e-6)
     assert [row["name"] for row in back["categories"]] == [
         row["name"] for row in sorted(coco["categories"], key=lambda row: row["id"])
     ]
