@@ -219,22 +219,37 @@ def _take_mask(collected: Collected, image_id: int, label: str, shape: dict[str,
     """Add an instance by its mask: a PNG in base64 of the pixels from the first point to the second, both included."""
     (x1, y1), (x2, y2) = ((round(x), round(y)) for x, y in shape["points"])
     crop = _decoded(shape.get("mask"), (y2 - y1 + 1, x2 - x1 + 1), where)
-    if size[0] * size[1] > MAX_PIXELS or min(size) < 1:
-        raise UserError(f"{where}: a mask in an image of {size[1]} x {size[0]} pixels cannot be read; correct the file")
-    pixels = np.zeros(size, dtype=np.uint8, order="F")
+    height, width = size
+    if height * width > MAX_PIXELS or min(size) < 1:
+        raise UserError(f"{where}: a mask in an image of {width} x {height} pixels cannot be read; correct the file")
     top, left = max(y1, 0), max(x1, 0)
-    window = pixels[top : y2 + 1, left : x2 + 1] if x2 >= 0 and y2 >= 0 else pixels[:0]
-    part = crop[top - y1 : top - y1 + window.shape[0], left - x1 : left - x1 + window.shape[1]]
+    part = crop[top - y1 : max(height - y1, 0), left - x1 : max(width - x1, 0)]
     if not part.any():
         collected.lost["masks without a pixel in their image"] += 1
         return
-    window[:] = part
     collected.lost["masks partly outside their image (clipped)"] += int(part.sum()) < int(crop.sum())
-    code = coco_mask.encode(pixels)
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    box = [int(left + columns[0]), int(top + rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+    collected.mask(image_id, label, _run_lengths(part, top, left, size), [float(number) for number in box], int(part.sum()))
+
+
+def _run_lengths(part: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask of an image of ``size`` that is ``part`` from a pixel on and empty elsewhere, in COCO's JSON format.
+
+    >>> _run_lengths(np.array([[True, False], [True, True]]), 1, 1, (3, 4))
+    {'size': [3, 4], 'counts': '422O1'}
+    """
+    height, width = size
+    # A column at a time, without the pixels of the whole image: where runs begin and end, counted down the columns.
+    padded = np.pad(part, ((1, 1), (0, 0))).T
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    changes = (left + column) * height + top + row
+    joined = changes[1:-1].reshape(-1, 2)
+    apart = joined[:, 0] != joined[:, 1]  # a run that ends with its column goes on in the next
+    ends = np.concatenate([[0], changes[:1], joined[apart].ravel(), np.unique([changes[-1], height * width])])
+    code = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(ends).tolist()}, height, width)
     counts = code["counts"]
-    text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
-    box = np.asarray(coco_mask.toBbox(code)).ravel().tolist()
-    collected.mask(image_id, label, {"size": list(size), "counts": text}, box, int(pixels.sum()))
+    return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else str(counts)}
 
 
 def _decoded(text: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
@@ -247,7 +262,8 @@ def _decoded(text: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
             with Image.open(io.BytesIO(base64.b64decode(text)), formats=IMAGE_FORMATS) as image:
                 if (image.height, image.width) == size and image.width * image.height * len(image.getbands()) <= MAX_PIXELS:
                     pixels: NDArray[np.bool_] = np.asarray(image).reshape(*size, -1) != 0
-                    return np.logical_or.reduce(pixels, axis=2)
+                    belongs: NDArray[np.bool_] = np.logical_or.reduce(pixels, axis=2)
+                    return belongs
                 got = f"{image.width} x {image.height}"
     except Exception as error:  # damaged images make Pillow's readers raise errors of many types
         raise UserError(f"{where}: 'mask' is not a PNG in base64 ({' '.join(str(error).split()):.80}); correct the file") from None

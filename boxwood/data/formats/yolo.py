@@ -30,6 +30,8 @@ __all__ = ["read_yolo", "write_yolo"]
 
 logger = logging.getLogger(__name__)
 
+MAX_NAME = 250
+"""Bytes of a name that every file system takes, and that leave room for another ending."""
 ROW = re.compile(rb"\s*[0-9]+(\.0*)?([ \t]+[-+.0-9eE]+){4}")
 """The beginning of a file of labels, beside other text files."""
 
@@ -233,6 +235,8 @@ def _targets(images: Iterable[Mapping[str, Any]], folder: Path) -> dict[int, Pat
         path = Path(image["file_name"])
         if path.is_absolute() or ".." in path.parts or not path.name:
             raise UserError(f"{str(path)!r:.200}: the image lies outside its folder; give file names relative to it")
+        if any(len(part.encode(errors="replace")) > MAX_NAME for part in path.parts):
+            raise UserError(f"{path.name!r:.200}: the image's name is longer than {MAX_NAME} bytes; rename it")
         targets[image["id"]] = path.with_suffix(".txt")
     if len(set(targets.values())) < len(targets):
         raise UserError(f"{folder}: two images differ only in their ending, and YOLO has one text file for both; rename one")

@@ -125,9 +125,14 @@ class YoloRows:
             pixels = np.asarray(coco_mask.decode(packed))
         except Exception:  # the decoder of damaged run lengths raises errors of several types
             return []
+        rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+        if not len(rows):
+            return []
         self.lost["masks of run lengths (written as outlines)"] += 1
-        outer, holes = traced(pixels.astype(np.bool_))
-        return [_without_steps(outline) for outline in (*sorted(outer, key=len, reverse=True), *holes)]
+        (top, bottom), (left, right) = rows[[0, -1]], columns[[0, -1]]
+        corner = np.array([left, top])
+        outer, holes = traced(pixels[top : bottom + 1, left : right + 1] != 0)
+        return [_without_steps(outline) + corner for outline in (*sorted(outer, key=len, reverse=True), *holes)]
 
     def _keypoints(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
         """The numbers of the keypoints, three each; zeros where they are not labelled."""
