@@ -53,7 +53,7 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
 
 def test_cvat(tmp_path: Path) -> None:
     (tmp_path / "annotations.xml").write_text(CVAT, encoding="utf-8")
-    coco, lost = read_cvat(tmp_path / "annotations.xml")
+    coco, _, lost = read_cvat(tmp_path / "annotations.xml")
     assert [(row["file_name"], row["height"], row["width"]) for row in coco["images"]] == [
         ("été/a b.jpg", 10, 20),
         ("empty.jpg", 40, 30),
@@ -161,12 +161,13 @@ def open_images(folder: Path, table: str = TABLE) -> tuple[Path, Path, Path]:
 
 
 def test_open_images(tmp_path: Path) -> None:
-    coco, lost = read_open_images(*open_images(tmp_path))
+    coco, _, lost = read_open_images(*open_images(tmp_path))
     assert [row["file_name"] for row in coco["images"]] == ["aa.jpg", "bb.jpg"]
     assert [row["name"] for row in coco["categories"]] == ["Animal", "Person, standing"]
     assert instances(coco) == [(1, "Animal", pytest.approx([50, 10, 50, 50]), 0), (1, "Person, standing", [0, 0, 200, 100], 1)]
-    assert lost == [f"1 images of the table are not in {tmp_path / 'images'}"]
-    unnamed, _ = read_open_images(tmp_path / "boxes.csv", tmp_path / "images")
+    folder = tmp_path / "images"
+    assert lost == [f"1 boxes of images that are not in {folder}", f"1 images of the table are not in {folder}"]
+    unnamed, *_ = read_open_images(tmp_path / "boxes.csv", tmp_path / "images")
     assert [row["name"] for row in unnamed["categories"]] == ["/m/01g3", "/m/0jbk"]
 
 
@@ -196,7 +197,7 @@ def test_lvis(tmp_path: Path, boxwood: Boxwood) -> None:
     }  # fmt: skip
     path = tmp_path / "lvis_v1_val.json"
     path.write_text(json.dumps(tree))
-    coco = read_lvis(path)
+    coco = read_lvis(path).coco
     assert coco["images"][0]["file_name"] == "val2017/000000000007.jpg" and coco["images"][0]["neg_category_ids"] == [2]
     assert_sound(coco, tmp_path)
     done = boxwood("data", "convert", path, tmp_path / "out.json", "--from", "lvis")
