@@ -57,10 +57,11 @@ def format_of(source: Path) -> Format:
     """What a path holds, by what lies there; LVIS's is COCO's. Raises `UserError` where it is a folder of nothing that is known."""
     if source.is_dir():
         return _format_of_folder(source)
-    if source.suffix == ".csv":
+    suffix = source.suffix.lower()
+    if suffix == ".csv":
         return "tensorflow_csv" if has_tensorflows_columns(source) else "open_images"
     of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat"}
-    return of_suffix.get(source.suffix, "coco")
+    return of_suffix.get(suffix, "coco")
 
 
 def _format_of_folder(folder: Path) -> Format:
