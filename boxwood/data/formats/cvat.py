@@ -13,10 +13,12 @@ from hotcoco import mask as coco_mask
 from boxwood.columns import MAX_COORDINATE
 from boxwood.data.formats.collect import Collected
 from boxwood.data.formats.reading import MAX_BYTES, Reading, is_true, read_xml
-from boxwood.data.images import MAX_PIXELS
 from boxwood.errors import UserError
 
 __all__ = ["read_cvat"]
+
+BYTES_A_PIXEL = 3
+"""Of memory while a mask is read: its rectangle, the image's pixels and a copy."""
 
 
 def read_cvat(path: Path, split: str | None = None) -> Reading:
@@ -39,7 +41,7 @@ def read_cvat(path: Path, split: str | None = None) -> Reading:
     for row, image in enumerate(images):
         where = f"{path}: image {row}"
         width, height = (_whole(image, key, where) for key in ("width", "height"))
-        if min(width, height) < 1 or width * height > MAX_PIXELS:
+        if min(width, height) < 1 or width * height * BYTES_A_PIXEL > MAX_BYTES:
             raise UserError(f"{where}: cannot be {width} x {height} pixels; correct the file")
         _text(image, "name", where)
         image_id = collected.image(_picture(image, by_subset, Path()).as_posix(), height, width)
@@ -123,10 +125,6 @@ def _take_mask(
     inside = left >= 0 and top >= 0 and left + width <= size[1] and top + height <= size[0]
     if not inside or min(width, height) < 1 or min(counts) < 0 or sum(counts) != width * height:
         raise UserError(f"{where}: a mask must lie in the image and have run lengths of its {width} x {height} pixels")
-    if (needed := 3 * size[0] * size[1]) > MAX_BYTES:  # the mask's rectangle, the image's pixels and a copy, of one byte each
-        raise UserError(
-            f"{where}: a mask of {size[1]} x {size[0]} pixels takes {needed:,} bytes, over {MAX_BYTES:,}; cut the image into tiles"
-        )
     values = np.repeat(np.arange(len(counts), dtype=np.uint32).astype(np.uint8) % 2, counts)
     pixels = np.zeros(size, dtype=np.uint8, order="F")
     pixels[top : top + height, left : left + width] = values.reshape(height, width)

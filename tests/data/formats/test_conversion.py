@@ -337,3 +337,32 @@ def test_invalid_rows_are_named(into: str, source: str, change: Any, message: st
     path.write_text(json.dumps(coco))
     done = boxwood(*arguments)
     assert (done.status, done.err.count("\n")) == (2, 1) and message in done.err and not target.exists()
+
+
+def test_keys_that_the_output_lacks_are_counted(tmp_path: Path, boxwood: Boxwood) -> None:
+    """Of a COCO file that other programs wrote: sections, and keys of its rows."""
+    coco = {
+        "info": {"year": 2017},
+        "licenses": [],
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 10, "license": 3, "date_captured": ""}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [1, 2, 3, 4],
+                "area": 12,
+                "iscrowd": 0,
+                "attributes": {"occluded": 0},
+            },
+            {"id": 2, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "segmentation": [], "ignore": 0},
+        ],
+        "categories": [{"id": 7, "name": "nut", "supercategory": "fruit"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    done = boxwood("data", "convert", tmp_path / "a.json", tmp_path / "b.json")
+    assert "not carried: 1 section 'info', 1 'license' of images, 1 'attributes' of annotations\n" in done.out
+    assert json.loads((tmp_path / "b.json").read_text())["categories"] == coco["categories"]
+    for into in ("voc", "yolo"):
+        done = boxwood("data", "convert", tmp_path / "a.json", tmp_path / into, "--to", into)
+        assert "1 'attributes' of annotations, 1 'supercategory' of categories, " in done.out
