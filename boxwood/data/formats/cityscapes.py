@@ -93,7 +93,7 @@ def _pictures(folder: Path) -> Path | None:
 def _read(path: Path) -> tuple[tuple[int, int], list[Any]]:
     tree = read_json(path, "copy it again")
     height, width, objects = (tree.get(key) if isinstance(tree, dict) else None for key in ("imgHeight", "imgWidth", "objects"))
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+    if type(height) is not int or type(width) is not int or not 0 < min(height, width) <= max(height, width) < 2**31:
         raise UserError(
             f"{path}: 'imgHeight' and 'imgWidth' must be the size of an image, got {height!r:.20} and {width!r:.20}; copy it again"
         )

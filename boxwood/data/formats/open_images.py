@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from boxwood.data.formats.collect import Collected
-from boxwood.data.formats.reading import Reading, is_true, pictures_below, read_table
+from boxwood.data.formats.reading import Reading, pictures_below, read_table
 from boxwood.data.images import read_header
 from boxwood.errors import UserError
 
@@ -55,7 +55,7 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> R
             continue
         image_id, height, width = ids[row["ImageID"]]
         corners = (x1 * width, y1 * height, x2 * width, y2 * height)
-        crowd = bool(is_true(row.get("IsGroupOf")))
+        crowd = row.get("IsGroupOf") == "1"
         collected.box(image_id, names.get(row["LabelName"], row["LabelName"]), corners, crowd=crowd)
         for column, value in row.items():
             if column not in READ and value not in NOTHING:

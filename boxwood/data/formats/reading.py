@@ -74,11 +74,11 @@ def pictures_below(folder: Path, pattern: str = "**/*") -> tuple[list[Path], dic
 def is_true(text: str | None) -> bool | None:
     """Whether a text says yes, as tools write it: 1, True, yes; None where it says neither yes nor no.
 
-    >>> is_true("True"), is_true("0"), is_true(None), is_true("perhaps")
+    >>> is_true("True"), is_true("0"), is_true(None), is_true("-1")
     (True, False, False, None)
     """
     word = (text or "").strip().lower()
-    if re.fullmatch(r"-?\d+(\.0+)?", word):
+    if re.fullmatch(r"\d+(\.0+)?", word, re.ASCII):
         return float(word) != 0
     return True if word in TRUE else False if word in FALSE else None
 
