@@ -8,7 +8,7 @@ import click
 
 __all__ = ["convert"]
 
-READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "voc", "yolo")
+READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo")
 WRITTEN = ("coco", "voc", "yolo")
 
 

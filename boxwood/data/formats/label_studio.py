@@ -184,7 +184,6 @@ def _with_keypoints(
     for index, points in labels:
         rows = [(*points[name], 2) if name in points else (0, 0, 0) for name in names]
         collected.instances[index] |= {"keypoints": [number for row in rows for number in row], "num_keypoints": len(points)}
-    collected.lost = +collected.lost  # without those that are 0
     coco, lost = collected.coco()
     if names:
         for category in coco["categories"]:

@@ -75,7 +75,6 @@ def read_labelme(folder: Path, images: Path | None = None) -> tuple[dict[str, An
         raise UserError(f"{folder}: has no *.json of LabelMe, with 'shapes'; name a folder of LabelMe's files")
     for what in _unlabelled(images or folder, labelled):
         lost[what] += 1
-    collected.lost = +lost  # without those that are 0
     return collected.coco()
 
 

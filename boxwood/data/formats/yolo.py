@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from boxwood.data.formats.reading import descriptions
 from boxwood.data.formats.yolo_rows import YoloRows
 from boxwood.data.formats.yolo_yaml import YoloPose, YoloYaml, locate, read_yolo_yaml, write_yolo_yaml
 from boxwood.data.images import read_header
@@ -68,7 +69,7 @@ def read_yolo(source: Path, split: str = "train") -> tuple[dict[str, Any], Path,
         logger.warning("%s: %d of %d images have no text file, and so no instances", source, unlabelled, len(files))
     facts: dict[str, Any] = {"keypoints": list(yaml.pose.names)} if yaml.pose else {}
     categories = [{"id": number, "name": name, **facts} for number, name in enumerate(yaml.names, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}, folder, _described(lost)
+    return {"images": images, "annotations": annotations, "categories": categories}, folder, descriptions(lost)
 
 
 def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
@@ -94,14 +95,10 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
     write_yolo_yaml(folder, [str(category["name"]) for category in categories], split, rows.pose)
     for image_id, target in targets.items():
         write_text(folder / "labels" / split / target, "".join(f"{line}\n" for line in lines[image_id]))
-    return [*_described(rows.lost), "the ids of images and classes"]
+    return [*descriptions(rows.lost), "the ids of images and classes"]
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
-
-
-def _described(lost: Mapping[str, int]) -> list[str]:
-    return [f"{count:,} {what}" for what, count in lost.items() if count]
 
 
 def _images_of(place: Path, yaml: YoloYaml, split: str, lost: Counter[str]) -> list[Path]:
@@ -117,7 +114,7 @@ def _images_of(place: Path, yaml: YoloYaml, split: str, lost: Counter[str]) -> l
         elif (kind == "image" or not place.is_dir()) and not file.is_dir():
             files.append(file)
     if not files:
-        others = f" that are read ({', '.join(_described(lost))})" if any(lost.values()) else ""
+        others = f" that are read ({', '.join(descriptions(lost))})" if any(lost.values()) else ""
         raise UserError(f"{place}: has no images{others}, and {yaml.path} names it for {split}; correct '{split}' or 'path' there")
     return files
 

@@ -46,7 +46,9 @@ class YoloRows:
         written = [annotation for annotation in annotations if not annotation.get("iscrowd")]
         pose = _pose_of(categories, written) or pose
         outlines = pose is None and any(annotation.get("segmentation") for annotation in written)
-        return cls({category["id"]: number for number, category in enumerate(categories)}, outlines, pose)
+        rows = cls({category["id"]: number for number, category in enumerate(categories)}, outlines, pose)
+        rows.lost["classes' names of keypoints"] = sum(pose is None or part != pose.names for part in _declared(categories))
+        return rows
 
     def line(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> str | None:
         """The row of an annotation of an image of ``size`` (height, width), or None where YOLO has no place for it."""
@@ -180,12 +182,17 @@ def _without_steps(outline: Points) -> Points:
     return corners
 
 
+def _declared(categories: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The names of keypoints that categories declare."""
+    lists = [names for category in categories if isinstance(names := category.get("keypoints"), list) and names]
+    return [tuple(map(str, names)) for names in lists]
+
+
 def _pose_of(categories: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> YoloPose | None:
     """The keypoints of a set: as many as most of its instances have, with the names that its categories declare."""
     lengths = Counter(len(annotation["keypoints"]) // 3 for annotation in annotations if annotation.get("keypoints"))
     if not lengths:
         return None
     count = lengths.most_common(1)[0][0]
-    declared = [tuple(map(str, category["keypoints"])) for category in categories if category.get("keypoints")]
-    names = next((names for names in declared if len(set(names)) == len(names) == count), None)
+    names = next((names for names in _declared(categories) if len(set(names)) == len(names) == count), None)
     return YoloPose(names or tuple(f"keypoint_{index}" for index in range(count)), 3)
