@@ -18,7 +18,7 @@ WRITTEN = ("coco", "voc", "yolo")
 @click.option("--from", "form", type=click.Choice(READ), help="The format of A; recognised by default.")
 @click.option("--to", "into", type=click.Choice(WRITTEN), help="The format of B; coco by default where B is a .json.")
 @click.option("--split", metavar="NAME", help="Which part: of VOC a file of ImageSets/Main, of YOLO train, val or test.")
-@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="The images, of Open Images.")
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Their images, which Open Images needs.")
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE.csv", help="The names of classes, of Open Images.")
 def convert(
     origin: Path,
