@@ -24,25 +24,15 @@ __all__ = ["READ", "WRITTEN", "Conversion", "convert"]
 
 READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo")
 WRITTEN = ("coco", "voc", "yolo")
+DEFAULTS = frozenset(("iscrowd", "ignore", "num_keypoints", "segmentation", "keypoints"))
+"""Keys that a row of COCO's lacks where they would say nothing."""
+NOTHING: tuple[Any, ...] = (None, "", [], {})
 WRITTEN_KEYS = {
-    "images": {"id", "file_name", "height", "width"},
-    "annotations": {
-        "id",
-        "image_id",
-        "category_id",
-        "bbox",
-        "area",
-        "iscrowd",
-        "ignore",
-        "segmentation",
-        "keypoints",
-        "num_keypoints",
-    },
-    "categories": {"id", "name"},
+    "images": frozenset(("id", "file_name", "height", "width")),
+    "annotations": frozenset(("id", "image_id", "category_id", "bbox", "area")) | DEFAULTS,
+    "categories": frozenset(("id", "name")),
 }
 """The keys that VOC's and YOLO's writers carry or count."""
-DEFAULTS = frozenset({"iscrowd", "ignore", "num_keypoints", "segmentation", "keypoints"})
-"""Keys that a row of COCO's lacks where they would say nothing."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +124,20 @@ def _not_in(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
             continue
         read = {row["id"]: row.keys() for row in coco[section]}
         for row in rows:
-            for key in row.keys() - read.get(row["id"], row.keys()):  # rows that are left out are counted as such
-                lost[f"'{key:.40}' of {section}"] += key not in DEFAULTS and row[key] not in (None, "", [], {})
+            kept = read.get(row["id"], row.keys())  # rows that are left out are counted as such
+            for key, value in row.items():
+                lost[f"'{key:.40}' of {section}"] += key not in kept and key not in DEFAULTS and value not in NOTHING
     return descriptions(lost)
 
 
 def _not_written(coco: Mapping[str, Any], to: str) -> list[str]:
     """The keys of rows that neither VOC nor YOLO has, counted; their writers count the others."""
     lost: Counter[str] = Counter()
-    for section, written in WRITTEN_KEYS.items():
+    for section, keys in WRITTEN_KEYS.items():
+        written = keys | {"keypoints"} if to == "yolo" else keys  # YOLO's kpt_names has those of a category
         for row in coco[section]:
-            # The names of keypoints are YOLO's kpt_names.
-            for key in row.keys() - written - ({"keypoints"} if to == "yolo" else set()):
-                lost[f"'{key:.40}' of {section}"] += row[key] not in (None, "", [], {})
+            for key, value in row.items():
+                lost[f"'{key:.40}' of {section}"] += key not in written and value not in NOTHING
     return descriptions(lost)
 
 
