@@ -65,8 +65,8 @@ def convert(
 
     ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc`` or ``yolo`` (a folder); None means coco where ``out`` is a ``.json``.
     ``source_format`` is one of `READ`; None detects it. ``split`` is the part of the data set: for VOC a file of
-    ``ImageSets/Main`` or a folder, for YOLO ``train``, ``val`` or ``test``, for CVAT a subset. Open Images needs ``images``, the folder of the pictures, and
-    ``classes``, its table of class names.
+    ``ImageSets/Main`` or a folder, for YOLO ``train``, ``val`` or ``test``, for CVAT a subset. Open Images needs ``images``, the
+    folder of the pictures, and ``classes``, its table of class names.
 
     Raises `UserError` where the source cannot be read, an annotation refers to a missing image or class, or ``out`` does not suit
     the format.
