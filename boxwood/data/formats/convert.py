@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from boxwood.data.annotations import format_of, read_format, read_tree
-from boxwood.data.coco_file import coco_file_of
+from boxwood.data.coco_file import IMAGE_EXTRAS, coco_file_of
 from boxwood.data.formats.reading import Reading, descriptions
 from boxwood.data.formats.voc import write_voc
 from boxwood.data.formats.yolo import write_yolo
@@ -117,16 +117,9 @@ def _read_sound(source: Path, source_format: str, split: str | None, images: Pat
 
 def _not_in(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
     """The sections of a COCO file that are not in what was read of it, and the keys of its rows, counted."""
-    lost: Counter[str] = Counter()
-    for section, rows in tree.items():
-        if section not in coco:
-            lost[f"section '{section:.40}'"] += bool(rows)
-            continue
-        read = {row["id"]: row.keys() for row in coco[section]}
-        for row in rows:
-            kept = read.get(row["id"], row.keys())  # rows that are left out are counted as such
-            for key, value in row.items():
-                lost[f"'{key:.40}' of {section}"] += key not in kept and key not in DEFAULTS and value not in NOTHING
+    lost = Counter({f"section '{section:.40}'": int(bool(rows)) for section, rows in tree.items() if section not in coco})
+    _count_others(lost, tree, "images", WRITTEN_KEYS["images"].union(IMAGE_EXTRAS))
+    _count_others(lost, tree, "annotations", WRITTEN_KEYS["annotations"])
     return descriptions(lost)
 
 
@@ -134,11 +127,17 @@ def _not_written(coco: Mapping[str, Any], to: str) -> list[str]:
     """The keys of rows that neither VOC nor YOLO has, counted; their writers count the others."""
     lost: Counter[str] = Counter()
     for section, keys in WRITTEN_KEYS.items():
-        written = keys | {"keypoints"} if to == "yolo" else keys  # YOLO's kpt_names has those of a category
-        for row in coco[section]:
-            for key, value in row.items():
-                lost[f"'{key:.40}' of {section}"] += key not in written and value not in NOTHING
+        # YOLO's kpt_names has the keypoints of a category.
+        _count_others(lost, coco, section, keys | {"keypoints"} if to == "yolo" else keys)
     return descriptions(lost)
+
+
+def _count_others(lost: Counter[str], tree: Mapping[str, Any], section: str, keys: frozenset[str]) -> None:
+    """Count the keys of a section's rows that are not ``keys`` and say something."""
+    for row in tree[section]:
+        for key, value in row.items():
+            if key not in keys and value not in NOTHING:
+                lost[f"'{key:.40}' of {section}"] += 1
 
 
 def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
