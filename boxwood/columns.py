@@ -10,6 +10,7 @@ import gc
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,20 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 
-__all__ = ["Columns", "are_counts", "are_numbers", "is_area", "is_number", "is_point", "is_whole", "read_json", "short"]
+__all__ = [
+    "MAX_COORDINATE",
+    "UNWRITABLE",
+    "Columns",
+    "are_counts",
+    "are_numbers",
+    "are_run_lengths",
+    "is_area",
+    "is_number",
+    "is_point",
+    "is_whole",
+    "read_json",
+    "short",
+]
 
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 """What no name of a file may have, and half a character, which UTF-8 does not know."""
@@ -64,6 +78,11 @@ class Columns:
         for row, record in enumerate(records):
             if type(record) is not dict:
                 self.fail(row, f"must be a mapping, got {short(record)}")
+
+    @property
+    def advice(self) -> str:
+        """What a person can do, as the end of a message."""
+        return "correct the file"
 
     def integers(self, key: str, default: int | None = None) -> NDArray[np.int64]:
         """(N,) whole numbers; ``default`` where a record does not have the key."""
@@ -113,7 +132,7 @@ class Columns:
         known = record.get(self.id_key) if type(record) is dict and key != self.id_key else None
         name = "" if known is None else f" ({self.id_key.replace('_', ' ')} {short(known)})"
         where = f"{self.section} row" if self.section else "row"
-        raise UserError(f"{self.path}: {where} {row}{name}: {problem}; correct the file")
+        raise UserError(f"{self.path}: {where} {row}{name}: {problem}; {self.advice}")
 
     def _check_finite(self, key: str, numbers: NDArray[np.float64], expected: str) -> None:
         wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=tuple(range(1, numbers.ndim))))
@@ -150,6 +169,17 @@ def are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(count) is int and 0 <= count < 2**32 for count in values)
 
 
+def are_run_lengths(mask: Any) -> bool:
+    """Whether a value is a mask as COCO writes run lengths: a size (height, width), and counts as numbers or as compressed text."""
+    if not isinstance(mask, dict):
+        return False
+    size, counts = mask.get("size"), mask.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 <= side < 2**31 for side in size)):
+        return False
+    # A text b'...' is how Python prints bytes; the quotes are no run lengths.
+    return counts.isascii() and counts[:2] not in ("b'", 'b"') if isinstance(counts, str) else are_counts(counts)
+
+
 def is_point(value: Any) -> bool:
     """Whether a value is [x, y] in pixels."""
     return isinstance(value, list) and len(value) == 2 and all(is_number(n) and abs(n) < MAX_COORDINATE for n in value)
@@ -161,7 +191,24 @@ def short(value: Any) -> str:
     >>> short([1.5] * 100)
     '[1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1... (100 values)'
     """
-    text = repr(value)
+    text = _start(value, depth=3)
     if len(text) <= 60:
         return text
     return f"{text[:57]}... ({len(value)} values)" if isinstance(value, list) else f"{text[:57]}..."
+
+
+def _start(value: Any, depth: int) -> str:
+    """The beginning of a value's repr, over 60 characters where there are more; no value takes long or much memory."""
+    if isinstance(value, str | bytes):
+        return repr(value[:70])
+    if isinstance(value, int) and abs(value) >= 10**70:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, list | tuple | dict):
+        if depth == 0:
+            return "[...]" if isinstance(value, list | tuple) else "{...}"
+        inside = ", ".join(_start(item, depth - 1) for item in list(islice(value, 24)))
+        if isinstance(value, dict):
+            inside = ", ".join(f"{_start(key, depth - 1)}: {_start(item, depth - 1)}" for key, item in islice(value.items(), 24))
+            return "{" + inside + "}"
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    return repr(value)[:70]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import pytest
@@ -16,6 +20,30 @@ from boxwood.cli import main
 # Examples have no time limit: their durations depend on the load of the machine.
 hypothesis.settings.register_profile("boxwood", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("boxwood")
+
+Property = TypeVar("Property", bound=Callable[..., None])
+
+
+def repeatable(test: Property) -> Property:
+    """A hypothesis test, above ``@settings`` and ``@given``, that runs for BOXWOOD_HYPOTHESIS_SECONDS where that is set, with the
+    seeds 0, 1, 2, ..., and prints how many (``pytest -s``); else once."""
+    seconds = float(os.environ.get("BOXWOOD_HYPOTHESIS_SECONDS", "0"))
+    if seconds <= 0:
+        return test
+
+    @functools.wraps(test)
+    def repeated(*arguments: object, **fixtures: object) -> None:
+        end, seed = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            try:
+                hypothesis.seed(seed)(test)(*arguments, **fixtures)
+            except BaseException as error:
+                error.add_note(f"with hypothesis.seed({seed})")
+                raise
+            seed += 1
+        print(f"\n{test.__name__}: {seed} seeds of {test._hypothesis_internal_use_settings.max_examples} examples")  # type: ignore[attr-defined]
+
+    return repeated  # type: ignore[return-value]
 
 
 SHARED = Path(__file__).parents[2] / "shared"

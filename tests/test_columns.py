@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood.columns import Columns, are_counts, is_number, is_point, is_whole, read_json
+from boxwood.columns import Columns, are_counts, is_number, is_point, is_whole, read_json, short
 from boxwood.errors import UserError
 
 NUMBERS = st.integers() | st.floats() | st.integers(-(2**70), 2**70)
@@ -161,6 +161,17 @@ def test_a_message_names_the_row(take: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         take(Columns(rows, "a.json", "rows", "image_id"))
     assert str(error.value) == f"a.json: rows {message}; correct the file"
+
+
+def test_values_in_messages_are_short() -> None:
+    assert short(10**5000) == "a number of 16610 bits" and short(-(10**69)) == repr(-(10**69))[:57] + "..."
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    wide = [[["x" * 10**6] * 1000] * 1000] * 1000  # 10**15 characters as text
+    for value in (nested, wide, {"a": nested}, "y" * 10**7, b"z" * 10**7, {i: i for i in range(10**5)}):
+        assert len(short(value)) < 90
+    assert short({"a": [1, (2, None)]}) == "{'a': [1, (2, None)]}" and short("é\n") == r"'é\n'"
 
 
 def test_a_row_must_be_a_mapping() -> None:

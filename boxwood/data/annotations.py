@@ -93,8 +93,17 @@ def read_format(
 ) -> Reading:
     """Read a format other than COCO's.
 
-    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes.
+    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes. Raises
+    `UserError` where nothing is read of which a class could be made.
     """
+    reading = _read_format(source, form, split, images, classes)
+    if not reading.coco["categories"]:
+        not_read = f"; not read: {', '.join(reading.lost)}" if reading.lost else ""
+        raise UserError(f"{source}: has no object that is read, so it has no class{not_read}; name a part that has annotations")
+    return reading
+
+
+def _read_format(source: Path, form: str, split: str | None, images: Path | None, classes: Path | None) -> Reading:
     if form == "voc":
         return read_voc(source, split, images)
     if form == "yolo":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,27 @@ import numpy as np
 import torch
 
 from boxwood.data.annotations import read_annotations
-from boxwood.data.coco_file import POLYGONS, CocoFile
+from boxwood.data.categories import categories_of
+from boxwood.data.coco_file import POLYGONS
 from boxwood.data.images import read_image
 from boxwood.data.proposals import merged, prepared, read_proposals
-from boxwood.data.quality.checks import check_areas, check_boxes, check_identities, check_images, check_masks, refuse
+from boxwood.data.quality.checks import (
+    check_areas,
+    check_boxes,
+    check_identities,
+    check_masks,
+    check_readings,
+    locate_images,
+    refuse,
+)
+from boxwood.data.quality.keypoints import check_keypoints, placed_keypoints
 from boxwood.data.sampler import repeat_factors
 from boxwood.errors import UserError
-from boxwood.structures import Bitmap, Categories, KeypointFacts, Polygons, Sample
+from boxwood.structures import Bitmap, Polygons, Sample
 
-__all__ = ["CocoDataset", "categories_of", "keypoint_facts"]
+__all__ = ["CocoDataset"]
 
 logger = logging.getLogger(__name__)
-
-_PERSON_SIGMAS = {
-    "nose": 0.026,
-    "eye": 0.025,
-    "ear": 0.035,
-    "shoulder": 0.079,
-    "elbow": 0.072,
-    "wrist": 0.062,
-    "hip": 0.107,
-    "knee": 0.087,
-    "ankle": 0.089,
-}
-"""The OKS constants of COCO's 17 keypoints (cocodataset.org, keypoints evaluation), by name without its side."""
-_SIGMA = 0.05
-"""The OKS constant of all other keypoints."""
 
 
 class CocoDataset:
@@ -71,11 +65,13 @@ class CocoDataset:
         self.exif = exif
         # First, because the other checks need an image for every annotation.
         refuse(check_identities(self.file), str(annotations))
-        refuse(check_images(self.file, images), str(annotations))
+        self.file, name_findings = locate_images(self.file, images)
+        refuse(name_findings, str(annotations))
         repaired, box_findings = check_boxes(self.file)
         self._usable_parts, mask_findings = check_masks(self.file)
-        refuse(mask_findings, str(annotations))
-        for finding in [*box_findings, *check_areas(self.file), *mask_findings]:
+        findings = [*box_findings, *mask_findings, *check_keypoints(self.file)]
+        refuse(findings, str(annotations))
+        for finding in [*check_readings(self.file), *name_findings, *findings, *check_areas(self.file)]:
             logger.warning("%s: %s", annotations, finding)
         self._boxes, self._usable = repaired.boxes, repaired.usable
         self.categories = categories_of(self.file)
@@ -193,53 +189,6 @@ class CocoDataset:
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         keypoints = np.zeros((len(annotations), num_keypoints, 3), dtype=np.float32)
         rows = self.file.keypoint_rows[annotations]
-        given = self.file.keypoints[rows[rows >= 0]].reshape(-1, num_keypoints, 3)
-        keypoints[rows >= 0] = given
+        keypoints[rows >= 0] = placed_keypoints(self.file.keypoints[rows[rows >= 0]].reshape(-1, num_keypoints, 3))
         keypoints[..., :2] += np.where(keypoints[..., 2:] > 0, np.float32(0.5), np.float32(0))
         return keypoints
-
-
-def keypoint_facts(
-    names: tuple[str, ...], skeleton: tuple[tuple[int, int], ...] = (), sigmas: tuple[float, ...] = ()
-) -> KeypointFacts:
-    """Keypoints by their names: those with ``left`` and ``right`` swap in a mirror image; COCO's 17 have published sigmas.
-
-    >>> facts = keypoint_facts(("nose", "left_eye", "right_eye"))
-    >>> facts.flip, facts.sigmas
-    ((0, 2, 1), (0.05, 0.05, 0.05))
-    """
-    index = {name: i for i, name in enumerate(names)}
-    flip = tuple(index.get(_other_side(name), i) for i, name in enumerate(names))
-    if not sigmas:
-        parts = [re.sub(r"^(left|right)_", "", name) for name in names]
-        is_person = len(names) == 17 and set(parts) == set(_PERSON_SIGMAS)
-        sigmas = tuple(_PERSON_SIGMAS[part] if is_person else _SIGMA for part in parts)
-    return KeypointFacts(names, flip, skeleton, sigmas)
-
-
-def _other_side(name: str) -> str:
-    swap = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
-    return re.sub(r"left|right|Left|Right|LEFT|RIGHT", lambda side: swap[side.group()], name)
-
-
-def categories_of(file: CocoFile) -> Categories:
-    """The classes in the order of their ids, so that train and val agree even if their files have other orders."""
-    rows = sorted(file.categories, key=lambda category: int(category["id"]))
-    ids, names = tuple(int(row["id"]) for row in rows), tuple(str(row["name"]) for row in rows)
-    return Categories(ids, names, _declared_keypoints(file, rows))
-
-
-def _declared_keypoints(file: CocoFile, rows: list[dict[str, Any]]) -> KeypointFacts | None:
-    declared = [row for row in rows if row.get("keypoints")]
-    num_given = file.keypoints.shape[1] // 3
-    if not declared or num_given == 0:
-        return None
-    first = declared[0]
-    names = tuple(str(name) for name in first["keypoints"])
-    if any(tuple(row["keypoints"]) != names for row in declared) or len(names) != num_given or len(set(names)) != len(names):
-        logger.warning("%s: keypoints are left out: its categories and annotations do not all have the same ones", file.path)
-        return None
-    pairs = [pair for pair in first.get("skeleton") or [] if len(pair) == 2 and all(1 <= end <= len(names) for end in pair)]
-    skeleton = tuple((int(a) - 1, int(b) - 1) for a, b in pairs)
-    sigmas = tuple(float(sigma) for sigma in first.get("sigmas") or ())
-    return keypoint_facts(names, skeleton, sigmas if len(sigmas) == len(names) else ())

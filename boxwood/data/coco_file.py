@@ -20,7 +20,8 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-from boxwood.columns import Columns, are_counts, are_numbers, is_area, is_number, read_json
+from boxwood.columns import Columns, are_numbers, are_run_lengths, is_area, is_number, read_json
+from boxwood.data.coco_variants import Reading, as_meant, without_root_class
 from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
 
@@ -101,6 +102,8 @@ class CocoFile:
     """(A,) annotation rows, those of one image side by side in the order of the file."""
     starts: NDArray[np.int64]
     """(I + 1,) image i has the annotations ``by_image[starts[i] : starts[i + 1]]``."""
+    readings: tuple[Reading, ...] = ()
+    """What was written in another way than COCO's, and how it was read."""
 
     def file_name(self, image: int) -> str:
         return self.file_names[image].decode()
@@ -186,8 +189,21 @@ def read_coco_file(path: str | Path) -> CocoFile:
 def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
     """A COCO dictionary, such as those that the readers of other formats make, as arrays; ``path`` is what messages call it.
 
-    Raises `UserError` as `read_coco_file` does.
+    What other programs write in place of COCO is read where it means one thing only (`boxwood.data.coco_variants`). Raises
+    `UserError` as `read_coco_file` does.
     """
+    tree, readings = without_root_class(tree)
+    try:
+        return _arrays(tree, path, readings)
+    except UserError:
+        # Only files that are not COCO as it is written pay for the search.
+        meant, more = as_meant(tree)
+        if not more:
+            raise
+    return _arrays(meant, path, [*readings, *more])
+
+
+def _arrays(tree: dict[str, Any], path: str | Path, readings: Sequence[Reading]) -> CocoFile:
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
     if not images.records:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
@@ -220,6 +236,7 @@ def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
         **annotations.keypoints(),
         by_image=by_image,
         starts=np.searchsorted(image_rows[by_image], np.arange(len(image_ids) + 1)),
+        readings=tuple(readings),
     )
 
 
@@ -228,7 +245,8 @@ def read_image_ids(path: str | Path) -> set[int]:
 
     Raises `UserError` where the file is missing or has no images.
     """
-    return set(_section(read_coco_tree(Path(path), ("images",)), "images", path).integers("id").tolist())
+    tree, _ = as_meant({"images": read_coco_tree(Path(path), ("images",))["images"]})
+    return set(_section(tree, "images", path).integers("id").tolist())
 
 
 def read_coco_tree(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
@@ -253,6 +271,12 @@ def _section(tree: dict[str, Any], key: str, path: str | Path) -> _CocoColumns:
 class _CocoColumns(Columns):
     """The columns that only COCO files have."""
 
+    @property
+    def advice(self) -> str:
+        if not str(self.path).endswith(".json"):
+            return "correct the file"
+        return f"correct the file, or repair a copy with: boxwood data check {self.path} --images DIR --fix OUT.json"
+
     def extras(self) -> Texts:
         extras = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]
         return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in extras])
@@ -275,13 +299,13 @@ class _CocoColumns(Columns):
             if isinstance(mask, list) and all(isinstance(part, list) for part in mask):
                 kinds[index] = POLYGONS
                 parts.extend(mask)
-            elif isinstance(mask, dict) and _is_rle(mask):
+            elif isinstance(mask, dict) and are_run_lengths(mask):
                 counts = mask["counts"]
                 kinds[index] = RLE_TEXT if isinstance(counts, str) else RLE_COUNTS
                 sizes[index] = mask["size"]
                 code = counts.encode("ascii") if isinstance(counts, str) else np.array(counts, dtype=np.uint32).tobytes()
             elif mask is not None:
-                self.refuse(index, "segmentation", "polygons [[x, y, ...], ...] or run lengths {'size', 'counts'}")
+                self.refuse(index, "segmentation", _expected_mask(mask))
             codes.append(code)
             part_counts.append(len(parts) - before)
         points = _offsets([len(part) for part in parts])
@@ -317,13 +341,10 @@ class _CocoColumns(Columns):
         return {"keypoint_rows": rows, "keypoints": np.array(present, dtype=np.float64).reshape(len(present), width)}
 
 
-def _is_rle(mask: dict[str, Any]) -> bool:
-    size, counts = mask.get("size"), mask.get("counts")
-    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 <= side < 2**31 for side in size)):
-        return False
-    if isinstance(counts, str):
-        return counts.isascii()
-    return are_counts(counts)
+def _expected_mask(mask: Any) -> str:
+    if isinstance(mask, dict) and {"size", "counts"} <= mask.keys():
+        return "run lengths with a 'size' of two whole numbers, height and width, and 'counts', COCO's text or whole numbers from 0"
+    return "polygons [[x, y, ...], ...] or run lengths {'size', 'counts'}"
 
 
 def _lookup(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from boxwood.data import CocoConfig, ResizeShortestEdge
 from boxwood.data.annotations import read_annotations, read_tree
-from boxwood.data.coco_file import CocoFile, coco_file_of
+from boxwood.data.coco_file import CocoFile
 from boxwood.data.quality import checks, warnings
 from boxwood.data.quality.checks import Finding
+from boxwood.data.quality.keypoints import check_keypoints
 from boxwood.data.quality.repair import repaired
 from boxwood.errors import UserError
 from boxwood.files import write_text
@@ -55,7 +56,8 @@ def check(
 
     ``source`` is an annotation file (``.json``) whose images are in the folder ``images``, or a configuration, whose train and val
     set are checked, and whether images are in both. ``decode`` reads the pixels of every image, not only its header; ``exif=False``
-    says that the annotations were made without EXIF orientation. ``fix`` writes a repaired copy of an annotation file there.
+    says that the annotations were made without EXIF orientation. ``fix`` writes a repaired copy of an annotation file there, also
+    where rows of it cannot be read, which is then a finding.
 
     A finding knows its file (``where``), and whether training repairs the fault, refuses it, or takes it as it is (``verdict``:
     ``repaired``, ``refused``, ``look``). Raises `UserError` where a file cannot be read, or the two sets have different classes.
@@ -64,7 +66,7 @@ def check(
         _check_repairable(source)
     findings = [
         replace(finding, where=file.path)
-        for file in check_files(source, overrides, images=images, decode=decode, exif=exif)
+        for file in check_files(source, overrides, images=images, decode=decode, exif=exif, repairing=fix is not None)
         for finding in file.findings
     ]
     if fix is not None:
@@ -79,12 +81,24 @@ def check_files(
     images: str | Path | None = None,
     decode: bool = False,
     exif: bool = True,
+    repairing: bool = False,
 ) -> Iterator[CheckedFile]:
-    """The findings of `check` file by file, each as soon as it is checked."""
+    """The findings of `check` file by file, each as soon as it is checked.
+
+    With ``repairing`` an annotation file whose rows cannot be read has that as its one finding; else it is a `UserError`.
+    """
     if is_annotation_file(source):
         if overrides:
             raise UserError(f"'{overrides[0]}': key=value goes with a configuration, not with an annotation file")
-        file = read_annotations(str(source))
+        try:
+            file = read_annotations(str(source))
+        except UserError as error:
+            if not repairing:
+                raise
+            message = str(error).removeprefix(f"{source}: ").partition("; correct the file")[0]
+            unreadable = Finding("rows that cannot be read, at least", 1, (message,), "", "nothing else could be checked")
+            yield CheckedFile(str(source), "", [unreadable])
+            return
         yield CheckedFile(file.path, overview(file), _findings(file, "" if images is None else str(images), exif, decode))
         return
     parts = coco_parts(run_config(source, overrides))
@@ -109,8 +123,9 @@ def repair(source: str | Path | RunConfig, out: str | Path, *, images: str | Pat
         raise UserError(f"{out}: COCO files are written as .json; change the ending")
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: is the file itself, which stays as it is; name another")
-    tree = read_tree(path)
-    content, done = repaired(tree, coco_file_of(tree, path), images or "", exif=exif)
+    if images is None:
+        raise UserError(f"--images: name the folder in which the images of {path} lie")
+    content, done = repaired(read_tree(path), path, images, exif=exif)
     write_text(out, json.dumps(content, ensure_ascii=False) + "\n")
     return done
 
@@ -127,14 +142,16 @@ def _check_repairable(source: str | Path | RunConfig) -> Path:
 def _findings(file: CocoFile, folder: str, exif: bool, decode: bool) -> list[Finding]:
     if not folder:
         raise UserError(f"--images: name the folder in which the images of {file.path} lie")
-    missing = checks.check_images(file, folder)
+    file, names = checks.locate_images(file, folder)
     if wrong_ids := checks.check_identities(file):
-        return [*wrong_ids, *missing]  # The other checks rely on every annotation having its image.
+        return [*wrong_ids, *names]  # The other checks rely on every annotation having its image.
     _, boxes = checks.check_boxes(file)
     _, masks = checks.check_masks(file)
-    images = missing or checks.check_pixels(file, folder, exif=exif, decode=decode)
+    images = names
+    if not any(finding.refused for finding in names):
+        images = [*names, *checks.check_pixels(file, folder, exif=exif, decode=decode)]
     shapes = [*boxes, *checks.check_areas(file), *masks, *checks.check_run_lengths(file)]
-    return [*shapes, *images, *warnings.look_at(file)]
+    return [*checks.check_readings(file), *shapes, *check_keypoints(file), *images, *warnings.look_at(file)]
 
 
 def _tiny_boxes(file: CocoFile, part: CocoConfig, findings: Sequence[Finding]) -> list[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from boxwood.data.coco import categories_of
+from boxwood.data.categories import categories_of
 from boxwood.data.coco_file import read_coco_file
 from boxwood.errors import UserError
 from boxwood.interop import weights as other_programs

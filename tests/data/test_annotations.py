@@ -76,6 +76,13 @@ def test_the_format_of_a_path_is_recognised(tmp_path: Path, caplog: pytest.LogCa
         read_annotations(tmp_path / "labelme", split="val")
 
 
+def test_a_source_of_which_nothing_is_read_says_what_is_not(tmp_path: Path) -> None:
+    shapes = {**LABELME, "shapes": []}
+    (tmp_path / "a.json").write_text(json.dumps(shapes))
+    with pytest.raises(UserError, match="has no object that is read, so it has no class; name a part that has annotations"):
+        read_annotations(tmp_path)
+
+
 def test_lvis_image_names_come_from_their_addresses(tmp_path: Path) -> None:
     """Images of LVIS have an address and no name; a COCO file has both, and its names are used."""
     image: dict[str, Any] = {"id": 7, "height": 9, "width": 8, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg"}

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from boxwood.config import from_tree, to_tree
 from boxwood.data import CocoConfig, CocoDataset, DatasetConfig
-from boxwood.data.coco import keypoint_facts
+from boxwood.data.categories import keypoint_facts
 from boxwood.data.quality.checks import check_same_categories
 from boxwood.errors import UserError
 from boxwood.structures import Bitmap, Categories, Polygons
@@ -165,7 +165,7 @@ def test_different_keypoints_of_categories_are_left_out_with_a_warning(tmp_path:
     tree["categories"][0]["keypoints"], tree["categories"][1]["keypoints"] = ["a"], ["b"]
     tree["annotations"][0]["keypoints"] = [3, 5, 2]
     data = CocoDataset(write(tmp_path, tree), tmp_path)
-    assert data[1].keypoints is None and "keypoints are left out" in caplog.text
+    assert data[1].keypoints is None and "keypoints are not read" in caplog.text
 
 
 def _reachable(root: object) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from boxwood.data.coco import keypoint_facts
+from boxwood.data.categories import keypoint_facts
 from boxwood.errors import UserError
 from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import rcnn_config, rcnn_state

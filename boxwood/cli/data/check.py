@@ -33,8 +33,9 @@ def check(
     """Find what is wrong in a data set; exit status 1 where there are faults.
 
     Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired") or stops
-    ("refused"). "look" is allowed but rarely intended, and alone gives exit status 0. Of a CONFIG both sets are checked, also for
-    boxes that are tiny in the network's input and for images that are in both sets.
+    ("refused"). "look" is allowed but rarely intended, or written in another way than COCO's and read as it is meant; alone it
+    gives exit status 0. --fix repairs also files whose rows cannot be read, and says how much it changed. Of a CONFIG both sets are
+    checked, also for boxes that are tiny in the network's input and for images that are in both sets.
 
     \b
       boxwood data check train.json --images photos
@@ -46,7 +47,7 @@ def check(
     if fix is not None and not source.endswith(".json"):
         raise UserError("--fix repairs one annotation file; name it, and its --images, in place of a configuration")
     num_faults = 0
-    for file in check_files(source, overrides, images=images, decode=decode, exif=not no_exif):
+    for file in check_files(source, overrides, images=images, decode=decode, exif=not no_exif, repairing=fix is not None):
         click.echo(f"{file.path}: {file.overview}".rstrip())
         for finding in file.findings:
             click.echo(f"  {finding.verdict}: {finding}")

@@ -102,7 +102,8 @@ def _read_sound(source: Path, source_format: str, split: str | None, images: Pat
         tree = read_tree(source)
         file = coco_file_of(tree, source)
         coco = file.to_coco()
-        reading = Reading(coco, None, _not_in(coco, tree))
+        as_meant = [f"{variant.count:,} {variant.problem} ({variant.reading})" for variant in file.readings]
+        reading = Reading(coco, None, [*as_meant, *_not_in(coco, tree)])
     else:
         reading = read_format(source, source_format, split=split, images=images, classes=classes)
         file = coco_file_of(reading.coco, source)

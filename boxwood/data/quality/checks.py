@@ -5,17 +5,20 @@ Checks are vectorised, so that a file of a million annotations is checked in the
 
 from __future__ import annotations
 
-import os
+import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood.data.coco_file import NO_MASK, POLYGONS, CocoFile
-from boxwood.data.images import read_header, read_image
+from boxwood.columns import MAX_COORDINATE
+from boxwood.data.coco_file import NO_MASK, POLYGONS, CocoFile, Texts
+from boxwood.data.file_names import LocatedNames, locate
+from boxwood.data.images import MAX_PIXELS, read_header, read_image
+from boxwood.data.quality.box_layouts import recognised_layout, turned
 from boxwood.errors import UserError
 from boxwood.structures import Categories
 
@@ -25,11 +28,13 @@ __all__ = [
     "check_areas",
     "check_boxes",
     "check_identities",
-    "check_images",
     "check_masks",
     "check_pixels",
+    "check_readings",
     "check_run_lengths",
     "check_same_categories",
+    "locate_images",
+    "or_fix",
     "refuse",
 ]
 
@@ -75,9 +80,22 @@ class RepairedBoxes:
     """The boxes to train on."""
 
     boxes: NDArray[np.float32]
-    """(A, 4) xyxy, clipped to the image."""
+    """(A, 4) xyxy, clipped to the image; zeros where they are not usable."""
     usable: NDArray[np.bool_]
     """(A,) False for boxes without area inside the image."""
+
+
+def or_fix(file: CocoFile, what: str) -> str:
+    """Advice to correct a file, or to let the command that repairs a copy do ``what``, where it can repair the file."""
+    if not file.path.endswith(".json"):
+        return "correct the annotation file"
+    command = f"boxwood data check {file.path} --images DIR --fix OUT.json"
+    return f"correct the annotation file, or let this command {what} in a copy: {command}"
+
+
+def check_readings(file: CocoFile) -> list[Finding]:
+    """What is written in another way than COCO's, and is read as it is meant."""
+    return [Finding(one.problem, one.count, tuple(one.examples), one.reading, look=True) for one in file.readings]
 
 
 def check_identities(file: CocoFile) -> list[Finding]:
@@ -100,7 +118,7 @@ def check_identities(file: CocoFile) -> list[Finding]:
         ),
         _finding(
             "images without a positive size",
-            np.any(file.image_sizes <= 0, axis=1),
+            np.any((file.image_sizes <= 0) | (file.image_sizes >= 2**31), axis=1),
             lambda i: f"'{file.file_name(i)}' (row {i}): {_by(file.image_sizes[i])}",
         ),
     ]
@@ -127,13 +145,41 @@ def check_boxes(file: CocoFile) -> tuple[RepairedBoxes, list[Finding]]:
         return f"{describe(i)} in {int(limits[i, 0])} x {int(limits[i, 1])} pixels"
 
     left_out = "left out of training"
+    negative = degenerate & (np.minimum(width, height) < 0)
     findings = [
+        _unusable(file, sound & ~outside, describe_in_image),
         _finding("boxes with nan or infinity", ~finite, describe, repair=f"{left_out} and of the truth"),
-        _finding("boxes without width or height", degenerate, describe, repair=left_out),
+        _finding(
+            "boxes of negative width or height", negative, describe, repair=f"{left_out}; {_if_turned(file, negative, limits)}"
+        ),
+        _finding("boxes without width or height", degenerate & ~negative, describe, repair=left_out),
         _finding("boxes outside their image", outside, describe_in_image, repair=left_out),
         _finding("boxes partly outside their image", partly, describe_in_image, repair="clipped to the image"),
     ]
-    return RepairedBoxes(clipped.astype(np.float32), sound & ~outside), [finding for finding in findings if finding]
+    usable = sound & ~outside
+    return RepairedBoxes(np.where(usable[:, None], clipped, 0.0).astype(np.float32), usable), [
+        finding for finding in findings if finding
+    ]
+
+
+def _unusable(file: CocoFile, usable: NDArray[np.bool_], describe: Callable[[int], str]) -> Finding | None:
+    """Boxes that are all written in another way than COCO's, or of which training could use none."""
+    everything = np.ones(len(usable), dtype=np.bool_)
+    if (layout := recognised_layout(file)) is not None:
+        advice = or_fix(file, "write them as x, y, width, height in pixels")
+        return _finding(f"boxes that look like {layout.description}", everything, describe, advice=advice)
+    if usable.any():
+        return None
+    advice = or_fix(file, "turn boxes whose corners are swapped")
+    return _finding("annotations, of which none has a box that can be used", everything, describe, advice=advice)
+
+
+def _if_turned(file: CocoFile, negative: NDArray[np.bool_], limits: NDArray[np.float64]) -> str:
+    boxes = turned(file.boxes[negative])
+    inside = (boxes[:, :2] >= -TOLERANCE) & (boxes[:, :2] + boxes[:, 2:] <= limits[negative, :2] + TOLERANCE)
+    if not inside.all():
+        return "correct the annotation file"
+    return f"their corners look swapped; {or_fix(file, 'turn them')}"
 
 
 def check_areas(file: CocoFile) -> list[Finding]:
@@ -158,8 +204,8 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
     Parts that are no polygon are left out; run lengths of another size than the image are refused.
     """
     lengths = np.diff(file.points)
-    # The cumulative count of numbers that are not finite shows for all parts at once which have any.
-    broken = np.concatenate([[0], np.cumsum(~np.isfinite(file.coordinates))])
+    # The cumulative count of numbers that are not finite or cannot be meant shows for all parts at once which have any.
+    broken = np.concatenate([[0], np.cumsum(~(np.abs(file.coordinates) < MAX_COORDINATE))])
     usable = (lengths >= 6) & (lengths % 2 == 0) & (np.diff(broken[file.points]) == 0)
     owner = np.repeat(np.arange(len(file.ids)), np.diff(file.parts))
     is_rle = file.mask_kinds > POLYGONS
@@ -177,6 +223,7 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
             "run-length masks of another size than their image",
             other_size,
             lambda i: f"{file.describe(i)}: mask {_by(file.rle_sizes[i])}, image {_by(file.image_sizes[file.image_rows[i]])}",
+            advice=_about_sizes(file, np.flatnonzero(other_size)),
         ),
     ]
     if not without.all():
@@ -185,11 +232,20 @@ def check_masks(file: CocoFile) -> tuple[NDArray[np.bool_], list[Finding]]:
     return usable, [finding for finding in findings if finding]
 
 
+def _about_sizes(file: CocoFile, rows: NDArray[np.int64]) -> str:
+    advice = or_fix(file, "remove these masks")
+    if np.array_equal(file.rle_sizes[rows], file.image_sizes[file.image_rows[rows], ::-1]):
+        advice = f"'size' is height, width, and these look like width, height: {advice}"
+    return advice
+
+
 def check_run_lengths(file: CocoFile) -> list[Finding]:
     """Run-length masks that cannot be decoded. All are decoded, which takes too long to be done whenever a file is opened."""
     damaged: dict[int, str] = {}
     for annotation in np.flatnonzero(file.mask_kinds > POLYGONS).tolist():
         try:
+            if file.rle_sizes[annotation].prod() > MAX_PIXELS:
+                raise ValueError(f"{_by(file.rle_sizes[annotation])} pixels are too many")
             file.decoded(annotation)
         except ValueError as error:
             damaged[annotation] = f"{file.describe(annotation)}: {error}"
@@ -197,28 +253,47 @@ def check_run_lengths(file: CocoFile) -> list[Finding]:
     return [finding] if finding else []
 
 
-def check_images(file: CocoFile, folder: str | Path) -> list[Finding]:
-    """Images that the file names and the folder does not have; refused. Each folder is listed once, and no image is opened."""
+def locate_images(file: CocoFile, folder: str | Path) -> tuple[CocoFile, list[Finding]]:
+    """The file with the names that its images have in the folder, and the findings: names that are written in another way, and
+    images that the folder does not have, which are refused. Each folder is listed once, and no image is opened."""
     if not Path(folder).is_dir():
         raise UserError(
             f"{folder}: is no folder; name the one in which '{file.file_name(0)}' and the other images of {file.path} lie"
         )
     names = [file.file_name(row) for row in range(len(file.image_ids))]
-    present: dict[str, set[str]] = {}
-    missing = np.zeros(len(names), dtype=np.bool_)
-    for row, name in enumerate(names):
-        parent, _, base = name.rpartition("/")
-        if parent not in present:
-            directory = Path(folder, parent or ("/" if name.startswith("/") else ""))
-            present[parent] = set(os.listdir(directory)) if directory.is_dir() else set()
-        missing[row] = base not in present[parent]
-    finding = _finding(
-        f"of {len(names)} images of {file.path} are not in {folder}",
-        missing,
-        lambda row: f"'{names[row]}'",
-        advice="correct the image folder, or take them out of the file",
+    located = locate(names, folder)
+    findings = [
+        _listed(
+            "image names that are written in another way than those of the files",
+            {row: _other_name(names[row], name) for row, name in located.read.items()},
+            repair="read as these files",
+            look=True,
+        ),
+        _listed(
+            f"of {len(names)} images of {file.path} are not in {folder}",
+            {row: f"'{names[row]}'" for row in located.missing},
+            advice=_where_images_are(file, located, names, folder),
+        ),
+    ]
+    if located.read:
+        file = replace(file, file_names=Texts.of([located.read.get(row, name).encode() for row, name in enumerate(names)]))
+    return file, [finding for finding in findings if finding]
+
+
+def _other_name(name: str, of_file: str) -> str:
+    same_look = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", of_file)
+    return f"'{name}' is '{of_file}'" + (", whose accents are composed in another way" if same_look else "")
+
+
+def _where_images_are(file: CocoFile, located: LocatedNames, names: list[str], folder: str | Path) -> str:
+    if not located.likely:
+        return "correct the image folder, or take them out of the file"
+    row, name = next(iter(located.likely.items()))
+    count = "all" if len(located.likely) == len(located.missing) else f"{len(located.likely)}"
+    return (
+        f"{count} of them may be there by another name ('{names[row]}' as '{name}'): correct the image folder, or write these "
+        f"names to a copy: boxwood data check {file.path} --images {folder} --fix OUT.json"
     )
-    return [finding] if finding else []
 
 
 def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decode: bool = False) -> list[Finding]:
@@ -292,10 +367,12 @@ def _finding(
     return Finding(problem, len(rows), tuple(describe(int(row)) for row in rows[:NUM_EXAMPLES]), repair, advice)
 
 
-def _listed(problem: str, examples: dict[int, str], *, repair: str = "", advice: str = "replace these files") -> Finding | None:
+def _listed(
+    problem: str, examples: dict[int, str], *, repair: str = "", advice: str = "replace these files", look: bool = False
+) -> Finding | None:
     if not examples:
         return None
-    return Finding(problem, len(examples), tuple(list(examples.values())[:NUM_EXAMPLES]), repair, advice)
+    return Finding(problem, len(examples), tuple(list(examples.values())[:NUM_EXAMPLES]), repair, advice, look)
 
 
 def _repeated(values: NDArray[Any]) -> NDArray[np.bool_]:

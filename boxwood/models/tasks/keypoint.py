@@ -43,8 +43,9 @@ class KeypointTask(InstanceTask):
     def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
         if categories.keypoints is None:
             raise UserError(
-                f"{key}: has no keypoints, and a keypoint head learns nothing else; take a recipe without one, such as "
-                "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.keypoint_head=null"
+                f"{key}: has no keypoints that its categories name, and a keypoint head learns nothing else: annotations need "
+                "'keypoints' and each category the same list 'keypoints' of their names (`boxwood data check` shows them); "
+                "or take a recipe without a keypoint head, such as faster_rcnn_mobilenetv2_fpn, or set model.keypoint_head=null"
             )
 
     def predictors(self, channels: int, categories: Categories) -> dict[str, nn.Module]:

@@ -42,7 +42,7 @@ class MaskTask(InstanceTask):
         sample = first()
         if sample is not None and sample.segmentations is None:
             raise UserError(
-                f"{key}: has no masks, and a mask head learns nothing else; take a recipe without one, such as "
+                f"{key}: has no masks, and a mask head learns nothing else; take a recipe without a mask head, such as "
                 "faster_rcnn_mobilenetv2_fpn or faster_rcnn_r50_fpn_1x, or set model.mask_head=null"
             )
 

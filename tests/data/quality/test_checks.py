@@ -35,7 +35,10 @@ REFUSED: dict[str, tuple[Plant, str]] = {
     "row no mapping": (lambda t: t["annotations"].append(7), "annotations row 3: must be a mapping, got 7"),
     "no images": (lambda t: t.update(images=[], annotations=[]), "'images' is empty"),
     "no categories": (lambda t: t.update(categories=[], annotations=[]), "'categories' is empty"),
-    "no box": (lambda t: first(t).pop("bbox"), "annotations row 0 .id 11.: 'bbox' must be four numbers x, y, w, h, got nothing"),
+    "no box": (
+        lambda t: (first(t).pop("bbox"), first(t).pop("segmentation")),
+        "annotations row 0 .id 11.: 'bbox' must be four numbers x, y, w, h, got nothing",
+    ),
     "short box": (lambda t: first(t).update(bbox=[1, 2, 3]), r"'bbox' must be four numbers x, y, w, h, got \[1, 2, 3\]"),
     "box of text": (lambda t: first(t).update(bbox=["1", 2, 3, 4]), "'bbox' must be four numbers"),
     "id of text": (lambda t: t["images"][1].update(id="a"), "images row 1: 'id' must be a whole number, got 'a'"),
@@ -43,7 +46,7 @@ REFUSED: dict[str, tuple[Plant, str]] = {
     "no file name": (lambda t: t["images"][1].pop("file_name"), "images row 1 .id 3.: 'file_name' must be text, got nothing"),
     "no height": (lambda t: t["images"][2].pop("height"), "images row 2 .id 5.: 'height' must be a whole number, got nothing"),
     "mask of text": (lambda t: first(t).update(segmentation="x"), "annotations row 0 .id 11.: 'segmentation' must be polygons"),
-    "flat polygon": (lambda t: first(t).update(segmentation=[1, 2, 3, 4, 5, 6]), "'segmentation' must be polygons"),
+    "flat line": (lambda t: first(t).update(segmentation=[1, 2, 3, 4]), "'segmentation' must be polygons"),
     "polygon of text": (lambda t: first(t).update(segmentation=[["a"] * 6]), "row 0 .id 11.: .* must be polygons of numbers"),
     "negative counts": (lambda t: t["annotations"][1]["segmentation"].update(counts=[-1]), "row 1 .id 12.: 'segmentation'"),
     "ragged keypoints": (
@@ -84,6 +87,23 @@ REFUSED: dict[str, tuple[Plant, str]] = {
         lambda t: t["annotations"][1]["segmentation"].update(size=[60, 40]),
         r"1 run-length masks of another size than their image: annotation 12 .* 'wide.png': mask 40 x 60, image 60 x 40",
     ),
+    "number of 400 digits in a polygon": (
+        lambda t: first(t)["segmentation"][0].__setitem__(3, 10**400),
+        "row 0 .id 11.: 'segmentation' must be polygons of numbers",
+    ),
+    "number of 400 digits in keypoints": (
+        lambda t: first(t).update(keypoints=[10**400, 2, 2]),
+        "row 0 .id 11.: 'keypoints' must be 3 numbers, .* got .a number of 1329 bits, 2, 2.;",
+    ),
+    "mapping in keypoints": (lambda t: first(t).update(keypoints=[{}, 2, 2]), r"'keypoints' must be 3 numbers, .* got .{}, 2, 2.;"),
+    "sides of run lengths swapped": (
+        lambda t: t["annotations"][1]["segmentation"].update(size=[60, 40]),
+        "'size' is height, width, and these look like width, height: .*--fix OUT.json",
+    ),
+    "run lengths of text": (
+        lambda t: t["annotations"][1]["segmentation"].update(counts=["a"]),
+        "must be run lengths with a 'size' of two whole numbers, height and width, and 'counts', COCO's text or whole numbers",
+    ),
     "missing image": (
         lambda t: t["images"][1].update(file_name="gone.png"),
         r"1 of 3 images of .*data.json are not in .*: 'gone.png' -- correct the image folder",
@@ -105,7 +125,7 @@ def test_refused(fault: str, tmp_path: Path) -> None:
 
 REPAIRED: dict[str, tuple[Plant, str, list[list[float]]]] = {
     "no width": (lambda t: first(t).update(bbox=[2, 4, 0, 9]), r"1 boxes without width or height: annotation 11 \(row 0\)", []),
-    "negative height": (lambda t: first(t).update(bbox=[2, 4, 3, -9]), "1 boxes without width or height", []),
+    "negative height": (lambda t: first(t).update(bbox=[2, 4, 3, -9]), "1 boxes of negative width or height", []),
     "nan": (lambda t: first(t).update(bbox=[2, float("nan"), 3, 9]), "1 boxes with nan or infinity", []),
     "infinity": (lambda t: first(t).update(bbox=[2, 4, float("inf"), 9]), "1 boxes with nan or infinity", []),
     "outside": (
@@ -155,7 +175,7 @@ def test_boxes_up_to_a_pixel_outside_are_clipped_without_a_warning(tmp_path: Pat
 
 def test_faults_are_counted_and_three_are_named(tmp_path: Path) -> None:
     tree = sound()
-    tree["annotations"] = [{**first(tree), "id": i, "bbox": [2, 4, 0, 0]} for i in range(5)]
+    tree["annotations"] = [{**first(tree), "id": i, "bbox": [2, 4, 0, 0] if i < 5 else [2, 4, 9, 9]} for i in range(6)]
     _, (finding,) = check_boxes(read_coco_file(write(tmp_path, tree)))
     assert (finding.count, len(finding.examples), finding.refused) == (5, 3, False)
     assert "annotation 2 (row 2)" in str(finding) and "annotation 3" not in str(finding) and ", ..." in str(finding)
