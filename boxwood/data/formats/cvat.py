@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_cvat(path: Path, split: str | None = None) -> Reading:
     for tag in (child.tag for child in root if child.tag not in ("version", "meta", "image")):
         collected.lost[f"elements <{tag:.40}>"] += 1
     pictures = path.parent / "images"
-    by_subset = _needs_subsets(images) or any(_picture(image, True, pictures).is_file() for image in images[:1])
+    by_subset = _needs_subsets(images) or any(os.path.isfile(_picture(image, True, pictures)) for image in images[:1])
     for row, image in enumerate(images):
         where = f"{path}: image {row}"
         width, height = (_whole(image, key, where) for key in ("width", "height"))

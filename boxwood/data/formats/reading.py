@@ -102,10 +102,10 @@ def read_xml(path: Path) -> ElementTree.Element:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({(error.strerror or '').lower()}); add the file, or remove it from the list"
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError where the name has a NUL
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        name = str(path).replace("\0", "\\0")
+        raise UserError(f"{name}: cannot be read ({reason}); add the file, or remove it from the list") from None
     if b"\0" in content:  # where the search for entities would not find one
         raise UserError(f"{path}: is UTF-16 or not text; save it as UTF-8")
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:

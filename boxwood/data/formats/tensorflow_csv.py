@@ -7,6 +7,7 @@ a.jpg,640,480,nut,12,30,80,95
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 from boxwood.data.formats.collect import Collected
@@ -58,7 +59,7 @@ def read_tensorflow_csv(path: Path, images: Path | None = None) -> Reading:
             collected.box(ids[name], row["class"], (x1, y1, x2, y2))
     if not ids:
         raise UserError(f"{path}: has no lines of images; name another table")
-    is_folder = images is not None or (folder / next(iter(ids))).is_file()
+    is_folder = images is not None or os.path.isfile(folder / next(iter(ids)))
     pictures, unread = pictures_below(folder, "*") if is_folder else ([], {})
     collected.lost["pictures without a line"] = sum(picture.name not in ids for picture in pictures)
     collected.lost.update(unread)
@@ -75,7 +76,7 @@ def _size(row: dict[str, str], where: str) -> tuple[int, int] | None:
 
 
 def _size_of_picture(picture: Path, where: str) -> tuple[int, int]:
-    if not picture.is_file():
+    if not os.path.isfile(picture):
         raise UserError(
             f"{where}: has no size of the image, and {picture} is not there to be asked; name the pictures with --images"
         )

@@ -9,6 +9,7 @@ benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC.
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -197,7 +198,7 @@ def _listed(folder: Path, split: str, xml: Path, stems: Sequence[str]) -> list[s
     """The stems that ``ImageSets/Main/SPLIT.txt`` lists, each once, or those in the folder ``split`` of the XML files."""
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     inside = [stem for stem in stems if stem.startswith(f"{split}/")]
-    if inside and not path.exists():
+    if inside and not os.path.exists(path):
         return inside
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
@@ -210,7 +211,7 @@ def _listed(folder: Path, split: str, xml: Path, stems: Sequence[str]) -> list[s
     if not lines:
         raise UserError(f"{path}: names no images")
     # A line is a name; in the lists of single classes a name and 1, 0 or -1.
-    listed = [line if (xml / f"{line}.xml").exists() else re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
+    listed = [line if os.path.exists(xml / f"{line}.xml") else re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
     return list(dict.fromkeys(listed))
 
 
@@ -275,7 +276,7 @@ def _size(root: ElementTree.Element, path: Path, picture: Path) -> tuple[int, in
         raise UserError(f"{path}: size: cannot be {width:g} x {height:g} pixels; correct the file")
     if min(height, width) > 0:
         return int(height), int(width)
-    if not picture.is_file():
+    if not os.path.isfile(picture):
         raise UserError(
             f"{path}: has no size of the image, and {picture} is not there to be asked; name the pictures with --images"
         )

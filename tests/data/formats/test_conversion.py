@@ -93,9 +93,10 @@ def test_a_wrong_file_of_voc_is_named(xml: str, message: str, tmp_path: Path) ->
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the splits here are val"):
         read_voc(voc_folder(tmp_path), "train")
-    (tmp_path / "ImageSets" / "Main" / "more.txt").write_text("000006\n")
-    with pytest.raises(UserError, match=r"000006\.xml: cannot be read"):
-        read_voc(tmp_path, "more")
+    for line, name in (("000006", r"000006\.xml"), ("0" * 300, r"00\.xml"), ("a\0b", r"a\\0b\.xml")):
+        (tmp_path / "ImageSets" / "Main" / "more.txt").write_text(f"{line}\n")
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            read_voc(tmp_path, "more")
 
 
 def yolo_folder(folder: Path, lines: str = "1 0.5 0.25 0.5 0.1\n\n0 0.1 0.1 0.9 0.1 0.9 0.9\n") -> Path:
