@@ -88,7 +88,7 @@ def _unlabelled(folder: Path, labelled: set[str]) -> Iterator[str]:
         if kind == "other" or os.path.abspath(path) in labelled or path.name.startswith(".") or not path.is_file():
             continue
         if kind == "image":
-            yield "pictures without a .json file, which nobody has labelled"
+            yield "pictures without a .json file (left out)"
         else:
             yield f"pictures of a format that is not read ({path.suffix.lower()})"
 

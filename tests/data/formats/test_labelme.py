@@ -159,7 +159,7 @@ def test_what_lies_in_the_folder(tmp_path: Path) -> None:
         "1 flags of images",
         "1 hidden .json files",
         "1 pictures of a format that is not read (.heic)",
-        "1 pictures without a .json file, which nobody has labelled",
+        "1 pictures without a .json file (left out)",
         "2 .json files that are not LabelMe's",
     ]
     (tmp_path / "none").mkdir()
