@@ -47,7 +47,7 @@ def read_cvat(path: Path, split: str | None = None) -> Reading:
         _text(image, "name", where)
         image_id = collected.image(_picture(image, by_subset, Path()).as_posix(), height, width)
         for shape in image:
-            _take(collected, image_id, shape, (height, width), f"{where} '{image.get('name')}'")
+            _take(collected, image_id, shape, (height, width), f"{where} {image.get('name')!r:.80}")
     coco, lost = collected.coco()
     return Reading(coco, pictures if pictures.is_dir() else None, lost)
 

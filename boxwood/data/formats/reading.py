@@ -126,7 +126,7 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> Iterator[tupl
     """The line number and the columns of each row of a .csv with a header.
 
     Raises `UserError`, which ends in ``advice``, where the file cannot be read or lacks one of ``columns``; and where a row has
-    more values than there are columns.
+    more values than there are columns, or a value with the end of a line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -137,6 +137,8 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> Iterator[tupl
             for row in reader:
                 if None in row:
                     raise UserError(f"{path}:{reader.line_num}: has more values than columns; correct the line")
+                if any(value and ("\n" in value or "\r" in value) for value in row.values()):
+                    raise UserError(f"{path}:{reader.line_num}: a value goes over several lines; close its quotes")
                 yield reader.line_num, {name: value or "" for name, value in row.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); {advice}") from None

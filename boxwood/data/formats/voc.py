@@ -277,9 +277,8 @@ def _size(root: ElementTree.Element, path: Path, picture: Path) -> tuple[int, in
     if min(height, width) > 0:
         return int(height), int(width)
     if not os.path.isfile(picture):
-        raise UserError(
-            f"{path}: has no size of the image, and {picture} is not there to be asked; name the pictures with --images"
-        )
+        name = " ".join(str(picture).split())  # <filename> may have ends of lines
+        raise UserError(f"{path}: has no size of the image, and {name} is not there to be asked; name the pictures with --images")
     return read_header(picture).oriented
 
 

@@ -332,6 +332,7 @@ def test_lines_of_tensorflow_csv_without_boxes_or_sizes(tmp_path: Path) -> None:
         ("a.jpg,200,100,nut", ",200,100,nut", ":2: has no filename"),
         ("nut,12", ",12", ":2: has no class"),
         (",ymin", ",top", "has no column ymin; name a table of filename"),
+        ("a.jpg,200,100,nut", '"a.jpg,200,100,nut', ":4: a value goes over several lines; close its quotes"),
         ("a.jpg,200,100,nut", f"{'a' * 300}.jpg,0,0,nut", "a.jpg is not there to be asked"),
         (TENSORFLOW.partition("\n")[2], "", "has no lines of images"),
     ],
