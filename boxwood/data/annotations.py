@@ -9,10 +9,13 @@ from typing import Any, Literal, TypeAlias
 from boxwood.data.coco_file import CocoFile, coco_file_of, read_coco_tree
 from boxwood.data.formats.cityscapes import read_cityscapes
 from boxwood.data.formats.cvat import read_cvat
+from boxwood.data.formats.label_studio import is_label_studio, read_label_studio
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.data.formats.lvis import has_addresses_alone, named_by_address, read_lvis
 from boxwood.data.formats.open_images import read_open_images
-from boxwood.data.formats.voc import read_voc
+from boxwood.data.formats.reading import Reading, files_below, xml_root_tag
+from boxwood.data.formats.tensorflow_csv import has_tensorflows_columns, read_tensorflow_csv
+from boxwood.data.formats.voc import has_annotation_folder, has_xml_beside_pictures, read_voc
 from boxwood.data.formats.yolo import read_yolo
 from boxwood.errors import UserError
 
@@ -20,27 +23,31 @@ __all__ = ["Format", "format_of", "read_annotations", "read_format", "read_tree"
 
 logger = logging.getLogger(__name__)
 
-Format: TypeAlias = Literal["coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo"]
+Format: TypeAlias = Literal[
+    "coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo"
+]
+
+WITH_SPLITS = ("voc", "yolo", "cvat")
 
 
 def read_annotations(source: str | Path, images: str | Path | None = None, split: str | None = None) -> CocoFile:
-    """Read annotations of any known format: a COCO or LVIS .json, a ``data.yaml`` of YOLO, a folder of VOC, Cityscapes or
-    LabelMe, an .xml of CVAT, a .csv of Open Images.
+    """Read annotations of any known format: a COCO, LVIS or Label Studio .json, a ``data.yaml`` of YOLO, a folder of VOC,
+    Cityscapes or LabelMe, an .xml of CVAT, a .csv of Open Images or TensorFlow.
 
-    ``split`` is for VOC a file of ``ImageSets/Main``, all by default, and for YOLO train, val or test, train by default; ``images``
-    is the folder of the images, which Open Images needs. The log names the parts of a format that are not read. Raises `UserError`
-    where a file cannot be read or is malformed.
+    ``split`` is for VOC a file of ``ImageSets/Main`` or a folder and for CVAT a subset, all by default, and for YOLO train, val or
+    test, train by default; ``images`` is the folder of the images, which Open Images needs. The log names what of a format is not
+    read. Raises `UserError` where a file cannot be read or is malformed.
     """
     path = Path(source)
     form = format_of(path)
-    if split is not None and form not in ("voc", "yolo"):
+    if split is not None and form not in WITH_SPLITS:
         raise UserError(f"{path}: holds one part of a data set, so there is no part '{split}' to choose; set split=null")
     if form == "coco":
         return coco_file_of(read_tree(path), source)
-    coco, _, lost = read_format(path, form, split=split, images=None if images is None else Path(images))
-    if lost:
-        logger.warning("%s: not read: %s", path, ", ".join(lost))
-    return coco_file_of(coco, source)
+    reading = read_format(path, form, split=split, images=None if images is None else Path(images))
+    if reading.lost:
+        logger.warning("%s: not read: %s", path, ", ".join(reading.lost))
+    return coco_file_of(reading.coco, source)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -51,53 +58,68 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 def format_of(source: Path) -> Format:
     """What a path holds, by what lies there; LVIS's is COCO's. Raises `UserError` where it is a folder of nothing that is known."""
-    of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat", ".csv": "open_images"}
-    if not source.is_dir():
-        return of_suffix.get(source.suffix, "coco")
-    if (source / "Annotations").is_dir():
+    if source.is_dir():
+        return _format_of_folder(source)
+    suffix = source.suffix.lower()
+    if suffix == ".csv":
+        return "tensorflow_csv" if has_tensorflows_columns(source) else "open_images"
+    if suffix == ".json" and is_label_studio(source):
+        return "label_studio"
+    of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat"}
+    return of_suffix.get(suffix, "coco")
+
+
+def _format_of_folder(folder: Path) -> Format:
+    if has_annotation_folder(folder):
         return "voc"
-    if next(source.rglob("*_gtFine_polygons.json"), None) is not None:
+    if next(folder.rglob("*_gtFine_polygons.json"), None) is not None:
         return "cityscapes"
-    if next(source.glob("*.json"), None) is not None:
+    if files_below(folder, "*.json"):
         return "labelme"
+    if has_xml_beside_pictures(folder):
+        return "voc"
+    inside = [*files_below(folder, "*.xml"), *files_below(folder, "*.csv"), *files_below(folder, "*/*.json")]
+    inside = [path for path in inside if path.suffix != ".xml" or xml_root_tag(path) == "annotations"]
+    hint = f"; perhaps {inside[0]}" if inside else ""
     raise UserError(
-        f"{source}: this folder holds no annotations that are known (VOC's Annotations/*.xml, Cityscapes' *_gtFine_polygons.json, "
-        "LabelMe's *.json); of others name the file: a .json of COCO or LVIS, YOLO's data.yaml, CVAT's .xml, Open Images' .csv"
+        f"{folder}: this folder holds no annotations that are known (VOC's *.xml, Cityscapes' *_gtFine_polygons.json, LabelMe's "
+        "*.json); of others name the file: a .json of COCO or LVIS, YOLO's data.yaml, CVAT's .xml, a .csv of Open Images or "
+        f"TensorFlow{hint}"
     )
 
 
 def read_format(
     source: Path, form: str, *, split: str | None = None, images: Path | None = None, classes: Path | None = None
-) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """Read a format other than COCO's: a COCO dictionary, the folder of its pictures where the format names it, and notes on what
-    is not read.
+) -> Reading:
+    """Read a format other than COCO's.
 
     ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes. Raises
     `UserError` where nothing is read of which a class could be made.
     """
-    coco, pictures, lost = _read_format(source, form, split, images, classes)
-    if not coco["categories"]:
-        not_read = f"; not read: {', '.join(lost)}" if lost else ""
+    reading = _read_format(source, form, split, images, classes)
+    if not reading.coco["categories"]:
+        not_read = f"; not read: {', '.join(reading.lost)}" if reading.lost else ""
         raise UserError(f"{source}: has no object that is read, so it has no class{not_read}; name a part that has annotations")
-    return coco, pictures, lost
+    return reading
 
 
-def _read_format(
-    source: Path, form: str, split: str | None, images: Path | None, classes: Path | None
-) -> tuple[dict[str, Any], Path | None, list[str]]:
+def _read_format(source: Path, form: str, split: str | None, images: Path | None, classes: Path | None) -> Reading:
     if form == "voc":
-        return read_voc(source, split), source / "JPEGImages", []
+        return read_voc(source, split, images)
     if form == "yolo":
-        return *read_yolo(source, split or "train"), []
+        return Reading(*read_yolo(source, split or "train"))
     if form == "labelme":
-        coco, lost = read_labelme(source)
-        return coco, source, lost
+        coco, lost = read_labelme(source, images)
+        return Reading(coco, images or source, lost)
+    if form == "label_studio":
+        coco, lost = read_label_studio(source, images)
+        return Reading(coco, images, lost)
     if form == "open_images":
         if images is None:
             raise UserError(f"{source}: its boxes are shares of the images, whose sizes it does not say; name them with --images")
-        coco, lost = read_open_images(source, images, classes)
-        return coco, images, lost
+        return read_open_images(source, images, classes)
+    if form == "tensorflow_csv":
+        return read_tensorflow_csv(source, images)
     if form == "cvat":
-        coco, lost = read_cvat(source)
-        return coco, None, lost
-    return read_cityscapes(source) if form == "cityscapes" else read_lvis(source), None, []
+        return read_cvat(source, split)
+    return read_cityscapes(source) if form == "cityscapes" else read_lvis(source)

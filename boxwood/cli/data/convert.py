@@ -8,7 +8,7 @@ import click
 
 __all__ = ["convert"]
 
-READ = ("coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo")
+READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo")
 WRITTEN = ("coco", "voc", "yolo")
 
 
@@ -17,8 +17,8 @@ WRITTEN = ("coco", "voc", "yolo")
 @click.argument("target", metavar="B", type=click.Path(path_type=Path))
 @click.option("--from", "form", type=click.Choice(READ), help="The format of A; recognised by default.")
 @click.option("--to", "into", type=click.Choice(WRITTEN), help="The format of B; coco by default where B is a .json.")
-@click.option("--split", metavar="NAME", help="Which part: of VOC a file of ImageSets/Main, of YOLO train, val or test.")
-@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="The images, of Open Images.")
+@click.option("--split", metavar="NAME", help="Which part: a file of VOC's ImageSets/Main, YOLO's train, val or test, a subset.")
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Their images, which Open Images needs.")
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE.csv", help="The names of classes, of Open Images.")
 def convert(
     origin: Path,
@@ -33,14 +33,17 @@ def convert(
 
     \b
       COCO        a .json file
-      VOC         a folder with Annotations/*.xml; --split trainval takes those of ImageSets/Main/trainval.txt
+      VOC         a folder with Annotations/*.xml, or with *.xml beside pictures (LabelImg, Roboflow); --split trainval takes
+                  those of ImageSets/Main/trainval.txt, or of the folder trainval
       YOLO        a data.yaml, with text files in labels/ beside images/ (B: a folder); --split train by default
       only read:
       Cityscapes  a part of gtFine, such as gtFine/train
       CVAT        an annotations.xml ("CVAT for images 1.1")
-      LabelMe     a folder of its .json files
+      LabelMe     a folder of its .json files, or of X-AnyLabeling's
+      Label Studio  an export in its format JSON (a list of tasks)
       LVIS        a .json file, with --from lvis: the names of images are taken from their URLs
       Open Images a table of boxes (.csv), with --images and --classes class-descriptions-boxable.csv
+      TensorFlow  a table of boxes (.csv) with the columns filename,width,height,class,xmin,ymin,xmax,ymax
 
     \b
       boxwood data convert VOCdevkit/VOC2007 trainval.json --split trainval

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from boxwood.data.formats.reading import descriptions
+
 __all__ = ["Collected"]
 
 
@@ -54,5 +56,4 @@ class Collected:
             for number, instance in enumerate(self.instances, start=1)
         ]
         categories = [{"id": number, "name": name} for name, number in ids.items()]
-        lost = [f"{count:,} {what}" for what, count in self.lost.items()]
-        return {"images": self.images, "annotations": annotations, "categories": categories}, lost
+        return {"images": self.images, "annotations": annotations, "categories": categories}, descriptions(self.lost)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from boxwood.data.annotations import format_of, read_format, read_tree
-from boxwood.data.coco_file import coco_file_of
+from boxwood.data.coco_file import IMAGE_EXTRAS, coco_file_of
+from boxwood.data.formats.reading import Reading, descriptions
 from boxwood.data.formats.voc import write_voc
 from boxwood.data.formats.yolo import write_yolo
 from boxwood.data.quality.checks import check_identities, refuse
@@ -19,8 +22,17 @@ from boxwood.files import write_text
 
 __all__ = ["READ", "WRITTEN", "Conversion", "convert"]
 
-READ = ("coco", "cityscapes", "cvat", "labelme", "lvis", "open_images", "voc", "yolo")
+READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo")
 WRITTEN = ("coco", "voc", "yolo")
+DEFAULTS = frozenset(("iscrowd", "ignore", "num_keypoints", "segmentation", "keypoints"))
+"""Keys that a row of COCO's lacks where they would say nothing."""
+NOTHING: tuple[Any, ...] = (None, "", [], {})
+WRITTEN_KEYS = {
+    "images": frozenset(("id", "file_name", "height", "width")),
+    "annotations": frozenset(("id", "image_id", "category_id", "bbox", "area")) | DEFAULTS,
+    "categories": frozenset(("id", "name")),
+}
+"""The keys that VOC's and YOLO's writers carry or count."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,8 @@ def convert(
 
     ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc`` or ``yolo`` (a folder); None means coco where ``out`` is a ``.json``.
     ``source_format`` is one of `READ`; None detects it. ``split`` is the part of the data set: for VOC a file of
-    ``ImageSets/Main``, for YOLO ``train``, ``val`` or ``test``. Open Images needs ``images``, the folder of the pictures, and
-    ``classes``, its table of class names.
+    ``ImageSets/Main`` or a folder, for YOLO ``train``, ``val`` or ``test``, for CVAT a subset. Open Images needs ``images``, the
+    folder of the pictures, and ``classes``, its table of class names.
 
     Raises `UserError` where the source cannot be read, an annotation refers to a missing image or class, or ``out`` does not suit
     the format.
@@ -70,8 +82,8 @@ def convert(
         raise UserError(f"{out}: COCO files are written as .json; change the ending")
     if to != "coco" and out.suffix in (".json", ".yaml"):
         raise UserError(f"{out}: {to} is written to a folder; name one")
-    coco, pictures, not_carried = _read_sound(source, source_format, split, _path(images), _path(classes))
-    not_carried = [*not_carried, *_write(coco, out, to, split or "train")]
+    coco, pictures, lost = _read_sound(source, source_format, split, _path(images), _path(classes))
+    not_carried = [*lost, *_write(coco, out, to, split or "train")]
     crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
     instances = len(coco["annotations"]) - crowds
     return Conversion(out, len(coco["images"]), instances, crowds, len(coco["categories"]), pictures, not_carried)
@@ -84,26 +96,49 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _read_sound(
-    source: Path, source_format: str, split: str | None, images: Path | None, classes: Path | None
-) -> tuple[dict[str, Any], Path | None, list[str]]:
+def _read_sound(source: Path, source_format: str, split: str | None, images: Path | None, classes: Path | None) -> Reading:
     """As `read_format`, without boxes of nan. Raises `UserError` where ids are repeated or refer to a missing image or class."""
-    pictures: Path | None = None
-    not_carried: list[str] = []
     if source_format == "coco":
-        file = coco_file_of(read_tree(source), source)
+        tree = read_tree(source)
+        file = coco_file_of(tree, source)
         coco = file.to_coco()
-        not_carried = [f"{reading.count:,} {reading.problem} ({reading.reading})" for reading in file.readings]
+        as_meant = [f"{variant.count:,} {variant.problem} ({variant.reading})" for variant in file.readings]
+        reading = Reading(coco, None, [*as_meant, *_not_in(coco, tree)])
     else:
-        coco, pictures, not_carried = read_format(source, source_format, split=split, images=images, classes=classes)
-        file = coco_file_of(coco, source)
+        reading = read_format(source, source_format, split=split, images=images, classes=classes)
+        file = coco_file_of(reading.coco, source)
     refuse(check_identities(file), str(source))
     finite = np.isfinite(file.boxes).all(axis=1)
-    if not finite.all():
-        not_carried = [*not_carried, f"{int((~finite).sum()):,} boxes with nan or infinity (left out)"]
-        kept_ids = set(file.ids[finite].tolist())
-        coco = {**coco, "annotations": [row for row in coco["annotations"] if row["id"] in kept_ids]}
-    return coco, pictures, not_carried
+    if finite.all():
+        return reading
+    sound_ids = set(file.ids[finite].tolist())
+    sound = {**reading.coco, "annotations": [row for row in reading.coco["annotations"] if row["id"] in sound_ids]}
+    return Reading(sound, reading.pictures, [*reading.lost, f"{int((~finite).sum()):,} boxes with nan or infinity (left out)"])
+
+
+def _not_in(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    """The sections of a COCO file that are not in what was read of it, and the keys of its rows, counted."""
+    lost = Counter({f"section '{section:.40}'": int(bool(rows)) for section, rows in tree.items() if section not in coco})
+    _count_others(lost, tree, "images", WRITTEN_KEYS["images"].union(IMAGE_EXTRAS))
+    _count_others(lost, tree, "annotations", WRITTEN_KEYS["annotations"])
+    return descriptions(lost)
+
+
+def _not_written(coco: Mapping[str, Any], to: str) -> list[str]:
+    """The keys of rows that neither VOC nor YOLO has, counted; their writers count the others."""
+    lost: Counter[str] = Counter()
+    for section, keys in WRITTEN_KEYS.items():
+        # YOLO's kpt_names has the keypoints of a category.
+        _count_others(lost, coco, section, keys | {"keypoints"} if to == "yolo" else keys)
+    return descriptions(lost)
+
+
+def _count_others(lost: Counter[str], tree: Mapping[str, Any], section: str, keys: frozenset[str]) -> None:
+    """Count the keys of a section's rows that are not ``keys`` and say something."""
+    for row in tree[section]:
+        for key, value in row.items():
+            if key not in keys and value not in NOTHING:
+                lost[f"'{key:.40}' of {section}"] += 1
 
 
 def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
@@ -111,4 +146,5 @@ def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
     if to == "coco":
         write_text(out, json.dumps(coco, ensure_ascii=False) + "\n")
         return []
-    return write_voc(coco, out, split) if to == "voc" else write_yolo(coco, out, split)
+    lost = write_voc(coco, out, split) if to == "voc" else write_yolo(coco, out, split)
+    return [*_not_written(coco, to), *lost]

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from boxwood.columns import read_json
+from boxwood.data.formats.reading import Reading
 from boxwood.errors import UserError
 
 __all__ = ["has_addresses_alone", "named_by_address", "read_lvis"]
 
 
-def read_lvis(path: Path) -> dict[str, Any]:
-    """The COCO dictionary of an LVIS file. Raises `UserError` as `named_by_address` does."""
-    return named_by_address(read_json(path, "copy it again"), path)
+def read_lvis(path: Path) -> Reading:
+    """An LVIS file, with everything in it. Raises `UserError` as `named_by_address` does."""
+    return Reading(named_by_address(read_json(path, "copy it again"), path), None)
 
 
 def has_addresses_alone(tree: Any) -> bool:

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_masks_hold_the_visible_pixels(folder: Path, tmp_path: Path) -> None:
-    coco = read_cityscapes(folder)
+    coco = read_cityscapes(folder).coco
     assert [image["file_name"] for image in coco["images"]] == [
         "aachen/aachen_000000_000019_leftImg8bit.png",
         "ulm/ulm_000001_000019_leftImg8bit.png",
@@ -86,8 +86,13 @@ def test_ignored_labels_are_the_benchmarks() -> None:
 def test_the_command(folder: Path, boxwood: Boxwood, tmp_path: Path) -> None:
     done = boxwood("data", "convert", folder, tmp_path / "val.json", "--from", "cityscapes")
     assert done.status == 0, done.err
-    assert done.out == f"{tmp_path / 'val.json'}: 2 images, 2 instances and 1 crowd regions of 8 classes\n"
-    assert json.loads((tmp_path / "val.json").read_text()) == read_cityscapes(folder)
+    counts, lost = done.out.splitlines()
+    assert counts == f"{tmp_path / 'val.json'}: 2 images, 2 instances and 1 crowd regions of 8 classes"
+    assert lost == (
+        "not carried: 1 instances that others hide, 4 polygons of other classes (they only hide instances), "
+        "2 polygons that are deleted, license plates, or of under 3 points"
+    )
+    assert json.loads((tmp_path / "val.json").read_text()) == read_cityscapes(folder).coco
     assert boxwood("data", "convert", folder, tmp_path / "val.txt", "--from", "cityscapes").status == 2
 
 

@@ -39,7 +39,7 @@ def voc_folder(folder: Path, xml: str = VOC_XML) -> Path:
 
 
 def test_read_voc(tmp_path: Path) -> None:
-    coco = read_voc(voc_folder(tmp_path), "val")
+    coco = read_voc(voc_folder(tmp_path), "val").coco
     assert coco["images"] == [{"id": 5, "file_name": "000005.jpg", "height": 375, "width": 500}]
     assert [(row["category_id"], row["bbox"], row["ignore"]) for row in coco["annotations"]] == [
         (9, [262, 210, 62, 129], 0),
@@ -54,7 +54,7 @@ def test_splits_of_voc_have_the_same_classes(tmp_path: Path) -> None:
     (tmp_path / "Annotations" / "more 1.xml").write_text(VOC_XML.replace("chair", "date"))
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("more 1\n")
     (tmp_path / "ImageSets" / "Main" / "date_val.txt").write_text("000005 -1\nmore 1  1\n")
-    train, val, of_date = (read_voc(tmp_path, split) for split in ("train", "val", "date_val"))
+    train, val, of_date = (read_voc(tmp_path, split).coco for split in ("train", "val", "date_val"))
     assert [row["name"] for row in train["categories"]] == ["date", "pistachio"]
     assert train["categories"] == val["categories"] == of_date["categories"]
     assert [len(coco["images"]) for coco in (train, val, of_date)] == [1, 1, 2]
@@ -64,7 +64,7 @@ def test_difficult_objects_are_crowd_regions_in_training(tmp_path: Path) -> None
     voc_folder(tmp_path)
     (tmp_path / "JPEGImages").mkdir()
     Image.new("RGB", (500, 375)).save(tmp_path / "JPEGImages" / "000005.jpg")
-    (tmp_path / "val.json").write_text(json.dumps(read_voc(tmp_path)))
+    (tmp_path / "val.json").write_text(json.dumps(read_voc(tmp_path).coco))
     dataset = CocoConfig(annotations=str(tmp_path / "val.json"), images=str(tmp_path / "JPEGImages")).open()
     assert dataset[0].crowd.tolist() == [False, True]
     assert [row.get("ignore", 0) for row in dataset.to_coco()["annotations"]] == [0, 1]
@@ -76,7 +76,9 @@ def test_difficult_objects_are_crowd_regions_in_training(tmp_path: Path) -> None
         ("<annotation>", "is not XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "defines entities"),
         ("<annotation>\0</annotation>", "save it as UTF-8"),
-        ("<annotation/>", "size: 'size/height' must be a number, got None"),
+        ("<annotation/>", "JPEGImages/000005.jpg is not there to be asked"),
+        (VOC_XML.replace("500</width>", "-500</width>"), "size: cannot be -500 x 375 pixels"),
+        (VOC_XML.replace("500</width>", "wide</width>"), "size: 'size/width' must be a number, got 'wide'"),
         (VOC_XML.replace("<xmin>263</xmin>", "<xmin>left</xmin>"), "object 0: 'bndbox/xmin' must be a number, got 'left'"),
         (VOC_XML.replace("<xmin>263</xmin>", "<xmin>nan</xmin>"), "must be a number, got 'nan'"),
         (VOC_XML.replace("<name>chair</name>", "<name> </name>", 1), "object 0: has no name"),
@@ -91,9 +93,10 @@ def test_a_wrong_file_of_voc_is_named(xml: str, message: str, tmp_path: Path) ->
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the splits here are val"):
         read_voc(voc_folder(tmp_path), "train")
-    (tmp_path / "ImageSets" / "Main" / "more.txt").write_text("000006\n")
-    with pytest.raises(UserError, match=r"000006\.xml: cannot be read"):
-        read_voc(tmp_path, "more")
+    for line, name in (("000006", r"000006\.xml"), ("0" * 300, r"00\.xml"), ("a\0b", r"a\\0b\.xml")):
+        (tmp_path / "ImageSets" / "Main" / "more.txt").write_text(f"{line}\n")
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            read_voc(tmp_path, "more")
 
 
 def yolo_folder(folder: Path, lines: str = "1 0.5 0.25 0.5 0.1\n\n0 0.1 0.1 0.9 0.1 0.9 0.9\n") -> Path:
@@ -107,7 +110,7 @@ def yolo_folder(folder: Path, lines: str = "1 0.5 0.25 0.5 0.1\n\n0 0.1 0.1 0.9 
 
 
 def test_read_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    coco, folder = read_yolo(yolo_folder(tmp_path))
+    coco, folder, _ = read_yolo(yolo_folder(tmp_path))
     assert "1 of 2 images have no text file" in caplog.text
     assert folder == tmp_path / "images" / "train"
     assert [(row["id"], row["file_name"], row["height"], row["width"]) for row in coco["images"]] == [
@@ -127,29 +130,29 @@ def test_splits_of_yolo(tmp_path: Path) -> None:
     rest = "names: [nut, 'a fig']\n"
     (tmp_path / "train.txt").write_text("./images/train/a.jpg\r\n")
     path.write_text("train: train.txt\n" + rest)
-    coco, folder = read_yolo(path)
+    coco, folder, _ = read_yolo(path)
     assert (folder / coco["images"][0]["file_name"]).is_file() and len(coco["images"]) == 1 and len(coco["annotations"]) == 2
     for part in ("images", "labels"):
         (tmp_path / part / "more").mkdir()
     Image.new("RGB", (20, 10)).save(tmp_path / "images" / "more" / "a.jpg")
     (tmp_path / "labels" / "more" / "a.txt").write_text("0 0.5 0.5 1 1\n")
     path.write_text("train: [images/more, images/train]\n" + rest)
-    coco, folder = read_yolo(path)
+    coco, folder, _ = read_yolo(path)
     assert folder == tmp_path / "images"
     assert [row["file_name"] for row in coco["images"]] == ["more/a.jpg", "train/a.jpg", "train/b.png"]
     assert [row["image_id"] for row in coco["annotations"]] == [1, 2, 2]
     path.write_text("train: none.txt\n" + rest)
-    with pytest.raises(UserError, match=r"none\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"none\.txt, which cannot be read"):
         read_yolo(path)
 
 
-def test_keypoints_of_yolo_are_no_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_keypoints_of_yolo_are_no_outline(tmp_path: Path) -> None:
     """Four keypoints of three numbers are an even count of numbers, which could be read as an outline."""
     path = yolo_folder(tmp_path, "1 0.5 0.25 0.5 0.1 " + "0.5 0.5 2 " * 4 + "\n")
     path.write_text(path.read_text() + "kpt_shape: [4, 3]\n")
     (annotation,) = read_yolo(path)[0]["annotations"]
     assert annotation["bbox"] == pytest.approx([50, 20, 100, 10]) and "segmentation" not in annotation
-    assert "kpt_shape" in caplog.text
+    assert annotation["keypoints"] == [100, 50, 2] * 4
     path.write_text(path.read_text().replace("[4, 3]", "[5, 3]"))
     with pytest.raises(UserError, match=r"a\.txt:1: must have a box and 15 numbers of keypoints"):
         read_yolo(path)
@@ -240,7 +243,7 @@ def facts(coco: dict[str, Any], difficult: bool) -> list[Any]:
 def test_round_trip_through_voc_and_yolo(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("set")
     lost = write_voc(coco, folder / "voc", "train")
-    assert facts(read_voc(folder / "voc", "train"), True) == facts(coco, True)
+    assert facts(read_voc(folder / "voc", "train").coco, True) == facts(coco, True)
     unused = len({row["id"] for row in coco["categories"]} - {row["category_id"] for row in coco["annotations"]})
     assert lost == [*[f"{unused} classes without instances"] * bool(unused), "the ids of images and classes"]
     for row in coco["images"]:
@@ -248,7 +251,7 @@ def test_round_trip_through_voc_and_yolo(coco: dict[str, Any], tmp_path_factory:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (row["width"], row["height"])).save(path)
     write_yolo(coco, folder / "yolo", "train")
-    back, _ = read_yolo(folder / "yolo" / "data.yaml", "train")
+    back, _, _ = read_yolo(folder / "yolo" / "data.yaml", "train")
     assert facts(back, False) == facts(coco, False)
     in_order = [row["name"] for row in sorted(coco["categories"], key=lambda row: row["id"])]
     assert [row["name"] for row in back["categories"]] == in_order
@@ -260,7 +263,7 @@ def test_writers_report_what_is_lost(tmp_path: Path, shapes: Path) -> None:
     count = len(coco["annotations"])
     assert f"{count} masks" in write_voc(coco, tmp_path / "voc", "train")
     lost = write_yolo(coco, tmp_path / "yolo", "train")
-    assert f"{count} masks" in lost and "1 crowd regions (left out)" in lost and any("keypoints" in entry for entry in lost)
+    assert f"{count - 1} masks" in lost and "1 crowd regions (left out)" in lost  # keypoints are written
 
 
 def test_splits_of_one_yolo_folder_have_the_same_classes(tmp_path: Path, shapes: Path) -> None:
@@ -335,3 +338,32 @@ def test_invalid_rows_are_named(into: str, source: str, change: Any, message: st
     path.write_text(json.dumps(coco))
     done = boxwood(*arguments)
     assert (done.status, done.err.count("\n")) == (2, 1) and message in done.err and not target.exists()
+
+
+def test_keys_that_the_output_lacks_are_counted(tmp_path: Path, boxwood: Boxwood) -> None:
+    """Of a COCO file that other programs wrote: sections, and keys of its rows."""
+    coco = {
+        "info": {"year": 2017},
+        "licenses": [],
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 10, "license": 3, "date_captured": ""}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [1, 2, 3, 4],
+                "area": 12,
+                "iscrowd": 0,
+                "attributes": {"occluded": 0},
+            },
+            {"id": 2, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "segmentation": [], "ignore": 0},
+        ],
+        "categories": [{"id": 7, "name": "nut", "supercategory": "fruit"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    done = boxwood("data", "convert", tmp_path / "a.json", tmp_path / "b.json")
+    assert "not carried: 1 section 'info', 1 'license' of images, 1 'attributes' of annotations\n" in done.out
+    assert json.loads((tmp_path / "b.json").read_text())["categories"] == coco["categories"]
+    for into in ("voc", "yolo"):
+        done = boxwood("data", "convert", tmp_path / "a.json", tmp_path / into, "--to", into)
+        assert "1 'attributes' of annotations, 1 'supercategory' of categories, " in done.out

@@ -1,4 +1,4 @@
-"""Formats that are only read: CVAT, LabelMe, LVIS and Open Images."""
+"""Formats that are only read: CVAT, LabelMe, LVIS, Open Images and TensorFlow's CSV."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pytest
 from hotcoco import mask as coco_mask
 from PIL import Image
 
+from boxwood.data.annotations import format_of, read_annotations
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.formats.cvat import read_cvat
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.data.formats.lvis import read_lvis
 from boxwood.data.formats.open_images import read_open_images
+from boxwood.data.formats.tensorflow_csv import read_tensorflow_csv
 from boxwood.data.quality.checks import check_boxes, check_identities, check_masks, check_run_lengths
 from boxwood.errors import UserError
 from tests.conftest import Boxwood
@@ -53,7 +55,7 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
 
 def test_cvat(tmp_path: Path) -> None:
     (tmp_path / "annotations.xml").write_text(CVAT, encoding="utf-8")
-    coco, lost = read_cvat(tmp_path / "annotations.xml")
+    coco, _, lost = read_cvat(tmp_path / "annotations.xml")
     assert [(row["file_name"], row["height"], row["width"]) for row in coco["images"]] == [
         ("été/a b.jpg", 10, 20),
         ("empty.jpg", 40, 30),
@@ -83,6 +85,10 @@ def test_cvat(tmp_path: Path) -> None:
         ("<annotations>", '<!DOCTYPE a [<!ENTITY b "c">]><annotations>', "defines entities"),
         ("</annotations>", "", "is not XML"),
         ("<image ", "<picture ", "is not XML"),
+        ('occluded="0" z', 'rotation="1;2;3" z', "<box> 'rotation' must be a number, got '1;2;3'"),
+        ('occluded="0" z', 'rotation="nan" z', "<box> 'rotation' must be a number, got 'nan'"),
+        ('height="2"', 'height="2.5"', "'height' must be a whole number"),
+        ('width="20"', 'width="99999999999999999999"', "'width' must be a number"),
     ],
 )
 def test_a_wrong_file_of_cvat(old: str, new: str, words: str, tmp_path: Path) -> None:
@@ -92,6 +98,69 @@ def test_a_wrong_file_of_cvat(old: str, new: str, words: str, tmp_path: Path) ->
     with pytest.raises(UserError) as error:
         read_cvat(path)
     assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
+
+
+def cvat(folder: Path, images: str) -> Path:
+    meta = "<meta><project><labels><label><name>bolt</name></label></labels></project></meta>"
+    path = folder / "annotations.xml"
+    path.write_text(f"<annotations><version>1.1</version>{meta}{images}</annotations>", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rotation", "box", "counted"),
+    [
+        ("90.00", [30, 10, 10, 50], 1),
+        ("270", [30, 10, 10, 50], 1),
+        ("180", [10, 30, 50, 10], 0),  # the same box
+        ("-45", [35 - 60 / 8**0.5, 35 - 60 / 8**0.5, 60 / 2**0.5, 60 / 2**0.5], 1),
+        ("0.0", [10, 30, 50, 10], 0),
+    ],
+)
+def test_rotated_boxes_of_cvat(rotation: str, box: list[float], counted: int, tmp_path: Path) -> None:
+    """A box of 50 x 10 around (35, 35)."""
+    shape = f'<box label="bolt" rotation="{rotation}" xtl="10" ytl="30" xbr="60" ybr="40"/>'
+    coco, _, lost = read_cvat(cvat(tmp_path, f'<image name="a.jpg" width="96" height="72">{shape}</image>'))
+    assert coco["annotations"][0]["bbox"] == pytest.approx(box)
+    assert lost == ["1 rotations of boxes (their extents are read)"] * counted
+
+
+def test_subsets_of_cvat(tmp_path: Path, boxwood: Boxwood) -> None:
+    """Names that are in several subsets begin with the subset, as they do where the images lie in folders of subsets."""
+    shape = '<box label="bolt" xtl="10" ytl="12" xbr="40" ybr="40"/>'
+    rows = [f'<image name="a.jpg" subset="{subset}" width="96" height="72">{shape}</image>' for subset in ("Train", "Test")]
+    path = cvat(tmp_path, "".join(rows))
+    assert [row["file_name"] for row in read_cvat(path).coco["images"]] == ["Train/a.jpg", "Test/a.jpg"]
+    assert [row["file_name"] for row in read_cvat(path, "Test").coco["images"]] == ["a.jpg"]
+    with pytest.raises(UserError, match="has no subset 'Val'; its subsets are Test, Train"):
+        read_cvat(path, "Val")
+    done = boxwood("data", "convert", path, tmp_path / "test.json", "--split", "Test")
+    assert done.status == 0 and "1 images, 1 instances" in done.out
+    cvat(tmp_path, rows[0])
+    assert read_cvat(path).pictures is None and read_cvat(path).coco["images"][0]["file_name"] == "a.jpg"
+    (tmp_path / "images" / "Train").mkdir(parents=True)
+    Image.new("RGB", (96, 72)).save(tmp_path / "images" / "Train" / "a.jpg")
+    coco, pictures, _ = read_cvat(path)
+    assert pictures is not None and (pictures / coco["images"][0]["file_name"]).is_file()
+
+
+def test_what_cvat_has_beyond_shapes_is_counted(tmp_path: Path) -> None:
+    shapes = (
+        '<box label="bolt" occluded="1" group_id="3" xtl="1" ytl="2" xbr="4" ybr="4"><attribute name="colour">red</attribute></box>'
+        '<ellipse label="bolt" cx="4" cy="4" rx="1" ry="2"/><anything/>'
+    )
+    _, _, lost = read_cvat(cvat(tmp_path, f'<image name="a.jpg" width="96" height="72">{shapes}</image><track id="0"/>'))
+    assert lost == [
+        "1 elements <track>",
+        "1 attributes of shapes",
+        "1 marks of occluded shapes",
+        "1 groups of shapes",
+        "1 shapes of the kind ellipse",
+        "1 shapes of the kind anything",
+    ]
+    (tmp_path / "annotations.xml").write_text("<annotation/>")
+    with pytest.raises(UserError, match="is VOC's XML of one image; name the folder"):
+        read_cvat(tmp_path / "annotations.xml")
 
 
 # ------------------------------------------------------------------------------------------------------------- LabelMe
@@ -126,7 +195,7 @@ def test_labelme(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"imageHeight": "50"}, "'imageHeight' must be a int"),
+        ({"imageHeight": "50"}, "'imageHeight' and 'imageWidth' must be whole numbers"),
         ({"shapes": [{"label": "", "points": []}]}, "shapes row 0: must have a label"),
         ({"shapes": [{"label": "nut", "points": [[1, "2"]]}]}, "shapes row 0: must have a label"),
         ({"shapes": [3]}, "shapes row 0"),
@@ -161,12 +230,13 @@ def open_images(folder: Path, table: str = TABLE) -> tuple[Path, Path, Path]:
 
 
 def test_open_images(tmp_path: Path) -> None:
-    coco, lost = read_open_images(*open_images(tmp_path))
+    coco, _, lost = read_open_images(*open_images(tmp_path))
     assert [row["file_name"] for row in coco["images"]] == ["aa.jpg", "bb.jpg"]
     assert [row["name"] for row in coco["categories"]] == ["Animal", "Person, standing"]
     assert instances(coco) == [(1, "Animal", pytest.approx([50, 10, 50, 50]), 0), (1, "Person, standing", [0, 0, 200, 100], 1)]
-    assert lost == [f"1 images of the table are not in {tmp_path / 'images'}"]
-    unnamed, _ = read_open_images(tmp_path / "boxes.csv", tmp_path / "images")
+    folder = tmp_path / "images"
+    assert lost == [f"1 boxes of images that are not in {folder}", f"1 images of the table are not in {folder}"]
+    unnamed, *_ = read_open_images(tmp_path / "boxes.csv", tmp_path / "images")
     assert [row["name"] for row in unnamed["categories"]] == ["/m/01g3", "/m/0jbk"]
 
 
@@ -176,11 +246,102 @@ def test_open_images(tmp_path: Path) -> None:
         (TABLE.replace("0.25", "left"), "boxes.csv:2: XMin, XMax, YMin and YMax must be numbers"),
         (TABLE.replace("0.25", "25"), "boxes.csv:2: .* shares of the image"),
         (TABLE.replace("LabelName", "Label"), "has no column LabelName"),
+        (TABLE.replace("/m/0jbk", ""), "boxes.csv:2: must have an ImageID and a LabelName"),
+        (TABLE.replace("0.6,0", "0.6,0,,,,,,,"), "boxes.csv:2: has more values than columns"),
+        (TABLE.replace("xclick", "x" * 200_000), "cannot be read .field larger than field limit"),
     ],
 )
 def test_a_wrong_table(table: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         read_open_images(*open_images(tmp_path, table))
+
+
+def test_what_open_images_has_beyond_boxes_is_counted(tmp_path: Path) -> None:
+    table, images, _ = open_images(tmp_path, TABLE.replace("0.6,0,0,0", "0.6,1,-1,0"))
+    (images / "bb.jpg").rename(images / "bb.jfif")
+    Image.new("RGB", (20, 10)).save(images / "aa.png")
+    (images / "._aa.jpg").write_bytes(b"\0\5\26\7")
+    (images / "cc.heic").write_bytes(b"")
+    coco, _, lost = read_open_images(table, images)
+    assert [row["file_name"] for row in coco["images"]] == ["aa.jpg", "bb.jfif"]
+    assert lost == [
+        "1 pictures of a format that is not read (.heic)",
+        "1 images that differ from others in their ending alone",
+        "1 values of the column IsOccluded",
+        f"1 boxes of images that are not in {images}",
+        f"1 images of the table are not in {images}",
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- TensorFlow
+
+TENSORFLOW = """filename,width,height,class,xmin,ymin,xmax,ymax
+a.jpg,200,100,nut,12,30,80.5,95
+a.jpg,200,100,fig,90,10,20,40
+sub\\b.png,200,100,nut,0,0,200,100
+"""
+
+
+def tensorflow_csv(folder: Path, table: str = TENSORFLOW) -> Path:
+    path = folder / "_annotations.csv"
+    path.write_text(table, encoding="utf-8")
+    return path
+
+
+def test_tensorflow_csv(tmp_path: Path, boxwood: Boxwood) -> None:
+    """Beside pictures as Roboflow writes it, or with their folder; told apart from Open Images' by its columns."""
+    path = tensorflow_csv(tmp_path)
+    coco, pictures, lost = read_tensorflow_csv(path)
+    assert [(row["file_name"], row["width"], row["height"]) for row in coco["images"]] == [
+        ("a.jpg", 200, 100),
+        ("sub/b.png", 200, 100),
+    ]
+    assert instances(coco) == [
+        (1, "nut", [12, 30, 68.5, 65], 0),
+        (1, "fig", [20, 10, 70, 30], 0),
+        (2, "nut", [0, 0, 200, 100], 0),
+    ]
+    assert pictures is None and not lost
+    assert_sound(coco, tmp_path)
+    for name in ("a.jpg", "empty.jpg"):
+        Image.new("RGB", (200, 100)).save(tmp_path / name)
+    (tmp_path / "c.heic").write_bytes(b"")
+    done = boxwood("data", "convert", path, tmp_path / "a.json")
+    assert done.status == 0 and "2 images, 3 instances" in done.out and f"the pictures are in {tmp_path}" in done.out
+    assert "1 pictures without a line, 1 pictures of a format that is not read (.heic)" in done.out
+    assert format_of(path) == "tensorflow_csv"
+    assert len(read_annotations(path, tmp_path).ids) == 3
+
+
+def test_lines_of_tensorflow_csv_without_boxes_or_sizes(tmp_path: Path) -> None:
+    Image.new("RGB", (200, 100)).save(tmp_path / "a.jpg")
+    table = TENSORFLOW.replace("a.jpg,200,100", "a.jpg,0,0").replace("\n", ",0.5\n").replace("ymax,0.5", "ymax,confidence")
+    coco, _, lost = read_tensorflow_csv(tensorflow_csv(tmp_path, table + "c.jpg,30,20,,,,,,\n"))
+    assert [(row["file_name"], row["width"]) for row in coco["images"]] == [("a.jpg", 200), ("sub/b.png", 200), ("c.jpg", 30)]
+    assert len(coco["annotations"]) == 3 and lost == ["3 values of the column confidence"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("12,30", "left,30", ":2: 'xmin' must be a number, got 'left'"),
+        ("12,30", "nan,30", ":2: 'xmin' must be a number, got 'nan'"),
+        ("a.jpg,200,100,fig", "a.jpg,201,100,fig", ":3: a.jpg has another size than in a line before"),
+        ("a.jpg,200,100,nut", "a.jpg,0,100,nut", "a.jpg is not there to be asked"),
+        ("a.jpg,200,100,nut", "a.jpg,-1,100,nut", ":2: an image cannot have -1 x 100 pixels"),
+        ("a.jpg,200,100,nut", ",200,100,nut", ":2: has no filename"),
+        ("nut,12", ",12", ":2: has no class"),
+        (",ymin", ",top", "has no column ymin; name a table of filename"),
+        ("a.jpg,200,100,nut", '"a.jpg,200,100,nut', ":4: a value goes over several lines; close its quotes"),
+        ("a.jpg,200,100,nut", f"{'a' * 300}.jpg,0,0,nut", "a.jpg is not there to be asked"),
+        (TENSORFLOW.partition("\n")[2], "", "has no lines of images"),
+    ],
+)
+def test_a_wrong_line_of_tensorflow_csv(old: str, new: str, words: str, tmp_path: Path) -> None:
+    assert old in TENSORFLOW
+    with pytest.raises(UserError) as error:
+        read_tensorflow_csv(tensorflow_csv(tmp_path, TENSORFLOW.replace(old, new)))
+    assert "_annotations.csv" in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
 
 
 # ----------------------------------------------------------------------------------------------------------------- LVIS
@@ -196,7 +357,7 @@ def test_lvis(tmp_path: Path, boxwood: Boxwood) -> None:
     }  # fmt: skip
     path = tmp_path / "lvis_v1_val.json"
     path.write_text(json.dumps(tree))
-    coco = read_lvis(path)
+    coco = read_lvis(path).coco
     assert coco["images"][0]["file_name"] == "val2017/000000000007.jpg" and coco["images"][0]["neg_category_ids"] == [2]
     assert_sound(coco, tmp_path)
     done = boxwood("data", "convert", path, tmp_path / "out.json", "--from", "lvis")

@@ -82,7 +82,7 @@ def test_real_data_through_voc(real: tuple[dict[str, Any], Path], tmp_path: Path
     """Boxes are unchanged; crowd regions become objects to ignore."""
     coco, _ = real
     write_voc(coco, tmp_path, "train")
-    back = read_voc(tmp_path, "train")
+    back = read_voc(tmp_path, "train").coco
     flat = {**coco, "images": [{**row, "file_name": Path(row["file_name"]).name} for row in coco["images"]]}
     assert_same(instances(back), instances(flat))
     assert sum(row["ignore"] for row in back["annotations"]) == sum(bool(row.get("iscrowd")) for row in coco["annotations"])
@@ -100,7 +100,8 @@ def test_real_data_through_yolo(real: tuple[dict[str, Any], Path], tmp_path: Pat
         shutil.copy(images / row["file_name"], target)
     assert boxwood("data", "convert", tmp_path / "yolo" / "data.yaml", tmp_path / "b.json", "--split", "train").status == 0
     back = json.loads((tmp_path / "b.json").read_text())
-    assert_same(instances(back), instances(coco, crowds=False))
+    off = "boxes that are not the extent of their mask" in done.out  # of nuts, up to 0.8 pixels
+    assert_same(instances(back), instances(coco, crowds=False), 1 if off else 1e-6)
     assert [row["name"] for row in back["categories"]] == [
         row["name"] for row in sorted(coco["categories"], key=lambda row: row["id"])
     ]
@@ -115,7 +116,7 @@ def _voc(folder: Path, change: Callable[[Path], None]) -> Any:
     voc_folder(folder, VOC_XML)
     for path in (folder / "Annotations" / "000005.xml", folder / "ImageSets" / "Main" / "val.txt"):
         change(path)
-    return read_voc(folder, "val")
+    return read_voc(folder, "val").coco
 
 
 def _yolo(folder: Path, change: Callable[[Path], None]) -> Any:
@@ -129,7 +130,7 @@ def _cvat(folder: Path, change: Callable[[Path], None]) -> Any:
     path = folder / "annotations.xml"
     path.write_text(CVAT, encoding="utf-8", newline="")
     change(path)
-    return read_cvat(path)
+    return read_cvat(path).coco
 
 
 def _labelme(folder: Path, change: Callable[[Path], None]) -> Any:
@@ -151,7 +152,7 @@ def _cityscapes(folder: Path, change: Callable[[Path], None]) -> Any:
     shape = {"label": "car", "polygon": [[1, 1], [9, 1], [9, 9]]}
     path.write_text(json.dumps({"imgHeight": 16, "imgWidth": 16, "objects": [shape]}, indent=1))
     change(path)
-    return read_cityscapes(folder)
+    return read_cityscapes(folder).coco
 
 
 def _coco_json(folder: Path, change: Callable[[Path], None]) -> Path:
@@ -165,7 +166,7 @@ def _coco_json(folder: Path, change: Callable[[Path], None]) -> Path:
 
 
 def _lvis(folder: Path, change: Callable[[Path], None]) -> Any:
-    return read_lvis(_coco_json(folder, change))
+    return read_lvis(_coco_json(folder, change)).coco
 
 
 def _coco(folder: Path, change: Callable[[Path], None]) -> Any:
@@ -249,7 +250,7 @@ def test_voc_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.
     """Both count pixels from 1, and boxes include their last pixel."""
     folder, coco = new_folder(tmp_path_factory), with_plain_names(coco)
     hotcoco.COCO(coco).to_voc(str(folder / "theirs"))
-    assert_same(instances(read_voc(folder / "theirs")), instances(coco))
+    assert_same(instances(read_voc(folder / "theirs").coco), instances(coco))
     write_voc(coco, folder / "ours", "train")
     if not escaped(coco):
         assert_same(instances(hotcoco.COCO.from_voc(str(folder / "ours")).dataset), instances(coco))
@@ -260,7 +261,7 @@ def test_voc_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.
 def test_cvat_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     path, coco = new_folder(tmp_path_factory) / "annotations.xml", with_plain_names(coco)
     hotcoco.COCO(coco).to_cvat(str(path))
-    read_back, lost = read_cvat(path)
+    read_back, _, lost = read_cvat(path)
     assert_same(instances(read_back), instances(coco), 1e-2)
     assert not lost
     if not escaped(coco):
@@ -274,6 +275,6 @@ def test_open_images_agrees_with_hotcoco(coco: dict[str, Any], tmp_path_factory:
     folder = new_folder(tmp_path_factory)
     images = write_images(coco, folder / "images")
     hotcoco.COCO(coco).to_oid(str(folder / "boxes.csv"))
-    read_back, lost = read_open_images(folder / "boxes.csv", images)
+    read_back, _, lost = read_open_images(folder / "boxes.csv", images)
     assert not lost
     assert_same(instances(read_back), instances(coco), 1e-3)

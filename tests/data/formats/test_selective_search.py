@@ -38,7 +38,9 @@ def annotations(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_boxes_of_a_data_set(named: bool, annotations: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+def test_boxes_of_a_data_set(
+    named: bool, annotations: Path, boxwood: Boxwood, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     names = {"images": np.array([["other"], ["000012"], ["000005"]], dtype=np.object_)} if named else {}
     others = [np.ones((1, 4))] if named else []
     savemat(tmp_path / "ss.mat", {"boxes": cells([*others, *((SECOND, FIRST) if named else (FIRST, SECOND))]), **names})
@@ -46,6 +48,7 @@ def test_boxes_of_a_data_set(named: bool, annotations: Path, boxwood: Boxwood, t
     done = boxwood("data", "proposals", tmp_path / "ss.mat", "--annotations", annotations, "--out", out)
     assert done.status == 0, done.err
     assert done.out == f"{out}: 2 boxes of 2 images\n"
+    assert ("boxes of 1 images that are not in the data set" in caplog.text) == named
     file = read_proposals(out)
     assert file.image_ids.tolist() == [3, 8]
     assert file.of(3).tolist() == [[0, 0, 60, 50], [20, 10, 40, 20]] and file.of(8).tolist() == []
@@ -58,6 +61,9 @@ def test_boxes_of_a_data_set(named: bool, annotations: Path, boxwood: Boxwood, t
         ({"boxes": cells([FIRST, np.ones((2, 3))])}, "image id 8: expected boxes (n, 4)"),
         ({"boxes": np.ones((2, 4))}, "holds no cell array 'boxes'"),
         ({"boxes": cells([FIRST, SECOND]), "images": np.array([["a"], ["b"]], dtype=np.object_)}, "no boxes for 2 images, such as"),
+        ({"boxes": cells([FIRST, np.full((1, 4), np.nan)])}, "image id 8: has boxes of nan or infinity"),
+        ({"boxes": cells([FIRST, SECOND]), "images": np.array([["a"]], dtype=np.object_)}, "has 1 names of images for boxes of 2"),
+        ({"boxes": cells([FIRST, SECOND]), "images": np.array([["a"], ["a"]], dtype=np.object_)}, "'a' is the name of two images"),
         (b"MATLAB 5.0 MAT-file, cut", "is no MATLAB file"),
         (None, "cannot be read"),
     ],
@@ -70,3 +76,14 @@ def test_error_of_a_wrong_file_is_one_line(content: Any, message: str, annotatio
         path.write_bytes(content)
     done = boxwood("data", "proposals", path, "--annotations", annotations, "--out", out)
     assert done.status == 2 and len(done.error_lines) == 1 and message in done.err and not out.exists()
+
+
+def test_images_that_differ_in_their_folder_alone(boxwood: Boxwood, tmp_path: Path) -> None:
+    """Selective search's names have no folders, so boxes of one would be taken for both."""
+    rows = [{**row, "file_name": f"{row['id']}/000005.jpg"} for row in COCO["images"]]
+    (tmp_path / "a.json").write_text(json.dumps({**COCO, "images": rows}))
+    savemat(tmp_path / "ss.mat", {"boxes": cells([FIRST]), "images": np.array([["000005"]], dtype=np.object_)})
+    done = boxwood(
+        "data", "proposals", tmp_path / "ss.mat", "--annotations", tmp_path / "a.json", "--out", tmp_path / "s.safetensors"
+    )
+    assert done.status == 2 and "is the name of two images of the data set" in done.err
