@@ -1,4 +1,4 @@
-"""Strided 1x1 convolutions of few channels, whose backward pass on a CPU wrote beyond its memory in torch: a process may not survive."""
+"""Strided 1x1 convolutions of few channels: their backward pass on a CPU wrote beyond its memory in torch."""
 
 from __future__ import annotations
 
