@@ -83,7 +83,7 @@ def test_different_classes_in_val_are_refused(tmp_path: Path) -> None:
     tree = json.loads((tmp_path / "val.json").read_text())
     tree["categories"].append({"id": 7, "name": "moon"})
     (tmp_path / "val.json").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="only val has 7 'moon'"):
+    with pytest.raises(UserError, match=r"only data\.val has 7 'moon'"):
         run("check", "demo_shapes", *overrides)
 
 
