@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from boxwood.files import write_whole
 
 __all__ = [
     "Checkpoint",
+    "delete_old_checkpoints",
     "newest_checkpoint",
     "preserved_random_state",
     "random_state",
@@ -64,6 +65,8 @@ class Checkpoint:
     """Id and name of each class, by label."""
     processes: list[dict[str, Any]]
     """The state of each process, by rank: ``random`` (`random_state`) and ``meter`` (`Meter.state_dict`)."""
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The `fingerprint` of the data sets ``train`` and ``val``; empty in a checkpoint of an earlier version."""
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -75,9 +78,14 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     # dataclasses.asdict would copy every tensor.
     tree = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
     write_whole(path, lambda temporary: _save(tree, temporary))
+    delete_old_checkpoints(directory, keep)
+    return path
+
+
+def delete_old_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest ``keep``."""
     for old in _by_age(directory)[keep:]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def newest_checkpoint(directory: Path) -> Checkpoint | None:
