@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from boxwood.errors import UserError
 
@@ -87,7 +88,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         logger.setLevel(logging.WARNING)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        # torchrun's store outlives the processes that it restarts, and has the addresses of killed ones: each start has its part.
+        store, this_rank, processes = next(rendezvous("env://"))
+        start = f"boxwood/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        store = dist.PrefixStore(start, store)  # type: ignore[attr-defined]  # unlisted
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=this_rank, world_size=processes)
         yield
         barrier()
         _leave()
@@ -98,7 +104,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         if not _is_lost_connection(error):
             raise
         this = os.environ.get("RANK", "0")
-        raise ProcessLost(f"rank {this}: another process has ended or cannot be reached; its message says why") from error
+        raise ProcessLost(f"rank {this}: another process has ended or cannot be reached; see its message or torchrun's") from error
     finally:
         logger.setLevel(level)
 

@@ -331,6 +331,18 @@ def test_interrupted_during_evaluation(tmp_path: Path, monkeypatch: pytest.Monke
     assert losses(tmp_path / "whole", "val") == losses(tmp_path / "parts", "val")
 
 
+def test_a_closed_terminal_saves_but_not_under_nohup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINY_SIGNAL", "SIGHUP:3:0")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_run(), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003.pt").exists()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(tiny_run(steps=4), tmp_path / "nohup")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_ctrl_c_stops_immediately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def impatient(self: TinyDetector, batch: Batch) -> tiny.TinyOutput:
         for _ in range(2):

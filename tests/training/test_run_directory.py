@@ -129,3 +129,18 @@ def test_the_command_takes_data_that_have_moved(boxwood: Boxwood, shapes: Path, 
     (line,) = outcome.error_lines
     assert "data.train: other boxes than in the 2 updates made" in line and "--other-data" in line
     assert boxwood(*command, "--other-data", *tiny(tmp_path / "moved")).status == 0
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 9")]
+)
+def test_memory_that_runs_out_is_one_line(
+    boxwood: Boxwood, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("boxwood.training.loop._train", fail)
+    outcome = boxwood("train", "demo_shapes", *tiny(shapes), "--out", tmp_path / "run")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert outcome.err.startswith("boxwood: memory ran out") and "lower train.batch_size" in outcome.err
