@@ -1,4 +1,4 @@
-"""Commands that are killed at random times and at write points end well when they are called again; the whole of it: tests/kills.py."""
+"""Commands that are killed end well when they are called again; tests/kills.py does it more often."""
 
 from __future__ import annotations
 
