@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -66,8 +67,9 @@ def serve() -> Iterator[Site]:
             payload = content[start:]
             if site.drop_after and not self.path.endswith(".md5sum"):
                 payload = payload[: site.drop_after.pop(0)]
-            self.wfile.write(payload)
-            self.wfile.flush()
+            with contextlib.suppress(ConnectionError):  # the client was killed
+                self.wfile.write(payload)
+                self.wfile.flush()
             self.close_connection = True
 
         def log_message(self, format: str, *args: Any) -> None:
