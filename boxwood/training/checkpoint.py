@@ -40,7 +40,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no ``data``."""
 NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
@@ -179,7 +181,7 @@ def _read(path: Path) -> Checkpoint:
             raise _Damaged(f"is damaged ({part} has another checksum)")
         tree = torch.load(path, map_location="cpu", weights_only=True)
         version = tree.pop("version")
-        if version == VERSION:
+        if version in READABLE:
             return Checkpoint(**tree)
     except (zipfile.BadZipFile, EOFError) as error:
         raise _Damaged(f"is cut short or damaged ({error})") from None
