@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import logging
 import random
@@ -140,7 +141,7 @@ def changed_json(content: bytes, draw: random.Random) -> bytes:
         elif kind == 1 and isinstance(holder, list):
             holder.append(holder[key])
         else:
-            holder[key] = draw.choice(ODD)
+            holder[key] = copy.deepcopy(draw.choice(ODD))
     return json.dumps(tree).encode()
 
 
