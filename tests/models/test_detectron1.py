@@ -550,5 +550,5 @@ def test_the_earlier_key_for_crowd_regions_is_read() -> None:
     for old, new in ((True, "ignored"), (False, "background"), (None, None)):
         assert from_tree(RoIConfig, {"ignore_crowd": old}).crowd == new
         assert "ignore_crowd" not in to_tree(from_tree(RoIConfig, {"ignore_crowd": old}))
-    with pytest.raises(ConfigError, match="unknown key 'ignore_crowd'.*'crowd'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'ignore_crowd'.*'crowd'"):
         from_tree(RoIConfig, {"ignore_crowd": "often"})
