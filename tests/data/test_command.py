@@ -52,7 +52,7 @@ def test_check_with_unknown_image_ids_and_missing_images(tmp_path: Path) -> None
     result = run("check", path, "--images", tmp_path)
     assert result.exit_code == 1 and result.output.count("refused:") == 2
     with pytest.raises(UserError, match="--images: name the folder"):
-        run("check", path)
+        run("check", write(tmp_path / "alone", tree, images=False))
 
 
 def data_overrides(tmp_path: Path) -> list[str]:
@@ -83,7 +83,7 @@ def test_different_classes_in_val_are_refused(tmp_path: Path) -> None:
     tree = json.loads((tmp_path / "val.json").read_text())
     tree["categories"].append({"id": 7, "name": "moon"})
     (tmp_path / "val.json").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="only val has 7 'moon'"):
+    with pytest.raises(UserError, match=r"only data\.val has 7 'moon'"):
         run("check", "demo_shapes", *overrides)
 
 
