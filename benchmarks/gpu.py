@@ -1,4 +1,4 @@
-"""What a GPU does with Boxwood, on one GPU in at most six minutes: are its results right, how often does it wait, how fast is it.
+"""What a GPU does with Boxwood, on one GPU in at most nine minutes: are its results right, how often does it wait, how fast is it.
 
     python benchmarks/gpu.py --out gpu.json             everything
     python benchmarks/gpu.py --only parity waits        two of the sections
@@ -10,7 +10,8 @@ inference   milliseconds and peak memory beside torchvision's detectors, 1 and 8
 training    milliseconds and peak memory of a training step beside torchvision's
 profile     the kernels of a Mask R-CNN training step in bf16
 commands    boxwood demo; a training that is killed and resumed; eval and predict of its weights
-compile     a training with torch.compile, which has 150 seconds; only where --only names it
+precision   trainings in fp16 and bf16 of a network from random weights, of which some updates overflow in fp16
+compile     a training with torch.compile, which has 150 seconds
 
 Both contenders of a row have the same weights and inputs and take turns; a row gives their medians. A part that fails is one
 row with the error, and the exit status is 1; a part that had no time left is a row too. Without a GPU the exit status is 2.
@@ -480,12 +481,12 @@ def average_precision(run: Path) -> str:
     return ", ".join(f"{task} AP {metrics[task]['AP']:.3f}" for task in ("bbox", "segm") if task in metrics)
 
 
-def training_on(setup: Setup, shapes: Path, steps: int) -> list[str]:
-    """The arguments of a training of the demo's recipe on generated pictures."""
+def training_on(setup: Setup, shapes: Path, steps: int, recipe: str = "demo_shapes") -> list[str]:
+    """The arguments of a training on generated pictures."""
     files = {"train.annotations": "train.json", "train.images": "train", "val.annotations": "val.json", "val.images": "val"}
     data = [f"data.{key}={shapes / name}" for key, name in files.items()]
     small = ["data.train.transforms.0.short=[64]", "train.batch_size=2"] if setup.tiny else []
-    return ["train", "demo_shapes", *data, *small, f"train.device={setup.device.type}", f"train.steps={steps}"]
+    return ["train", recipe, *data, *small, f"train.device={setup.device.type}", f"train.steps={steps}"]
 
 
 def commands(setup: Setup) -> list[Part]:
@@ -523,6 +524,25 @@ def commands(setup: Setup) -> list[Part]:
     return parts if setup.tiny else [*parts, Part("demo", show_demo)]
 
 
+def precisions(setup: Setup) -> list[Part]:
+    def train(precision: str) -> Iterator[Row]:
+        shapes, run = setup.folder / f"shapes_{precision}", setup.folder / precision
+        call(setup, "data", "shapes", "--out", shapes, "--train", 16, "--val", 4)
+        steps = 2 if setup.tiny else 60
+        arguments = training_on(setup, shapes, steps, "mask_rcnn_r18_fpn_gn_scratch")
+        seconds = call(setup, *arguments, f"train.precision={precision}", "train.log_every=1", "--out", run)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines if line["split"] == "train"]
+        yield took(
+            f"boxwood train train.precision={precision}", seconds, f"loss {losses[0]:.2f}, after {steps} steps {losses[-1]:.2f}"
+        )
+        if not setup.tiny and not losses[-1] < losses[0]:
+            raise RuntimeError(f"the loss was {losses[0]:.3f} and is {losses[-1]:.3f} after {steps} steps")
+
+    names = ("bf16",) if setup.device.type == "cpu" else ("fp16", "bf16")
+    return [Part(f"train.precision={name}", lambda name=name: train(name)) for name in names]
+
+
 def compiled(setup: Setup) -> list[Part]:
     def train() -> Iterator[Row]:
         shapes, run = setup.folder / "few_shapes", setup.folder / "compiled"
@@ -540,6 +560,7 @@ SECTIONS: dict[str, Callable[[Setup], list[Part]]] = {
     "training": training,
     "profile": profiled,
     "commands": commands,
+    "precision": precisions,
     "compile": compiled,
 }
 
@@ -584,12 +605,13 @@ def machine(setup: Setup) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = [name for name in SECTIONS if name != "compile"]
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=usual, metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS)
+    )
     names = (*speed.PEERS, *RECIPES)
     parser.add_argument("--networks", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="a third of the repeats, a shorter demo")
-    parser.add_argument("--seconds", type=float, default=300, help="nothing begins after so many (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=400, help="nothing begins after so many (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="write all rows there too, with places of waits and tracebacks"
     )

@@ -9,28 +9,34 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from boxwood.errors import UserError
 
 __all__ = [
+    "ProcessLost",
     "any_process",
     "barrier",
     "choose_device",
     "gather_objects",
     "on_rank_zero",
+    "on_rank_zero_within",
     "process_group",
     "rank",
     "rank_zero_reports",
     "world_size",
 ]
 
+LOST = re.compile(r"gloo|nccl|TCPStore|connection (closed|reset|refused)|broken pipe|timed out", re.IGNORECASE)
+"""Words in the errors that torch raises, as ordinary RuntimeErrors, where the connection to another process is broken."""
 REPORT_TIMEOUT = timedelta(seconds=5)
 """How long another process waits for the error of rank 0 before it prints its error."""
 
@@ -61,31 +67,52 @@ def choose_device(name: str, key: str = "train.device") -> torch.device:
     return device
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the group has ended, or cannot be reached."""
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the process group of torchrun for the duration of the context; ranks above 0 log only warnings and errors.
 
-    After an error the process leaves without a message to the others: their connections break, and torchrun ends them.
+    After an error the process leaves without a message to the others: their connections break, and torchrun ends them. Raises
+    `ProcessLost` where that happens to this process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     logger = logging.getLogger("boxwood")
     level = logger.level
-    if dist.get_rank() > 0:
+    if os.environ.get("RANK", "0") != "0":
         logger.setLevel(logging.WARNING)
     try:
+        # torchrun's store outlives the processes that it restarts, and has the addresses of killed ones: each start has its part.
+        store, this_rank, processes = next(rendezvous("env://"))
+        start = f"boxwood/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        store = dist.PrefixStore(start, store)  # type: ignore[attr-defined]  # unlisted
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=this_rank, world_size=processes)
         yield
         barrier()
         _leave()
     except KeyboardInterrupt:
         _leave()
         raise
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        this = os.environ.get("RANK", "0")
+        raise ProcessLost(f"rank {this}: another process has ended or cannot be reached; see its message or torchrun's") from error
     finally:
         logger.setLevel(level)
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether torch raised this because another process has ended."""
+    is_torch = type(error) is RuntimeError or isinstance(error, dist.DistError)
+    return is_torch and LOST.search(str(error)) is not None
 
 
 def _leave() -> None:
@@ -140,6 +167,14 @@ def on_rank_zero(work: Callable[[], None]) -> None:
     problem = gather_objects(problem)[0]
     if problem is not None:
         raise UserError(problem)
+
+
+@contextmanager
+def on_rank_zero_within(context: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Enter a context on rank 0 alone. A `UserError` on entering is raised on all processes."""
+    with ExitStack() as stack:
+        on_rank_zero(lambda: stack.enter_context(context()))
+        yield
 
 
 def rank_zero_reports(problem: str) -> bool:

@@ -1,5 +1,5 @@
-"""Files that are written whole or not at all: to a temporary name beside the target, to the disk, then renamed. And the formats of
-the images that are opened, and what the ending of a name says."""
+"""Files that are written whole or not at all: in a temporary folder beside the target, to the disk, then renamed. And the formats
+of the images that are opened, and what the ending of a name says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,6 +25,7 @@ __all__ = [
     "file_word",
     "make_folder",
     "media_kind",
+    "remove_left_overs",
     "write_text",
     "write_whole",
 ]
@@ -121,35 +125,91 @@ def make_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, bring it to the disk, and give it its name in one step.
+    """Let ``write`` fill a temporary file, bring it to the disk, and give it the name ``path`` in one step.
 
     A reader sees the old file or the new one, after a crash or a power cut too. Raises `UserError` where it cannot be written
-    (a full disk, a folder that cannot be made); the old file is then untouched.
+    (a full disk, a folder that cannot be made); the old file is then untouched. What a killed process has left in the folder is
+    removed.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # short, since a name may have 255 bytes
+    _clean_once(path.parent, os.getpid())
     try:
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # what the umask gives; writers such as safetensors' take 0600 instead
-        write(temporary)
-        os.chmod(temporary, mode)
-        _sync(temporary)
-        os.replace(temporary, path)
-        if os.name == "posix":
-            _sync(path.parent)
+        with _temporary_folder(path) as folder:
+            temporary = folder / "file"
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)  # what the umask gives; writers such as safetensors' take 0600 instead
+            write(temporary)
+            os.chmod(temporary, mode)
+            _sync(temporary)
+            os.replace(temporary, path)
+            if os.name == "posix":
+                _sync(path.parent)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise UserError(
             f"{path}: cannot be written ({reason}); what was there is untouched; make room or name another directory"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """A text file, UTF-8, written whole; a file's name in it that is no UTF-8 is escaped, as in JSON. Raises `UserError` as
     `write_whole` does."""
     write_whole(path, lambda temporary: _fill(temporary, text))
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what killed processes have left in a folder: the temporary folders of `write_whole` that no process holds."""
+    for temporary in folder.glob(".*.tmp"):
+        if not temporary.is_dir():
+            continue
+        try:
+            with _locked(temporary) as is_locked:
+                if is_locked:
+                    shutil.rmtree(temporary, ignore_errors=True)
+        except OSError:  # another process has removed it
+            continue
+
+
+@cache
+def _clean_once(folder: Path, process: int) -> None:
+    """`remove_left_overs` at the first write of a process to a folder, since a folder may get thousands of files."""
+    remove_left_overs(folder)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path``, removed on leaving; locked, so that other processes know that it is in use.
+
+    A folder, because libraries may write temporary files of their own beside the file that they are given.
+    """
+    folder = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # short, since a name may have 255 bytes
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, which ends with the process; yields whether it was free and the file system has locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
+        except OSError:
+            is_locked = False
+        yield is_locked
+    finally:
+        os.close(descriptor)
 
 
 def _fill(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ TOGETHER = {
     "printable": "foundations",
 }
 """Parts that share one box of the drawing."""
-FILES_TOGETHER = {"foundations": "errors, files, columns, safe_pickle,<br>safe_yaml, distributed, drawing"}
+FILES_TOGETHER = {"foundations": "errors, files, printable, pixels, columns,<br>safe_pickle, safe_yaml, distributed, drawing"}
 
 TRAINING = (
     # function, file, what it returns, functions that it calls

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from boxwood.files import (
     file_word,
     make_folder,
     media_kind,
+    remove_left_overs,
     write_text,
     write_whole,
 )
@@ -49,6 +52,33 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         write_whole(path, lambda temporary: temporary.write_text(str(1 // 0)) and None)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from boxwood.files import write_whole
+
+def slow(temporary):
+    temporary.write_text("half")
+    temporary.with_name("of a library").touch()
+    print("writing", flush=True)
+    time.sleep(60)
+
+write_whole(Path(sys.argv[1]), slow)
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "text")], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        remove_left_overs(tmp_path)
+        (folder,) = tmp_path.iterdir()
+        assert {path.name for path in folder.iterdir()} == {"file", "of a library"}
+        process.kill()
+        process.wait()
+    write_text(tmp_path / "text", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "whole"
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])

@@ -90,10 +90,24 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         _print_error("interrupted")
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if (text := _in_one_line(error)) is None:
+            raise
+        _print_error(text)
+        sys.exit(1)
     except BrokenPipeError:
         # The reader (head, less) has closed the pipe. What Python flushes at exit goes to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _in_one_line(error: MemoryError | RuntimeError) -> str | None:
+    """The message for errors that say nothing by their traceback: memory that ran out, another process that ended; else None."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        advice = "lower train.batch_size, data.workers or the size of the images, or raise train.accumulate"
+        return f"memory ran out{f' ({text[:200]})' if text else ''}; {advice}"
+    return text if type(error).__name__ == "ProcessLost" else None  # torch is imported where a process can be lost
 
 
 def _print_error(text: str) -> None:

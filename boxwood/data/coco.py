@@ -14,7 +14,7 @@ from boxwood.data.annotations import Holdout, read_annotations
 from boxwood.data.categories import categories_of
 from boxwood.data.coco_file import POLYGONS
 from boxwood.data.images import read_header, read_image
-from boxwood.data.proposals import merged, prepared, read_proposals
+from boxwood.data.proposals import ProposalFile, merged, prepared, read_proposals
 from boxwood.data.quality.checks import (
     check_areas,
     check_boxes,
@@ -104,6 +104,11 @@ class CocoDataset:
     def file_name(self, index: int) -> str:
         """The name of image ``index`` in the annotation file."""
         return self.file.file_name(int(self._rows[index]))
+
+    @property
+    def proposals(self) -> ProposalFile | None:
+        """The proposals of all images, where there are some."""
+        return self._proposals
 
     def to_coco(self) -> dict[str, Any]:
         """The images, annotations and categories of the file, with its ids."""

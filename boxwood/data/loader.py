@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from boxwood.structures import Batch, Sample, Target
 
 __all__ = ["MASK_SIZE", "STRIDE", "collate", "eval_batches", "make_target", "train_batches", "transformed_sample"]
 
+FILES_OF_PROCESS, FILES_OF_WORKER = 64, 32
+"""File descriptors of a process, and of each of its workers: pipes, and the tensors of batches that wait."""
 STRIDE = 32
 """Batches are padded to multiples of this, the coarsest stride of a backbone with four stages."""
 
@@ -180,6 +182,7 @@ def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory
         for batch in map(load, places):
             yield PackedBatch.of(batch).pin_memory().unpack() if pin_memory else batch
         return
+    _check_open_files(workers)
     loader = DataLoader(
         _ByPlaces(load),
         batch_size=None,  # A list of places is one item: the worker makes the whole batch.
@@ -190,10 +193,49 @@ def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # Otherwise the loader would advance the run's global generator.
     )
-    for item in loader:
+    for item in _received(loader):
         if isinstance(item, _Failure):
             item.throw()
         yield item.unpack()
+
+
+def _received(loader: DataLoader[PackedBatch | _Failure]) -> Iterator[PackedBatch | _Failure]:
+    """What the workers send. Raises `UserError` where the system has ended one of them."""
+    items = iter(loader)
+    while True:
+        try:
+            item = next(items, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "the system has ended a process that loads images, probably because memory ran out; lower data.workers or "
+                f"train.batch_size, or close other programs ({' '.join(str(error).split())})"
+            ) from None
+        if item is None:
+            return
+        yield item
+
+
+def _check_open_files(workers: int) -> None:
+    """Raise `UserError` where this process may not open as many files as batches from ``workers`` processes need: it would hang.
+
+    A soft limit is raised first, as far as it may be.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    needed = FILES_OF_PROCESS + FILES_OF_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise UserError(
+            f"this process may open {hard} files, and data.workers={workers} needs {needed}; raise the limit (ulimit -n {needed}) "
+            "or lower data.workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class _ByPlaces(TorchDataset["PackedBatch | _Failure"]):
@@ -207,6 +249,8 @@ class _ByPlaces(TorchDataset["PackedBatch | _Failure"]):
             return PackedBatch.of(self.load(places))
         except UserError as error:
             return _Failure(str(error), "")
+        except MemoryError:
+            return _Failure("memory ran out while images were loaded; lower data.workers or train.batch_size", "")
         except Exception as error:
             return _Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
@@ -217,7 +261,7 @@ class _Failure:
     trace: str
     """Empty for a `UserError`."""
 
-    def throw(self) -> None:
+    def throw(self) -> NoReturn:
         if not self.trace:
             raise UserError(self.message)
         raise RuntimeError(f"a worker process failed with {self.message}\n\n{self.trace}")
@@ -238,7 +282,9 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C is sent to every process of a terminal, SIGTERM to every process of a job (torchrun, batch systems). The training
-    # process finishes its step and saves, for which it needs its workers. They end with the loader or with the training process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and the closing of a terminal are sent to each of its processes, SIGTERM to every process of a job (torchrun, batch
+    # systems). The training process finishes its step and saves, for which it needs its workers. They end with the loader or with
+    # the training process.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

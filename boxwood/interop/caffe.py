@@ -95,6 +95,8 @@ def _layers(path: Path) -> Iterator[tuple[str, str, Arrays, float]]:
         raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name an existing file") from None
     except DecodeError:
         raise UserError(f"{path}: is no network of Caffe, or cut short; copy it again") from None
+    if any(isinstance(text, bytes) for layer in (*net.layer, *net.layers) for text in (layer.name, layer.type)):
+        raise UserError(f"{path}: is damaged: the name of a layer is no text; copy it again")  # protobuf gives what is not UTF-8 so
     for layer in net.layer:
         eps = layer.batch_norm_param.eps if layer.batch_norm_param.HasField("eps") else 1e-5
         yield layer.name, layer.type, [_array(blob, path, layer.name) for blob in layer.blobs], eps

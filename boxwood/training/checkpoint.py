@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from boxwood.weights.torch_file import read_torch_file
 
 __all__ = [
     "Checkpoint",
+    "delete_old_checkpoints",
     "newest_checkpoint",
     "preserved_random_state",
     "random_state",
@@ -39,7 +40,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no ``data``."""
 NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
@@ -66,6 +69,8 @@ class Checkpoint:
     """Id and name of each class, by label."""
     processes: list[dict[str, Any]]
     """The state of each process, by rank: ``random`` (`random_state`) and ``meter`` (`Meter.state_dict`)."""
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The `fingerprint` of the data sets ``train`` and ``val``; empty in a checkpoint of an earlier version."""
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -77,9 +82,14 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     # dataclasses.asdict would copy every tensor.
     tree = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
     write_whole(path, lambda temporary: _save(tree, temporary))
+    delete_old_checkpoints(directory, keep)
+    return path
+
+
+def delete_old_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest ``keep``."""
     for old in _by_age(directory)[keep:]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def newest_checkpoint(directory: Path) -> Checkpoint | None:
@@ -171,11 +181,11 @@ def _read(path: Path) -> Checkpoint:
     except UserError as error:
         raise _Damaged(str(error).removeprefix(f"{path}: ")) from None
     version = tree.pop("version", None) if isinstance(tree, dict) else None
-    if type(version) is int and version != VERSION:
+    if type(version) is int and version not in READABLE:
         raise UserError(
             f"{path}: has format version {version}, this Boxwood reads {VERSION}; resume with the Boxwood that wrote it"
         )
     try:
-        return TypeAdapter(Checkpoint).validate_python(tree if version == VERSION else None)
+        return TypeAdapter(Checkpoint).validate_python(tree if version in READABLE else None)
     except ValidationError:
         raise _Damaged("is no checkpoint, or one with other fields") from None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the step, save, stop."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """A context in which SIGINT and SIGTERM set ``requested``; a second SIGINT raises `KeyboardInterrupt` at once.
+    """A context in which SIGINT, SIGTERM and SIGHUP (a closed terminal) set ``requested``; a second SIGINT raises
+    `KeyboardInterrupt` at once.
 
-    A second SIGTERM changes nothing: torchrun may send one after it has passed on a Ctrl-C. Python handles signals in the main
-    thread alone; in another thread the context does nothing.
+    A second SIGTERM changes nothing: torchrun may send one after it has passed on a Ctrl-C. Under nohup, SIGHUP stays ignored.
+    Python handles signals in the main thread alone; in another thread the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,10 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                    continue
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

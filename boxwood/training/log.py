@@ -17,9 +17,11 @@ A number that is not finite is null. Only rank 0 has a `RunLog`.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,8 +142,12 @@ class _MetricsFile:
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        line = (json.dumps({"step": step, "split": split, **finite}) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):  # on a full disk; the next line must not be appended to half of this one
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Every line is written at once, so nothing is left to do."""

@@ -20,8 +20,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from boxwood.data.class_order import in_order_of
 from boxwood.data.dataset import Dataset
+from boxwood.data.identity import fingerprint
 from boxwood.data.loader import train_batches
-from boxwood.distributed import barrier, choose_device, on_rank_zero, process_group, rank, world_size
+from boxwood.distributed import barrier, choose_device, on_rank_zero, on_rank_zero_within, process_group, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
 from boxwood.run_config import RunConfig
@@ -29,11 +30,12 @@ from boxwood.structures import Batch, Target
 from boxwood.training import run_directory
 from boxwood.training.divergence import TrainingDiverged
 from boxwood.training.interruption import Interrupted, Interruption
+from boxwood.training.lock import only_training_in
 from boxwood.training.log import RunLog, open_log
 from boxwood.training.optimizer import learning_rate, set_learning_rate
 from boxwood.training.parallel import without_exchange
 from boxwood.training.preflight import check_data, check_settings, warn_without_instances
-from boxwood.training.state import TrainingState, keep_what_is_left, save, set_generators, start
+from boxwood.training.state import TrainingState, complete_files, keep_what_is_left, save, set_generators, start, write_files
 from boxwood.training.validation import validate
 
 __all__ = ["train"]
@@ -41,63 +43,76 @@ __all__ = ["train"]
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, out: Path | str, resume: bool = False) -> Metrics:
+def train(config: RunConfig, out: Path | str, resume: bool = False, *, other_data: bool = False) -> Metrics:
     """Train a detector and return the metrics of its last weights on the val set; all files are written to the directory ``out``.
 
-    Under torchrun all its processes train together. With ``resume`` the run in ``out`` continues from its newest checkpoint: on a
-    CPU, with as many threads, the weights are those of an uninterrupted run to the last bit.
+    Under torchrun all its processes train together. With ``resume`` the run in ``out`` goes on from its newest checkpoint, or
+    begins where there is none: on a CPU, with as many threads, the weights are those of an uninterrupted run to the last bit. With
+    ``other_data`` it may go on with data that have changed since.
 
-    SIGINT and SIGTERM finish the step, save, and raise `KeyboardInterrupt`. Raises `UserError` for what a user can correct,
-    `TrainingDiverged` when a loss or a gradient is not finite.
+    SIGINT, SIGTERM and SIGHUP finish the step, save, and raise `KeyboardInterrupt`. Raises `UserError` for what a user can correct,
+    also where another process trains in ``out``; `TrainingDiverged` when a loss or a gradient is not finite; `ProcessLost` when
+    another process of torchrun has ended.
     """
     out, settings = Path(out), config.train
     device = choose_device(settings.device)
     check_settings(config, device)
-    with process_group(device):
-        # All processes check the directory before rank 0 changes it.
-        checkpoint = run_directory.check_resumed(out, config) if resume else None
-        if checkpoint is None:
-            run_directory.check_new(out)
-        train_set, val_set = config.data.train.open(), config.data.val.open()
-        val_set = in_order_of(train_set.categories, val_set, "data.train", "data.val")
-        check_data(config.model, train_set, "data.train")
-        check_data(config.model, val_set, "data.val")
-        on_rank_zero(lambda: warn_without_instances(val_set))
-        barrier()
+    with process_group(device), on_rank_zero_within(lambda: only_training_in(out)):
+        return _train(config, out, device, resume=resume, other_data=other_data)
 
-        state = start(config, out, device, train_set.categories, checkpoint)
-        batches = train_batches(
-            train_set,
-            config.data.train.transforms,
-            batch_size=settings.batch_size // settings.accumulate,
-            seed=settings.seed,
-            workers=config.data.workers,
-            aspect_grouping=config.data.aspect_grouping,
-            start=state.step * settings.accumulate,
-            rank=rank(),
-            world_size=world_size(),
-            pin_memory=device.type == "cuda",
-        )
-        # The first batch comes before the directory is made, so that a broken image leaves no directory; and before the generators
-        # are set, since starting the workers may draw from them.
-        first = next(batches)
-        on_rank_zero(lambda: run_directory.begin(out, config, device, world_size()))
-        set_generators(settings.seed, checkpoint)
-        log = open_log(config, out, state.step, state.evaluated)
-        with closing(batches), Interruption() as interruption, log or nullcontext():
-            try:
-                _loop(state, itertools.chain([first], batches), val_set, interruption, log)
-            except Interrupted:
-                save(state, required=True)
-                logger.warning("interrupted after step %d, which is saved: continue with --resume", state.step)
-                raise KeyboardInterrupt from None
-            except TrainingDiverged as error:
-                raise keep_what_is_left(state, error) from None
-            except UserError:
-                # An image that cannot be read. One process alone can save the updates made so far; several may be at other steps.
-                if world_size() == 1 and state.step > 0 and state.saved != state.step and save(state, required=False):
-                    logger.warning("stopped after step %d, which is saved: correct this and continue with --resume", state.step)
-                raise
+
+def _train(config: RunConfig, out: Path, device: torch.device, *, resume: bool, other_data: bool) -> Metrics:
+    """Train in a directory in which no other process trains."""
+    settings = config.train
+    # All processes check the directory before rank 0 changes it.
+    checkpoint = run_directory.check_resumed(out, config, other_data=other_data) if resume else None
+    if not resume:
+        run_directory.check_new(out)
+    train_set, val_set = config.data.train.open(), config.data.val.open()
+    val_set = in_order_of(train_set.categories, val_set, "data.train", "data.val")
+    check_data(config.model, train_set, "data.train")
+    check_data(config.model, val_set, "data.val")
+    data = {"train": fingerprint(train_set), "val": fingerprint(val_set)}
+    if checkpoint is not None:
+        run_directory.check_same_data(out, checkpoint, data, other_data=other_data)
+    on_rank_zero(lambda: warn_without_instances(val_set))
+    barrier()
+
+    state = start(config, out, device, train_set.categories, checkpoint, data)
+    batches = train_batches(
+        train_set,
+        config.data.train.transforms,
+        batch_size=settings.batch_size // settings.accumulate,
+        seed=settings.seed,
+        workers=config.data.workers,
+        aspect_grouping=config.data.aspect_grouping,
+        start=state.step * settings.accumulate,
+        rank=rank(),
+        world_size=world_size(),
+        pin_memory=device.type == "cuda",
+    )
+    # The first batch comes before the directory is made, so that a broken image leaves no directory; and before the generators
+    # are set, since starting the workers may draw from them.
+    first = next(batches)
+    on_rank_zero(lambda: run_directory.begin(out, config, device, world_size()))
+    if checkpoint is not None:
+        write_files(lambda: complete_files(state), required=state.step == settings.steps)
+    set_generators(settings.seed, checkpoint)
+    log = open_log(config, out, state.step, state.evaluated)
+    with closing(batches), Interruption() as interruption, log or nullcontext():
+        try:
+            _loop(state, itertools.chain([first], batches), val_set, interruption, log)
+        except Interrupted:
+            save(state, required=True)
+            logger.warning("interrupted after step %d, which is saved: continue with --resume", state.step)
+            raise KeyboardInterrupt from None
+        except TrainingDiverged as error:
+            raise keep_what_is_left(state, error) from None
+        except UserError:
+            # An image that cannot be read. One process alone can save the updates made so far; several may be at other steps.
+            if world_size() == 1 and state.step > 0 and state.saved != state.step and save(state, required=False):
+                logger.warning("stopped after step %d, which is saved: correct this and continue with --resume", state.step)
+            raise
     return state.metrics
 
 

@@ -2,6 +2,7 @@
 
 start                model, optimizer and counters, new or from a checkpoint
 save                 checkpoint and last.safetensors
+complete_files       after a kill between the two
 keep_what_is_left    what a training that diverged leaves
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +22,19 @@ from torch import nn
 from boxwood.config import to_yaml
 from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
 from boxwood.errors import UserError
-from boxwood.evaluation import Metrics
+from boxwood.evaluation import Metrics, choose_measure
 from boxwood.files import write_text
 from boxwood.models.detector import set_fixed_shapes
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
-from boxwood.training.checkpoint import Checkpoint, random_state, save_checkpoint, seed_process, set_random_state
+from boxwood.training.checkpoint import (
+    Checkpoint,
+    delete_old_checkpoints,
+    random_state,
+    save_checkpoint,
+    seed_process,
+    set_random_state,
+)
 from boxwood.training.divergence import DivergenceWatch, TrainingDiverged
 from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.log import Meter
@@ -34,9 +43,12 @@ from boxwood.training.parallel import parallelize
 from boxwood.training.preflight import warn_of_batch_norm
 from boxwood.weights.file import save_weights
 
-__all__ = ["TrainingState", "keep_what_is_left", "save", "set_generators", "start", "write_files"]
+__all__ = ["TrainingState", "complete_files", "keep_what_is_left", "save", "set_generators", "start", "write_files"]
 
 logger = logging.getLogger(__name__)
+
+PAUSES = (10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 180.0)
+"""Seconds before each further try to write files that are required: ten minutes, in which somebody can make room."""
 
 
 @dataclass
@@ -64,6 +76,8 @@ class TrainingState:
     """The primary metric of the weights in ``best.safetensors``; of rank 0, which writes them."""
     metrics: Metrics = field(default_factory=dict)
     """Of the last evaluation."""
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The `fingerprint` of the data sets ``train`` and ``val``."""
 
     @property
     def categories(self) -> Categories:
@@ -71,9 +85,14 @@ class TrainingState:
 
 
 def start(
-    config: RunConfig, out: Path, device: torch.device, categories: Categories, checkpoint: Checkpoint | None
+    config: RunConfig,
+    out: Path,
+    device: torch.device,
+    categories: Categories,
+    checkpoint: Checkpoint | None,
+    data: dict[str, dict[str, str]],
 ) -> TrainingState:
-    """The state at the start of a run, or that of ``checkpoint``.
+    """The state at the start of a run, or that of ``checkpoint``; ``data`` has the `fingerprint` of the data sets.
 
     Raises `UserError` where the weights to start from do not fit the model, or the classes are not those of the checkpoint.
     """
@@ -103,6 +122,7 @@ def start(
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         meter=Meter(device),
         watch=DivergenceWatch(device, deferred=device.type != "cpu"),
+        data=data,
     )
     _log_learning_rate(config)
     if checkpoint is not None:
@@ -132,6 +152,9 @@ def _restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     state.step = state.saved = checkpoint.step
     state.evaluated, state.best = checkpoint.evaluated, checkpoint.best
     state.metrics = json.loads(checkpoint.metrics)
+    if checkpoint.data and checkpoint.data["val"] != state.data["val"] and state.best is not None:
+        logger.warning("data.val has changed, so the next evaluation replaces the best weights, whatever its numbers")
+        state.best = None
     if len(checkpoint.processes) == world_size():
         state.meter.load_state_dict(checkpoint.processes[rank()]["meter"])
     else:
@@ -169,6 +192,7 @@ def save(state: TrainingState, *, required: bool) -> bool:
             config=to_yaml(state.config),
             classes=_classes(state.categories),
             processes=processes,
+            data=state.data,
         )
         save_checkpoint(state.out / "checkpoints", checkpoint, state.config.train.keep_checkpoints)
         save_weights(state.out / "last.safetensors", weights, state.config, state.categories)
@@ -197,19 +221,46 @@ def keep_what_is_left(state: TrainingState, error: TrainingDiverged) -> Training
     return TrainingDiverged(message, error.details)
 
 
+def complete_files(state: TrainingState) -> None:
+    """Bring the files of a resumed run to the state of its checkpoint, on rank 0: it may have been killed between two of them.
+
+    last.safetensors gets the checkpoint's weights, and so does best.safetensors where they are the best. Without a best.safetensors
+    the next evaluation writes it.
+    """
+    delete_old_checkpoints(state.out / "checkpoints", state.config.train.keep_checkpoints)
+    weights, best = state.model.state_dict(), state.out / "best.safetensors"
+    save_weights(state.out / "last.safetensors", weights, state.config, state.categories)
+    if state.best is None:
+        return
+    measure = choose_measure(state.config.evaluator, state.config.model.class_agnostic)
+    if state.evaluated == state.step and measure.primary(state.metrics) == state.best:
+        save_weights(best, weights, state.config, state.categories)
+    elif not best.exists():
+        logger.warning("%s: does not exist any more; the next evaluation writes it", best)
+        state.best = None
+
+
 def write_files(write: Callable[[], None], *, required: bool) -> bool:
     """Run ``write`` on rank 0 and return whether it succeeded.
 
-    Where it does not, such as on a full disk, the error is raised if the files are ``required``, else logged: training continues.
+    Where it does not, such as on a full disk, training continues and the error is logged. Files that are ``required`` are tried
+    again after each of `PAUSES`, then the error is raised.
     """
-    try:
-        on_rank_zero(write)
-    except UserError as error:
-        if required:
-            raise
-        logger.error("%s; training continues without it", error)
-        return False
-    return True
+    pauses = iter(PAUSES if required else ())
+    while True:
+        try:
+            on_rank_zero(write)
+        except UserError as error:
+            pause = next(pauses, None)
+            if pause is not None:
+                logger.error("%s; tried again in %g s", error, pause)
+                time.sleep(pause)
+                continue
+            if required:
+                raise
+            logger.error("%s; training continues without it", error)
+            return False
+        return True
 
 
 def _classes(categories: Categories) -> tuple[tuple[int, str], ...]:

@@ -354,8 +354,8 @@ def _name(part: Path, path: Path) -> None:
     try:
         if path.suffix != ".pth":  # the name of a .pth file has its checksum
             path.with_name(f".{path.name}.size").write_text(str(part.stat().st_size), encoding="utf-8")
+        part.with_suffix(".tag").unlink(missing_ok=True)  # first, so that a kill between the two leaves nothing over
         os.replace(part, path)
-        part.with_suffix(".tag").unlink(missing_ok=True)
     except OSError as error:
         raise _unwritten(path, error) from None
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import resource
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -191,3 +194,50 @@ def test_boxes_under_a_pixel_keep_a_positive_size(tmp_path: Path) -> None:
     tree["annotations"][0]["bbox"] = [29.5, 49.99, 0.01, 0.5]
     target = make_target(ResizeShortestEdge(short=(11,))(CocoDataset(write(tmp_path, tree), tmp_path)[1], np.random.default_rng(0)))
     assert all(math.isfinite(math.log(side)) for side in (target.boxes[:, 2:] - target.boxes[:, :2]).flatten().tolist())
+
+
+@pytest.mark.parametrize("hard", [24, 100])
+def test_few_file_descriptors_are_an_error_before_any_worker_starts(
+    dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch, hard: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (24, hard))
+    with pytest.raises(
+        UserError, match=rf"may open {hard} files, and data\.workers=2 needs 128; raise the limit \(ulimit -n 128\)"
+    ):
+        take(dataset, 1, workers=2)
+    assert len(take(dataset, 1)) == 1, "without workers none are needed"
+
+
+def test_a_soft_limit_of_file_descriptors_is_raised(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (24, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limit: limits.append(limit))
+    take(dataset, 1, workers=1)
+    assert limits == [(96, 4096)]
+
+
+class Killing(Transform):
+    """Ends the process that applies it, as the kernel does where memory runs out."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return sample
+
+
+class Hungry(Transform):
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (Killing, "the system has ended a process that loads images, probably because memory ran out"),
+        (Hungry, "memory ran out while"),
+    ],
+)
+def test_a_worker_without_memory_is_one_line(dataset: CocoDataset, transform: type[Transform], message: str) -> None:
+    batches = train_batches(dataset, (transform(),), batch_size=4, seed=5, workers=1)
+    with pytest.raises(UserError, match=message) as error:
+        next(batches)
+    assert "lower data.workers" in str(error.value) and "\n" not in str(error.value)

@@ -35,7 +35,7 @@ from boxwood.weights.file import read_weights
 from boxwood.weights.torch_file import read_torch_file
 from tests.training.test_checkpoint import checkpoint_of
 
-__all__ = ["DOORS", "PENDING", "Door"]
+__all__ = ["DOORS", "Door"]
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,3 @@ def _doors() -> dict[str, Door]:
 
 
 DOORS = _doors()
-PENDING = {
-    "yolo": "OSError where a name in data.yaml is longer than a file system allows",
-    "coco": "TypeError where an entry of a skeleton is a list",
-}
-"""Doors that the tests leave out, and what comes out of them."""

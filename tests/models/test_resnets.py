@@ -242,7 +242,7 @@ def test_resnext_152_32x8d_by_hand() -> None:
         ),
         ({"width": 32, "weights": "IMAGENET1K_V1"}, "torchvision publishes none for a ResNet of depth=50, width=32"),
         ({"depth": 18, "groups": 32, "weights": None}, "groups=32, width_per_group=64: the blocks of a ResNet-18 have no groups"),
-        ({"groups": 0, "weights": None}, "no channels are left in layer1"),
+        ({"groups": 0, "weights": None}, "'groups' should be greater than or equal to 1"),
         ({"width": 32, "groups": 2, "width_per_group": 1, "weights": None}, "no channels are left in layer1"),
     ],
 )

@@ -167,12 +167,30 @@ def test_training_continues_after_a_full_disk(
 
     with monkeypatch.context() as patch:
         patch.setattr("boxwood.training.state.save_checkpoint", limited)
+        patch.setattr("boxwood.training.state.PAUSES", (0.0,))
         with caplog.at_level(logging.ERROR), pytest.raises(UserError, match=r"step-00000012\.pt: cannot be written"):
             train(tiny_run(checkpoint_every=5), out)
     assert [message for message in caplog.messages if "step-00000010.pt: cannot be written" in message and "continues" in message]
+    assert caplog.text.count("tried again in 0 s") == 1
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000005.pt"]
     train(tiny_run(checkpoint_every=5), out, resume=True)
     assert (out / "last.safetensors").read_bytes()[-1000:] == (tmp_path / "whole" / "last.safetensors").read_bytes()[-1000:]
+
+
+def test_a_full_disk_at_the_end_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second try writes the last checkpoint; somebody has made room."""
+    count = 0
+
+    def limited(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
+        nonlocal count
+        count += 1
+        with file_size_limit(10_000 if count == 1 else 10_000_000):
+            return save_checkpoint(directory, checkpoint, keep)
+
+    monkeypatch.setattr("boxwood.training.state.save_checkpoint", limited)
+    monkeypatch.setattr("boxwood.training.state.PAUSES", (0.0,))
+    train(tiny_run(steps=1), tmp_path / "run")
+    assert count == 2 and (tmp_path / "run" / "checkpoints" / "step-00000001.pt").exists()
 
 
 KILLED = """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,62 @@ def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
     """Long before 100,000 steps: a run that continues exceeds the time limit, which fails the test."""
     status, _ = torchrun.run(write_config(tiny_run(steps=100_000), tmp_path), tmp_path / "run", TINY_SIGNAL="SIGKILL:5:1")
     assert status != 0
+
+
+RESTARTED = """
+import os, signal, sys
+from pathlib import Path
+from boxwood.cli import main
+from tests.training import tiny
+
+kills = Path(sys.argv.pop(1))
+forward = tiny.TinyDetector.forward
+
+def dying(self, batch):
+    restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    rank, call = {"0": ("1", 2), "1": ("0", 4), "2": ("1", 3)}.get(restart, ("", 0))
+    if self.training and self.calls + 1 == call and os.environ["RANK"] == rank:
+        (kills / restart).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward(self, batch)
+
+tiny.TinyDetector.forward = dying
+main()
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_until_it_ends(tmp_path: Path) -> None:
+    """One command from an empty folder; a rank is killed three times, first before any checkpoint, and rank 0 once."""
+    run = tiny_run(checkpoint_every=3, log_every=1, eval_every=4)
+    run.model = TinyConfig(dropout=0.3, batch_norm=True)
+    config = write_config(run, tmp_path)
+    status, output = torchrun.run(config, tmp_path / "whole")
+    assert status == 0, output
+    (tmp_path / "kills").mkdir()
+    (tmp_path / "restarted.py").write_text(RESTARTED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
+    command = [*launch, str(tmp_path / "restarted.py"), str(tmp_path / "kills"), "train", str(config)]
+    process = subprocess.Popen(
+        [*command, "--resume", "--out", str(tmp_path / "run")],
+        cwd=torchrun.ROOT,
+        env={**os.environ, "PYTHONPATH": str(torchrun.ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    status, output = torchrun.finish(process, 240)
+    assert status == 0, output
+    assert {path.name for path in (tmp_path / "kills").iterdir()} == {"0", "1", "2"}
+    assert same_weights(tmp_path / "whole", tmp_path / "run")
+    for split in ("train", "val"):
+        losses = [[(entry["step"], entry["loss"]) for entry in lines(tmp_path / name, split)] for name in ("whole", "run")]
+        assert losses[0] == losses[1]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert "Traceback" not in output
+    reports = [line for line in output.splitlines() if line.startswith("boxwood: ")]
+    assert reports and all(": another process has ended or cannot be reached" in line for line in reports), reports
 
 
 @pytest.mark.slow

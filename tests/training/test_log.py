@@ -19,6 +19,7 @@ from boxwood.loggers import TensorBoardConfig
 from boxwood.training import train
 from boxwood.training.log import Meter, RunLog
 from tests.conftest import Boxwood, tiny
+from tests.training.test_checkpoint import file_size_limit
 from tests.training.tiny import tiny_run
 
 VALUES = {"loss": 1.5, "loss_box": 1.5, "lr": 0.1, "images_per_second": 3.0, "data_wait": 0.25, "memory_mb": 10.0}
@@ -60,6 +61,16 @@ def test_training_continues_if_the_log_cannot_be_written(tmp_path: Path, caplog:
         log.train(20, VALUES)
     assert [message for message in caplog.messages if "cannot be written" in message] == caplog.messages
     assert len(caplog.messages) == 1
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_part(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 100, 0, 0) as log:
+        log.train(10, VALUES)
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        with file_size_limit(size + 20):
+            log.train(20, VALUES)
+        log.train(30, VALUES)
+    assert [entry["step"] for entry in entries(tmp_path)] == [10, 30]
 
 
 def test_a_terminal_shows_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

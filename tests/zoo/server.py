@@ -74,8 +74,9 @@ def serve() -> Iterator[Site]:
                 payload = payload[: site.drop_after.pop(0)]
             if self.slowly("sum" if self.path.endswith(".md5sum") else "body", payload):
                 return
-            self.wfile.write(payload)
-            self.wfile.flush()
+            with contextlib.suppress(ConnectionError):  # the client was killed
+                self.wfile.write(payload)
+                self.wfile.flush()
             self.close_connection = True
 
         def slowly(self, part: str, content: bytes) -> bool:

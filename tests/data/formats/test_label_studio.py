@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from boxwood.data import CocoConfig
 from boxwood.data.annotations import format_of
 from boxwood.data.formats.label_studio import read_label_studio
 from boxwood.errors import UserError
-from tests.conftest import Boxwood
+from tests.conftest import Boxwood, repeatable
 
-EXAMPLES = int(os.environ.get("BOXWOOD_HYPOTHESIS_EXAMPLES", "20"))
+EXAMPLES = 20
 
 BRUSH = [0, 0, 0, 48, 57, 27, 254, 19, 0, 159, 254, 248, 4, 127, 224]
 """What Label Studio's own encoder makes of the mask below, each pixel as red, green, blue and opacity."""
@@ -254,6 +253,7 @@ def regions(draw: st.DrawFn) -> dict[str, Any]:
     return region(kind, draw(LABELS), **(value if value is not None else {"points": draw(POINTS)}))
 
 
+@repeatable
 @settings(max_examples=EXAMPLES)
 @given(drawn=st.lists(st.lists(regions(), max_size=6), min_size=1, max_size=3), parent=st.booleans())
 def test_each_region_is_read_or_counted(

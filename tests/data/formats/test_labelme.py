@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from PIL import Image
 
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.errors import UserError
-from tests.conftest import Boxwood
+from tests.conftest import Boxwood, repeatable
 
-EXAMPLES = int(os.environ.get("BOXWOOD_HYPOTHESIS_EXAMPLES", "20"))
+EXAMPLES = 20
 
 
 def labelme(folder: Path, shapes: Any, name: str = "a", **keys: Any) -> Path:
@@ -205,6 +204,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     return shape(label, draw(KINDS), *points, group_id=group)
 
 
+@repeatable
 @settings(max_examples=EXAMPLES)
 @given(drawn=st.lists(st.lists(shapes(), max_size=5), min_size=1, max_size=3))
 def test_each_shape_is_read_or_counted(drawn: list[list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,9 +31,10 @@ from boxwood.data.formats.reading import Reading
 from boxwood.data.formats.tensorflow_csv import read_tensorflow_csv
 from boxwood.data.formats.voc import read_voc
 from boxwood.errors import UserError
+from tests.conftest import repeatable
 
 SETTINGS = settings(
-    max_examples=int(os.environ.get("BOXWOOD_HYPOTHESIS_EXAMPLES", "25")),
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -115,6 +115,7 @@ VOC_SETS = st.dictionaries(
 """Objects, the picture's ending, and whether the XML knows its size, of each stem."""
 
 
+@repeatable
 @SETTINGS
 @given(images=VOC_SETS, flat=st.booleans(), more=st.sets(st.sampled_from(["q1.png", "q2.heic", "q/3.wmv", "._q.jpg"])))
 def test_voc(images: dict[str, Any], flat: bool, more: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -200,6 +201,7 @@ def cvat_shapes(draw: st.DrawFn) -> Row:
 CVAT_IMAGES = st.tuples(STEMS, st.sampled_from(["", "Train", "Val"]), st.lists(cvat_shapes(), max_size=4))
 
 
+@repeatable
 @SETTINGS
 @given(images=st.lists(CVAT_IMAGES, min_size=1, max_size=3, unique_by=lambda image: image[:2]), tracks=st.integers(0, 1))
 def test_cvat(images: list[Any], tracks: int, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -254,6 +256,7 @@ CITY_OBJECTS = st.fixed_dictionaries(
 )
 
 
+@repeatable
 @SETTINGS
 @given(objects=st.lists(CITY_OBJECTS, max_size=6))
 def test_cityscapes(objects: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -296,6 +299,7 @@ OPEN_IMAGES_ROWS = st.fixed_dictionaries(
 )
 
 
+@repeatable
 @SETTINGS
 @given(rows=st.lists(OPEN_IMAGES_ROWS, max_size=6), more=st.sets(st.sampled_from(["a.png", "c.heic", "._b.jpg"])))
 def test_open_images(rows: list[Row], more: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -335,6 +339,7 @@ TENSORFLOW_ROWS = st.fixed_dictionaries(
 )
 
 
+@repeatable
 @SETTINGS
 @given(rows=st.lists(TENSORFLOW_ROWS, min_size=1, max_size=6), more=st.sets(st.sampled_from(["x.png", "y.heic", "a.jpg"])))
 def test_tensorflow_csv(rows: list[Row], more: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -395,6 +400,7 @@ def other_keys(tree: Row, sections: Sequence[str]) -> Counter[str]:
     return Counter(f"'{key}' of {section}" for section in sections for row in tree[section] for key in row if key in known)
 
 
+@repeatable
 @SETTINGS
 @given(tree=coco_sets())
 def test_coco(tree: Row, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -411,6 +417,7 @@ def test_coco(tree: Row, tmp_path_factory: pytest.TempPathFactory) -> None:
         assert back[section] == [{key: value for key, value in row.items() if key not in keys} for row in tree[section]]
 
 
+@repeatable
 @SETTINGS
 @given(tree=coco_sets())
 def test_coco_written_as_voc(tree: Row, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -440,6 +447,7 @@ def test_coco_written_as_voc(tree: Row, tmp_path_factory: pytest.TempPathFactory
     assert lost == without_zeros(expected)
 
 
+@repeatable
 @SETTINGS
 @given(tree=coco_sets())
 def test_lvis(tree: Row, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -515,6 +523,7 @@ PIECES = [
 ]
 
 
+@repeatable
 @SETTINGS
 @given(
     form=st.sampled_from([*SOUND]),

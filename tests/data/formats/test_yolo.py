@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from boxwood.data.formats.yolo import read_yolo, write_yolo
 from boxwood.data.known_classes import PERSON
 from boxwood.errors import UserError
 from boxwood.files import IMAGE_ENDINGS
-from tests.conftest import Boxwood
+from tests.conftest import Boxwood, repeatable
 
-EXAMPLES = int(os.environ.get("BOXWOOD_HYPOTHESIS_EXAMPLES", "20"))
+EXAMPLES = 20
 
 
 def picture(width: int = 20, height: int = 10) -> bytes:
@@ -216,6 +215,7 @@ def yolo_files(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@repeatable
 @settings(max_examples=EXAMPLES)
 @given(files=yolo_files())
 @example(files={"a": (".png", "labels", [(0, [0.5] * 4)]), "b": (None, "labels", [(1, [0.5] * 4)])})
@@ -386,6 +386,7 @@ def coco_sets(draw: st.DrawFn) -> dict[str, Any]:
     return coco_set(rows, **({"keypoints": ["left_a", "right_a"]} if with_points else {}))
 
 
+@repeatable
 @settings(max_examples=EXAMPLES)
 @given(coco=coco_sets())
 def test_each_annotation_is_written_or_counted(coco: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
