@@ -304,7 +304,7 @@ def _voc_in(folder: Path) -> dict[str, DataSource]:
 
 def _xml_in_parts(folder: Path) -> dict[str, DataSource]:
     parts = _folders_of_parts(folder)
-    inside = {part: path for part, path in parts.items() if has_xml_beside_pictures(path)}
+    inside = {part: path for part, path in parts.items() if has_xml_beside_pictures(path) and not has_annotation_folder(path)}
     return {part: DataSource(folder, voc_pictures(folder, path.name), path.name) for part, path in inside.items()}
 
 
@@ -342,8 +342,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_folder_format(folder: Path) -> bool:
+    """Whether the files of a folder hold annotations of a format that is read folder by folder; `_voc_in` has XML beside pictures."""
     try:
-        return bool(format_of(folder))
+        return has_annotation_folder(folder) or format_of(folder) != "voc"
     except UserError:
         return False
 

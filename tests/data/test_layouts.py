@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +106,12 @@ def voc(folder: Path) -> None:
         text(folder / "ImageSets" / "Main" / f"{part}.txt", "\n".join(stems) + "\n")
 
 
+def voc_parts(folder: Path) -> None:
+    for part, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            xml(folder / part / "Annotations" / f"{number}.xml", picture(folder / part / "JPEGImages" / f"{number}.jpg", number))
+
+
 def vocdevkit(folder: Path) -> None:
     voc(folder / "VOCdevkit" / "VOC2007")
 
@@ -132,7 +140,7 @@ def labelme_parts(folder: Path) -> None:
 
 
 LAYOUTS: tuple[Callable[[Path], None], ...] = (
-    *(roboflow_coco, roboflow_yolo, roboflow_voc, roboflow_csv, yolo, voc, vocdevkit),
+    *(roboflow_coco, roboflow_yolo, roboflow_voc, roboflow_csv, yolo, voc, voc_parts, vocdevkit),
     *(coco2017, coco_shared_photos, generated, labelme_parts),
 )
 
@@ -150,6 +158,7 @@ def test_layouts_with_a_val_set(layout: Callable[[Path], None], tmp_path: Path, 
         assert all(sorted(dataset[index].labels.tolist()) == [0, 1] for index in range(count))
     checked = boxwood("data", "check", tmp_path / "my data")
     assert checked.status == 0 and "3 images" in checked.out and "2 images" in checked.out, checked.out + checked.err
+    assert "is there too" not in checked.err
 
 
 def one_coco(folder: Path) -> None:
@@ -227,6 +236,16 @@ def test_what_was_taken_is_logged(tmp_path: Path, boxwood: Boxwood) -> None:
     one_coco(tmp_path / "one")
     shown = boxwood("config", "show", RECIPE, f"data={tmp_path / 'one'}")
     assert "there is no val set, so 20 % of the images become one" in shown.err
+
+
+def test_a_folder_is_resolved_without_torch(tmp_path: Path) -> None:
+    roboflow_yolo(tmp_path)
+    code = (
+        "import sys, boxwood\n"
+        f"boxwood.recipe({RECIPE!r}, {f'data={tmp_path}'!r})\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_two_readings_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
