@@ -342,7 +342,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_folder_format(folder: Path) -> bool:
-    """Whether the files of a folder hold annotations of a format that is read folder by folder; `_voc_in` has XML beside pictures."""
+    """Whether the files of a folder hold annotations that are read folder by folder; XML beside pictures is `_voc_in`'s."""
     try:
         return has_annotation_folder(folder) or format_of(folder) != "voc"
     except UserError:
