@@ -77,9 +77,11 @@ def data_sources(source: str | Path) -> dict[str, DataSource]:
         return _yolo(path) if path.suffix.lower() in (".yaml", ".yml") else {"all": DataSource(path, _pictures_of(path))}
     if not path.is_dir():
         raise UserError(f"{path}: is not there; name a folder of labelled images, or a file of annotations")
-    readings = [reading for reader in READERS if (reading := reader(path))]
-    if not readings:
-        return _one_set(path)
+    try:
+        readings = [reading for reader in READERS if (reading := reader(path))] or [_one_set(path)]
+    except OSError as error:
+        reason = f"{error.filename} cannot be read ({(error.strerror or 'unknown').lower()})"
+        raise UserError(f"{path}: {reason}; allow it to be read, or name the file of annotations") from None
     for other in readings[1:]:
         logger.warning(
             "%s: %s is read; %s is there too, and data=%s would take it",
@@ -193,6 +195,9 @@ def _yolo(path: Path) -> dict[str, DataSource]:
         raise UserError(problems[0] if problems else f"{path}: names no images; add train and val")
     for problem in problems:
         logger.warning("%s (left out)", problem)
+    named = yaml.splits()
+    if "val" in sources and named.get("train") == named["val"]:
+        logger.warning("%s: 'train' and 'val' name the same images, so AP on val says nothing of new images", path)
     return sources
 
 

@@ -282,6 +282,33 @@ def test_folders_that_are_not_read(tmp_path: Path) -> None:
         resolve(RECIPE, [f"data={tmp_path / 'devkit'}"])
 
 
+def test_cityscapes(tmp_path: Path, boxwood: Boxwood) -> None:
+    car = {"label": "car", "polygon": [[1, 1], [8, 1], [8, 6]]}
+    for part in ("train", "val"):
+        picture(tmp_path / "leftImg8bit" / part / "ulm" / "ulm_0_1_leftImg8bit.png")
+        content = {"imgHeight": 10, "imgWidth": 20, "objects": [car]}
+        text(tmp_path / "gtFine" / part / "ulm" / "ulm_0_1_gtFine_polygons.json", json.dumps(content))
+    config = resolve(RECIPE, [f"data={tmp_path}"])
+    assert [len(part.open()) for part in (config.data.train, config.data.val)] == [1, 1]
+    assert boxwood("data", "check", tmp_path / "gtFine" / "val").status == 0
+
+
+def test_the_same_images_in_train_and_val_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    yolo_part(tmp_path / "images", tmp_path / "labels", ["a.jpg"])
+    text(tmp_path / "data.yaml", "train: images\nval: images\nnames: [nut, bolt]\n")
+    assert list(data_sources(tmp_path)) == ["train", "val"]
+    assert "'train' and 'val' name the same images" in caplog.text
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(permission denied\); allow it"):
+        data_sources(tmp_path)
+
+
 def test_data_goes_before_other_overrides_and_keeps_settings(tmp_path: Path) -> None:
     generated(tmp_path)
     config = resolve(RECIPE, ["data.val.images=elsewhere", "data.train.exif=false"])
