@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from boxwood.library.imports import import_detectron_config, import_proposals
     from boxwood.library.samples import draw_samples
     from boxwood.library.selection import select_detections
+    from boxwood.library.split import Split, split
     from boxwood.library.statistics import statistics
     from boxwood.library.weights import import_weights, inspect_weights, remap_classes
     from boxwood.models.detector import Detector
@@ -61,6 +62,7 @@ __all__ = [
     "Predictor",
     "RunConfig",
     "Sample",
+    "Split",
     "Target",
     "UserError",
     "__version__",
@@ -86,6 +88,7 @@ __all__ = [
     "repair",
     "select_detections",
     "shapes",
+    "split",
     "statistics",
     "train",
 ]
@@ -112,6 +115,7 @@ _HOME = {  # name -> module, or module:name where it is called otherwise there
     "Prediction": "boxwood.inference.predict",
     "Predictor": "boxwood.inference.predictor",
     "RunConfig": "boxwood.run_config",
+    "Split": "boxwood.library.split",
     "UserError": "boxwood.errors",
     **dict.fromkeys(("Batch", "Categories", "Detections", "Sample", "Target"), "boxwood.structures"),
     "bench": "boxwood.library.benchmark",
@@ -135,6 +139,7 @@ _HOME = {  # name -> module, or module:name where it is called otherwise there
     "repair": "boxwood.library.check",
     "select_detections": "boxwood.library.selection",
     "shapes": "boxwood.data.synthetic.shapes:write_shapes",
+    "split": "boxwood.library.split",
     "statistics": "boxwood.library.statistics",
     "train": "boxwood.training.loop",
 }

@@ -23,6 +23,7 @@ import click
 import pytest
 
 from boxwood.cli import cli
+from boxwood.data.layouts import is_data_source
 from boxwood.recipes import resolve
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,7 @@ def folder(trained: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("train", "val"):
         shutil.copy(shapes / f"{name}.json", tmp_path)
         shutil.copytree(shapes / name, tmp_path / "photos", dirs_exist_ok=True)
+        shutil.copy(shapes / f"{name}.json", tmp_path / "photos")
     shutil.copy(shapes / "val" / "000000.jpg", tmp_path / "photo.jpg")
     return tmp_path
 
@@ -132,7 +134,7 @@ def check_boxwood(arguments: list[str], where: str) -> None:
     except click.UsageError as error:
         raise AssertionError(f"{where}: {error.format_message()}") from None
     source = parsed.get("config") or parsed.get("source")
-    if source is not None and not source.endswith(".json"):
+    if source is not None and not is_data_source(source):
         resolve(source, parsed.get("overrides", ()))
     for name in ("a", "b"):  # of config diff
         if name in parsed:

@@ -114,6 +114,7 @@ AFTER: dict[str, Callable[[Any, Path], bool]] = {
     "data check": lambda findings, _: all(finding.where == "train.json" for finding in findings),
     "data stats": lambda result, folder: "6 classes" in result.text() and (folder / "stats.html").is_file(),
     "data show": lambda pictures, _: len(pictures) == 4 and all(path.is_file() for path in pictures),
+    "data split": lambda result, folder: len(json.loads((folder / "parts" / "val.json").read_text())["images"]) == 2,
     "data shapes": written("shapes/train.json", "shapes/val/000001.jpg"),
     "data convert": lambda done, folder: done.num_images == 4 and (folder / "yolo" / "data.yaml").is_file(),
     "data proposals": lambda counts, folder: counts == (3, 2) and (folder / "proposals.safetensors").is_file(),

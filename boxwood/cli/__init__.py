@@ -63,7 +63,7 @@ def cli() -> None:
     Start here:
       boxwood demo                  a detector trained, scored and drawn on generated pictures, in minutes
       boxwood config list           the recipes that are there
-      boxwood train RECIPE data.train.annotations=FILE data.train.images=FOLDER ...
+      boxwood train RECIPE data=FOLDER   a folder of labelled images
     """
 
 

@@ -30,9 +30,10 @@ def eval(
     """Measure a detector on the val set: a table, metrics.json, detections.json (of an RPN alone proposals.safetensors), and
     report.html: curves, errors, confusions, and the worst and best images.
 
-    The data are data.val of the run's configuration, or what you set instead. --detections scores a file that was written by this
-    command, by another program as COCO results, or by Detectron (detections.pkl); where you set a test.KEY, the selection of
-    test.* is applied to it first; the results go to RUN/eval-again by default.
+    The data are data.val of the run's configuration, or what you set instead; data=FOLDER takes the val set of a folder.
+    --detections scores a file that was written by this command, by another program as COCO results, or by Detectron
+    (detections.pkl); where you set a test.KEY, the selection of test.* is applied to it first; the results go to RUN/eval-again by
+    default.
 
     --measure is coco, voc2007 or voc2010 (PASCAL VOC's AP, and the result files of its development kit), lvis (AP of rare, common
     and frequent classes), cityscapes, proposals (average recall, without classes), or a user-defined class, my_work:MyMeasure.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,9 +18,10 @@ from boxwood.data.formats.reading import Reading, files_below, xml_root_tag
 from boxwood.data.formats.tensorflow_csv import has_tensorflows_columns, read_tensorflow_csv
 from boxwood.data.formats.voc import has_annotation_folder, has_xml_beside_pictures, read_voc
 from boxwood.data.formats.yolo import read_yolo
+from boxwood.data.splitting import divide, subset
 from boxwood.errors import UserError
 
-__all__ = ["Format", "format_of", "read_annotations", "read_format", "read_tree"]
+__all__ = ["Format", "Holdout", "format_of", "read_annotations", "read_any", "read_format", "read_tree"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +30,51 @@ Format: TypeAlias = Literal[
 ]
 
 WITH_SPLITS = ("voc", "yolo", "cvat")
+PARTS = ("train", "val")
+Holdout: TypeAlias = tuple[Literal["train", "val"], float]
+"""A part of the images, and the fraction of the images in val."""
 
 
-def read_annotations(source: str | Path, images: str | Path | None = None, split: str | None = None) -> CocoFile:
+def read_annotations(
+    source: str | Path, images: str | Path | None = None, split: str | None = None, holdout: Holdout | None = None
+) -> CocoFile:
     """Read annotations of any known format: a COCO, LVIS or Label Studio .json, a ``data.yaml`` of YOLO, a folder of VOC,
     Cityscapes or LabelMe, an .xml of CVAT, a .csv of Open Images or TensorFlow.
 
     ``split`` is for VOC a file of ``ImageSets/Main`` or a folder and for CVAT a subset, all by default, and for YOLO train, val or
-    test, train by default; ``images`` is the folder of the images, which Open Images needs. The log names what of a format is not
-    read. Raises `UserError` where a file cannot be read or is malformed.
+    test, train by default; ``images`` is the folder of the images, which Open Images needs. ``holdout`` is
+    ``("val", 0.2)`` for a fifth of the images, ``("train", 0.2)`` for the others (`boxwood.data.splitting`). The log names what of
+    a format is not read.
+
+    Raises `UserError` where a file cannot be read or is malformed.
     """
+    tree, lost = read_any(source, images, split)
+    if lost:
+        logger.warning("%s: not read: %s", source, ", ".join(lost))
+    file = coco_file_of(tree, source)
+    return file if holdout is None else _part_of(tree, file, holdout)
+
+
+def read_any(
+    source: str | Path, images: str | Path | None = None, split: str | None = None
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """The COCO dictionary of annotations of any known format, with all that a COCO file has besides; and descriptions of what of
+    another format is not read. Raises `UserError` as `read_annotations`."""
     path = Path(source)
     form = format_of(path)
     if split is not None and form not in WITH_SPLITS:
         raise UserError(f"{path}: holds one part of a data set, so there is no part '{split}' to choose; set split=null")
     if form == "coco":
-        return coco_file_of(read_tree(path), source)
+        return read_tree(path), ()
     reading = read_format(path, form, split=split, images=None if images is None else Path(images))
-    if reading.lost:
-        logger.warning("%s: not read: %s", path, ", ".join(reading.lost))
-    return coco_file_of(reading.coco, source)
+    return reading.coco, reading.lost
+
+
+def _part_of(tree: Mapping[str, Any], file: CocoFile, holdout: Holdout) -> CocoFile:
+    part, share = holdout
+    rows = divide(file, (1 - share, share)) == PARTS.index(part)
+    logger.info("%s: %s has %d of %d images (holdout)", file.path, part, rows.sum(), len(rows))
+    return coco_file_of(subset(tree, file, rows), file.path)
 
 
 def read_tree(path: Path) -> dict[str, Any]:

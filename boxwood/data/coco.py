@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from boxwood.data.annotations import read_annotations
+from boxwood.data.annotations import Holdout, read_annotations
 from boxwood.data.categories import categories_of
 from boxwood.data.coco_file import POLYGONS
 from boxwood.data.images import read_header, read_image
@@ -55,6 +55,7 @@ class CocoDataset:
         images: str | Path,
         *,
         split: str | None = None,
+        holdout: Holdout | None = None,
         keep_empty: bool = True,
         exif: bool = True,
         value_range: ValueRange | None = None,
@@ -62,7 +63,7 @@ class CocoDataset:
         proposal_limit: int | None = 2000,
         repeat_threshold: float | None = None,
     ) -> None:
-        self.file = read_annotations(annotations, images, split)
+        self.file = read_annotations(annotations, images, split, holdout)
         self.folder = str(images)
         self.exif = exif
         self.value_range = value_range

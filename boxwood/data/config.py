@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from boxwood.data.transforms import DrawingTransform, Transform
 
 if TYPE_CHECKING:
     from boxwood.data.coco import CocoDataset
+    from boxwood.data.coco_file import CocoFile
     from boxwood.data.dataset import Dataset
     from boxwood.data.mixture import MixtureDataset
 
@@ -47,6 +48,9 @@ class CocoConfig(DatasetConfig):
     """The folder to which the file names in the annotations are relative."""
     split: str | None = None
     """The part of the annotations: for VOC a file of ImageSets/Main, for YOLO train, val or test."""
+    holdout: tuple[Literal["train", "val"], Annotated[float, Field(gt=0, lt=1)]] | None = None
+    """One part of the images: ``[val, 0.2]`` is a fifth of them, drawn by class (`boxwood.data.splitting`), and ``[train, 0.2]``
+    the others. The same data are always divided in the same way. None: all images."""
     keep_empty: bool = True
     """Keep images without annotations, which are negative examples."""
     exif: bool = True
@@ -69,6 +73,12 @@ class CocoConfig(DatasetConfig):
             raise ValueError(f"has value_range {list(self.value_range)}; give black's value, then white's, which is higher")
         return self
 
+    def read(self) -> CocoFile:
+        """The annotations as arrays. Raises `boxwood.errors.UserError` where they cannot be read."""
+        from boxwood.data.annotations import read_annotations
+
+        return read_annotations(self.annotations, self.images, self.split, self.holdout)
+
     def open(self) -> CocoDataset:
         from boxwood.data.coco import CocoDataset
 
@@ -79,6 +89,7 @@ class CocoConfig(DatasetConfig):
             keep_empty=self.keep_empty,
             exif=self.exif,
             value_range=self.value_range,
+            holdout=self.holdout,
             proposals=self.proposals,
             proposal_limit=self.proposal_limit,
             repeat_threshold=self.repeat_threshold,

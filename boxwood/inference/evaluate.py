@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from boxwood.config import apply_overrides
 from boxwood.data import Dataset, DatasetConfig, Transform
 from boxwood.data.class_order import in_order_of
 from boxwood.data.loader import eval_batches
@@ -46,7 +45,7 @@ from boxwood.interop.zoo import is_published
 from boxwood.models import ModelConfig, TestConfig
 from boxwood.models.detector import GEOMETRIES, Detector, set_fixed_shapes
 from boxwood.models.postprocess import suppress
-from boxwood.recipes import import_module, resolve
+from boxwood.recipes import import_module, override, resolve
 from boxwood.report import write_report
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
@@ -201,7 +200,7 @@ def evaluate(
     unused = "--weights" if weights is not None else "test.tta" if any(o.startswith("test.tta") for o in overrides) else None
     if unused is not None:
         raise UserError(f"--detections scores a file and runs no network, so {unused} has nothing to do; leave one of them out")
-    select = any(override.startswith("test.") for override in overrides)
+    select = any(text.startswith("test.") for text in overrides)
     return _score_file(config, data, Path(detections), select, measure, folder)
 
 
@@ -239,7 +238,7 @@ def _holds_configuration(source: str | Path) -> bool:
 
 
 def _configuration(source: str | Path | RunConfig, overrides: Sequence[str]) -> RunConfig:
-    return apply_overrides(source, overrides) if isinstance(source, RunConfig) else resolve(str(source), overrides)
+    return override(source, overrides) if isinstance(source, RunConfig) else resolve(str(source), overrides)
 
 
 def _weights_of_run(source: str | Path | RunConfig) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boxwood.data import CocoConfig, ResizeShortestEdge
-from boxwood.data.annotations import read_annotations, read_tree
+from boxwood.data.annotations import read_any
 from boxwood.data.class_order import check_same_names
 from boxwood.data.coco_file import CocoFile
 from boxwood.data.quality import checks, warnings
@@ -23,11 +23,12 @@ from boxwood.data.quality.keypoints import check_keypoints
 from boxwood.data.quality.repair import repaired
 from boxwood.errors import UserError
 from boxwood.files import write_text
-from boxwood.library.annotations import coco_parts, is_annotation_file, overview, run_config
+from boxwood.library.annotations import is_annotations, one_source, overview, parts_of
 from boxwood.pixels import ValueRange
 from boxwood.run_config import RunConfig
+from boxwood.structures import Categories
 
-__all__ = ["CheckedFile", "check", "check_files", "repair"]
+__all__ = ["CheckedFile", "check", "check_files", "check_repairable", "repair"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,17 @@ def check(
 ) -> list[Finding]:
     """Find what is wrong in a data set.
 
-    ``source`` is an annotation file (``.json``) whose images are in the folder ``images``, or a configuration, whose train and val
-    set are checked, and whether images are in both. ``decode`` reads the pixels of every image, not only its header; ``exif=False``
-    says that the annotations were made without EXIF orientation. ``fix`` writes a repaired copy of an annotation file there, also
-    where rows of it cannot be read, which is then a finding.
+    ``source`` is a file or folder of annotations (`boxwood.data.layouts`), or a configuration; all its sets are checked, and
+    whether images are in several. ``images`` is the folder of the pictures, where it is not found beside the annotations.
+    ``decode`` reads the pixels of every image, not only its header; ``exif=False`` says that the annotations were made without
+    EXIF orientation. ``fix`` writes a repaired copy of one set there as a COCO file, also where rows of a COCO file cannot be read,
+    which is then a finding.
 
     A finding knows its file (``where``), and whether training repairs the fault, refuses it, or takes it as it is (``verdict``:
-    ``repaired``, ``refused``, ``look``). Raises `UserError` where a file cannot be read, or the two sets have different classes.
+    ``repaired``, ``refused``, ``look``). Raises `UserError` where a file cannot be read, or the sets have different classes.
     """
     if fix is not None:
-        _check_repairable(source)
+        check_repairable(source, images)
     findings = [
         replace(finding, where=file.path)
         for file in check_files(source, overrides, images=images, decode=decode, exif=exif, repairing=fix is not None)
@@ -88,59 +90,68 @@ def check_files(
 ) -> Iterator[CheckedFile]:
     """The findings of `check` file by file, each as soon as it is checked.
 
-    With ``repairing`` an annotation file whose rows cannot be read has that as its one finding; else it is a `UserError`.
+    With ``repairing`` a COCO file whose rows cannot be read has that as its one finding; else it is a `UserError`.
     """
-    if is_annotation_file(source):
-        if overrides:
-            raise UserError(f"'{overrides[0]}': key=value goes with a configuration, not with an annotation file")
-        try:
-            file = read_annotations(str(source))
-        except UserError as error:
-            if not repairing:
-                raise
-            message = str(error).removeprefix(f"{source}: ").partition("; correct the file")[0]
-            unreadable = Finding("rows that cannot be read, at least", 1, (message,), "", "nothing else could be checked")
-            yield CheckedFile(str(source), "", [unreadable])
-            return
-        yield CheckedFile(file.path, overview(file), _findings(file, "" if images is None else str(images), exif, decode))
-        return
-    parts = coco_parts(run_config(source, overrides))
-    files = []
+    parts = parts_of(source, overrides, images)
+    of_configuration = not is_annotations(source)
+    files: list[CocoFile] = []
     for part in parts:
-        file = read_annotations(part.annotations, part.images, part.split)
-        findings = _findings(file, part.images, part.exif, decode, part.value_range)
-        yield CheckedFile(file.path, overview(file), [*findings, *_tiny_boxes(file, part, findings)])
+        data = part.data if of_configuration else part.data.model_copy(update={"exif": exif})
+        try:
+            file = data.read()
+        except UserError as error:
+            if not repairing or not data.annotations.endswith(".json"):
+                raise
+            message = str(error).removeprefix(f"{data.annotations}: ").partition("; correct the file")[0]
+            unreadable = Finding("rows that cannot be read, at least", 1, (message,), "", "nothing else could be checked")
+            yield CheckedFile(data.annotations, "", [unreadable])
+            return
+        findings = _findings(file, data.images, data.exif, decode, data.value_range)
+        where = file.path if not part.data.split and not part.data.holdout else f"{file.path} ({part.name})"
+        yield CheckedFile(where, overview(file), [*findings, *(_tiny_boxes(file, data, findings) if of_configuration else [])])
         files.append(file)
-    if shared := warnings.look_at_both(files[0], parts[0].images, files[1], parts[1].images):
-        yield CheckedFile("train and val", "", shared)
-    train, val = (part.open().categories for part in parts)
-    check_same_names(train, val, "data.train", "data.val")
+    for other, file in zip(parts[1:], files[1:], strict=True):
+        if shared := warnings.look_at_both(files[0], parts[0].data.images, file, other.data.images):
+            yield CheckedFile(f"{parts[0].name} and {other.name}", "", shared)
+        if not of_configuration:
+            check_same_names(_classes(files[0]), _classes(file), parts[0].name, other.name)
+    if of_configuration:
+        train, val = (part.data.open().categories for part in parts)
+        check_same_names(train, val, "data.train", "data.val")
 
 
 def repair(source: str | Path | RunConfig, out: str | Path, *, images: str | Path | None = None, exif: bool = True) -> list[str]:
-    """Write a copy of an annotation file that can be trained on to ``out``; returns what was left out or corrected, in words.
+    """Write a copy of annotations that can be trained on to ``out``, a COCO file; returns what was left out or corrected, in words.
 
-    Raises `UserError` where ``source`` is no annotation file or is ``out`` itself, or nothing would be left of it.
+    Raises `UserError` where ``source`` is no file or folder of one set or is ``out`` itself, or nothing would be left of it.
     """
-    path, out = _check_repairable(source), Path(out)
+    data, out = check_repairable(source, images), Path(out)
     if out.suffix != ".json":
         raise UserError(f"{out}: COCO files are written as .json; change the ending")
-    if out.exists() and out.samefile(path):
+    if out.exists() and out.samefile(data.annotations):
         raise UserError(f"{out}: is the file itself, which stays as it is; name another")
-    if images is None:
-        raise UserError(f"--images: name the folder in which the images of {path} lie")
-    content, done = repaired(read_tree(path), path, images, exif=exif)
+    if not data.images:
+        raise UserError(f"--images: name the folder in which the images of {data.annotations} lie")
+    tree, lost = read_any(data.annotations, data.images, data.split)
+    content, done = repaired(tree, data.annotations, data.images, exif=exif)
     write_text(out, json.dumps(content, ensure_ascii=False) + "\n")
-    return done
+    return [*done, *(f"{what} not carried" for what in lost)]
+
+
+def check_repairable(source: str | Path | RunConfig, images: str | Path | None = None) -> CocoConfig:
+    """The data set that `repair` would repair. Raises `UserError` where ``source`` is not of one set."""
+    if isinstance(source, RunConfig) or not is_annotations(source):
+        raise UserError("--fix repairs one annotation file or folder; name it, and its --images, in place of a configuration")
+    return one_source(source, images)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _check_repairable(source: str | Path | RunConfig) -> Path:
-    if isinstance(source, RunConfig) or not is_annotation_file(source):
-        raise UserError("--fix repairs one annotation file; name it, and its --images, in place of a configuration")
-    return Path(source)
+def _classes(file: CocoFile) -> Categories:
+    """The classes without their keypoints, whose faults are findings."""
+    rows = sorted(file.categories, key=lambda category: int(category["id"]))
+    return Categories(tuple(int(row["id"]) for row in rows), tuple(str(row["name"]) for row in rows))
 
 
 def _findings(file: CocoFile, folder: str, exif: bool, decode: bool, value_range: ValueRange | None = None) -> list[Finding]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwood.data import ResizeShortestEdge
-from boxwood.data.annotations import read_annotations
 from boxwood.data.quality.checks import check_identities, refuse
 from boxwood.data.quality.statistics import DETECTRONS_RESIZES, Anchors, Resize, Statistics, advice, count, describe
 from boxwood.errors import UserError
-from boxwood.library.annotations import coco_parts, is_annotation_file, overview, run_config
+from boxwood.library.annotations import is_annotations, overview, parts_of, run_config
 from boxwood.models.config import AnchorsConfig
 from boxwood.report.statistics import write_statistics
 from boxwood.run_config import RunConfig
@@ -47,7 +46,7 @@ class FileStatistics:
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """What is in an annotation file, or in both sets of a configuration."""
+    """What is in annotations, or in both sets of a configuration."""
 
     files: list[FileStatistics]
     network: NetworkInput
@@ -71,21 +70,17 @@ class DataStatistics:
 def statistics(
     source: str | Path | RunConfig, overrides: Sequence[str] = (), *, report: str | Path | None = None
 ) -> DataStatistics:
-    """Count classes, boxes and their sizes in an annotation file, or in the train and val set of a configuration.
+    """Count classes, boxes and their sizes in a file or folder of annotations, or in the train and val set of a configuration.
 
     Boxes are measured in the input of the configuration's network and compared with its anchors; the train set alone gives advice,
-    as keys that a command takes (``model.rpn.anchor_sizes=...``). For an annotation file the input
+    as keys that a command takes (``model.rpn.anchor_sizes=...``). Of annotations alone the input
     and the anchors are those of Detectron's networks on a pyramid. ``report`` is where to write the charts as a page. Raises
     `UserError` where a file cannot be read or its rows refer to nothing.
     """
     if report is not None:
         _check_page(Path(report))
-    if is_annotation_file(source):
-        network, files = _detectrons_input(), [read_annotations(str(source))]
-    else:
-        run = run_config(source, overrides)
-        network = _input_of(run)
-        files = [read_annotations(part.annotations, part.images, part.split) for part in coco_parts(run)]
+    network = _detectrons_input() if is_annotations(source) else _input_of(run_config(source, overrides))
+    files = [part.data.read() for part in parts_of(source, overrides)]
     counted = []
     for place, file in enumerate(files):
         refuse(check_identities(file), file.path)

@@ -30,7 +30,7 @@ MODULES = (coco, backbones, c4_and_vgg, group_norm, small, demo)
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)
 
-__all__ = ["describe", "import_module", "names", "resolve", *(recipe.__name__ for recipe in RECIPES)]
+__all__ = ["describe", "import_module", "names", "override", "resolve", *(recipe.__name__ for recipe in RECIPES)]
 
 
 def names() -> tuple[str, ...]:
@@ -61,10 +61,17 @@ def resolve(config: str, overrides: Sequence[str] = ()) -> RunConfig:
     YAML file holds all keys, or only those that differ from its ``base``: a recipe, module:function, or another file, named
     relative to it. Raises `UserError` where the name or file does not exist, `ConfigError` where keys or values are wrong.
 
+    ``data=FOLDER``, or ``data: FOLDER`` in a YAML file, takes the data sets that lie in a folder or file (`boxwood.data.layouts`).
+
     >>> resolve("faster_rcnn_r50_fpn_1x", ["optim.lr=0.01"]).optim.lr
     0.01
     """
-    return apply_overrides(_find(config, ()), overrides)
+    return override(_find(config, ()), overrides)
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A copy of ``config`` with the overrides of `resolve` applied. Raises as `resolve`."""
+    return apply_overrides(*_with_other_data(config, overrides))
 
 
 def import_module(name: str) -> ModuleType:
@@ -94,13 +101,33 @@ def _find(config: str, above: tuple[Path, ...]) -> RunConfig:
         return _read(path, above)
     if path.is_dir():
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path}: is a folder without config.yaml, so it is no run; name a run, a YAML file or a recipe")
+            raise UserError(f"{path}: is a folder without config.yaml, so it is no run; name a run or a recipe{_as_data(path)}")
         return _read(path / "config.yaml", above)
     module, colon, function = config.partition(":")
     if colon:
         return _call(module, function)
-    hint = did_you_mean(config, names())
+    hint = _as_data(path) if path.is_file() else did_you_mean(config, names())
     raise UserError(f"unknown recipe {config!r}{hint}; boxwood config list shows all, and module:function and file.yaml work too")
+
+
+def _with_other_data(config: RunConfig, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration after ``data=FOLDER``, whatever the place of that override, and the others. A set whose annotations are
+    overridden is read whole, where it was a part of the images of others."""
+    values = dict(text.split("=", 1) for text in overrides if "=" in text)
+    if not values.get("data", "{").startswith("{"):
+        config = _with_data(config, values["data"])
+        overrides = [text for text in overrides if not text.startswith("data=")]
+    sets = [name for name in ("train", "val") if getattr(getattr(config.data, name), "holdout", None)]
+    whole = [name for name in sets if f"data.{name}.annotations" in values and f"data.{name}.holdout" not in values]
+    return config, [*overrides, *(f"data.{name}.holdout=null" for name in whole)]
+
+
+def _with_data(config: RunConfig, source: str) -> RunConfig:
+    from boxwood.data.layouts import data_from  # it reads all formats, which most configurations do not need
+
+    config = config.model_copy(deep=True)
+    config.data = data_from(source, config.data)
+    return config
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> RunConfig:
@@ -108,6 +135,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> RunConfig:
         raise UserError(f"{path}: is its own base, by way of {above[-1]}; remove this circle")
     tree, lines = read_yaml(path)
     if "base" not in tree:
+        if tree.keys() & {"names", "nc"} and not tree.keys() & {"model", "data"}:
+            raise UserError(f"{path}: is YOLO's and no configuration; name a run or a recipe{_as_data(path)}")
+        if isinstance(source := tree.get("data"), str):
+            raise UserError(f"{path}:{lines['data']}: data: {source} needs a base, whose transforms it takes; add base: RECIPE")
         return from_tree(RunConfig, tree, str(path), lines)
     base, line = tree.pop("base"), lines.pop("base")
     if not isinstance(base, str):
@@ -119,7 +150,14 @@ def _read(path: Path, above: tuple[Path, ...]) -> RunConfig:
         raise  # it names the file and lines of the base
     except UserError as error:
         raise UserError(f"{path}:{line}: base: {error}") from None
+    if isinstance(tree.get("data"), str):
+        config = _with_data(config, tree.pop("data"))
     return overlay(config, tree, str(path), lines)
+
+
+def _as_data(path: Path) -> str:
+    """The end of a message: how a path that is no configuration is given as data."""
+    return f" ({path} may be data: faster_rcnn_mobilenetv2_fpn data={path})"
 
 
 def _call(module: str, function: str) -> RunConfig:

@@ -52,7 +52,7 @@ def test_check_with_unknown_image_ids_and_missing_images(tmp_path: Path) -> None
     result = run("check", path, "--images", tmp_path)
     assert result.exit_code == 1 and result.output.count("refused:") == 2
     with pytest.raises(UserError, match="--images: name the folder"):
-        run("check", path)
+        run("check", write(tmp_path / "alone", tree, images=False))
 
 
 def data_overrides(tmp_path: Path) -> list[str]:

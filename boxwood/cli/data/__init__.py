@@ -9,6 +9,6 @@ from boxwood.cli import LazyGroup
 __all__ = ["data"]
 
 
-@click.group(cls=LazyGroup, package=__name__, names=("check", "stats", "show", "shapes", "convert", "proposals", "select"))
+@click.group(cls=LazyGroup, package=__name__, names=("check", "stats", "show", "split", "shapes", "convert", "proposals", "select"))
 def data() -> None:
-    """Check a data set, count its boxes, draw its samples, generate one, or convert one from another format."""
+    """Check a data set, count its boxes, draw its samples, divide it, generate one, or convert one from another format."""

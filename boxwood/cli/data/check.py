@@ -7,18 +7,22 @@ from pathlib import Path
 import click
 
 from boxwood.cli.arguments import imports_option, overrides_argument
-from boxwood.errors import UserError
 
 __all__ = ["check"]
 
 
 @click.command()
-@click.argument("source", metavar="CONFIG|ANNOTATIONS.json")
+@click.argument("source", metavar="FOLDER|ANNOTATIONS|CONFIG")
 @overrides_argument
-@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="The image folder, with ANNOTATIONS.json.")
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="The folder of the pictures of ANNOTATIONS.")
 @click.option("--decode", is_flag=True, help="Decode every image, not only its header.")
-@click.option("--no-exif", is_flag=True, help="The annotations were made without EXIF orientation, with ANNOTATIONS.json.")
-@click.option("--fix", type=click.Path(path_type=Path), metavar="OUT.json", help="Write a copy of ANNOTATIONS.json without faults.")
+@click.option("--no-exif", is_flag=True, help="ANNOTATIONS were made without EXIF orientation.")
+@click.option(
+    "--fix",
+    type=click.Path(path_type=Path),
+    metavar="OUT.json",
+    help="Write a copy of ANNOTATIONS without faults, in COCO's format.",
+)
 @imports_option
 @click.pass_context
 def check(
@@ -32,20 +36,24 @@ def check(
 ) -> None:
     """Find what is wrong in a data set; exit status 1 where there are faults.
 
+    It takes a folder of labelled images, of which train, valid and test are found; annotations of any format that is read (see
+    boxwood data convert --help), such as a COCO .json or YOLO's data.yaml; or a CONFIG.
+
     Each kind of fault is one line: how many, the first examples, and whether training repairs it ("repaired") or stops
     ("refused"). "look" is allowed but rarely intended, or written in another way than COCO's and read as it is meant; alone it
-    gives exit status 0. --fix repairs also files whose rows cannot be read, and says how much it changed. Of a CONFIG both sets are
-    checked, also for boxes that are tiny in the network's input and for images that are in both sets.
+    gives exit status 0. --fix repairs also files whose rows cannot be read, and says how much it changed. Images that are in two
+    sets are named; of a CONFIG also boxes that are tiny in the network's input.
 
     \b
+      boxwood data check photos
       boxwood data check train.json --images photos
       boxwood data check train.json --images photos --fix repaired.json
       boxwood data check mask_rcnn_r50_fpn_1x data.train.annotations=train.json data.train.images=photos ...
     """
-    from boxwood.library.check import check_files, repair
+    from boxwood.library.check import check_files, check_repairable, repair
 
-    if fix is not None and not source.endswith(".json"):
-        raise UserError("--fix repairs one annotation file; name it, and its --images, in place of a configuration")
+    if fix is not None:
+        check_repairable(source, images)
     num_faults = 0
     for file in check_files(source, overrides, images=images, decode=decode, exif=not no_exif, repairing=fix is not None):
         click.echo(f"{file.path}: {file.overview}".rstrip())

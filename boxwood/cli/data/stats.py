@@ -12,7 +12,7 @@ __all__ = ["stats"]
 
 
 @click.command()
-@click.argument("source", metavar="CONFIG|ANNOTATIONS.json")
+@click.argument("source", metavar="FOLDER|ANNOTATIONS|CONFIG")
 @overrides_argument
 @click.option(
     "--out",
@@ -24,10 +24,11 @@ __all__ = ["stats"]
 def stats(source: str, overrides: tuple[str, ...], out: Path | None) -> None:
     """Count classes, boxes and their sizes, and print what they suggest.
 
-    Of a CONFIG both sets are counted in the input of its network, and compared with its anchors. For an ANNOTATIONS.json the input
-    and the anchors are those of Detectron's networks.
+    Of a CONFIG both sets are counted in the input of its network, and compared with its anchors. Of a FOLDER or
+    ANNOTATIONS alone the input and the anchors are those of Detectron's networks.
 
     \b
+      boxwood data stats photos
       boxwood data stats train.json --out stats.html
       boxwood data stats mask_rcnn_r50_fpn_1x data.train.annotations=train.json data.train.images=photos ...
     """

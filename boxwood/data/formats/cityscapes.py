@@ -22,7 +22,7 @@ from boxwood.columns import is_point, read_json
 from boxwood.data.formats.reading import MAX_BYTES, Reading, descriptions, files_below
 from boxwood.errors import UserError
 
-__all__ = ["CLASSES", "read_cityscapes"]
+__all__ = ["CLASSES", "cityscapes_pictures", "read_cityscapes"]
 
 CLASSES = {"bicycle": 1, "car": 2, "person": 3, "train": 4, "truck": 5, "motorcycle": 6, "bus": 7, "rider": 8}
 """Names and category ids, those of Detectron's annotation files."""
@@ -79,10 +79,10 @@ def read_cityscapes(folder: Path) -> Reading:
             )
     categories = [{"id": category, "name": name} for name, category in CLASSES.items()]
     coco = {"images": images, "annotations": annotations, "categories": categories}
-    return Reading(coco, _pictures(folder), descriptions(lost))
+    return Reading(coco, cityscapes_pictures(folder), descriptions(lost))
 
 
-def _pictures(folder: Path) -> Path | None:
+def cityscapes_pictures(folder: Path) -> Path | None:
     """``.../leftImg8bit/val`` of ``.../gtFine/val``, where it is there."""
     parts = list(folder.absolute().parts)
     if "gtFine" in parts:

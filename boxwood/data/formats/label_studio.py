@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from boxwood.columns import is_number, is_whole, read_json, short
 from boxwood.data.formats.collect import Collected
-from boxwood.data.images import MAX_PIXELS, read_header
 from boxwood.errors import UserError
 from boxwood.files import media_kind
+from boxwood.pixels import MAX_PIXELS, read_header
 
 __all__ = ["is_label_studio", "read_label_studio"]
 

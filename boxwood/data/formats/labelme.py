@@ -20,9 +20,9 @@ from PIL import Image
 
 from boxwood.columns import is_point, is_whole, read_json, short
 from boxwood.data.formats.collect import Collected
-from boxwood.data.images import MAX_PIXELS, read_header
 from boxwood.errors import UserError
 from boxwood.files import IMAGE_FORMATS, media_kind
+from boxwood.pixels import MAX_PIXELS, read_header
 
 __all__ = ["CORNERS", "read_labelme"]
 

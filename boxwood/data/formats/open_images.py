@@ -7,8 +7,8 @@ from pathlib import Path
 
 from boxwood.data.formats.collect import Collected
 from boxwood.data.formats.reading import Reading, pictures_below, read_table
-from boxwood.data.images import read_header
 from boxwood.errors import UserError
+from boxwood.pixels import read_header
 
 __all__ = ["read_open_images"]
 

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 from boxwood.columns import MAX_COORDINATE
 from boxwood.data.formats.reading import Reading, descriptions, files_below, is_true, pictures_below, read_xml, xml_root_tag
-from boxwood.data.images import read_header
 from boxwood.errors import UserError
 from boxwood.files import write_text
+from boxwood.pixels import read_header
 
-__all__ = ["CLASSES", "has_annotation_folder", "has_xml_beside_pictures", "read_voc", "write_voc"]
+__all__ = ["CLASSES", "has_annotation_folder", "has_xml_beside_pictures", "read_voc", "voc_pictures", "voc_splits", "write_voc"]
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
@@ -80,6 +80,16 @@ def read_voc(folder: Path, split: str | None = None, images: Path | None = None)
         lost.update(layout.unread)
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     return Reading({"images": rows, "annotations": annotations, "categories": categories}, layout.folder, descriptions(lost))
+
+
+def voc_pictures(folder: Path, split: str | None = None) -> Path:
+    """The folder of the pictures that `read_voc` takes by default. Raises `UserError` where there is no such split."""
+    return _layout(folder, split, None).folder
+
+
+def voc_splits(folder: Path) -> list[str]:
+    """The lists of images in ``ImageSets/Main`` that are not of one class, such as train and trainval."""
+    return [path.stem for path in files_below(folder / "ImageSets" / "Main", "*.txt") if "_" not in path.stem]
 
 
 def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
@@ -203,8 +213,7 @@ def _listed(folder: Path, split: str, xml: Path, stems: Sequence[str]) -> list[s
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        others = [other.stem for other in files_below(path.parent, "*.txt") if "_" not in other.stem]
-        others = others or sorted({stem.split("/")[0] for stem in stems if "/" in stem})
+        others = voc_splits(folder) or sorted({stem.split("/")[0] for stem in stems if "/" in stem})
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); the splits here are {', '.join(others) or 'none'}"
         ) from None

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ import numpy as np
 from boxwood.data.formats.reading import descriptions
 from boxwood.data.formats.yolo_rows import YoloRows
 from boxwood.data.formats.yolo_yaml import YoloPose, YoloYaml, locate, read_yolo_yaml, write_yolo_yaml
-from boxwood.data.images import read_header
 from boxwood.errors import UserError
 from boxwood.files import media_kind, write_text
 from boxwood.ops.contours import signed_area
+from boxwood.pixels import read_header
 
-__all__ = ["read_yolo", "write_yolo"]
+__all__ = ["read_yolo", "write_yolo", "yolo_pictures"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,7 @@ def read_yolo(source: Path, split: str = "train") -> tuple[dict[str, Any], Path,
     yaml = read_yolo_yaml(source)
     places = yaml.places(split)
     lost: Counter[str] = Counter()
-    files = sorted({file for place in places for file in _images_of(place, yaml, split, lost)})
-    folder = places[0]
-    if len(places) > 1 or not folder.is_dir():
-        files = [Path(os.path.abspath(file)) for file in files]
-        folder = Path(os.path.commonpath([file.parent for file in files]))
+    folder, files = _folder_and_images(places, yaml, split, lost)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     labels = {file: _labels_of(file) for file in files}
@@ -70,6 +66,11 @@ def read_yolo(source: Path, split: str = "train") -> tuple[dict[str, Any], Path,
     facts: dict[str, Any] = {"keypoints": list(yaml.pose.names)} if yaml.pose else {}
     categories = [{"id": number, "name": name, **facts} for number, name in enumerate(yaml.names, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}, folder, descriptions(lost)
+
+
+def yolo_pictures(yaml: YoloYaml, split: str) -> Path:
+    """The folder that the file names of a split are relative to. Raises `UserError` as `read_yolo` does."""
+    return _folder_and_images(yaml.places(split), yaml, split, Counter())[0]
 
 
 def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
@@ -99,6 +100,15 @@ def write_yolo(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _folder_and_images(places: Sequence[Path], yaml: YoloYaml, split: str, lost: Counter[str]) -> tuple[Path, list[Path]]:
+    """The images of a split, and the folder that has them all."""
+    files = sorted({file for place in places for file in _images_of(place, yaml, split, lost)})
+    if len(places) == 1 and places[0].is_dir():
+        return places[0], files
+    files = [Path(os.path.abspath(file)) for file in files]
+    return Path(os.path.commonpath([file.parent for file in files])), files
 
 
 def _images_of(place: Path, yaml: YoloYaml, split: str, lost: Counter[str]) -> list[Path]:

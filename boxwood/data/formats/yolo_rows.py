@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from boxwood.columns import are_counts
 from boxwood.data.formats.yolo_yaml import YoloPose
-from boxwood.data.images import MAX_PIXELS
 from boxwood.ops.contours import traced
+from boxwood.pixels import MAX_PIXELS
 
 __all__ = ["YoloRows"]
 

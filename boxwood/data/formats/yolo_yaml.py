@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from boxwood.columns import short
-from boxwood.data.known_classes import PERSON
 from boxwood.errors import UserError
 from boxwood.files import write_text
 from boxwood.safe_yaml import read
@@ -216,6 +215,8 @@ def _keypoint_names(
         return names
     if same:
         logger.warning("%s: 'flip_idx' is not that of left and right in 'kpt_names', so the keypoints get other names", path)
+    from boxwood.data.known_classes import PERSON  # it needs torch
+
     if PERSON.keypoints and flip == list(PERSON.keypoints.flip) and "person" in classes:
         return PERSON.keypoints.names
     return tuple(_numbered_names(flip or list(range(count))))

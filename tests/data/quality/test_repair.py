@@ -97,8 +97,9 @@ def test_what_cannot_be_repaired_says_why(tmp_path: Path) -> None:
         write(tmp_path, {**tree, **change}, images=False)
         with pytest.raises(UserError, match=message):
             repair(path, fixed, images=tmp_path)
+    alone = write(tmp_path / "alone", tree, images=False)
     with pytest.raises(UserError, match="--images: name the folder"):
-        repair(path, fixed)
+        repair(alone, fixed)
     assert not fixed.exists()
 
 
