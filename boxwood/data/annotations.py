@@ -105,7 +105,8 @@ def _format_of_folder(folder: Path) -> Format:
         return "labelme"
     if has_xml_beside_pictures(folder):
         return "voc"
-    inside = [*files_below(folder, "*.xml"), *files_below(folder, "*.csv"), *files_below(folder, "*/*.json")]
+    patterns = ("data.yaml", "*.xml", "*.csv", "*/_annotations.coco.json", "*/*.json", "*/data.yaml")
+    inside = [path for pattern in patterns for path in files_below(folder, pattern)]
     inside = [path for path in inside if path.suffix != ".xml" or xml_root_tag(path) == "annotations"]
     hint = f"; perhaps {inside[0]}" if inside else ""
     raise UserError(

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
-from boxwood.ops.matching import BACKGROUND, IGNORED, match
+from boxwood.ops import matching
+from boxwood.ops.boxes import iou
+from boxwood.ops.matching import BACKGROUND, IGNORED, match, match_boxes
 from boxwood.ops.sampling import sample_balanced
 
 
@@ -35,6 +37,32 @@ def test_match_equals_a_plain_loop_and_torchvisions(instances: int, candidates: 
     if bool((overlaps.amax(dim=1) > 0).all()):  # torchvision gives an instance that nothing overlaps to every anchor
         theirs = Matcher(0.7, 0.3, allow_low_quality_matches=low_quality)(overlaps)
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("low_quality", [False, True])
+@pytest.mark.parametrize("pairs", [1, 70, 350, 10**6])
+def test_match_boxes_is_match_and_holds_few_overlaps_at_a_time(
+    low_quality: bool, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images of five boxes, forty candidates on a grid: ties are frequent; some candidates are not usable."""
+    draw = torch.Generator().manual_seed(0)
+    corners = [torch.randint(0, 6, shape, generator=draw).float() for shape in ((2, 5, 2), (40, 2))]
+    instances, candidates = (torch.cat([corner, corner + 4], dim=-1) for corner in corners)
+    usable = torch.rand((2, 40), generator=draw) > 0.2
+    overlaps = iou(instances, candidates) * usable[:, None]
+    expected = match(overlaps, 0.7, 0.3, allow_low_quality=low_quality)
+    sizes: list[int] = []
+
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        result = iou(a, b)
+        sizes.append(result.numel())
+        return result
+
+    monkeypatch.setattr(matching, "iou", counted)
+    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", pairs)
+    matched, best = match_boxes(instances, candidates, 0.7, 0.3, allow_low_quality=low_quality, usable=usable)
+    assert torch.equal(matched, expected) and torch.equal(best, overlaps.amax(dim=1))
+    assert max(sizes) <= max(pairs, 10)  # one candidate at least
 
 
 def test_an_instance_that_nothing_overlaps_is_matched_by_nothing() -> None:

@@ -72,7 +72,9 @@ def read_labelme(folder: Path, images: Path | None = None) -> tuple[dict[str, An
         for row, shape in enumerate(tree["shapes"]):
             _take(collected, image_id, shape, groups, (height, width), f"{path}: shapes row {row}")
     if not collected.images:
-        raise UserError(f"{folder}: has no *.json of LabelMe, with 'shapes'; name a folder of LabelMe's files")
+        raise UserError(
+            f"{folder}: has no *.json of LabelMe, with 'shapes'; name a folder of LabelMe's files, or COCO's .json itself"
+        )
     for what in _unlabelled(images or folder, labelled):
         lost[what] += 1
     return collected.coco()

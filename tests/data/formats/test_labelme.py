@@ -163,7 +163,7 @@ def test_what_lies_in_the_folder(tmp_path: Path) -> None:
     ]
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "coco.json").write_text("{}")
-    with pytest.raises(UserError, match=r"has no \*\.json of LabelMe"):
+    with pytest.raises(UserError, match=r"has no \*\.json of LabelMe.* or COCO's \.json itself"):
         read_labelme(tmp_path / "none")
 
 

@@ -99,7 +99,12 @@ def test_files_of_a_mac_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_other_files_is_named(tmp_path: Path) -> None:
-    write(tmp_path, {"coco/annotations/instances_val.json": "{}", "cvat/annotations.xml": "<annotations/>"})
+    yolo = {"yolo/data.yaml": "names: [bolt]", "yolo/train/labels/a.txt": ""}
+    roboflow = {"roboflow/train/_annotations.coco.json": "{}", "roboflow/seen/predictions.json": "[]"}
+    write(tmp_path, {"coco/annotations/instances_val.json": "{}", "cvat/annotations.xml": "<annotations/>", **yolo, **roboflow})
+    for place in ("yolo/data.yaml", "roboflow/train/_annotations.coco.json"):
+        with pytest.raises(UserError, match=f"perhaps .*{place}$"):
+            format_of(tmp_path / place.partition("/")[0])
     with pytest.raises(UserError, match=r"perhaps .*instances_val\.json"):
         format_of(tmp_path / "coco")
     with pytest.raises(UserError, match=r"perhaps .*annotations\.xml"):
