@@ -139,13 +139,15 @@ class Sample:
     boxes: Tensor
     """(N, 4) float32 xyxy, pixels of ``image``."""
     labels: Tensor
-    """(N,) int64."""
+    """(N,) int64; -1 where a region is to be ignored and has no class to learn."""
     crowd: Tensor
     """(N,) bool."""
     fields: dict[str, InstanceField]
     """By name, N rows each. To change one, assign a new dictionary: copies of a sample share theirs."""
     image_fields: dict[str, ImageField]
     """By name; also to be replaced as a whole."""
+    scaled_size: tuple[float, float] | None
+    """(height, width): ``original_size`` times the scale of everything, of which the image's size is rounded; None: `size`."""
 
     def __init__(
         self,
@@ -163,7 +165,9 @@ class Sample:
         *,
         fields: Mapping[str, InstanceField] | None = None,
         image_fields: Mapping[str, ImageField] | None = None,
+        scaled_size: tuple[float, float] | None = None,
     ) -> None:
+        self.scaled_size = scaled_size
         self.image, self.image_id, self.file_name, self.original_size = image, image_id, file_name, original_size
         self.boxes, self.labels, self.crowd = boxes, labels, crowd
         self.fields, self.image_fields = dict(fields or {}), dict(image_fields or {})
@@ -233,18 +237,28 @@ class Sample:
             boxes=affine.boxes(self.boxes),
             fields={name: field.transformed(affine) for name, field in self.fields.items()},
             image_fields={name: field.transformed(affine) for name, field in self.image_fields.items()},
+            scaled_size=self.scaled_size if affine.size == self.size else None,
         )
 
     def flipped(self) -> Sample:
         """The sample mirrored left to right; keypoints swap sides by the data set's flip map."""
         return self.transformed(Affine.flip(self.size), self.image.flip(-1))
 
-    def resized(self, size: tuple[int, int], *, antialias: bool = True) -> Sample:
-        """The sample with an image of ``size`` (height, width), and everything else scaled with it."""
+    def resized(self, size: tuple[int, int], *, antialias: bool = True, scale: float | None = None) -> Sample:
+        """The sample with an image of ``size`` (height, width), and everything else scaled with it.
+
+        ``scale`` is the factor of which ``size`` is rounded: then everything is scaled by it, without averaging, as OpenCV does.
+        """
         if size == self.size:
             return self
         # uint8 in channels_last is torch's fast path here, more than twice as fast as Pillow, with its pixels.
         image = self.image[None].contiguous(memory_format=torch.channels_last)
+        if scale is not None:
+            (image,) = torch.ops.aten.upsample_bilinear2d(image, size, False, scale, scale)
+            height, width = self.scaled_size or self.size
+            return replace(
+                self.transformed(Affine(scale, 0.0, scale, 0.0, size), image), scaled_size=(height * scale, width * scale)
+            )
         image = F.interpolate(image, size, mode="bilinear", antialias=antialias)[0]
         # The scale follows from the rounded size, so that a box at the border stays at the border.
         return self.transformed(Affine.resize(self.size, size), image)
@@ -337,6 +351,8 @@ class Target:
     """(N,) int64."""
     ignore: Tensor
     """(M, 4) float32 xyxy: regions where a detection is neither right nor wrong."""
+    ignore_labels: Tensor
+    """(M,) int64: the class of each crowd region; -1 where there is none to learn."""
     fields: dict[str, InstanceField]
     """By name, N rows each, as `InstanceField.for_training` made them."""
 
@@ -349,8 +365,10 @@ class Target:
         keypoints: Tensor | None = None,
         *,
         fields: Mapping[str, InstanceField] | None = None,
+        ignore_labels: Tensor | None = None,
     ) -> None:
         self.boxes, self.labels, self.ignore, self.fields = boxes, labels, ignore, dict(fields or {})
+        self.ignore_labels = labels.new_full(ignore.shape[:1], -1) if ignore_labels is None else ignore_labels
         if masks is not None:
             self.fields["masks"] = masks
         if keypoints is not None:
@@ -369,7 +387,8 @@ class Target:
 
     def to(self, device: torch.device | str) -> Target:
         boxes, labels, ignore = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.labels, self.ignore))
-        return Target(boxes, labels, ignore, fields={name: field.to(device) for name, field in self.fields.items()})
+        fields = {name: field.to(device) for name, field in self.fields.items()}
+        return Target(boxes, labels, ignore, fields=fields, ignore_labels=self.ignore_labels.to(device, non_blocking=True))
 
 
 @dataclass(init=False, slots=True)
@@ -396,6 +415,9 @@ class Batch:
     originals: Tensor
     """(B, 2) int64: ``original_sizes`` on the device of the images; None: made again from ``original_sizes``, for a
     copy with other ones."""
+    scaled_sizes: Tensor
+    """(B, 2) height and width: ``original_sizes`` times the scale of everything in the image, of which ``sizes`` are rounded; None:
+    ``sizes``, whose scale differs a little from x to y."""
 
     def __init__(
         self,
@@ -411,7 +433,9 @@ class Batch:
         image_fields: Mapping[str, tuple[ImageField, ...]] | None = None,
         extent: tuple[int, int] | None = None,
         originals: Tensor | None = None,
+        scaled_sizes: Tensor | None = None,
     ) -> None:
+        self.scaled_sizes = sizes if scaled_sizes is None else scaled_sizes
         self.images, self.sizes, self.original_sizes, self.extent = images, sizes, original_sizes, extent
         self.originals = torch.tensor(original_sizes).view(-1, 2).to(images.device) if originals is None else originals
         self.image_ids, self.file_names, self.seeds = image_ids, file_names, seeds
@@ -433,6 +457,7 @@ class Batch:
             self,
             images=self.images.to(device, non_blocking=True),
             sizes=self.sizes.to(device, non_blocking=True),
+            scaled_sizes=self.scaled_sizes.to(device, non_blocking=True),
             originals=self.originals.to(device, non_blocking=True),
             targets=None if self.targets is None else tuple(target.to(device) for target in self.targets),
             image_fields={name: tuple(field.to(device) for field in fields) for name, fields in self.image_fields.items()},

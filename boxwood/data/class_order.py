@@ -30,7 +30,7 @@ class ReorderedClasses:
         self.dataset = dataset
         old = dataset.categories
         self.categories = replace(old, ids=tuple(old.ids[i] for i in order), names=tuple(old.names[i] for i in order))
-        self._new_labels = torch.from_numpy(np.argsort(order))
+        self._new_labels = torch.from_numpy(np.append(np.argsort(order), -1))  # the last is for regions without a class, -1
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -129,7 +129,7 @@ class CocoDataset:
             file_name=file.file_name(row),
             original_size=size,
             boxes=torch.from_numpy(self._boxes[annotations]),
-            labels=torch.from_numpy(self._labels[annotations]),
+            labels=torch.from_numpy(np.where(file.ignore[annotations], -1, self._labels[annotations])),
             crowd=torch.from_numpy(file.crowd[annotations] | file.ignore[annotations]),
             segmentations=[self._segmentation(annotation) for annotation in annotations.tolist()] if self._has_masks else None,
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(annotations, len(facts.names))),

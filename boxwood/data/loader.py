@@ -138,6 +138,7 @@ def collate(samples: Sequence[Sample], seeds: Sequence[int], *, with_targets: bo
         seeds=tuple(seeds),
         targets=tuple(make_target(sample) for sample in samples) if with_targets else None,
         image_fields=_image_fields(samples),
+        scaled_sizes=torch.tensor([sample.scaled_size or sample.size for sample in samples]),
         extent=(max(sample.size[0] for sample in samples), max(sample.size[1] for sample in samples)),
     )
 
@@ -155,7 +156,8 @@ def make_target(sample: Sample) -> Target:
             raise ValueError(f"the field {name!r} of {sample.file_name} has {len(field)} rows for {len(sample.boxes)} instances")
     instances = sample.select(~sample.crowd)
     fields = {name: field.for_training(instances.boxes) for name, field in instances.fields.items()}
-    return Target(instances.boxes, instances.labels, sample.boxes[sample.crowd], fields=fields)
+    ignore, ignore_labels = sample.boxes[sample.crowd], sample.labels[sample.crowd]
+    return Target(instances.boxes, instances.labels, ignore, fields=fields, ignore_labels=ignore_labels)
 
 
 # --------------------------------------------------------------------------------------------------- worker processes

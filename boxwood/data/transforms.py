@@ -70,11 +70,13 @@ class ResizeShortestEdge(Transform):
     long: int = Field(1333, ge=1)
     """Pixels."""
     antialias: bool = True
-    """Average over all covered pixels when shrinking; False reads only the four nearest ones, as OpenCV and so Detectron did."""
+    """Average over all covered pixels when shrinking. False resizes as OpenCV and so Detectron did: only the four nearest pixels
+    are read, and the factor for the image, boxes and fields is the exact one, not that of the rounded size."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         short = self.short[int(rng.integers(len(self.short)))] if len(self.short) > 1 else self.short[0]
-        return sample.resized(resized_size(sample.size, short, self.long), antialias=self.antialias)
+        scale = None if self.antialias else _scale(sample.size, short, self.long)
+        return sample.resized(resized_size(sample.size, short, self.long), antialias=self.antialias, scale=scale)
 
 
 class HorizontalFlip(Transform):
@@ -235,5 +237,10 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
     >>> resized_size((300, 900), 800, 1333)
     (444, 1333)
     """
-    scale = min(short / min(size), long / max(size))
+    scale = _scale(size, short, long)
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def _scale(size: tuple[int, int], short: int, long: int) -> float:
+    """The factor of `resized_size`, whose result is rounded."""
+    return min(short / min(size), long / max(size))

@@ -124,7 +124,7 @@ class AugmentedDetector(nn.Module):
 
     def _detections(self, sample: Sample, device: torch.device) -> Detections:
         whole = collate([replace(sample, image=sample.image[:, :1, :1])], [0], with_targets=False).to(device)
-        whole.sizes = whole.originals  # so that every pixel is one of the original
+        whole.sizes = whole.scaled_sizes = whole.originals  # so that every pixel is one of the original
         instances = self._boxes(sample, device)
         network = self.model
         if isinstance(network, RCNN):
@@ -170,7 +170,7 @@ class AugmentedDetector(nn.Module):
         for view in views:
             batch = _batch(sample, view, device)
             output, weights = self._output(batch), self.model.config.rois.box_weights
-            scales = self.model.geometry.scales(batch.sizes, batch.originals)
+            scales = self.model.geometry.scales(batch.scaled_sizes, batch.originals)
             view_scores, view_boxes = class_boxes(
                 output.proposals, output.class_logits, output.box_deltas, batch, scales, weights, self.model.geometry
             )
@@ -237,16 +237,16 @@ def _batch(sample: Sample, view: View, device: torch.device) -> Batch:
 
 def _to_original(boxes: Tensor, batch: Batch, view: View, geometry: Geometry) -> Tensor:
     """Boxes (N, 4) of the geometry's second stage, in pixels of the original, unmirrored."""
-    scales = geometry.scales(batch.sizes, batch.originals).to(boxes)
+    scales = geometry.scales(batch.scaled_sizes, batch.originals).to(boxes)
     in_view = geometry.rescale(boxes, scales.expand(len(boxes), 2))
-    (original,) = to_original(in_view[None], batch.sizes, batch.originals, geometry)
+    (original,) = to_original(in_view[None], batch.scaled_sizes, batch.originals, geometry)
     return _mirrored(original, batch.original_sizes[0][1]) if view.flipped else original
 
 
 def _to_view(boxes: Tensor, batch: Batch, view: View, geometry: Geometry) -> Tensor:
     """Boxes (N, 4) of the original, in pixels of what the network sees."""
     boxes = _mirrored(boxes, batch.original_sizes[0][1]) if view.flipped else boxes
-    scale = (batch.sizes[0] / batch.originals[0]).flip(0)
+    scale = (batch.scaled_sizes[0] / batch.originals[0]).flip(0)
     return geometry.rescale(boxes, scale.expand(len(boxes), 2))
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from boxwood.config import Component, Config
 from boxwood.errors import UserError
@@ -143,12 +143,21 @@ class RoIConfig(Config):
     """Points a cell and side that RoIAlign averages; 0 takes as many as the cell has map pixels."""
     aligned: bool = True
     """RoIAlign with pixel centres at i + 0.5; torchvision's weights were trained without."""
-    ignore_crowd: bool | None = None
-    """Background regions of which at least half lies in a crowd region are not used; False: they are background. None: as
-    ``geometry`` implies."""
+    crowd: Literal["ignored", "background", "class"] | None = None
+    """Background regions of which at least half lies in a crowd region are not used, or they are background; or a region that
+    overlaps a crowd region most is of that region's class (Detectron). None: as ``geometry`` implies."""
 
-    detectron1_rules: ClassVar[dict[str, Any]] = {"ignore_crowd": False}
-    continuous_rules: ClassVar[dict[str, Any]] = {"ignore_crowd": True}
+    detectron1_rules: ClassVar[dict[str, Any]] = {"crowd": "class"}
+    continuous_rules: ClassVar[dict[str, Any]] = {"crowd": "ignored"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_ignore_crowd(cls, values: Any) -> Any:
+        """``crowd`` was once ``ignore_crowd``, true or false."""
+        if isinstance(values, dict) and isinstance(old := values.get("ignore_crowd", ...), bool | None):
+            others = {key: value for key, value in values.items() if key != "ignore_crowd"}
+            return others if old is None else {**others, "crowd": "ignored" if old else "background"}
+        return values
 
 
 # -------------------------------------------------------------------------------------------------------- Architectures

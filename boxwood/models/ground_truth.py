@@ -29,6 +29,8 @@ class GroundTruth:
     """(B, N) bool."""
     ignore: Tensor
     """(B, M, 4) xyxy, M may be 0."""
+    ignore_labels: Tensor
+    """(B, M) int64, -1 where there is none."""
     counts: tuple[int, ...]
     """The number of instances of each image."""
 
@@ -41,6 +43,7 @@ def ground_truth_of(targets: Sequence[Target]) -> GroundTruth:
         padded([target.labels for target in targets]),
         padded([torch.ones_like(target.labels, dtype=torch.bool) for target in targets]),
         padded([target.ignore for target in targets], least=0),
+        padded([target.ignore_labels + 1 for target in targets], least=0) - 1,
         tuple(target.labels.shape[0] for target in targets),
     )
 

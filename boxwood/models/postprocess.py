@@ -166,7 +166,7 @@ def to_detections(
     ``fields`` gives for each field of the detections its values (B, D, ...), already in these pixels, and what makes the field
     of an image. The host waits for the device once, for the number of instances of every image.
     """
-    boxes = to_original(instances.boxes, batch.sizes, batch.originals, geometry)
+    boxes = to_original(instances.boxes, batch.scaled_sizes, batch.originals, geometry)
     order = (~instances.valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid ones first, in their order
     results = []
     for index, count in enumerate(instances.valid.sum(dim=1).tolist()):

@@ -57,7 +57,7 @@ class Proposer(Network):
         images = self.normalized(batch)
         rpn = self.rpn(self.fpn(self.backbone(images)))
         if batch.targets is not None:
-            scales = self.geometry.scales(batch.sizes, batch.originals)
+            scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
             truth = ground_truth_of(batch.targets)
             return ProposerOutput(rpn, sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry))
         best = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)

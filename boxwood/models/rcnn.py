@@ -119,7 +119,7 @@ class RCNN(Network):
         """The whole network. A batch with targets samples the RoIs of the step; one without runs through to the instances, with
         ``boxes_only`` without the tasks."""
         images = self.normalized(batch)
-        scales = self.geometry.scales(batch.sizes, batch.originals)
+        scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
         maps = self.fpn(self.backbone(images))
         rpn = None
         if self.rpn is not None and self.config.rpn is not None:
@@ -235,7 +235,7 @@ class RCNN(Network):
 
     def detections_of(self, instances: Instances, batch: Batch) -> list[Detections]:
         """`detections` of given instances."""
-        factors = (batch.originals / batch.sizes).flip(-1)[:, None]
+        factors = (batch.originals / batch.scaled_sizes).flip(-1)[:, None]
         fields = {
             task.name: (task.to_original(instances.fields[task.name], factors), partial(task.field, self))
             for task in self.tasks

@@ -47,7 +47,7 @@ class RetinaNetOutput:
     anchors: tuple[Tensor, ...]
     """(A_l, 4) xyxy a level, pixels of the network's input, finest level first."""
     sizes: Tensor
-    """(B, 2) height and width of the images without padding."""
+    """(B, 2) height and width of the images without padding, `Batch.scaled_sizes`."""
     scales: Tensor
     """(B, 2) for x and y, as `boxwood.ops.geometry.Geometry.scales` gives them."""
     candidates: Candidates | None = None
@@ -88,8 +88,8 @@ class RetinaNet(Network):
             hidden = hidden if self.config.head.shared_tower else self.box_tower(features)
             deltas.append(self.box_deltas(hidden).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
             anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.config.head.anchor_offset))
-        scales = self.geometry.scales(batch.sizes, batch.originals)
-        output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.sizes, scales)
+        scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
+        output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.scaled_sizes, scales)
         if batch.targets is None:
             output.candidates = candidates_of(output, self.config.head, self.test, self.geometry)
             output.instances = select_instances(output.candidates, scales, self.test, self.geometry)
@@ -109,7 +109,8 @@ class RetinaNet(Network):
             box = 1 - giou(decode(box_deltas, anchors), boxes)
         else:
             box = smooth_l1(box_deltas, encode(boxes, anchors), head.smooth_l1_beta).sum(dim=-1)
-        return {"loss_class": global_mean(classes.sum(), count), "loss_box": global_mean((box * positive).sum(), count)}
+        unused = 0 * class_logits.detach().sum()  # NaN where a logit is infinite, which the loss itself may take for certainty
+        return {"loss_class": global_mean(classes.sum(), count) + unused, "loss_box": global_mean((box * positive).sum(), count)}
 
 
 # -------------------------------------------------------------------------------------------------- stages as functions
@@ -155,12 +156,13 @@ def assign(
 def candidates_of(
     output: RetinaNetOutput, config: RetinaNetHeadConfig, test: TestConfig, geometry: Geometry = CONTINUOUS
 ) -> Candidates:
-    """Of each level the best (anchor, class) pairs."""
+    """Of each level the best (anchor, class) pairs; those without a finite logit are dropped."""
     num_classes = output.class_logits[0].shape[2]
     scales = output.scales[:, None]
     sizes = (output.sizes[:, None] / scales.flip(-1)).round()
     levels: list[tuple[Tensor, ...]] = []
     for logits, deltas, anchors in zip(output.class_logits, output.box_deltas, output.anchors, strict=True):
+        logits = logits.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
         # The best k pairs belong to the k anchors whose best class is best, so the others need not be sorted.
         best = logits.amax(dim=2).topk(min(config.test_candidates, anchors.shape[0]), dim=1).indices
         pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)

@@ -75,7 +75,7 @@ class RFCN(Network):
     def forward(self, batch: Batch) -> RFCNOutput:
         """The whole network. A batch with targets samples anchors and RoIs; one without runs through to the instances."""
         images = self.normalized(batch)
-        scales = self.geometry.scales(batch.sizes, batch.originals)
+        scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
         maps = self.backbone(images)
         rpn = None
         if self.rpn is not None and self.config.rpn is not None:

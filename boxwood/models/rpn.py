@@ -56,6 +56,8 @@ class Proposals:
     source_index: Tensor
     """(B, K) int64, where each came from: its anchor, counted among those in the image, or its row in a file."""
     num_sources: int
+    given: bool = False
+    """Whether they came with the batch."""
 
 
 @dataclass(slots=True)
@@ -109,17 +111,18 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     """The best boxes of each image after NMS within each level: ``train_proposals`` where the batch has targets, else
     ``test_proposals``.
 
-    Boxes are clipped to the image, without its padding; a box without area is dropped. ``padded`` is the height and width of the
-    network's input.
+    Boxes are clipped to the image, without its padding; a box without area or without a finite logit is dropped. ``padded`` is the
+    height and width of the network's input.
     """
     training = batch.targets is not None
     sizes = batch.sizes if training else geometry.test_bounds(batch.sizes, padded)
     candidates = config.train_candidates if training else config.test_candidates
     proposals = config.train_proposals if training else config.test_proposals
     level_logits, level_anchors = [], []
+    finite_logits = rpn.logits.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
     start = 0
     for length in rpn.level_lengths:
-        logits, indices = rpn.logits[:, start : start + length].topk(min(candidates, length), dim=1)
+        logits, indices = finite_logits[:, start : start + length].topk(min(candidates, length), dim=1)
         level_logits.append(logits)
         level_anchors.append(indices + start)
         start = start + length
@@ -195,7 +198,7 @@ def rpn_losses(rpn: RPNOutput, sample: AnchorSample, config: RPNConfig) -> dict[
         box = box / sample.valid.sum(dim=1, keepdim=True).clamp(min=1)
         box_count = float(len(box))
         count = count if len(rpn.level_lengths) == 1 else config.samples_per_image * box_count
-    return {
-        "loss_rpn_objectness": global_mean((objectness * sample.valid).sum(), count),
-        "loss_rpn_box": global_mean((box * sample.positive).sum(), box_count),
+    return {  # those of anchors that were not sampled add 0, or NaN where one is not finite
+        "loss_rpn_objectness": global_mean((objectness * sample.valid).sum(), count) + 0 * rpn.logits.detach().sum(),
+        "loss_rpn_box": global_mean((box * sample.positive).sum(), box_count) + 0 * rpn.deltas.detach().sum(),
     }

@@ -22,10 +22,10 @@ from boxwood.models.ground_truth import GroundTruth, padded
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates
 from boxwood.models.rpn import Proposals
-from boxwood.ops.boxes import decode, encode, ioa
+from boxwood.ops.boxes import decode, encode, ioa, iou
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.losses import global_mean, smooth_l1
-from boxwood.ops.matching import BACKGROUND, match_boxes
+from boxwood.ops.matching import match_boxes
 from boxwood.ops.roi_align import assign_levels, pool_levels
 from boxwood.ops.sampling import sample_balanced, uniform
 from boxwood.structures import Batch
@@ -48,6 +48,9 @@ MAX_CANDIDATES = 4096
 """The best (RoI, class) pairs of an image that go into the last suppression. It is greedy, so leaving out the rest changes a
 result only where fewer than ``detections_per_image`` of so many survive."""
 
+CROWD_SHARE = 0.7
+"""Detectron did not use given proposals of which a larger share lay in a crowd region."""
+
 
 @dataclass(slots=True)
 class RoISample:
@@ -60,11 +63,13 @@ class RoISample:
     labels: Tensor
     """(B, K) int64: 0..C-1, C for background, -1 where not valid."""
     instances: Tensor
-    """(B, K) int64, the instance of each positive; 0 elsewhere."""
+    """(B, K) int64, the instance of each positive, the best one for a positive of a crowd region's class; 0 elsewhere."""
     deltas: Tensor
-    """(B, K, 4) to be regressed by positives, else 0."""
+    """(B, K, 4) to be regressed, else 0."""
     scales: Tensor
     """(B, 2) for x and y, of the boxes over those that the deltas were taken from."""
+    has_box: Tensor | None = None
+    """(B, K) bool: those of the positives that regress a box; None: all."""
 
 
 # ------------------------------------------------------------------------------------------------------ before the network
@@ -81,7 +86,7 @@ def given_proposals(batch: Batch, scales: Tensor, geometry: Geometry = CONTINUOU
     valid = (given[..., 2:] > given[..., :2]).all(dim=-1)  # rows of zeros are no proposals
     boxes = geometry.from_data(given, scales[:, None])
     rows = torch.arange(valid.shape[1], device=boxes.device).expand_as(valid)
-    return Proposals(boxes, torch.zeros_like(boxes[..., 0]), valid, rows, valid.shape[1])
+    return Proposals(boxes, torch.zeros_like(boxes[..., 0]), valid, rows, valid.shape[1], given=True)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -98,15 +103,18 @@ def sample_rois(
     """Sample the regions of a training step among proposals and ground-truth boxes (Fast R-CNN, section 2.3).
 
     A proposal's random number depends on its source, not on its rank, so rounding that swaps two ranks changes nothing, and neither
-    does padding. Background that lies mostly in a crowd region is not used. ``scales`` (B, 2) as of `Geometry.scales`.
+    does padding. ``config.crowd`` says what becomes of crowd regions. ``scales`` (B, 2) as of `Geometry.scales`.
     """
     regions = torch.cat([proposals.boxes, geometry.from_data(truth.boxes, scales[:, None])], dim=1)
     boxes = geometry.rescale(regions, (1 / scales)[:, None].expand(-1, regions.shape[1], 2))
     instance_boxes = boxes[:, proposals.boxes.shape[1] :] * truth.exists[..., None]
     exists = torch.cat([proposals.valid, truth.exists], dim=1)
-    matched, _ = match_boxes(instance_boxes, boxes, config.foreground_iou, config.foreground_iou)
-    positive, negative = (matched >= 0) & exists, (matched == BACKGROUND) & exists
-    if truth.ignore.shape[1] and config.ignore_crowd is not False:
+    matched, best = match_boxes(instance_boxes, boxes, 0.0, 0.0)
+    labels_of = truth.labels.gather(1, matched)
+    positive, negative = (best >= config.foreground_iou) & exists, (best < config.foreground_iou) & exists
+    if truth.ignore.shape[1] and config.crowd == "class":
+        labels_of, positive, negative = _with_crowd(labels_of, best, exists, boxes, proposals, truth, scales, config, geometry)
+    elif truth.ignore.shape[1] and config.crowd != "background":
         negative &= ioa(boxes, truth.ignore).amax(dim=2) < 0.5
     # An image's first random numbers are its instances', the next its proposals'.
     counts, most = truth.exists.sum(dim=1, keepdim=True), truth.exists.shape[1]
@@ -119,12 +127,43 @@ def sample_rois(
         drawn.append(_drawn(positive[image, candidates], negative[image, candidates], chance[image, candidates], config))
     indices, valid = (torch.stack(column) for column in zip(*drawn, strict=True))
     is_positive = positive.gather(1, indices) & valid
-    instances = matched.gather(1, indices).clamp(min=0)
-    labels = torch.where(is_positive, truth.labels.gather(1, instances), num_classes).masked_fill(~valid, -1)
+    has_box = is_positive & (best.gather(1, indices) >= config.foreground_iou)
+    instances = matched.gather(1, indices) * is_positive
+    labels = torch.where(is_positive, labels_of.gather(1, indices), num_classes).masked_fill(~valid, -1)
     corners = indices[..., None].expand(-1, -1, 4)
     deltas = encode(instance_boxes.gather(1, instances[..., None].expand(-1, -1, 4)), boxes.gather(1, corners), config.box_weights)
-    deltas = torch.where(is_positive[..., None], deltas, 0.0)
-    return RoISample(regions.gather(1, corners), valid, labels, instances, deltas, scales)
+    deltas = torch.where(has_box[..., None], deltas, 0.0)
+    return RoISample(regions.gather(1, corners), valid, labels, instances, deltas, scales, has_box)
+
+
+def _with_crowd(
+    labels: Tensor,
+    best: Tensor,
+    exists: Tensor,
+    boxes: Tensor,
+    proposals: Proposals,
+    truth: GroundTruth,
+    scales: Tensor,
+    config: RoIConfig,
+    geometry: Geometry,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Detectron's rule for crowd regions: a region is of the class of what it overlaps most, be it an instance or a crowd region.
+
+    Given proposals of which more than `CROWD_SHARE` lies in one crowd region are not used. ``labels`` and ``best`` (B, A) are the
+    class of the instance that each of ``boxes`` (B, A, 4), pixels of the second stage, overlaps most, and their IoU -> labels,
+    positive and negative (B, A).
+    """
+    learnt = truth.ignore_labels >= 0
+    crowd = geometry.from_data(truth.ignore, scales[:, None])
+    crowd = geometry.rescale(crowd, (1 / scales)[:, None].expand(-1, crowd.shape[1], 2)) * learnt[..., None]
+    highest, nearest = iou(crowd, boxes).max(dim=1)
+    labels = torch.where(highest > best, truth.ignore_labels.gather(1, nearest), labels)
+    if proposals.given:
+        count = proposals.boxes.shape[1]
+        covered = ioa(boxes[:, :count], crowd).amax(dim=2) > CROWD_SHARE
+        exists = torch.cat([exists[:, :count] & ~covered, exists[:, count:]], dim=1)
+    overlap = torch.maximum(highest, best)
+    return labels, (overlap >= config.foreground_iou) & exists, (overlap < config.foreground_iou) & exists
 
 
 def _drawn(positive: Tensor, negative: Tensor, chance: Tensor, config: RoIConfig) -> tuple[Tensor, Tensor]:
@@ -142,7 +181,7 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, conf
     whose two losses together are largest (Shrivastava et al., OHEM, 2016; R-FCN, section 2).
     """
     num_classes = class_logits.shape[2] - 1
-    positive = (sample.labels >= 0) & (sample.labels < num_classes)
+    positive = (sample.labels >= 0) & (sample.labels < num_classes) if sample.has_box is None else sample.has_box
     columns = sample.labels.clamp(0, box_deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
     classes = F.cross_entropy(class_logits.flatten(0, 1), sample.labels.flatten(), ignore_index=-1, reduction="none")
     classes = classes.view_as(sample.labels)
@@ -175,9 +214,9 @@ def candidates_of(
     ``class_logits`` (B, K, C + 1), ``box_deltas`` (B, K, C or 1, 4).
     """
     scales = scales[:, None]
-    sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
+    sizes = (batch.scaled_sizes[:, None] / scales.flip(-1)).round()
     num_classes, boxes_each = class_logits.shape[2] - 1, box_deltas.shape[2]
-    scores = (class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]).flatten(1)
+    scores = (_class_scores(class_logits) * proposals.valid[..., None]).flatten(1)
     scores, pairs = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
     labels, rows = pairs % num_classes, pairs // num_classes
     rois = proposals.boxes.gather(1, rows[..., None].expand(-1, -1, 4))
@@ -201,12 +240,17 @@ def class_boxes(
 ) -> tuple[Tensor, Tensor]:
     """The input of `candidates_of`'s top-k: the scores (B, K, C) of all proposals, and their boxes of all classes (B, K, C, 4)."""
     scales = scales[:, None]
-    sizes = (batch.sizes[:, None] / scales.flip(-1)).round()
+    sizes = (batch.scaled_sizes[:, None] / scales.flip(-1)).round()
     num_classes = class_logits.shape[2] - 1
-    scores = class_logits.softmax(dim=-1)[..., :num_classes] * proposals.valid[..., None]
+    scores = _class_scores(class_logits) * proposals.valid[..., None]
     rois = geometry.rescale(proposals.boxes, (1 / scales).expand(*proposals.boxes.shape[:2], 2))
     boxes = geometry.clip(decode(box_deltas, rois[:, :, None], box_weights), sizes[:, None])
     return scores, boxes.expand(-1, -1, num_classes, -1)
+
+
+def _class_scores(class_logits: Tensor) -> Tensor:
+    """(B, K, C + 1) logits, background last -> (B, K, C) probabilities, 0 in rows with a NaN or an infinite logit."""
+    return class_logits.softmax(dim=-1)[..., :-1].nan_to_num(0.0)
 
 
 # -------------------------------------------------------------------------------------------------- regions as rows

@@ -43,7 +43,8 @@ def roi_align(
         images: (R,) int64, the image of each RoI.
         size: P.
         scale: cells of the map per pixel of the input, 1 / stride.
-        sampling_ratio: G, or 0 for as many points as the cell has map pixels, rounded up (R-CNN on C4).
+        sampling_ratio: G, or 0 for as many points as the cell has map pixels, rounded up (R-CNN on C4); a RoI without extent then
+            has none, and features of 0.
         aligned: pixel i of the map has its centre at i + 0.5 (correct). False is Detectron's and torchvision's first
             version, shifted by half a map pixel and with RoIs at least one map pixel wide.
         fixed_shapes: read no value on the host, so that the function can be exported.
@@ -63,8 +64,8 @@ def roi_align(
     if sampling_ratio > 0:
         return _pool(features, rois, extent, images, size, torch.full((rois.shape[0],), sampling_ratio), sampling_ratio)
     # RoIs are done in groups whose grids have the same longer side, so that few weights are zero.
-    points = torch.ceil(extent / size).clamp(min=1).long()
-    longest = points.amax(dim=1)
+    points = torch.ceil(extent / size).long()
+    longest = points.amax(dim=1).clamp(min=1)
     pooled = features.new_empty(len(rois), features.shape[1], size, size)
     for most in sorted(set(longest.tolist())):
         rows = (longest == most).nonzero()[:, 0]
@@ -132,10 +133,10 @@ def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -
         return roi_align(planes[:, None].to(rois.dtype), rois, indices, size, scale=1.0, sampling_ratio=0)[:, 0]
     rois = rois.detach().float() - 0.5
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0)
-    points = torch.ceil(extent / size).clamp(min=1)
+    points = torch.ceil(extent / size)
     matrices = []
     for axis, limit in ((1, planes.shape[1]), (0, planes.shape[2])):
-        pixels, weights = _axis(rois[:, axis], extent[:, axis], limit, size, points[:, axis], int(points[:, axis].max()))
+        pixels, weights = _axis(rois[:, axis], extent[:, axis], limit, size, points[:, axis], max(1, int(points[:, axis].max())))
         matrices.append(torch.zeros(len(rois), size, limit).scatter_add_(2, pixels.long(), weights))
     rows, columns = matrices
     with torch.autocast("cpu", enabled=False):  # products in bfloat16 would round the values
@@ -182,13 +183,15 @@ def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: 
 def _axis(start: Tensor, extent: Tensor, limit: int, size: int, points: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Map pixels and their weights along one axis: two (R, P, 2 * most), int32 and float32.
 
-    A point outside [-1, limit] weighs nothing; between the border and the outermost pixel's centre it reads that pixel.
+    A point outside [-1, limit] weighs nothing; between the border and the outermost pixel's centre it reads that pixel. A RoI of 0
+    points, one without extent, weighs nothing at all.
     """
-    count = points[:, None, None].float()
+    number = points[:, None, None]
+    count = number.clamp(min=1).float()
     cell = torch.arange(size, dtype=torch.float32)[None, :, None]
     point = torch.arange(most, dtype=torch.float32)[None, None, :]
     position = start[:, None, None] + (cell + (point + 0.5) / count) * (extent[:, None, None] / size)
-    weight = ((position >= -1) & (position <= limit) & (point < count)) / count
+    weight = ((position >= -1) & (position <= limit) & (point < number)) / count
     position = position.clamp(0, limit - 1)
     low = position.floor().clamp(max=max(limit - 2, 0))
     fraction = position - low

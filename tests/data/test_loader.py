@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import resource
@@ -19,7 +20,9 @@ from PIL import Image
 from pycocotools import mask as pycoco_mask
 
 from boxwood.data import CocoDataset, HorizontalFlip, ResizeShortestEdge, Transform
+from boxwood.data.class_order import ReorderedClasses
 from boxwood.data.loader import MASK_SIZE, collate, eval_batches, make_target, train_batches
+from boxwood.data.packing import PackedBatch
 from boxwood.data.proposals import write_proposals
 from boxwood.errors import UserError
 from boxwood.structures import Batch, Bitmap, Polygons, Sample
@@ -160,6 +163,26 @@ def test_crowd_regions_become_ignored_boxes(dataset: CocoDataset) -> None:
     assert target.keypoints is not None and target.keypoints.shape == (2, 2, 3)
     empty = make_target(dataset[0])
     assert empty.boxes.shape == (0, 4) and empty.masks is not None and empty.masks.bitmaps.shape == (0, MASK_SIZE, MASK_SIZE)
+
+
+def test_crowd_regions_keep_their_class_and_ignored_instances_have_none(tmp_path: Path) -> None:
+    """`iscrowd: 1` is a crowd region of its category, `ignore: 1` (difficult objects of VOC) a region without one."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    categories = [{"id": 4, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 9, "name": "eel"}]
+    flags: list[dict[str, int]] = [{}, {"iscrowd": 1}, {"ignore": 1}, {"iscrowd": 1, "ignore": 1}]
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 7, "bbox": [2 + 4 * i, 3, 20, 20], "area": 400, "iscrowd": 0, **more}
+        for i, more in enumerate(flags)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    plain = CocoDataset(file, tmp_path)
+    for data, label in ((plain, 1), (ReorderedClasses(plain, [2, 1, 0]), 1), (ReorderedClasses(plain, [1, 2, 0]), 0)):
+        target = PackedBatch.of(collate([data[0]], [0], with_targets=True)).unpack().targets[0]  # type: ignore[index]
+        assert target.labels.tolist() == [label] and target.ignore[:, 0].tolist() == [6, 10, 14]
+        assert target.ignore_labels.tolist() == [label, -1, -1]
+        assert target.to("cpu").ignore_labels.tolist() == [label, -1, -1]
 
 
 def _sample(segmentations: list[Polygons | Bitmap]) -> Sample:

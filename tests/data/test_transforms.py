@@ -112,6 +112,22 @@ def test_resized_pixels_are_pillows(short: tuple[int, ...]) -> None:
     assert resized.image.dtype == torch.uint8 and np.abs(difference).max() <= 1
 
 
+def test_without_antialias_the_scale_is_that_before_rounding() -> None:
+    """As OpenCV resizes: 169 pixels times 50 / 35 are 241.43, of which 241 are computed, each read at (x + 0.5) * 35 / 50."""
+    ramp = torch.arange(169, dtype=torch.uint8).repeat(3, 35, 1)
+    nothing = torch.zeros(1, dtype=torch.int64)
+    sample = Sample(ramp, 1, "a", (35, 169), torch.tensor([[0.0, 0, 169, 35]]), nothing, nothing.bool())
+    resize = ResizeShortestEdge(short=(50,), long=1000, antialias=False)
+    small = resize(sample, np.random.default_rng(0))
+    assert small.size == (50, 241) and small.scaled_size == pytest.approx((50, 169 * 50 / 35))
+    torch.testing.assert_close(small.boxes, torch.tensor([[0.0, 0, 169 * 50 / 35, 50]]))
+    error = small.image[0, 0].double() - (torch.arange(241) + 0.5) * 35 / 50 + 0.5
+    assert error[-50:-1].mean().abs() < 0.05 and error.abs()[1:].max() < 0.6, "the ratio of the sizes would read 0.3 further right"
+    assert small.flipped().scaled_size == small.scaled_size and small.cropped(0, 0, (40, 40)).scaled_size is None
+    other = ResizeShortestEdge(short=(50,), long=1000)(sample, np.random.default_rng(0))
+    assert other.size == (50, 241) and other.scaled_size is None and other.boxes[0, 2] == 241
+
+
 def test_boxes_and_pixels_agree_with_torchvision() -> None:
     sample = make_sample()
     boxes = reference.horizontal_flip_bounding_boxes(sample.boxes.clone(), format=BoundingBoxFormat.XYXY, canvas_size=(30, 50))

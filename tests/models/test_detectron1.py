@@ -13,6 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from boxwood.config import ConfigError, from_tree, to_tree
+from boxwood.data.loader import collate
+from boxwood.data.transforms import ResizeShortestEdge
 from boxwood.fields import DetectedKeypoints
 from boxwood.models import RCNNConfig, RetinaNetConfig
 from boxwood.models.backbones import ResNetConfig
@@ -24,10 +27,10 @@ from boxwood.models.postprocess import Instances, find_keypoints, select_instanc
 from boxwood.models.retinanet import RetinaNetOutput, assign
 from boxwood.models.retinanet import candidates_of as candidates_of_levels
 from boxwood.models.rpn import AnchorSample, Proposals, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.second_stage import candidates_of, given_proposals, pool_regions, sample_rois
+from boxwood.models.second_stage import box_losses, candidates_of, given_proposals, pool_regions, sample_rois
 from boxwood.models.tasks.keypoint import keypoint_loss
 from boxwood.ops.detectron1 import DETECTRON1
-from boxwood.structures import Batch, Categories, KeypointFacts, Target
+from boxwood.structures import Batch, Categories, KeypointFacts, Sample, Target
 
 Array = np.ndarray[Any, Any]
 LAST = np.array([0.0, 0, 1, 1])
@@ -141,7 +144,7 @@ def test_proposals_by_numpy(seed: int, learning: bool) -> None:
 
 
 def scales_of(batch: Batch) -> Tensor:
-    return DETECTRON1.scales(batch.sizes, batch.originals)
+    return DETECTRON1.scales(batch.scaled_sizes, batch.originals)
 
 
 def sampled(output: RPNOutput, batch: Batch) -> AnchorSample:
@@ -267,7 +270,7 @@ def test_sampled_rois() -> None:
     batch = batch_of([(112, 160)], [(70, 100)], (target,), (tensor((rois + LAST) * factor),))
     proposals = given_proposals(batch, scales_of(batch), DETECTRON1)
     np.testing.assert_allclose(theirs(proposals.boxes[0]), rois * factor, atol=1e-4)
-    config = RoIConfig(samples_per_image=64, positive_fraction=1.0, ignore_crowd=False)
+    config = RoIConfig(samples_per_image=64, positive_fraction=1.0, **RoIConfig.detectron1_rules)
     sample = sample_rois(proposals, ground_truth_of((target,)), batch, scales_of(batch), config, 3, DETECTRON1)
     candidates = np.concatenate([rois, truth])
     overlaps = np.array([[iou(box, instance) for instance in truth] for box in candidates])
@@ -283,6 +286,65 @@ def test_sampled_rois() -> None:
         if positive[index]:
             goal = encode(truth[instance : instance + 1], candidates[index : index + 1], (10, 10, 5, 5))[0]
             np.testing.assert_allclose(deltas, goal, atol=1e-4)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_crowd_regions_teach_their_class(given: bool) -> None:
+    """Section b.5: a region is of the class of what it overlaps most, crowd regions included, and regresses the box of the best
+    instance where that overlap is 0.5 too. Given proposals of which more than 0.7 lies in a crowd region are not used."""
+    truth, factor = np.array([[0, 0, 39, 39]]), 2.0  # of class 2
+    regions = np.array([[50, 50, 99, 99], [0, 0, 39, 45], [0, 60, 29, 89]])  # crowds of classes 0 and 1, a difficult object
+    rois = np.array(
+        [
+            [50, 50, 95, 95],  # 46^2 / 50^2 of the first crowd, nothing of the instance
+            [0, 0, 39, 38],  # 39 / 40 of the instance, 39 / 46 of the second crowd
+            [0, 0, 39, 44],  # 40 / 45 of the instance, 45 / 46 of the second crowd
+            [0, 60, 29, 89],  # the difficult object
+            [60, 0, 89, 29],  # nothing
+        ]
+    )
+    ignore_labels = torch.tensor([0, 1, -1])
+    ends = tensor((regions + LAST) * factor)
+    target = Target(tensor((truth + LAST) * factor), torch.tensor([2]), ends, ignore_labels=ignore_labels)
+    other = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    boxes = tensor((rois + LAST) * factor)
+    batch = batch_of([(200, 200)] * 2, [(100, 100)] * 2, (target, other), (boxes, boxes))
+    proposals = given_proposals(batch, scales_of(batch), DETECTRON1)
+    proposals.given = given
+    config = RoIConfig(samples_per_image=20, positive_fraction=0.5, **RoIConfig.detectron1_rules)
+    sample = sample_rois(proposals, ground_truth_of((target, other)), batch, scales_of(batch), config, 3, DETECTRON1)
+    rows = {
+        tuple(np.round(theirs(box) / factor).astype(int).tolist()): (int(label), deltas.numpy(), bool(has_box))
+        for box, label, deltas, has_box, valid in zip(
+            *(part[0] for part in (sample.boxes, sample.labels, sample.deltas, sample.has_box, sample.valid) if part is not None),
+            strict=True,
+        )
+        if valid
+    }
+    expected = {tuple(roi): label for roi, label in zip(rois.tolist(), (0, 2, 1, 3, 3), strict=True)} | {(0, 0, 39, 39): 2}
+    if given:
+        expected = {roi: expected[roi] for roi in [(0, 60, 29, 89), (60, 0, 89, 29), (0, 0, 39, 39)]}
+    assert {roi: label for roi, (label, _, _) in rows.items()} == expected
+    for roi, (label, deltas, has_box) in rows.items():
+        assert has_box == (label in (1, 2))
+        goal = encode(truth, np.array([roi]), (10, 10, 5, 5))[0] if has_box else np.zeros(4)
+        np.testing.assert_allclose(deltas, goal, atol=1e-4)
+    assert sample.labels[1, sample.valid[1]].tolist() == [3] * 5, "the padding of the other image's regions is none"
+
+    predicted = torch.zeros(2, 20, 3, 4)
+    losses = box_losses(torch.zeros(2, 20, 4), predicted, sample, config)
+    distance = sum(np.where(np.abs(d) < 1, d * d / 2, np.abs(d) - 0.5).sum() for _, d, _ in rows.values())
+    assert losses["loss_box"].item() == pytest.approx(distance / (len(rows) + 5), abs=1e-5)
+
+
+@pytest.mark.parametrize("crowd", ["ignored", "background"])
+def test_other_rules_for_crowd_regions(crowd: str) -> None:
+    target = Target(torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([2]), torch.tensor([[50.0, 50, 100, 100]]))
+    boxes = torch.tensor([[50.0, 50, 96, 96], [60, 0, 90, 30]])
+    batch = batch_of([(100, 100)], [(100, 100)], (target,), (boxes,))
+    config, scales = RoIConfig(samples_per_image=20, crowd=crowd), torch.ones(1, 2)
+    sample = sample_rois(given_proposals(batch, scales), ground_truth_of((target,)), batch, scales, config, 3)
+    assert sample.labels[0, sample.valid[0]].tolist() == ([2, 3] if crowd == "ignored" else [2, 3, 3])
 
 
 # --------------------------------------------------------------------------------------------------------------- keypoints
@@ -341,13 +403,43 @@ def test_keypoint_loss_in_pixels_of_a_coco_file() -> None:
     points = tensor(np.concatenate([(pixels + 0.5) * 2, [[2], [2]]], axis=1))[None]
     target = Target(tensor((roi + LAST) * 2)[None], torch.tensor([0]), torch.zeros(0, 4), None, points)
     batch = batch_of([(400, 400)], [(200, 200)], (target,), (torch.zeros(0, 4),))
-    config, scales = RoIConfig(samples_per_image=1, positive_fraction=1.0, ignore_crowd=False), scales_of(batch)
+    config, scales = RoIConfig(samples_per_image=1, positive_fraction=1.0, **RoIConfig.detectron1_rules), scales_of(batch)
     proposals = given_proposals(batch, scales, DETECTRON1)
     sample = sample_rois(proposals, ground_truth_of((target,)), batch, scales, config, 3, DETECTRON1)
     np.testing.assert_allclose(theirs(sample.boxes[0, 0]), roi * 2, atol=1e-4)
     logits = torch.zeros(1, 2, 56, 56)
     logits[0, 0].view(-1)[3108] = 100.0  # certain of the right cell; the second keypoint is outside and does not count
     assert keypoint_loss(logits, torch.tensor([0]), sample, [points], 3, DETECTRON1) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------- the scale
+
+
+@pytest.mark.parametrize(
+    ("original", "short", "scale"), [((480, 640), 800, 5 / 3), ((3000, 4001), 300, 0.1), ((300, 900), 800, 13 / 9)]
+)
+def test_the_scale_is_that_before_rounding(original: tuple[int, int], short: int, scale: float) -> None:
+    """Section d.2: boxes are divided by the factor S / short (or that of the longer side), not by the ratio of the rounded sizes.
+
+    A box that ends at the image's last pixel in the network's input is cut at that of the original.
+    """
+    nothing = torch.zeros(0, dtype=torch.int64)
+    whole = Sample(torch.zeros(3, *original, dtype=torch.uint8), 1, "a", original, torch.zeros(0, 4), nothing, nothing.bool())
+    resize = ResizeShortestEdge(short=(short,), long=1300, antialias=False)
+    batch = collate([resize(whole, np.random.default_rng(0))], [0], with_targets=False)
+    np.testing.assert_allclose(scales_of(batch)[0], [scale, scale], rtol=1e-6)
+    height, width = original
+    inside = np.array([[0.05, 0.1, 0.5, 0.6], [0.2, 0.2, 0.99, 0.95]]) * [width, height, width, height]
+    beyond = np.array([[0.5 * width, 0.5 * height, width + 9.0, height + 9.0]])
+    anchors = np.concatenate([inside, beyond]) * scale
+    logits = torch.full((1, 3, 3), -9.0)
+    logits[0, [0, 1, 2], [0, 1, 2]] = torch.tensor([3.0, 2.0, 1.0])
+    deltas, placed = torch.zeros(1, 3, 4), tensor(anchors + LAST)
+    output = RetinaNetOutput((logits,), (deltas,), (placed,), batch.scaled_sizes, scales_of(batch))
+    test = TestConfig(detections_per_image=3)
+    candidates = candidates_of_levels(output, RetinaNetHeadConfig(**RetinaNetHeadConfig.detectron1_rules), test, DETECTRON1)
+    (ours,) = to_detections(select_instances(candidates, scales_of(batch), test, DETECTRON1), batch, CATEGORIES, DETECTRON1)
+    np.testing.assert_allclose(theirs(ours.boxes), np.concatenate([inside, clip(beyond, *original)]), atol=2e-3)
 
 
 # --------------------------------------------------------------------------------------------------------------- RetinaNet
@@ -452,3 +544,11 @@ def test_padding(divisor: int, expected: tuple[int, int]) -> None:
     images = model.normalized(batch)
     assert images.shape[-2:] == expected
     assert (images[1, :, 60:] == 0).all() and (images[1, :, :, 90:] == 0).all() and (images[1, :, :60, :90] > 0).all()
+
+
+def test_the_earlier_key_for_crowd_regions_is_read() -> None:
+    for old, new in ((True, "ignored"), (False, "background"), (None, None)):
+        assert from_tree(RoIConfig, {"ignore_crowd": old}).crowd == new
+        assert "ignore_crowd" not in to_tree(from_tree(RoIConfig, {"ignore_crowd": old}))
+    with pytest.raises(ConfigError, match=r"unknown key 'ignore_crowd'.*'crowd'"):
+        from_tree(RoIConfig, {"ignore_crowd": "often"})

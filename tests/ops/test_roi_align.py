@@ -32,23 +32,19 @@ ROIS = torch.cat(
                 [200, 10, 260, 40],
                 [0, 51.9, 68, 52],  # a line along the border
                 [10, 0, 12, 52],
+                [10, 10, 40, 10],  # lines
+                [20, 5, 20, 45],
             ]
         ),
     ]
 )
 IMAGES = torch.arange(len(ROIS)) % 3
-NOTHING = 15
-"""The RoI without area. With as many points as it has pixels, torchvision reads none and gives zeros; ours reads one."""
+WITHOUT_EXTENT = (15, 24, 25)
+"""Aligned, with as many points as they have pixels, they have none."""
 
 
 def features(height: int = HEIGHT, width: int = WIDTH, channels: int = 5) -> Tensor:
     return torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
-
-
-def regions(sampling_ratio: int) -> tuple[Tensor, Tensor]:
-    """The RoIs on which ours and torchvision's agree, and the image of each."""
-    compared = torch.arange(len(ROIS)) != (NOTHING if sampling_ratio == 0 else -1)
-    return ROIS[compared], IMAGES[compared]
 
 
 def theirs(maps: Tensor, rois: Tensor, images: Tensor, size: int, sampling_ratio: int, aligned: bool, scale: float) -> Tensor:
@@ -65,7 +61,7 @@ def test_values_and_gradients_are_torchvisions(aligned: bool, sampling_ratio: in
     memory = torch.channels_last if channels_last else torch.contiguous_format
     mine = features().contiguous(memory_format=memory).requires_grad_()
     reference = features().requires_grad_()
-    rois, images = regions(sampling_ratio)
+    rois, images = ROIS, IMAGES
     ours = roi_align(mine, rois, images, size, scale=1 / STRIDE, sampling_ratio=sampling_ratio, aligned=aligned)
     expected = theirs(reference, rois, images, size, sampling_ratio, aligned, 1 / STRIDE)
     assert ours.shape == (len(rois), 5, size, size)
@@ -85,10 +81,19 @@ def test_values_and_gradients_are_torchvisions(aligned: bool, sampling_ratio: in
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2)])
 def test_tiny_maps(shape: tuple[int, int], aligned: bool, sampling_ratio: int) -> None:
     maps = features(*shape)
-    rois, images = regions(sampling_ratio)
-    rois = rois / 10
+    rois, images = ROIS / 10, IMAGES
     ours = roi_align(maps, rois, images, 3, scale=1 / STRIDE, sampling_ratio=sampling_ratio, aligned=aligned)
     torch.testing.assert_close(ours, theirs(maps, rois, images, 3, sampling_ratio, aligned, 1 / STRIDE), rtol=0, atol=2e-5)
+
+
+def test_a_region_without_extent_has_no_features() -> None:
+    """As in the operator: with 0 points a cell there is nothing to average. Detectron's regions have a map pixel at least."""
+    lines, maps = ROIS[list(WITHOUT_EXTENT)], features() + 5
+    places = torch.zeros(len(lines), dtype=torch.int64)
+    assert not roi_align(maps, lines, places, 7, scale=1 / STRIDE, sampling_ratio=0).any()
+    assert roi_align(maps, lines, places, 7, scale=1 / STRIDE, sampling_ratio=0, aligned=False).abs().amin() > 0
+    planes = roi_align_planes(maps[0], lines / STRIDE, places, 7)
+    assert planes.shape == (3, 7, 7) and not planes.any()
 
 
 def test_a_ramp_is_read_at_the_cells_centres() -> None:
