@@ -72,8 +72,9 @@ def split(
     ``source`` is any file or folder of annotations. ``val`` and ``test`` are fractions of the images, stratified by class: each
     class with at least as many images as there are parts is in all of them, unless other classes in the same images prevent it.
     Images of the same ``by_group`` stay together: ``folder``, or a key of the images such as ``video_id``; or images in whose
-    names the regular expression ``by_name`` matches the same text (its first group, where it has one). Copies that Roboflow made
-    of one picture always stay together. ``images`` is the folder of the pictures, where it is not found beside the annotations.
+    names the regular expression ``by_name`` matches the same text (its first group, where it has one). Without either, copies that
+    Roboflow made of one picture stay together. ``images`` is the folder of the pictures, where it is not found beside the
+    annotations.
 
     The rows of a COCO file are written as they are, with all their keys. Raises `UserError` where the source cannot be read or has
     several sets, the fractions leave no train set, or an image has no group.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -19,7 +21,7 @@ from boxwood.data import CocoConfig
 from boxwood.data.layouts import data_sources, is_data_source
 from boxwood.errors import UserError
 from boxwood.recipes import override, resolve
-from tests.conftest import Boxwood, tiny
+from tests.conftest import Boxwood, repeatable, tiny
 
 RECIPE = "faster_rcnn_mobilenetv2_fpn"
 ROBOFLOWS_YAML = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\nnames: ['nut', 'bolt']\n"
@@ -225,6 +227,49 @@ def test_one_set_is_divided(layout: Callable[[Path], None], tmp_path: Path, boxw
     assert [len(part["images"]) for part in parts] == [8, 2] and [len(part["annotations"]) for part in parts] == [16, 4]
     fixed = boxwood("data", "check", tmp_path, "--fix", tmp_path / "fixed" / "fixed.json")
     assert fixed.status == 0 and len(json.loads((tmp_path / "fixed" / "fixed.json").read_text())["annotations"]) == 20
+
+
+TOKENS = (
+    *(b"", b"\0", b"null", b"-1", b"1e999", b"nan", b"[", b"{", b"<"),
+    *(b'"', b": ", b"\n", b"../", b"\xff\xfe", b"\\ud800", b'"images"'),
+)
+
+
+@repeatable
+@settings(max_examples=60)
+@given(
+    layout=st.sampled_from((*LAYOUTS, *ONE_SET)),
+    which=st.integers(0, 100),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 20), st.sampled_from(TOKENS)), min_size=1, max_size=3),
+)
+def test_a_damaged_file_is_read_or_refused_in_one_line(
+    layout: Callable[[Path], None],
+    which: int,
+    cuts: list[tuple[float, int, bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "damaged" / layout.__name__
+    if not folder.is_dir():
+        layout(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jpg")
+    path = files[which % len(files)]
+    before = content = path.read_bytes()
+    for place, length, token in cuts:
+        start = int(place * len(content))
+        content = content[:start] + token + content[start + length :]
+    path.write_bytes(content)
+    try:
+        config = resolve(RECIPE, [f"data={folder}"])
+        for part in (config.data.train, config.data.val):
+            assert isinstance(part, CocoConfig) and len(part.read().image_ids)
+        package.check(folder)
+    except UserError as error:
+        message = str(error)
+    else:
+        message = ""
+    finally:
+        path.write_bytes(before)
+    assert "\n" not in message
 
 
 def test_what_was_taken_is_logged(tmp_path: Path, boxwood: Boxwood) -> None:

@@ -25,7 +25,7 @@ def split(
 
     Annotations of any format that is read become COCO files; the rows of a COCO file stay as they are. Frames of one video, tiles
     of one slide or pictures of one patient belong into one part: say so with --by-group or --by-name, else the AP on val is too
-    high. Copies that Roboflow made of one picture (a.rf.*.jpg) always stay together.
+    high. Without either, copies that Roboflow made of one picture (a.rf.*.jpg) stay together.
 
     \b
       boxwood data split photos --out parts
