@@ -227,11 +227,6 @@ def test_a_run_is_not_overwritten(boxwood: Boxwood, shapes: Path, trained: Path)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_resume_without_a_checkpoint(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert "no checkpoint" in refused(boxwood, out, "train", "demo_shapes", *tiny(shapes), "--out", out, "--resume")
-
-
 def test_classes_of_the_data_that_the_weights_lack(boxwood: Boxwood, trained: Path, edited: Edit, tmp_path: Path) -> None:
     path = edited(lambda coco: coco["categories"].append({"id": 99, "name": "unicorn"}))
     line = refused(boxwood, tmp_path / "scores", "eval", trained, f"data.val.annotations={path}", "--out", tmp_path / "scores")

@@ -333,11 +333,12 @@ def test_interrupted_during_evaluation(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_closed_terminal_saves_but_not_under_nohup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINY_SIGNAL", "SIGHUP:3:0")
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_run(), tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoints" / "step-00000003.pt").exists()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_run(), tmp_path / "run")
+        assert (tmp_path / "run" / "checkpoints" / "step-00000003.pt").exists()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert train(tiny_run(steps=4), tmp_path / "nohup")
     finally:
         signal.signal(signal.SIGHUP, before)
