@@ -21,7 +21,7 @@ from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
 from boxwood.columns import Columns, are_numbers, are_run_lengths, is_area, is_number, read_json
-from boxwood.data.coco_variants import Reading, as_meant, without_root_class
+from boxwood.data.coco_variants import Variant, as_meant, without_root_class
 from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
 
@@ -102,7 +102,7 @@ class CocoFile:
     """(A,) annotation rows, those of one image side by side in the order of the file."""
     starts: NDArray[np.int64]
     """(I + 1,) image i has the annotations ``by_image[starts[i] : starts[i + 1]]``."""
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[Variant, ...] = ()
     """What was written in another way than COCO's, and how it was read."""
 
     def file_name(self, image: int) -> str:
@@ -203,7 +203,7 @@ def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
     return _arrays(meant, path, [*readings, *more])
 
 
-def _arrays(tree: dict[str, Any], path: str | Path, readings: Sequence[Reading]) -> CocoFile:
+def _arrays(tree: dict[str, Any], path: str | Path, readings: Sequence[Variant]) -> CocoFile:
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
     if not images.records:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")

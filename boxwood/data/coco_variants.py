@@ -16,11 +16,11 @@ from hotcoco import mask as coco_mask
 
 from boxwood.columns import are_numbers, is_whole
 
-__all__ = ["Reading", "as_meant", "box_of_mask", "without_root_class"]
+__all__ = ["Variant", "as_meant", "box_of_mask", "without_root_class"]
 
 
 @dataclass
-class Reading:
+class Variant:
     """One kind of difference from COCO: how often, the first examples, and how it is read."""
 
     problem: str
@@ -34,7 +34,7 @@ class Reading:
             self.examples.append(example)
 
 
-def without_root_class(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Reading]]:
+def without_root_class(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Variant]]:
     """A COCO dictionary without the class that Roboflow writes first: it has the supercategory ``none``, is the supercategory of
     all others, and has no annotation."""
     tree = dict(tree)
@@ -48,19 +48,19 @@ def without_root_class(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Re
     if any(isinstance(row, dict) and row.get("category_id") == root.get("id") for row in annotations or ()):
         return tree, []
     tree["categories"] = [row for row in categories if row is not root]
-    reading = Reading("classes that are only the supercategory of all others", "not a class, and left out")
+    reading = Variant("classes that are only the supercategory of all others", "not a class, and left out")
     reading.add(f"'{root['name']}'")
     return tree, [reading]
 
 
-def as_meant(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Reading]]:
+def as_meant(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Variant]]:
     """A COCO dictionary whose rows are as COCO writes them, as far as it is sure what they mean; rows that are wrong in another way
     stay as they are. The rows of ``tree`` are not changed."""
     tree = dict(tree)
-    readings: dict[str, Reading] = {}
+    readings: dict[str, Variant] = {}
 
     def note(problem: str, reading: str, example: str) -> None:
-        readings.setdefault(problem, Reading(problem, reading)).add(example)
+        readings.setdefault(problem, Variant(problem, reading)).add(example)
 
     for section, keys in (("images", ("id", "height", "width")), ("categories", ("id",))):
         if isinstance(tree.get(section), list):

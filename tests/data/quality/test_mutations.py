@@ -129,7 +129,7 @@ def change(tree: Any, kind: str, first: int, second: int, value: Any) -> None:
         node[key] = [node[key]] if second % 2 else {str(key): node[key]}
     elif kind == "duplicate" and isinstance(node, list):
         node.insert(key, copy.deepcopy(node[key]))
-    elif kind == "scale" and isinstance(node[key], int | float):
+    elif kind == "scale" and isinstance(node[key], int | float) and abs(node[key]) < 1e100:  # no float is larger than 1e308
         node[key] = node[key] * (1e6, -1, 0.01, 1e18)[second % 4]
     elif kind == "all":
         for other, place in spots:
