@@ -255,7 +255,7 @@ def test_a_configuration_of_objects_is_refused(tmp_path: Path) -> None:
 def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", b"\0" * 50_000_000)
-    with pytest.raises(UserError, match="far more bytes"):
+    with pytest.raises(UserError, match="it has compressed entries"):
         read_tensors(tmp_path / "bomb.pth")
 
 

@@ -193,7 +193,8 @@ def test_a_nan_on_one_process_ends_all_with_its_image(tmp_path: Path) -> None:
     run.data.train = TinyData(nan_box_in=105)
     status, output = torchrun.run(write_config(run, tmp_path), tmp_path / "run")
     assert status == 1
-    assert "image 105 (5.png): 1 boxes" in output and "the loss is not finite at step" in output
+    assert "training diverged at step" in output and "105 (5.png)" in output
+    assert "image 105 (5.png): 1 boxes" in (tmp_path / "run" / "divergence.txt").read_text()
 
 
 @pytest.mark.slow
