@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from boxwood.columns import short
 from boxwood.data.dataset import Dataset
 from boxwood.errors import UserError
 from boxwood.structures import Categories, Sample
@@ -18,6 +19,9 @@ from boxwood.structures import Categories, Sample
 __all__ = ["ReorderedClasses", "check_same_names", "in_order_of"]
 
 logger = logging.getLogger(__name__)
+
+NUM_NAMES = 10
+"""Of classes in a message."""
 
 
 class ReorderedClasses:
@@ -64,8 +68,9 @@ def check_same_names(categories: Categories, others: Categories, first: str, sec
     """
     parts = []
     for name, mine, theirs in ((first, categories, others), (second, others, categories)):
-        if only := [f"{i} '{n}'" for i, n in zip(mine.ids, mine.names, strict=True) if n not in theirs.names]:
-            parts.append(f"only {name} has " + ", ".join(only))
+        if only := [f"{i} {short(n)}" for i, n in zip(mine.ids, mine.names, strict=True) if n not in theirs.names]:
+            more = f" and {len(only) - NUM_NAMES} more" if len(only) > NUM_NAMES else ""
+            parts.append(f"only {name} has " + ", ".join(only[:NUM_NAMES]) + more)
     if not parts and len(categories) != len(others):
         parts.append("a name stands twice")
     if parts:

@@ -40,6 +40,8 @@ MIN_SIDE = 0.01
 """Boxes with a side under this many pixels are left out: their regression targets would be infinite in float32."""
 TOLERANCE = 1.0
 """A box may reach beyond the image by so many pixels before that is worth a line; it is clipped in any case."""
+LONGEST_EXAMPLE = 400
+"""Letters of an example in a message: names of classes may be of any length."""
 NUM_EXAMPLES = 3
 
 
@@ -70,7 +72,8 @@ class Finding:
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
-        return f"{self.count} {self.problem}: {'; '.join(self.examples)}{more} -- {self.repair or self.advice}"
+        examples = [text if len(text) <= LONGEST_EXAMPLE else f"{text[: LONGEST_EXAMPLE - 3]}..." for text in self.examples]
+        return f"{self.count} {self.problem}: {'; '.join(examples)}{more} -- {self.repair or self.advice}"
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,15 @@ def test_boxes_up_to_a_pixel_outside_are_clipped_without_a_warning(tmp_path: Pat
     assert not caplog.records
 
 
+def test_long_names_are_cut_in_messages(tmp_path: Path) -> None:
+    tree = sound()
+    for category in tree["categories"]:
+        category["name"] = "x" * 5000
+    with pytest.raises(UserError, match="duplicate category names: 'xxx") as caught:
+        CocoDataset(write(tmp_path, tree), tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_faults_are_counted_and_three_are_named(tmp_path: Path) -> None:
     tree = sound()
     tree["annotations"] = [{**first(tree), "id": i, "bbox": [2, 4, 0, 0] if i < 5 else [2, 4, 9, 9]} for i in range(6)]
