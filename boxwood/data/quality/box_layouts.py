@@ -53,7 +53,8 @@ def recognised_layout(file: CocoFile) -> BoxLayout | None:
 
 def turned(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(A, 4) x, y, width, height, in which boxes of a negative side begin at their other corner."""
-    return np.concatenate([np.minimum(boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), np.abs(boxes[:, 2:])], axis=1)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        return np.concatenate([np.minimum(boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), np.abs(boxes[:, 2:])], axis=1)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals

@@ -109,7 +109,8 @@ def _in_pixels(tree: dict[str, Any], file: CocoFile, done: Counter[str]) -> tupl
         done[f"boxes written as {layout.description} turned into x, y, width, height in pixels"] += len(meant)
     else:
         flipped = turned(file.boxes)
-        inside = (flipped[:, :2] >= -1) & (flipped[:, :2] + flipped[:, 2:] <= limits[:, :2] + 1)
+        with np.errstate(invalid="ignore"):  # of boxes with infinity, which are not inside
+            inside = (flipped[:, :2] >= -1) & (flipped[:, :2] + flipped[:, 2:] <= limits[:, :2] + 1)
         swapped: NDArray[np.bool_] = np.any(file.boxes[:, 2:] < 0, axis=1) & np.all(inside, axis=1)
         if not swapped.any():
             return tree, file

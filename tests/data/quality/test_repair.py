@@ -103,6 +103,17 @@ def test_what_cannot_be_repaired_says_why(tmp_path: Path) -> None:
     assert not fixed.exists()
 
 
+@pytest.mark.parametrize(
+    "box", [[2, 4, float("-inf"), 9], [float("inf"), 4, float("-inf"), 9], [float("-inf"), 4, float("-inf"), 9]]
+)
+def test_boxes_with_infinity_are_left_out(box: list[float], tmp_path: Path) -> None:
+    tree = sound()
+    tree["annotations"][0]["bbox"] = box
+    done = repair(write(tmp_path, tree), tmp_path / "fixed.json", images=tmp_path)
+    assert done == ["1 boxes without area in their image left out"]
+    assert len(CocoDataset(tmp_path / "fixed.json", tmp_path)) == 3
+
+
 def test_new_ids_fit_into_64_bits() -> None:
     assert list(islice(unused_ids({1, 7}), 2)) == [8, 9]
     assert list(islice(unused_ids({1, 2**63 - 1}), 2)) == [2, 3]
