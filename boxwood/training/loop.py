@@ -35,7 +35,7 @@ from boxwood.training.log import RunLog, open_log
 from boxwood.training.optimizer import learning_rate, set_learning_rate
 from boxwood.training.parallel import without_exchange
 from boxwood.training.preflight import check_data, check_settings, warn_without_instances
-from boxwood.training.state import TrainingState, complete_files, keep_what_is_left, save, set_generators, start, write_files
+from boxwood.training.state import TrainingState, complete_files, record_divergence, save, set_generators, start, write_files
 from boxwood.training.validation import validate
 
 __all__ = ["train"]
@@ -107,7 +107,7 @@ def _train(config: RunConfig, out: Path, device: torch.device, *, resume: bool, 
             logger.warning("interrupted after step %d, which is saved: continue with --resume", state.step)
             raise KeyboardInterrupt from None
         except TrainingDiverged as error:
-            raise keep_what_is_left(state, error) from None
+            raise record_divergence(state, error) from None
         except UserError:
             # An image that cannot be read. One process alone can save the updates made so far; several may be at other steps.
             if world_size() == 1 and state.step > 0 and state.saved != state.step and save(state, required=False):

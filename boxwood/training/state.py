@@ -3,7 +3,7 @@
 start                model, optimizer and counters, new or from a checkpoint
 save                 checkpoint and last.safetensors
 complete_files       after a kill between the two
-keep_what_is_left    what a training that diverged leaves
+record_divergence    what a training that diverged leaves in its directory
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from boxwood.training.parallel import parallelize
 from boxwood.training.preflight import warn_of_batch_norm
 from boxwood.weights.file import save_weights
 
-__all__ = ["TrainingState", "complete_files", "keep_what_is_left", "save", "set_generators", "start", "write_files"]
+__all__ = ["TrainingState", "complete_files", "record_divergence", "save", "set_generators", "start", "write_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def save(state: TrainingState, *, required: bool) -> bool:
     return written
 
 
-def keep_what_is_left(state: TrainingState, error: TrainingDiverged) -> TrainingDiverged:
+def record_divergence(state: TrainingState, error: TrainingDiverged) -> TrainingDiverged:
     """Write divergence.txt and, where the run has no weights yet, last.safetensors; the error with the names of these files.
 
     All processes must call it. The weights are finite: an update that is not changes nothing.

@@ -652,7 +652,7 @@ def test_weights_from_before_a_divergence_stay(tmp_path: Path, monkeypatch: pyte
     assert same(weights(tmp_path / "run"), checkpoint.model), "those of the update before may be spoilt, though they are finite"
 
 
-def test_another_batch_size_is_said_where_the_rate_is_not_scaled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_batch_size_is_logged_where_the_rate_is_not_scaled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = tiny_run(steps=1)
     run.optim = SGDConfig(lr=0.02, reference_batch_size=16)
     train(run, tmp_path / "run")

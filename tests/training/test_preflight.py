@@ -31,7 +31,7 @@ from tests.training.tiny import tiny_run
         ("gn", 2, {}, None),
     ],
 )
-def test_batch_norm_of_parts_of_a_batch_is_said(
+def test_batch_norm_of_parts_of_a_batch_is_logged(
     norm: Norm,
     processes: int,
     settings: dict[str, int],
