@@ -103,20 +103,6 @@ class Categories:
         rows = zip(self.ids, self.names, strict=True)
         return "\n".join(f"  id {category} -> '{name}' -> label {label}" for label, (category, name) in enumerate(rows))
 
-    def difference(self, other: Categories) -> str:
-        """In words what differs from ``other``; empty where ids, names and order are equal."""
-        mine, theirs = dict(zip(self.ids, self.names, strict=True)), dict(zip(other.ids, other.names, strict=True))
-        parts = []
-        if only := [f"{i} '{n}'" for i, n in mine.items() if i not in theirs]:
-            parts.append("only the first has " + ", ".join(only))
-        if only := [f"{i} '{n}'" for i, n in theirs.items() if i not in mine]:
-            parts.append("only the second has " + ", ".join(only))
-        if renamed := [f"{i} '{n}' / '{theirs[i]}'" for i, n in mine.items() if i in theirs and theirs[i] != n]:
-            parts.append("other names for " + ", ".join(renamed))
-        if not parts and self.ids != other.ids:
-            parts.append(f"another order: {list(self.ids)} / {list(other.ids)}")
-        return "; ".join(parts)
-
 
 # ------------------------------------------------------------------------------------------------ one image's truth
 
