@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import json
 import os
 import platform
@@ -51,12 +52,14 @@ from boxwood.fields import Keypoints
 from boxwood.files import IMAGE_FORMATS
 from boxwood.inference.predictor import prepare
 from boxwood.interop.torchvision import rcnn_config, rcnn_state, retinanet_config, retinanet_state
-from boxwood.models.config import without_pretrained
+from boxwood.models.config import ModelConfig, without_pretrained
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.masks import paste_masks
 from boxwood.ops.roi_align import roi_align
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
+from boxwood.training.loop import update
+from boxwood.training.state import TrainingState, start
 
 HEIGHT, WIDTH = 800, 1216
 CLASSES = 80
@@ -348,28 +351,39 @@ def training_case(
     return batch, images, truths
 
 
+def training_state(name: str, model: ModelConfig, weights: dict[str, Tensor], categories: Categories) -> TrainingState:
+    """A run at its first step as `boxwood train` starts it, but for its weights."""
+    recipe = resolve("retinanet_r50_fpn_1x" if name == "RetinaNet" else "mask_rcnn_r50_fpn_1x")
+    settings = recipe.train.model_copy(update={"device": "cpu", "weights": None, "batch_size": 2})
+    optimizer = recipe.optim.model_copy(update={"lr": 1e-5, "reference_batch_size": 2})
+    config = recipe.model_copy(update={"model": model, "train": settings, "optim": optimizer})
+    state = start(config, Path("unused"), torch.device("cpu"), categories, None, {})
+    state.model.load_state_dict(weights)
+    return state
+
+
 def bench_training(repeats: int) -> Iterator[Row]:
-    """Two images of 320 x 480 with eight instances each: forward, losses, backward, an update of the weights."""
-    peer = torchvision_network("Mask R-CNN").train()
-    network = our_network("Mask R-CNN", peer).train()
-    freeze_as_ours(peer)
-    batch, images, truths = training_case("Mask R-CNN", 2, 8, (320, 480))
-    peer.transform.min_size, peer.transform.max_size = (320,), 480
+    """Two images with eight instances each: forward, losses, backward, an update of the weights; ours by the functions that
+    `boxwood train` calls."""
+    cases = [("Mask R-CNN", (320, 480)), ("Mask R-CNN", (HEIGHT, WIDTH)), ("Faster R-CNN", (320, 480)), ("RetinaNet", (320, 480))]
+    for name, size in cases:
+        peer = torchvision_network(name).train()
+        freeze_as_ours(peer)
+        network = our_network(name, peer)
+        state = training_state(name, network.config, network.state_dict(), network.categories)
+        batch, images, truths = training_case(name, 2, 8, size)
+        peer.transform.min_size, peer.transform.max_size = (min(size),), max(size)
+        optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
 
-    def step(network: Any, losses: Callable[[], dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        torch.stack(list(losses().values())).sum().backward()
-        optimizer.step()
+        def theirs(peer: Any = peer, optimizer: Any = optimizer, images: Any = images, truths: Any = truths) -> None:
+            optimizer.zero_grad()
+            losses = peer([image.float() / 255 for image in images], [dict(truth) for truth in truths])
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
 
-    optimizers = [torch.optim.SGD([p for p in n.parameters() if p.requires_grad], lr=1e-5, momentum=0.9) for n in (network, peer)]
-    seconds = take_turns(
-        lambda: step(network, lambda: network.losses(network(batch), batch.targets), optimizers[0]),
-        lambda: step(
-            peer, lambda: peer([image.float() / 255 for image in images], [dict(truth) for truth in truths]), optimizers[1]
-        ),
-        repeats,
-    )
-    yield row("training step, Mask R-CNN R50-FPN, 2 x 320x480", "torchvision", *seconds, "")
+        batches = itertools.repeat(batch)
+        seconds = take_turns(lambda state=state, batches=batches: update(state, batches), theirs, repeats)  # type: ignore[misc]
+        yield row(f"training step, {name} R50-FPN, 2 x {size[0]}x{size[1]}", "torchvision", *seconds, "")
 
 
 # ------------------------------------------------------------------------------------------------------------- operators

@@ -32,8 +32,8 @@ TRAINING = (
     ("train", "training/loop.py", "", {"start": "RunConfig", "train_batches": "RunConfig", "_loop": "TrainingState, Batch"}),
     ("start", "training/state.py", "network, optimizer", {}),
     ("train_batches", "data/loader.py", "samples, transforms, batches", {}),
-    ("_loop", "training/loop.py", "logs, validates, saves", {"_update": ""}),
-    ("_update", "training/loop.py", "forward, backward, step", {"RCNN.forward": "Batch", "RCNN.losses": "RCNNOutput"}),
+    ("_loop", "training/loop.py", "logs, validates, saves", {"update": ""}),
+    ("update", "training/loop.py", "forward, backward, step", {"RCNN.forward": "Batch", "RCNN.losses": "RCNNOutput"}),
     (
         "RCNN.forward",
         "models/rcnn.py",
@@ -42,6 +42,7 @@ TRAINING = (
             "RPN.forward": "maps",
             "propose": "RPNOutput",
             "sample_anchors": "RPNOutput",
+            "with_graph": "AnchorSample",
             "sample_rois": "Proposals",
             "task_logits": "",
         },
@@ -49,6 +50,7 @@ TRAINING = (
     ("RPN.forward", "models/rpn.py", "RPNOutput", {}),
     ("propose", "models/rpn.py", "Proposals", {}),
     ("sample_anchors", "models/rpn.py", "AnchorSample", {}),
+    ("RPN.with_graph", "models/rpn.py", "the sampled anchors again", {}),
     ("sample_rois", "models/second_stage.py", "RoISample", {}),
     ("RCNN.task_logits", "models/rcnn.py", "of masks, keypoints, ...", {}),
     (

@@ -55,11 +55,13 @@ class Proposer(Network):
     def forward(self, batch: Batch) -> ProposerOutput:
         """The whole network. A batch with targets samples anchors to learn from; one without runs through to the instances."""
         images = self.normalized(batch)
-        rpn = self.rpn(self.fpn(self.backbone(images)))
+        maps = self.fpn(self.backbone(images))
+        rpn = self.rpn(maps)
         if batch.targets is not None:
             scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
             truth = ground_truth_of(batch.targets)
-            return ProposerOutput(rpn, sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry))
+            sample = sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry)
+            return ProposerOutput(self.rpn.with_graph(maps, rpn, sample.indices), sample)
         best = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         return ProposerOutput(
             rpn, instances=Instances(best.boxes, best.logits.sigmoid(), torch.zeros_like(best.source_index), best.valid)

@@ -127,7 +127,6 @@ class RCNN(Network):
             proposals = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         else:
             proposals = given_proposals(batch, scales, self.geometry)
-        maps = maps[: len(self.fpn.backbone_strides)]  # the coarsest of a pyramid serves the RPN alone
         if batch.targets is not None:
             return self._train(maps, rpn, proposals, batch, scales)
         return self._infer(maps, rpn, proposals, batch, scales, boxes_only)
@@ -139,8 +138,9 @@ class RCNN(Network):
         rows = valid_rows(sample.valid, sample.valid.shape[1], fixed_shapes=self.fixed_shapes)
         features = self._features(maps, sample.boxes, rows, self.config.box_head, self.box_tail)
         output = RCNNOutput(proposals, *self._boxes(features, rows, sample.valid), rpn, roi_sample=sample)
-        if rpn is not None and self.config.rpn is not None:
+        if self.rpn is not None and rpn is not None and self.config.rpn is not None:
             output.anchor_sample = sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry)
+            output.rpn = self.rpn.with_graph(maps, rpn, output.anchor_sample.indices)
         if self.tasks:
             # Positives come first, and no image has more than its share of them.
             most = int(self.config.rois.samples_per_image * self.config.rois.positive_fraction)
@@ -200,6 +200,7 @@ class RCNN(Network):
         if head.source == "tail" and shared is not None:
             return shared
         strides, fixed = self.fpn.backbone_strides, self.fixed_shapes
+        maps = maps[: len(strides)]  # the coarsest of a pyramid serves the RPN alone
         pooled = pool_regions(maps, strides, boxes, rows, head.resolution, self.config.rois, self.geometry, fixed_shapes=fixed)
         if head.source == "maps":
             return pooled
@@ -224,7 +225,7 @@ class RCNN(Network):
 
     def task_values(self, task: InstanceTask, batch: Batch, boxes: Tensor, labels: Tensor) -> Tensor:
         """A task's values (D, ...) in ``boxes`` (D, 4) with ``labels`` (D,) of ``batch``'s one image."""
-        maps = self.fpn(self.backbone(self.normalized(batch)))[: len(self.fpn.backbone_strides)]
+        maps = self.fpn(self.backbone(self.normalized(batch)))
         rows = torch.arange(len(boxes), device=boxes.device)
         return task.values(self, self.task_logits(task, maps, boxes[None], rows), labels)
 

@@ -93,8 +93,9 @@ class RFCN(Network):
         truth = ground_truth_of(batch.targets)
         sample = sample_rois(proposals, truth, batch, scales, self.config.rois, len(self.categories), self.geometry)
         output = RFCNOutput(proposals, *self._vote(last, sample.boxes, sample.valid), rpn, roi_sample=sample)
-        if rpn is not None and self.config.rpn is not None:
+        if self.rpn is not None and rpn is not None and self.config.rpn is not None:
             output.anchor_sample = sample_anchors(rpn, truth, batch, scales, self.config.rpn, self.geometry)
+            output.rpn = self.rpn.with_graph(maps[-2:-1], rpn, output.anchor_sample.indices)
         return output
 
     def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Region Proposal Network (Ren et al., Faster R-CNN, 2015, section 3.1; on a pyramid: Lin et al., FPN, 2017, section 4.1).
 
     maps -> RPN.forward -> RPNOutput -> propose -> Proposals
-                               |-> sample_anchors -> AnchorSample -> rpn_losses
+                               |-> sample_anchors -> AnchorSample -> RPN.with_graph -> rpn_losses
 
 Letters: B images, A anchors over all levels and cells, K proposals an image, S sampled anchors an image.
 """
@@ -31,7 +31,7 @@ __all__ = ["RPN", "AnchorSample", "Proposals", "RPNOutput", "propose", "rpn_loss
 
 @dataclass(slots=True)
 class RPNOutput:
-    """The outputs for every anchor."""
+    """The outputs for every anchor; in training those of the sampled anchors have a graph."""
 
     logits: Tensor
     """(B, A) objectness before the sigmoid."""
@@ -92,7 +92,9 @@ class RPN(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
 
+    @torch.no_grad()
     def forward(self, maps: Sequence[Tensor]) -> RPNOutput:
+        """The outputs for every anchor, without a graph: a training step learns from few of them (`with_graph`)."""
         logits, deltas, anchors = [], [], []
         for features, cell, stride in zip(maps, self.cells, self.strides, strict=True):
             hidden = features
@@ -104,6 +106,39 @@ class RPN(nn.Module):
             anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.offset))
         lengths = tuple(part.shape[0] for part in anchors)
         return RPNOutput(torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float(), torch.cat(anchors), lengths)
+
+    def with_graph(self, maps: Sequence[Tensor], output: RPNOutput, indices: Tensor) -> RPNOutput:
+        """``output`` with the logits and deltas of the anchors ``indices`` (B, S), none twice in a row, with a graph.
+
+        Where a loss reads no other anchors, the gradients are those of a backward pass through all cells, up to rounding, in a
+        small part of its time and memory.
+        """
+        cells, reach = indices // self.cells.shape[1], len(self.convs)
+        images = torch.arange(indices.shape[0], device=indices.device)[:, None, None, None]
+        window = torch.arange(-reach, reach + 1, device=indices.device)
+        patches, inside = torch.zeros((), device=indices.device), torch.zeros((), dtype=torch.bool, device=indices.device)
+        for features in maps:
+            height, width = features.shape[-2:]
+            y, x = (cells // width)[..., None, None] + window[:, None], (cells % width)[..., None, None] + window
+            here = ((cells >= 0) & (cells < height * width))[..., None, None]
+            here = here & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            rows = (images * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
+            table = features.permute(0, 2, 3, 1).flatten(0, 2)
+            found = table.gather(0, rows.reshape(-1, 1).expand(-1, table.shape[1])).view(*rows.shape, -1)
+            patches, inside, cells = patches + found * here[..., None], inside | here, cells - height * width
+        hidden, inside = patches.flatten(0, 1).permute(0, 3, 1, 2), inside.flatten(0, 1)[:, None]
+        for conv in self.convs:
+            inside = inside[..., 1:-1, 1:-1]  # beyond the map is zero padding, for every convolution
+            hidden = F.relu(F.conv2d(hidden, conv.get_parameter("weight"), conv.get_parameter("bias"))) * inside
+        anchors = (indices % self.cells.shape[1]).view(-1, 1)
+        logits = self.objectness(hidden).flatten(1).gather(1, anchors).view_as(indices).float()
+        deltas = self.deltas(hidden).view(len(anchors), -1, 4).gather(1, anchors[..., None].expand(-1, -1, 4))
+        return RPNOutput(
+            output.logits.scatter(1, indices, logits),
+            output.deltas.scatter(1, indices[..., None].expand(-1, -1, 4), deltas.view(*indices.shape, 4).float()),
+            output.anchors,
+            output.level_lengths,
+        )
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 train        checks, data, the state of the run; then the loop, and what happens when it is interrupted
 _loop        update, log, validate, save, until the last step
-_update      one update of the weights
+update       one update of the weights
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from boxwood.training.parallel import without_exchange
 from boxwood.training.preflight import check_data, check_settings, warn_without_instances
 from boxwood.training.state import TrainingState, complete_files, record_divergence, save, set_generators, start, write_files
 from boxwood.training.validation import validate
+from boxwood.training.weight_gradient import copied_weight_gradients
 
-__all__ = ["train"]
+__all__ = ["train", "update"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _loop(state: TrainingState, batches: Iterator[Batch], val_set: Dataset, inte
         interruption.check()
         rate = learning_rate(state.step, state.config)
         set_learning_rate(state.optimizer, rate)
-        _update(state, batches)
+        update(state, batches)
         state.step += 1
         if log is not None:
             log.tick(state.step)
@@ -146,7 +147,7 @@ def _loop(state: TrainingState, batches: Iterator[Batch], val_set: Dataset, inte
                 log.train(state.step, values)
 
 
-def _update(state: TrainingState, batches: Iterator[Batch]) -> None:
+def update(state: TrainingState, batches: Iterator[Batch]) -> None:
     """One update of the weights: forward and backward for each micro-batch, then a step of the optimizer.
 
     On a GPU nothing here waits for the device: losses stay there, and so does the check whether they are finite.
@@ -155,6 +156,7 @@ def _update(state: TrainingState, batches: Iterator[Batch]) -> None:
     losses_of = cast(Callable[[Any, Sequence[Target]], dict[str, Tensor]], state.model.losses)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    convolutions = copied_weight_gradients(device) if not settings.compile else nullcontext()
     state.optimizer.zero_grad(set_to_none=True)
     with state.meter.waiting():
         # All micro-batches first, so that an image that cannot be read changes nothing.
@@ -164,7 +166,7 @@ def _update(state: TrainingState, batches: Iterator[Batch]) -> None:
         assert batch.targets is not None
         is_last = index == settings.accumulate - 1  # processes exchange gradients once an update
         with nullcontext() if is_last else without_exchange(state.network):
-            with autocast:
+            with autocast, convolutions:
                 losses = losses_of(state.network(batch), batch.targets)
                 total = torch.stack(list(losses.values())).sum()
             state.scaler.scale(total / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch has no types for it
