@@ -11,6 +11,7 @@ torchvision: the names below, and the packages in `PACKAGES`, are imported when 
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,11 @@ if TYPE_CHECKING:
     from boxwood.zoo.download import download_model
 
 __version__ = "0.2.0"
+
+# Threads that wait for another sleep instead of spinning: beside a busy process two threads on two cores else take three times as
+# long. OpenMP reads it when torch is loaded.
+if "GOMP_SPINCOUNT" not in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __all__ = [
     "Batch",
     "Categories",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -429,3 +430,15 @@ def test_draw_samples_with_detections(trained: Path, tmp_path: Path) -> None:
     pictures = package.draw_samples(trained, tmp_path, detections=trained / "eval" / "detections.json", count=1, score=0.0)
     with Image.open(pictures[0]) as picture:
         assert picture.width > 2 * 128
+
+
+@pytest.mark.parametrize(
+    ("variables", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "100"}, None)],
+)
+def test_threads_wait_passively_unless_the_environment_says_otherwise(variables: dict[str, str], policy: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "import boxwood, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**environment, **variables}, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(policy)

@@ -112,8 +112,8 @@ def _detectrons_input() -> NetworkInput:
 def _input_of(run: RunConfig) -> NetworkInput:
     """The smallest scale of training, and the anchors of the part of the model that has some."""
     resize = next((t for t in run.data.train.transforms if isinstance(t, ResizeShortestEdge)), ResizeShortestEdge())
-    parts = ((f"model.{key}", value) for key, value in run.model if isinstance(value, AnchorsConfig))
-    anchors = next((Anchors(part.anchor_sizes, part.anchor_ratios, key) for key, part in parts), None)
+    parts = (value for _, value in run.model if isinstance(value, AnchorsConfig))
+    anchors = next((Anchors(part.anchor_sizes, part.anchor_ratios) for part in parts), None)
     resizes = tuple(
         Resize(f"data.{name}.transforms.{place}", transform.short, transform.long)
         for name, part in (("train", run.data.train), ("val", run.data.val))

@@ -52,7 +52,9 @@ def roi_align(
     Returns:
         (R, C, P, P) in the type of ``features``.
     """
-    if features.device.type != "cpu" or rois.shape[0] == 0 or (fixed_shapes and sampling_ratio == 0):
+    if rois.shape[0] == 0 and not fixed_shapes:  # the gradient of zeros lies in memory as that of RoIs
+        return _rows_of_pixels(features)[:0].view(0, size, size, features.shape[1]).permute(0, 3, 1, 2)
+    if features.device.type != "cpu" or (fixed_shapes and sampling_ratio == 0):
         import torchvision.ops
 
         return _in_float32(
@@ -107,20 +109,21 @@ def pool_levels(
         pool = partial(roi_align, sampling_ratio=sampling_ratio, aligned=aligned, fixed_shapes=fixed_shapes)
     maps = list(zip(features, [1 / stride for stride in strides], strict=True))
     if len(maps) == 1:
-        return pool(maps[0][0], rois, images, size, scale=maps[0][1]).contiguous()
+        return pool(maps[0][0], rois, images, size, scale=maps[0][1])
     if fixed_shapes:
         # Every RoI is pooled from every level; from levels other than its own it is read far outside the map, where all values are
         # zero and the operators stop at once.
         of_level = [torch.where((levels == level)[:, None], rois, OUTSIDE) for level in range(len(maps))]
         parts = [pool(level, part, images, size, scale=scale) for (level, scale), part in zip(maps, of_level, strict=True)]
-        return torch.stack(parts).sum(dim=0).contiguous()
+        return torch.stack(parts).sum(dim=0)
     order = levels.argsort(stable=True)
     counts = levels.bincount(minlength=len(maps)).tolist()
     parts = [
         pool(level, rois[rows], images[rows], size, scale=scale)
         for (level, scale), rows in zip(maps, torch.split(order, counts), strict=True)
     ]
-    return torch.cat(parts)[order.argsort()].contiguous()
+    pooled = torch.cat([part.permute(0, 2, 3, 1) for part in parts])  # as `roi_align` lays them in memory
+    return torch.empty_like(pooled).index_copy(0, order, pooled).permute(0, 3, 1, 2)
 
 
 def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -> Tensor:
@@ -174,10 +177,15 @@ def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: 
     row = y * width + (images * (height * width)).to(torch.int32)[:, None, None]
     pixel = row[:, :, None, :, None] + x[:, None, :, None, :]
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-    table = features.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, channels)
+    table = _rows_of_pixels(features)
     entries = (rois.shape[0] * size * size, 4 * most * most)
     pooled = F.embedding_bag(pixel.reshape(entries), table, per_sample_weights=weight.reshape(entries).to(table.dtype), mode="sum")
     return pooled.view(rois.shape[0], size, size, channels).permute(0, 3, 1, 2)
+
+
+def _rows_of_pixels(features: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * H * W, C); a map in channels_last memory is not copied."""
+    return features.permute(0, 2, 3, 1).contiguous().flatten(0, 2)
 
 
 def _axis(start: Tensor, extent: Tensor, limit: int, size: int, points: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,6 @@ from boxwood.training.parallel import without_exchange
 from boxwood.training.preflight import check_data, check_settings, warn_without_instances
 from boxwood.training.state import TrainingState, complete_files, record_divergence, save, set_generators, start, write_files
 from boxwood.training.validation import validate
-from boxwood.training.weight_gradient import copied_weight_gradients
 
 __all__ = ["train", "update"]
 
@@ -156,7 +155,6 @@ def update(state: TrainingState, batches: Iterator[Batch]) -> None:
     losses_of = cast(Callable[[Any, Sequence[Target]], dict[str, Tensor]], state.model.losses)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-    convolutions = copied_weight_gradients(device) if not settings.compile else nullcontext()
     state.optimizer.zero_grad(set_to_none=True)
     with state.meter.waiting():
         # All micro-batches first, so that an image that cannot be read changes nothing.
@@ -166,7 +164,7 @@ def update(state: TrainingState, batches: Iterator[Batch]) -> None:
         assert batch.targets is not None
         is_last = index == settings.accumulate - 1  # processes exchange gradients once an update
         with nullcontext() if is_last else without_exchange(state.network):
-            with autocast, convolutions:
+            with autocast:
                 losses = losses_of(state.network(batch), batch.targets)
                 total = torch.stack(list(losses.values())).sum()
             state.scaler.scale(total / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch has no types for it

@@ -24,6 +24,7 @@ from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics, choose_measure
 from boxwood.files import write_text
+from boxwood.models.convolution import replace_convolutions
 from boxwood.models.detector import set_fixed_shapes
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
@@ -108,6 +109,7 @@ def start(
     on_rank_zero(lambda: warn_of_batch_norm(model, config.train))
     model.to(device)
     set_fixed_shapes(model, device, compiled=config.train.compile)
+    replace_convolutions(model)
     model.to(memory_format=torch.channels_last)
     if config.train.compile:
         model.compile()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -13,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from boxwood.config import from_tree, to_tree
 from boxwood.errors import UserError
 from boxwood.models.backbones import Backbone, BackboneConfig, ConvNorm, MobileNetV2Config, ResNetConfig, check_backbone
+from boxwood.models.backbones.mobilenet import ReLU6
 from boxwood.models.backbones.resnet import from_torchvision
 
 IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -244,3 +246,17 @@ def test_checking_a_backbone_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     with pytest.raises(UserError, match=r"size=\(100, 100\): expected multiples of the last stride, 8"):
         check_backbone(backbone, (100, 100))
+
+
+def test_relu6_is_pytorchs_with_one_map_less_in_memory() -> None:
+    x = torch.tensor([-1.0, 0.0, 1e-9, 3.0, 6 - 1e-6, 6.0, 7.0], requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):  # type: ignore[func-returns-value]
+        source = x * 1
+        output = ReLU6()(source)
+    assert output.data_ptr() == source.data_ptr() and [tensor.data_ptr() for tensor in kept[-1:]] == [output.data_ptr()]
+    plain = F.relu6(x * 1)
+    assert torch.equal(output, plain)
+    assert torch.equal(*(torch.autograd.grad(each.sum(), x)[0] for each in (output, plain)))
+    with torch.no_grad():
+        assert torch.equal(ReLU6()(x * 1), plain)

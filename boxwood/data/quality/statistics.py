@@ -8,8 +8,8 @@ Letters: A boxes to train on (no crowd regions, none without area), I images, K 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ __all__ = ["DETECTRONS_RESIZES", "Anchors", "Resize", "Statistics", "advice", "c
 
 Array = NDArray[np.float64]
 
-ENOUGH = 0.95
-"""The anchors fit where they reach this fraction of the boxes."""
 LEAST_SIDE = 16.0
 """Pixels, root of a box's area: four cells of the finest feature map that detectors read, of stride 4."""
 RARE = 0.1
@@ -39,23 +37,11 @@ class Anchors:
     """Roots of their areas at each level."""
     ratios: tuple[float, ...]
     """Height / width."""
-    key: str = "model.rpn"
-    """The part of the configuration that has ``anchor_sizes`` and ``anchor_ratios``."""
 
     @property
     def sizes(self) -> tuple[float, ...]:
         """Those of all levels, the smallest first."""
         return tuple(sorted({size for level in self.levels for size in level}))
-
-    def scaled(self, factor: float) -> Anchors:
-        """The same shapes, larger by ``factor``; rounded to a tenth of a pixel."""
-        return replace(self, levels=tuple(tuple(round(size * factor, 1) for size in level) for level in self.levels))
-
-    def overrides(self, before: Anchors) -> str:
-        """The keys whose values differ from those of ``before``."""
-        sizes = "[" + ",".join(_listed(level) for level in self.levels) + "]"
-        keys = [] if self.levels == before.levels else [f"{self.key}.anchor_sizes={sizes}"]
-        return " ".join(keys if self.ratios == before.ratios else [*keys, f"{self.key}.anchor_ratios={_listed(self.ratios)}"])
 
 
 @dataclass(frozen=True)
@@ -150,7 +136,8 @@ def advice(
 ) -> list[str]:
     """What the statistics of a train set suggest, a sentence each, which ends in the keys to change where there are any.
 
-    ``resizes`` are the transforms that scale images, of train and val set. Anchors are suggested for the size that is suggested.
+    ``resizes`` are the transforms that scale images, of train and val set. The anchors are compared with the boxes at the size that
+    is suggested.
     """
     factor, sentences = _about_size(statistics, resizes)
     sentences += _about_anchors(statistics, anchors, factor)
@@ -224,33 +211,16 @@ def _about_size(statistics: Statistics, resizes: Sequence[Resize]) -> tuple[floa
 
 
 def _about_anchors(statistics: Statistics, anchors: Anchors | None, factor: float) -> list[str]:
-    """Anchors for images that are larger by ``factor``."""
+    """How many boxes the anchors reach in images that are larger by ``factor``.
+
+    Other anchors are not suggested: those that reach more boxes lowered AP in every training in which they were tried
+    (docs/benchmarks.md).
+    """
     sizes = statistics.sizes * factor
     if anchors is None or not len(sizes):
         return []
-    now = reached(sizes, anchors)
     where = "" if factor == 1 else f"at a shorter side of {statistics.short * factor:.0f}, "
-    finding = f"{where}{now:.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"
-    if now >= ENOUGH:
-        return [f"{finding}: the anchors fit"]
-    suggested = max(
-        (replace(anchors.scaled(2 ** (shift / 4)), ratios=r) for r in _ratios(statistics, anchors) for shift in range(-12, 13)),
-        key=lambda choice: (round(reached(sizes, choice), 3), float(_best_overlaps(sizes, choice).mean())),
-    )
-    then = reached(sizes, suggested)
-    if then < now + 0.01:
-        return [f"{finding}; no other sizes or ratios reach many more"]
-    return [f"{finding}; these would reach {then:.1%}: {suggested.overrides(anchors)}"]
-
-
-def _ratios(statistics: Statistics, anchors: Anchors) -> list[tuple[float, ...]]:
-    """The ratios that are there, and as many of the boxes' (so that the weights of the predictors still fit), all different."""
-    quantiles = np.quantile(np.log2(statistics.ratios), np.linspace(0.05, 0.95, max(len(anchors.ratios), 2)))
-    least = np.log2(1.2)  # apart
-    middle, spread = quantiles.mean(), np.maximum.accumulate(quantiles)
-    if len(anchors.ratios) < 2 or (np.diff(spread) < least).any():
-        spread = middle + least * (np.arange(len(anchors.ratios)) - (len(anchors.ratios) - 1) / 2)
-    return [anchors.ratios, tuple(round(float(2**exponent), 2) for exponent in spread)]
+    return [f"{where}{reached(sizes, anchors):.1%} of the boxes can be overlapped by an anchor with an IoU of 0.5 or more"]
 
 
 def _about_classes(statistics: Statistics) -> list[str]:
@@ -271,7 +241,3 @@ def _about_classes(statistics: Statistics) -> list[str]:
         f"data.train.repeat_threshold={threshold:g} shows theirs up to {factors.max():.1f} times an epoch, which grows by "
         f"{factors.mean() - 1:.0%}"
     ]
-
-
-def _listed(numbers: Iterable[float]) -> str:
-    return "[" + ",".join(f"{number:g}" for number in numbers) + "]"

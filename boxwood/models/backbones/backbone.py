@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from boxwood.config import did_you_mean
 from boxwood.errors import UserError
 from boxwood.models.backbones.config import Norm
+from boxwood.models.convolution import Conv3x3
+from boxwood.ops.convolution import conv3x3
 
 __all__ = ["Backbone", "ConvNorm", "freeze_tail", "imagenet_weights", "make_norm"]
 
@@ -86,6 +88,8 @@ class ConvNorm(nn.Module):
         if not self.frozen:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]  # calls of modules are untyped
         conv, (weight, bias) = self.conv, self._folded()
+        if isinstance(conv, Conv3x3):
+            return conv3x3(x, weight, bias)
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     @torch.no_grad()

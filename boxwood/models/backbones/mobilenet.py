@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.models.backbones.backbone import Backbone, ConvNorm, imagenet_weights, make_norm
 from boxwood.models.backbones.config import MobileNetV2Config
 
 __all__ = ["MobileNetV2"]
+
+
+class _ReLU6(torch.autograd.Function):
+    """In place, and with the output alone kept for the backward pass; PyTorch's in-place operator keeps a copy of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        output = x.clamp_(0, 6)
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        input_gradient: Tensor = torch.ops.aten.hardtanh_backward(gradient, output, 0.0, 6.0)
+        return input_gradient
+
+
+class ReLU6(nn.Module):
+    """min(max(x, 0), 6), in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            output: Tensor = _ReLU6.apply(x)
+            return output
+        return F.relu6(x, inplace=True)
 
 
 class MobileNetV2(Backbone):
@@ -36,7 +65,7 @@ class MobileNetV2(Backbone):
                     layer.stride = (1, 1)
                 elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
                     layer.dilation = layer.padding = (2, 2)
-        _pair_convs_with_norms(self.features)
+        _replace_layers(self.features)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps, x = [], images
@@ -47,13 +76,15 @@ class MobileNetV2(Backbone):
         return maps
 
 
-def _pair_convs_with_norms(module: nn.Module) -> None:
-    """In every sequence, make a convolution and the norm that follows it one `ConvNorm`."""
+def _replace_layers(module: nn.Module) -> None:
+    """In every sequence, make a convolution and the norm that follows it one `ConvNorm`, and of PyTorch's ReLU6 ours."""
     for child in module.children():
-        _pair_convs_with_norms(child)
+        _replace_layers(child)
     if isinstance(module, nn.Sequential):
         layers = list(module)
-        for index, (conv, norm) in enumerate(pairwise(layers)):
-            if isinstance(conv, nn.Conv2d):
-                module[index] = ConvNorm(conv, norm)
+        for index, layer in enumerate(layers):
+            if isinstance(layer, nn.Conv2d):
+                module[index] = ConvNorm(layer, layers[index + 1])
                 module[index + 1] = nn.Identity()
+            elif isinstance(layer, nn.ReLU6):
+                module[index] = ReLU6()
