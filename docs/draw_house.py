@@ -32,8 +32,8 @@ TRAINING = (
     ("train", "training/loop.py", "", {"start": "RunConfig", "train_batches": "RunConfig", "_loop": "TrainingState, Batch"}),
     ("start", "training/state.py", "network, optimizer", {}),
     ("train_batches", "data/loader.py", "samples, transforms, batches", {}),
-    ("_loop", "training/loop.py", "logs, validates, saves", {"_update": ""}),
-    ("_update", "training/loop.py", "forward, backward, step", {"RCNN.forward": "Batch", "RCNN.losses": "RCNNOutput"}),
+    ("_loop", "training/loop.py", "logs, validates, saves", {"update": ""}),
+    ("update", "training/loop.py", "forward, backward, step", {"RCNN.forward": "Batch", "RCNN.losses": "RCNNOutput"}),
     (
         "RCNN.forward",
         "models/rcnn.py",

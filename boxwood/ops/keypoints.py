@@ -5,11 +5,16 @@ Letters: R boxes, K keypoints of each, S cells a side of a heatmap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 DECODED_AT_ONCE = 8
 """Boxes whose heatmaps are enlarged at once where shapes are fixed: 17 of 1344 x 1344 cells for each take 1 GB."""
+
+PIXELS_AT_ONCE = 2**26
+"""Pixels of enlarged heatmaps in the memory of a GPU at once, of 4 bytes each."""
 
 __all__ = ["bicubic_weights", "decode_keypoints", "keypoint_similarity", "keypoint_targets"]
 
@@ -43,40 +48,56 @@ def decode_keypoints(logits: Tensor, boxes: Tensor, largest: tuple[int, int] | N
     """The highest place of each heatmap, enlarged to its box's whole pixels by bicubic interpolation.
 
     ``logits`` (R, K, S, S), ``boxes`` (R, 4) xyxy -> (R, K, 3): x, y in the frame of the boxes, and the height of the peak, a
-    logit. ``largest`` is a height and a width that no box exceeds: with it every heatmap is enlarged to that size and cut to its
-    box's, so that shapes are fixed and no value is read on the host; without it each is enlarged to its box's size in turn.
+    logit. ``largest`` is a height and a width that no box exceeds: with it shapes are fixed and no value is read on the host.
+    Without it the host reads the sizes once; a GPU then works on many boxes of about the same size at a time.
     """
     extents = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     sides = extents.ceil()
     if largest is not None:
-        return _decode_all(logits, boxes, extents, sides, largest)
+        parts = torch.arange(len(boxes)).split(DECODED_AT_ONCE)
+        return torch.cat(
+            [_decode(*(column[part[0] : part[-1] + 1] for column in (logits, boxes, extents, sides)), largest) for part in parts]
+        )
+    shapes = sides.to(torch.int64).tolist()
+    on_cpu = logits.device.type == "cpu"
+    chunks = [[row] for row in range(len(shapes))] if on_cpu else _alike(shapes, PIXELS_AT_ONCE // max(logits.shape[1], 1))
+    order = torch.tensor([row for chunk in chunks for row in chunk], dtype=torch.int64).to(logits.device, non_blocking=True)
     points = logits.new_zeros(*logits.shape[:2], 3)
-    for row, (width, height) in enumerate(sides.to(torch.int64).tolist()):
-        columns = bicubic_weights(logits.shape[3], width).to(logits)
-        rows = bicubic_weights(logits.shape[2], height).to(logits)
-        peaks, indices = (rows @ logits[row] @ columns.mT).flatten(1).max(dim=1)
-        cells = torch.stack([indices % width, indices // width], dim=1) + 0.5
-        points[row, :, :2] = boxes[row, :2] + cells * extents[row] / sides[row]
-        points[row, :, 2] = peaks
+    with torch.autocast(logits.device.type, enabled=False):  # products of 16 bits would round the places
+        for chunk, rows in zip(chunks, order.split(list(map(len, chunks))), strict=True):
+            size = max(shapes[row][1] for row in chunk), max(shapes[row][0] for row in chunk)
+            points[rows] = _decode(logits[rows], boxes[rows], extents[rows], sides[rows], size, exact=len(chunk) == 1)
     return points
 
 
-def _decode_all(logits: Tensor, boxes: Tensor, extents: Tensor, sides: Tensor, largest: tuple[int, int]) -> Tensor:
-    """`decode_keypoints` with heatmaps enlarged to ``largest``, a few boxes at a time."""
+def _alike(shapes: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """The indices of (width, height) in groups whose sides differ by less than two times, as many as have ``most`` pixels when they
+    are as large as the group's largest."""
+    groups: list[list[int]] = []
+    scale = None
+    for row in sorted(range(len(shapes)), key=lambda row: ([side.bit_length() for side in shapes[row]], shapes[row])):
+        exponents = [side.bit_length() for side in shapes[row]]
+        if scale != exponents or (len(groups[-1]) + 1) << sum(exponents) > most:
+            groups.append([])
+        groups[-1].append(row)
+        scale = exponents
+    return groups
+
+
+def _decode(
+    logits: Tensor, boxes: Tensor, extents: Tensor, sides: Tensor, largest: tuple[int, int], *, exact: bool = False
+) -> Tensor:
+    """`decode_keypoints` with heatmaps enlarged to ``largest`` and cut to their boxes; with ``exact`` that is the size of all."""
     height, width = largest
     rows, columns = _bicubic(logits.shape[2], sides[:, 1], height), _bicubic(logits.shape[3], sides[:, 0], width)
-    below = torch.arange(height, device=boxes.device) >= sides[:, 1, None]
-    beside = torch.arange(width, device=boxes.device) >= sides[:, 0, None]
-    parts = []
-    for start in range(0, logits.shape[0], DECODED_AT_ONCE):
-        part = slice(start, start + DECODED_AT_ONCE)
-        enlarged = rows[part, None] @ logits[part] @ columns[part, None].mT
-        hidden = below[part, None, :, None] | beside[part, None, None, :]
-        peaks, indices = enlarged.masked_fill(hidden, -torch.inf).flatten(2).max(dim=2)
-        cells = torch.stack([indices % width, indices // width], dim=2) + 0.5
-        places = boxes[part, None, :2] + cells * (extents[part] / sides[part])[:, None]
-        parts.append(torch.cat([places, peaks[..., None]], dim=2))
-    return torch.cat(parts)
+    enlarged = rows[:, None] @ logits @ columns[:, None].mT
+    if not exact:
+        below = torch.arange(height, device=boxes.device) >= sides[:, 1, None]
+        beside = torch.arange(width, device=boxes.device) >= sides[:, 0, None]
+        enlarged = enlarged.masked_fill_(below[:, None, :, None] | beside[:, None, None, :], -torch.inf)
+    peaks, indices = enlarged.flatten(2).max(dim=2)
+    cells = torch.stack([indices % width, indices // width], dim=2) + 0.5
+    return torch.cat([boxes[:, None, :2] + cells * extents[:, None] / sides[:, None], peaks[..., None]], dim=2)
 
 
 def keypoint_similarity(points: Tensor, others: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:

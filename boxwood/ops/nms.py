@@ -5,7 +5,9 @@ Letters: N boxes, G groups of them (labels), M boxes of the largest group, V vot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -15,6 +17,8 @@ from boxwood.ops.boxes import iou
 from boxwood.ops.keypoints import keypoint_similarity
 
 __all__ = ["Decay", "VoteScoring", "nms_keypoints", "nms_mask", "soft_nms", "vote"]
+
+logger = logging.getLogger(__name__)
 
 Decay = Literal["linear", "gaussian", "hard"]
 VoteScoring = Literal["id", "avg", "iou_avg", "generalized_avg", "quasi_sum", "temp_avg"]
@@ -58,7 +62,8 @@ def nms_mask(
 def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
     """`nms_mask` as one operator, whose result has a fixed shape: graphs that contain it can be exported and compiled.
 
-    On a GPU the host waits for it once a part, since torchvision's operator returns as many indices as there are survivors.
+    On a GPU a Triton kernel does the work. Where there is no Triton the host waits once a part, since torchvision's operator
+    returns as many indices as there are survivors.
     """
     import torchvision.ops  # imported when first used: the import takes most of a second and 160 MB
 
@@ -73,6 +78,13 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
         for members in torch.split(rows, lengths):
             kept_mask[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
         return kept_mask
+    if (survivors := _survivors_on_gpu()) is not None:
+        # Group after group, each from its best box to its worst.
+        order = scores.argsort(descending=True, stable=True)
+        order = order[groups[order].argsort(stable=True)]
+        sorted_groups = groups[order]
+        ends = torch.searchsorted(sorted_groups, sorted_groups, right=True)
+        return kept_mask.scatter(0, order, survivors(boxes[order], ends, valid[order], threshold))
     # All groups of a part at once, each shifted to a separate place; in float64, so that the shift costs no precision. Invalid
     # boxes become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
     extent = boxes.max() - boxes.min().clamp(max=0) + 1
@@ -91,6 +103,22 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
 @_grouped_nms.register_fake
 def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
     return torch.empty_like(valid)
+
+
+@cache
+def _survivors_on_gpu() -> Callable[[Tensor, Tensor, Tensor, float], Tensor] | None:
+    """`boxwood.ops.nms_kernel.survivors`, compiled and tried once; None where that fails, as without Triton or a C compiler."""
+    try:
+        from boxwood.ops.nms_kernel import survivors
+
+        box, one = torch.zeros(1, 4, device="cuda"), torch.ones(1, dtype=torch.int64, device="cuda")
+        assert survivors(box, one, one > 0, 0.5).all()
+    except Exception as error:  # Triton has no common class of errors
+        logger.warning(
+            "the Triton kernel for NMS cannot be used, torchvision's operator is (%s)", " ".join(str(error).split())[:200]
+        )
+        return None
+    return survivors
 
 
 def soft_nms(

@@ -2,7 +2,7 @@
 
 train        checks, data, the state of the run; then the loop, and what happens when it is interrupted
 _loop        update, log, validate, save, until the last step
-_update      one update of the weights
+update       one update of the weights
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from boxwood.training.preflight import check_data, check_settings, warn_without_
 from boxwood.training.state import TrainingState, complete_files, record_divergence, save, set_generators, start, write_files
 from boxwood.training.validation import validate
 
-__all__ = ["train"]
+__all__ = ["train", "update"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _train(config: RunConfig, out: Path, device: torch.device, *, resume: bool, 
         start=state.step * settings.accumulate,
         rank=rank(),
         world_size=world_size(),
-        pin_memory=device.type == "cuda",
+        device=device,
     )
     # The first batch comes before the directory is made, so that a broken image leaves no directory; and before the generators
     # are set, since starting the workers may draw from them.
@@ -135,7 +135,7 @@ def _loop(state: TrainingState, batches: Iterator[Batch], val_set: Dataset, inte
         interruption.check()
         rate = learning_rate(state.step, state.config)
         set_learning_rate(state.optimizer, rate)
-        _update(state, batches)
+        update(state, batches)
         state.step += 1
         if log is not None:
             log.tick(state.step)
@@ -146,7 +146,7 @@ def _loop(state: TrainingState, batches: Iterator[Batch], val_set: Dataset, inte
                 log.train(state.step, values)
 
 
-def _update(state: TrainingState, batches: Iterator[Batch]) -> None:
+def update(state: TrainingState, batches: Iterator[Batch]) -> None:
     """One update of the weights: forward and backward for each micro-batch, then a step of the optimizer.
 
     On a GPU nothing here waits for the device: losses stay there, and so does the check whether they are finite.
