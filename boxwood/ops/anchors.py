@@ -34,14 +34,9 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int = 
 def anchor_grid(cell: Tensor, height: int, width: int, stride: int, offset: float = 0.5) -> Tensor:
     """The anchors of a whole map, cells row by row, in pixels of the network's input.
 
-    Args:
-        cell: (A, 4) xyxy around a cell's point.
-        height, width: of the map, in cells.
-        stride: pixels a cell.
-        offset: where a cell's point lies, in cells: 0.5 is its middle; 0 its corner, as Detectron and torchvision have it.
-
-    Returns:
-        (height * width * A, 4) xyxy on the device of ``cell``.
+    ``cell`` (A, 4) xyxy around a cell's point, ``height`` and ``width`` of the map in cells, ``stride`` pixels a cell, ``offset``
+    where a cell's point lies, in cells: 0.5 is its middle; 0 its corner, as Detectron and torchvision have it -> (height * width *
+    A, 4) xyxy on the device of ``cell``.
     """
     points = _points.__wrapped__ if torch.compiler.is_compiling() else _points
     return (points(height, width, stride, offset, cell.device) + cell).reshape(-1, 4)

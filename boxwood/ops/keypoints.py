@@ -51,22 +51,19 @@ def decode_keypoints(logits: Tensor, boxes: Tensor, largest: tuple[int, int] | N
     logit. ``largest`` is a height and a width that no box exceeds: with it shapes are fixed and no value is read on the host.
     Without it the host reads the sizes once; a GPU then works on many boxes of about the same size at a time.
     """
-    extents = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    sides = extents.ceil()
     if largest is not None:
-        parts = torch.arange(len(boxes)).split(DECODED_AT_ONCE)
-        return torch.cat(
-            [_decode(*(column[part[0] : part[-1] + 1] for column in (logits, boxes, extents, sides)), largest) for part in parts]
-        )
-    shapes = sides.to(torch.int64).tolist()
+        starts = range(0, len(boxes), DECODED_AT_ONCE)
+        chunks = [slice(start, start + DECODED_AT_ONCE) for start in starts]
+        return torch.cat([_decode(logits[chunk], boxes[chunk], largest) for chunk in chunks])
+    shapes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).ceil().to(torch.int64).tolist()
     on_cpu = logits.device.type == "cpu"
-    chunks = [[row] for row in range(len(shapes))] if on_cpu else _alike(shapes, PIXELS_AT_ONCE // max(logits.shape[1], 1))
-    order = torch.tensor([row for chunk in chunks for row in chunk], dtype=torch.int64).to(logits.device, non_blocking=True)
+    groups = [[row] for row in range(len(shapes))] if on_cpu else _alike(shapes, PIXELS_AT_ONCE // logits.shape[1])
+    order = torch.tensor([row for group in groups for row in group], dtype=torch.int64).to(logits.device, non_blocking=True)
     points = logits.new_zeros(*logits.shape[:2], 3)
     with torch.autocast(logits.device.type, enabled=False):  # products of 16 bits would round the places
-        for chunk, rows in zip(chunks, order.split(list(map(len, chunks))), strict=True):
-            size = max(shapes[row][1] for row in chunk), max(shapes[row][0] for row in chunk)
-            points[rows] = _decode(logits[rows], boxes[rows], extents[rows], sides[rows], size, exact=len(chunk) == 1)
+        for group, rows in zip(groups, torch.split(order, list(map(len, groups))), strict=True):
+            size = max(shapes[row][1] for row in group), max(shapes[row][0] for row in group)
+            points[rows] = _decode(logits[rows], boxes[rows], size, exact=len(group) == 1)
     return points
 
 
@@ -84,11 +81,10 @@ def _alike(shapes: Sequence[Sequence[int]], most: int) -> list[list[int]]:
     return groups
 
 
-def _decode(
-    logits: Tensor, boxes: Tensor, extents: Tensor, sides: Tensor, largest: tuple[int, int], *, exact: bool = False
-) -> Tensor:
+def _decode(logits: Tensor, boxes: Tensor, largest: tuple[int, int], *, exact: bool = False) -> Tensor:
     """`decode_keypoints` with heatmaps enlarged to ``largest`` and cut to their boxes; with ``exact`` that is the size of all."""
-    height, width = largest
+    extents = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    (height, width), sides = largest, extents.ceil()
     rows, columns = _bicubic(logits.shape[2], sides[:, 1], height), _bicubic(logits.shape[3], sides[:, 0], width)
     enlarged = rows[:, None] @ logits @ columns[:, None].mT
     if not exact:

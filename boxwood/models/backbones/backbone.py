@@ -101,10 +101,9 @@ class ConvNorm(nn.Module):
     def _folded(self) -> tuple[Tensor, Tensor]:
         norm: Any = self.norm
         buffers = norm.weight, norm.bias, norm.running_mean, norm.running_var
-        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or norm.weight.is_inference():
-            key = None
-        else:  # tensors of inference mode have no version
-            key = [(id(buffer), buffer._version) for buffer in buffers]
+        # Computed once, and again where a buffer has changed; tensors of inference mode have no version.
+        keeps = not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or norm.weight.is_inference())
+        key = [(id(buffer), buffer._version) for buffer in buffers] if keeps else None
         if key is None or self._constants[0] != key:
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
             self._constants = key, buffers, scale, norm.bias - norm.running_mean * scale  # ids of buffers that are kept stay theirs
