@@ -70,21 +70,32 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
     kept_mask = torch.zeros_like(valid)
     if boxes.numel() == 0:
         return kept_mask
-    if boxes.device.type == "cpu":
-        # One group after another: the work grows with the square of the number of boxes that are compared.
-        rows = valid.nonzero()[:, 0]
-        rows = rows[groups[rows].argsort(stable=True)]
-        lengths = torch.unique_consecutive(groups[rows], return_counts=True)[1].tolist()
-        for members in torch.split(rows, lengths):
-            kept_mask[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
-        return kept_mask
+    if boxes.device.type != "cpu":
+        return _nms_on_gpu(boxes, scores, groups, valid, threshold, lengths)
+    # One group after another: the work grows with the square of the number of boxes that are compared.
+    rows = valid.nonzero()[:, 0]
+    rows = rows[groups[rows].argsort(stable=True)]
+    lengths = torch.unique_consecutive(groups[rows], return_counts=True)[1].tolist()
+    for members in torch.split(rows, lengths):
+        kept_mask[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
+    return kept_mask
+
+
+@_grouped_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
+    return torch.empty_like(valid)
+
+
+def _nms_on_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
     if (survivors := _survivors_on_gpu()) is not None:
         # Group after group, each from its best box to its worst.
         order = scores.argsort(descending=True, stable=True)
         order = order[groups[order].argsort(stable=True)]
         sorted_groups = groups[order]
         ends = torch.searchsorted(sorted_groups, sorted_groups, right=True)
-        return kept_mask.scatter(0, order, survivors(boxes[order], ends, valid[order], threshold))
+        return torch.zeros_like(valid).scatter(0, order, survivors(boxes[order], ends, valid[order], threshold))
+    import torchvision.ops
+
     # All groups of a part at once, each shifted to a separate place; in float64, so that the shift costs no precision. Invalid
     # boxes become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
     extent = boxes.max() - boxes.min().clamp(max=0) + 1
@@ -92,17 +103,12 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
     far = torch.arange(4, device=boxes.device) // 2 - 2 * extent.double()
     shifted = torch.where(valid[:, None], shifted, far)
     masked_scores = scores.double().masked_fill(~valid, -torch.inf)
-    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, kept_mask)]
+    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, torch.zeros_like(valid))]
     kept_parts = [
         part.index_fill(0, torchvision.ops.nms(part_boxes, part_scores, threshold), True)
         for part_boxes, part_scores, part in zip(*parts, strict=True)
     ]
     return torch.cat(kept_parts) & valid
-
-
-@_grouped_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
-    return torch.empty_like(valid)
 
 
 @cache

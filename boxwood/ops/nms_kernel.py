@@ -24,13 +24,14 @@ def survivors(boxes: Tensor, ends: Tensor, valid: Tensor, threshold: float) -> T
     largest = torch.tensor(threshold, dtype=torch.float64).float()  # the largest number of 32 bits that is not above the threshold
     if largest.item() > threshold:
         largest = torch.nextafter(largest, torch.tensor(-torch.inf))
-    _suppress[(len(boxes),)](
-        *(boxes.contiguous(), ends, alive, largest.item()),
-        BLOCK=BLOCK,
-        num_warps=8,
-        num_stages=1,
-        enable_fp_fusion=False,  # products are rounded before they are added, as on a CPU
-    )
+    with torch.cuda.device_of(boxes):  # type: ignore[no-untyped-call]  # Triton starts kernels on the current GPU
+        _suppress[(len(boxes),)](
+            *(boxes.contiguous(), ends, alive, largest.item()),
+            BLOCK=BLOCK,
+            num_warps=8,
+            num_stages=1,
+            enable_fp_fusion=False,  # products are rounded before they are added, as on a CPU
+        )
     return alive.bool()
 
 
