@@ -68,16 +68,20 @@ def decode_keypoints(logits: Tensor, boxes: Tensor, largest: tuple[int, int] | N
 
 
 def _alike(shapes: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-    """The indices of (width, height) in groups whose sides differ by less than two times, as many as have ``most`` pixels when they
-    are as large as the group's largest."""
+    """The indices of (width, height) in groups of about the same longer side and shape: as many as have ``most`` pixels when they
+    are as wide and as high as the group's widest and highest."""
+
+    def scale(row: int) -> int:  # of a factor of two; below 64 it makes no difference
+        return max(*shapes[row], 63).bit_length()
+
     groups: list[list[int]] = []
-    scale = None
-    for row in sorted(range(len(shapes)), key=lambda row: ([side.bit_length() for side in shapes[row]], shapes[row])):
-        exponents = [side.bit_length() for side in shapes[row]]
-        if scale != exponents or (len(groups[-1]) + 1) << sum(exponents) > most:
+    width = height = 0
+    for row in sorted(range(len(shapes)), key=lambda row: (scale(row), shapes[row][0] / shapes[row][1])):
+        width, height = max(width, shapes[row][0]), max(height, shapes[row][1])
+        if not groups or scale(row) != scale(groups[-1][0]) or (len(groups[-1]) + 1) * width * height > most:
             groups.append([])
+            width, height = shapes[row]
         groups[-1].append(row)
-        scale = exponents
     return groups
 
 
@@ -124,11 +128,10 @@ def _bicubic(size: int, enlarged: Tensor, largest: int) -> Tensor:
         :, None
     ] - 0.5
     first = position.floor()
+    steps = torch.arange(-1, 3, device=enlarged.device)
+    distance = ((position - first)[..., None] - steps).abs()
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    index = (first[..., None] + steps).clamp(0, size - 1).to(torch.int64)
     matrix = torch.zeros(*position.shape, size, device=enlarged.device)
-    for step in range(-1, 3):
-        distance = (position - first - step).abs()
-        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-        far = a * (((distance - 5) * distance + 8) * distance - 4)
-        index = (first.to(torch.int64) + step).clamp(0, size - 1)
-        matrix = matrix.scatter_add(2, index[..., None], torch.where(distance <= 1, near, far)[..., None])
-    return matrix
+    return matrix.scatter_add(2, index, torch.where(distance <= 1, near, far))
