@@ -1,4 +1,4 @@
-"""What a GPU does with Boxwood, on one GPU in at most nine minutes: are its results right, how often does it wait, how fast is it.
+"""What a GPU does with Boxwood, on one GPU in at most eight minutes: are its results right, how often does it wait, how fast is it.
 
     python benchmarks/gpu.py --out gpu.json             everything
     python benchmarks/gpu.py --only parity waits        two of the sections
@@ -8,7 +8,9 @@ parity      detections of the CPU and of the GPU, in float32 without TF32, for e
 waits       how often the host waits for the device in a training step and in inference, and in which lines
 inference   milliseconds and peak memory beside torchvision's detectors, 1 and 8 images
 training    milliseconds and peak memory of a training step beside torchvision's
+nms         the suppression of a training step's proposals beside torchvision's operator, and whether it is the CPU's
 profile     the kernels of a Mask R-CNN training step in bf16
+program     images a second of `boxwood train` from JPEG files, alone and under torchrun
 commands    boxwood demo; a training that is killed and resumed; eval and predict of its weights
 precision   trainings in fp16 and bf16 of a network from random weights, of which some updates overflow in fp16
 compile     a training with torch.compile, which has 150 seconds
@@ -45,10 +47,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 import boxwood
 from boxwood.inference.predictor import prepare
+from boxwood.ops.nms import nms_mask
 from boxwood.structures import Batch, Detections
 
 ROOT = Path(boxwood.__file__).resolve().parents[1]
@@ -119,11 +122,13 @@ class Setup:
 
 @contextmanager
 def precision(mode: str, device: torch.device) -> Iterator[torch.autocast]:
-    """``fp32`` without TF32, ``tf32``, or ``bf16``: with TF32, and inside of the context that is given (not in a backward pass)."""
+    """``fp32`` without TF32, ``tf32``, or ``bf16`` and ``fp16``: with TF32, and inside of the context that is given (not in a
+    backward pass)."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode != "fp32"
     try:
-        yield torch.autocast(device.type, torch.bfloat16, enabled=mode == "bf16")
+        dtype = torch.float16 if mode == "fp16" else torch.bfloat16
+        yield torch.autocast(device.type, dtype, enabled=mode in ("bf16", "fp16"))
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
@@ -302,7 +307,7 @@ def waits(setup: Setup) -> list[Part]:
     return [
         Part(f"{name}, {images} images", lambda name=name, images=images: count(name, images))
         for name in setup.names
-        for images in (1, setup.images(4))
+        for images in (1, setup.images(8))
     ]
 
 
@@ -363,6 +368,7 @@ def inference(setup: Setup) -> list[Part]:
 
     cases = [(name, count, mode) for name in setup.names_of_peers for count in (1, setup.images(8)) for mode in ("tf32", "bf16")]
     cases += [(name, 1, "fp32") for name in setup.names_of_peers]
+    cases += [(name, setup.images(8), "fp16") for name in setup.names_of_peers]
     return [Part(f"{name}, {count} images, {mode}", lambda case=(name, count, mode): measure(*case)) for name, count, mode in cases]
 
 
@@ -384,7 +390,7 @@ def training(setup: Setup) -> list[Part]:
             optimizer.zero_grad(set_to_none=True)
 
     cases = [(name, mode) for name in setup.names_of_peers for mode in ("tf32", "bf16")]
-    cases += [("Mask R-CNN", "fp32")] if "Mask R-CNN" in setup.names else []
+    cases += [("Mask R-CNN", mode) for mode in ("fp16", "fp32")] if "Mask R-CNN" in setup.names else []
     return [Part(f"{name}, {mode}", lambda case=(name, mode): measure(*case)) for name, mode in cases]
 
 
@@ -416,15 +422,35 @@ def profiled(setup: Setup) -> list[Part]:
     return [Part("Mask R-CNN, bf16", measure)]
 
 
+def suppression(setup: Setup) -> list[Part]:
+    """Boxes as a training step of 8 images has them; ours is what the network calls, the peer torchvision's operator."""
+
+    def measure() -> Iterator[Row]:
+        images, candidates = setup.images(8), 50 if setup.tiny else 2000
+        generator = torch.Generator().manual_seed(0)
+        corner = torch.rand(images * 5 * candidates, 2, generator=generator) * torch.tensor([speed.WIDTH, speed.HEIGHT])
+        boxes = torch.cat([corner, corner + 16 + 200 * torch.rand(corner.shape, generator=generator)], dim=1)
+        scores = torch.rand(len(boxes), generator=generator)
+        groups = torch.arange(images * 5).repeat_interleave(candidates)
+        on_device = [tensor.to(setup.device) for tensor in (boxes, scores, groups)]
+        same = torch.equal(nms_mask(*on_device, 0.7).cpu(), nms_mask(boxes, scores, groups, 0.7))
+        times = take_turns(setup, lambda: nms_mask(*on_device, 0.7), lambda: batched_nms(*on_device, 0.7), 9)
+        yield beside(f"NMS, {images} x 5 groups of {candidates}", *(1000 * each for each in times), "ms")
+        if not same:
+            raise RuntimeError("not the boxes that the CPU keeps")
+
+    return [Part("NMS", measure)]
+
+
 # --------------------------------------------------------------------------------------------------------------- commands
 
 
 @contextmanager
-def started(setup: Setup, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def started(setup: Setup, *arguments: object, launcher: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """``boxwood`` of this very folder, with its workers stopped at the end; and the file with what it prints."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "boxwood", *map(str, arguments)]
+    command = [sys.executable, *launcher, "-m", "boxwood", *map(str, arguments)]
     with (
         tempfile.NamedTemporaryFile("w", dir=setup.folder, suffix=".txt", delete=False) as printed,
         subprocess.Popen(
@@ -438,11 +464,11 @@ def started(setup: Setup, *arguments: object) -> Iterator[tuple[subprocess.Popen
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def call(setup: Setup, *arguments: object) -> float:
+def call(setup: Setup, *arguments: object, launcher: Sequence[str] = ()) -> float:
     """Seconds that ``boxwood`` took. Raises RuntimeError, with its last lines, where it failed or took too long."""
     start = time.perf_counter()
     limit = min(LIMIT, setup.end + GRACE - start)
-    with started(setup, *arguments) as (process, log):
+    with started(setup, *arguments, launcher=launcher) as (process, log):
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -543,6 +569,37 @@ def precisions(setup: Setup) -> list[Part]:
     return [Part(f"train.precision={name}", lambda name=name: train(name)) for name in names]
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
+
+
+def programs(setup: Setup) -> list[Part]:
+    """`boxwood train` from JPEG files to weights: images a second of the last steps."""
+
+    def train(what: str, launcher: Sequence[str], *settings: str) -> Iterator[Row]:
+        shapes, run = setup.folder / "jpegs", setup.folder / re.sub(r"\W+", "_", what)
+        if not shapes.exists():
+            call(setup, "data", "shapes", "--out", shapes, "--train", 4 if setup.tiny else 64, "--val", 2)
+        recipe, steps = ("demo_shapes", 2) if setup.tiny else ("mask_rcnn_r50_fpn_1x", 40)
+        more = (
+            [] if setup.tiny else ["model.backbone.weights=null", "train.batch_size=8", "data.workers=12", "train.precision=bf16"]
+        )
+        arguments = [
+            *training_on(setup, shapes, steps, recipe),
+            *more,
+            f"train.log_every={steps // 2}",
+            "optim.lr=0.001",
+            *settings,
+        ]
+        seconds = call(setup, *arguments, "--out", run, launcher=launcher)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in lines if line["split"] == "train"][-1]
+        note = f"{last['images_per_second']:.1f} images/s, {last['data_wait']:.0%} of the time waiting for data"
+        yield took(f"boxwood train {recipe}, {what}, {steps} steps", seconds, note)
+
+    cases = [("one process", ()), ("torchrun with one process", TORCHRUN)]
+    return [Part(what, lambda what=what, launcher=launcher: train(what, launcher)) for what, launcher in cases]
+
+
 def compiled(setup: Setup) -> list[Part]:
     def train() -> Iterator[Row]:
         shapes, run = setup.folder / "few_shapes", setup.folder / "compiled"
@@ -558,7 +615,9 @@ SECTIONS: dict[str, Callable[[Setup], list[Part]]] = {
     "waits": waits,
     "inference": inference,
     "training": training,
+    "nms": suppression,
     "profile": profiled,
+    "program": programs,
     "commands": commands,
     "precision": precisions,
     "compile": compiled,

@@ -52,7 +52,7 @@ def test_parity(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_other_sections(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sections = ("waits", "inference", "training", "commands", "precision")
+    sections = ("waits", "inference", "training", "nms", "program", "commands", "precision")
     monkeypatch.setattr(gpu, "LIMIT", 1000.0)  # other tests may run at the same time
     status, report = run(gpu, monkeypatch, tmp_path, "--networks", "RetinaNet", "--seconds", "3000", "--only", *sections)
     assert status == 0, report["rows"]

@@ -44,9 +44,10 @@ def train_batches(
     start: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
+    device: torch.device | None = None,
 ) -> Generator[Batch]:
-    """Endless training batches of this process, from batch number ``start`` on. Closing it ends its worker processes.
+    """Endless training batches of this process, from batch number ``start`` on. Closing it ends its worker processes. With
+    ``device`` their tensors are there.
 
     ``batch_size`` counts the images of one batch over all processes; each process gets a contiguous part. The content of a batch
     depends only on the data, the seed and the batch number (`boxwood.data.sampler`), so any number of workers gives the same
@@ -66,7 +67,7 @@ def train_batches(
     order = itertools.islice(endless, start, None)
     places = (batch[rank * share : (rank + 1) * share] for batch in order)
     load = partial(_load, dataset, tuple(transforms), seed, True)
-    return _batches(load, places, workers, pin_memory)
+    return _batches(load, places, workers, device)
 
 
 def eval_batches(
@@ -92,7 +93,7 @@ def eval_batches(
     order = [Place(0, image) for image in np.argsort(tall, kind="stable").tolist()]
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     load = partial(_load, dataset, tuple(transforms), seed, with_targets)
-    return _batches(load, iter(batches[rank::world_size]), workers, pin_memory=False)
+    return _batches(load, iter(batches[rank::world_size]), workers)
 
 
 def transformed_sample(dataset: Dataset, transforms: Sequence[Transform], seed: int, place: Place) -> Sample:
@@ -179,10 +180,11 @@ def _load(dataset: Dataset, transforms: tuple[Transform, ...], seed: int, with_t
 Load = Callable[[list[Place]], Batch]
 
 
-def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory: bool) -> Generator[Batch]:
+def _batches(load: Load, places: Iterator[list[Place]], workers: int, device: torch.device | None = None) -> Generator[Batch]:
+    on_gpu = device is not None and device.type == "cuda"
     if workers == 0:
         for batch in map(load, places):
-            yield PackedBatch.of(batch).pin_memory().unpack() if pin_memory else batch
+            yield PackedBatch.of(batch).pin_memory().to(device).unpack() if on_gpu else batch
         return
     _check_open_files(workers)
     loader = DataLoader(
@@ -191,14 +193,14 @@ def _batches(load: Load, places: Iterator[list[Place]], workers: int, pin_memory
         sampler=_Places(places),
         num_workers=workers,
         collate_fn=_unchanged,
-        pin_memory=pin_memory,
+        pin_memory=on_gpu,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # Otherwise the loader would advance the run's global generator.
     )
     for item in _received(loader):
         if isinstance(item, _Failure):
             item.throw()
-        yield item.unpack()
+        yield (item.to(device) if on_gpu else item).unpack()
 
 
 def _received(loader: DataLoader[PackedBatch | _Failure]) -> Iterator[PackedBatch | _Failure]:

@@ -1,7 +1,8 @@
-"""How a batch is sent from a worker process to the training process.
+"""How a batch is sent from a worker process to the training process, and from there to a GPU.
 
-Each tensor that is sent to another process costs a file descriptor, and their number is limited; a batch with masks and keypoints
-has dozens of tensors. So tensors of the same dtype are concatenated, and the objects that hold them are sent as bytes.
+Each tensor that is sent to another process costs a file descriptor, and their number is limited; each copy to a GPU costs time. A
+batch with masks and keypoints has dozens of tensors. So tensors of the same dtype are concatenated, and the objects that hold them
+are sent as bytes.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class PackedBatch:
         """The same in page-locked memory, from which copies to a GPU are asynchronous. Called by torch's loader."""
         buffers = {dtype: buffer.pin_memory() for dtype, buffer in self.buffers.items()}
         return PackedBatch(self.content, self.images.pin_memory(), buffers, self.shapes)
+
+    def to(self, device: torch.device | str | None) -> PackedBatch:
+        """The same on ``device``: a copy for each dtype, however many tensors there are."""
+        buffers = {dtype: buffer.to(device, non_blocking=True) for dtype, buffer in self.buffers.items()}
+        return PackedBatch(self.content, self.images.to(device, non_blocking=True), buffers, self.shapes)
 
 
 class _Pickler(pickle.Pickler):

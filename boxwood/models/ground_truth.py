@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from boxwood.structures import Target
@@ -31,28 +30,28 @@ class GroundTruth:
     """(B, M, 4) xyxy, M may be 0."""
     ignore_labels: Tensor
     """(B, M) int64, -1 where there is none."""
-    counts: tuple[int, ...]
-    """The number of instances of each image."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of instances is another for every batch
 def ground_truth_of(targets: Sequence[Target]) -> GroundTruth:
     """The targets of a batch in one row; N is at least 1, so that no batch is a special case."""
+    labels = padded([target.labels for target in targets], fill=-1)
     return GroundTruth(
         padded([target.boxes for target in targets]),
-        padded([target.labels for target in targets]),
-        padded([torch.ones_like(target.labels, dtype=torch.bool) for target in targets]),
+        labels.clamp(min=0),
+        labels >= 0,
         padded([target.ignore for target in targets], least=0),
-        padded([target.ignore_labels + 1 for target in targets], least=0) - 1,
-        tuple(target.labels.shape[0] for target in targets),
+        padded([target.ignore_labels for target in targets], least=0, fill=-1),
     )
 
 
-def padded(parts: Sequence[Tensor], least: int = 1) -> Tensor:
-    """Tensors (n_i, ...) of B images -> (B, N, ...): zeros behind the n_i; N is the largest n_i, and at least ``least``.
+def padded(parts: Sequence[Tensor], least: int = 1, fill: int = 0) -> Tensor:
+    """Tensors (n_i, ...) of B images -> (B, N, ...): ``fill`` behind the n_i; N is the largest n_i, and at least ``least``.
 
     >>> padded([torch.ones(1), torch.ones(2)]).tolist()
     [[1.0, 0.0], [1.0, 1.0]]
     """
     longest = max(least, *(part.shape[0] for part in parts))
-    return torch.stack([F.pad(part, (0, 0) * (part.dim() - 1) + (0, longest - part.shape[0])) for part in parts])
+    rows = parts[0].new_full((len(parts), longest, *parts[0].shape[1:]), fill)
+    torch._foreach_copy_([row[: len(part)] for row, part in zip(rows, parts, strict=True)], list(parts))  # one operator
+    return rows

@@ -103,7 +103,8 @@ def sample_rois(
     """Sample the regions of a training step among proposals and ground-truth boxes (Fast R-CNN, section 2.3).
 
     A proposal's random number depends on its source, not on its rank, so rounding that swaps two ranks changes nothing, and neither
-    does padding. ``config.crowd`` says what becomes of crowd regions. ``scales`` (B, 2) as of `Geometry.scales`.
+    does padding; of proposals of anchors in the padding, which share a number, the first in rank is drawn. ``config.crowd`` says
+    what becomes of crowd regions. ``scales`` (B, 2) as of `Geometry.scales`.
     """
     regions = torch.cat([proposals.boxes, geometry.from_data(truth.boxes, scales[:, None])], dim=1)
     boxes = geometry.rescale(regions, (1 / scales)[:, None].expand(-1, regions.shape[1], 2))
@@ -120,12 +121,11 @@ def sample_rois(
     counts, most = truth.exists.sum(dim=1, keepdim=True), truth.exists.shape[1]
     numbers = uniform(torch.as_tensor(batch.seeds) + 1, most + proposals.num_sources, boxes.device)
     chance = torch.cat([numbers.gather(1, counts + proposals.source_index), numbers[:, :most]], dim=1)
-    drawn = []
-    for image, count in enumerate(truth.counts):
-        # Without the padding: proposals of anchors in the padding share a number, and topk's choice among equals depends on length.
-        candidates = slice(0, proposals.boxes.shape[1] + count)
-        drawn.append(_drawn(positive[image, candidates], negative[image, candidates], chance[image, candidates], config))
-    indices, valid = (torch.stack(column) for column in zip(*drawn, strict=True))
+    # The numbers have 24 bits; ranks decide below them.
+    chance = chance.double() + torch.arange(chance.shape[1], 0, -1, device=chance.device) * 2.0**-40
+    indices, valid = sample_balanced(positive, negative, config.samples_per_image, config.positive_fraction, chance)
+    missing = config.samples_per_image - indices.shape[1]
+    indices, valid = F.pad(indices, (0, missing)), F.pad(valid, (0, missing))
     is_positive = positive.gather(1, indices) & valid
     has_box = is_positive & (best.gather(1, indices) >= config.foreground_iou)
     instances = matched.gather(1, indices) * is_positive
@@ -164,14 +164,6 @@ def _with_crowd(
         exists = torch.cat([exists[:, :count] & ~covered, exists[:, count:]], dim=1)
     overlap = torch.maximum(highest, best)
     return labels, (overlap >= config.foreground_iou) & exists, (overlap < config.foreground_iou) & exists
-
-
-def _drawn(positive: Tensor, negative: Tensor, chance: Tensor, config: RoIConfig) -> tuple[Tensor, Tensor]:
-    """`sample_balanced` for one image's candidates (N,), padded to ``config.samples_per_image``."""
-    num = config.samples_per_image
-    indices, valid = sample_balanced(positive, negative, num, config.positive_fraction, chance)
-    missing = num - indices.shape[0]
-    return F.pad(indices, (0, missing)), F.pad(valid, (0, missing))
 
 
 def box_losses(class_logits: Tensor, box_deltas: Tensor, sample: RoISample, config: RoIConfig) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Boxes are xyxy, continuous coordinates, pixels of the network's input. Letters: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,20 +34,21 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int = 
 def anchor_grid(cell: Tensor, height: int, width: int, stride: int, offset: float = 0.5) -> Tensor:
     """The anchors of a whole map, cells row by row, in pixels of the network's input.
 
-    Args:
-        cell: (A, 4) xyxy around a cell's point.
-        height, width: of the map, in cells.
-        stride: pixels a cell.
-        offset: where a cell's point lies, in cells: 0.5 is its middle; 0 its corner, as Detectron and torchvision have it.
-
-    Returns:
-        (height * width * A, 4) xyxy on the device of ``cell``.
+    ``cell`` (A, 4) xyxy around a cell's point, ``height`` and ``width`` of the map in cells, ``stride`` pixels a cell, ``offset``
+    where a cell's point lies, in cells: 0.5 is its middle; 0 its corner, as Detectron and torchvision have it -> (height * width *
+    A, 4) xyxy on the device of ``cell``.
     """
-    x = (torch.arange(width, device=cell.device, dtype=torch.float32) + offset) * stride
-    y = (torch.arange(height, device=cell.device, dtype=torch.float32) + offset) * stride
+    points = _points.__wrapped__ if torch.compiler.is_compiling() else _points
+    return (points(height, width, stride, offset, cell.device) + cell).reshape(-1, 4)
+
+
+@lru_cache(maxsize=64)  # the levels of a dozen sizes: 17 MB where the images have 800 x 1216 pixels
+def _points(height: int, width: int, stride: int, offset: float, device: torch.device) -> Tensor:
+    """The points of all cells, (height * width, 1, 4): x, y, x, y."""
+    x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
+    y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    shifts = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).reshape(-1, 1, 4)
-    return (shifts + cell).reshape(-1, 4)
+    return torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).reshape(-1, 1, 4)
 
 
 def centred_inside(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -5,11 +5,16 @@ Letters: R boxes, K keypoints of each, S cells a side of a heatmap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 DECODED_AT_ONCE = 8
 """Boxes whose heatmaps are enlarged at once where shapes are fixed: 17 of 1344 x 1344 cells for each take 1 GB."""
+
+PIXELS_AT_ONCE = 2**26
+"""Pixels of enlarged heatmaps in the memory of a GPU at once, of 4 bytes each."""
 
 __all__ = ["bicubic_weights", "decode_keypoints", "keypoint_similarity", "keypoint_targets"]
 
@@ -43,40 +48,56 @@ def decode_keypoints(logits: Tensor, boxes: Tensor, largest: tuple[int, int] | N
     """The highest place of each heatmap, enlarged to its box's whole pixels by bicubic interpolation.
 
     ``logits`` (R, K, S, S), ``boxes`` (R, 4) xyxy -> (R, K, 3): x, y in the frame of the boxes, and the height of the peak, a
-    logit. ``largest`` is a height and a width that no box exceeds: with it every heatmap is enlarged to that size and cut to its
-    box's, so that shapes are fixed and no value is read on the host; without it each is enlarged to its box's size in turn.
+    logit. ``largest`` is a height and a width that no box exceeds: with it shapes are fixed and no value is read on the host.
+    Without it the host reads the sizes once; a GPU then works on many boxes of about the same size at a time.
     """
-    extents = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    sides = extents.ceil()
     if largest is not None:
-        return _decode_all(logits, boxes, extents, sides, largest)
+        starts = range(0, len(boxes), DECODED_AT_ONCE)
+        chunks = [slice(start, start + DECODED_AT_ONCE) for start in starts]
+        return torch.cat([_decode(logits[chunk], boxes[chunk], largest) for chunk in chunks])
+    shapes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).ceil().to(torch.int64).tolist()
+    on_cpu = logits.device.type == "cpu"
+    groups = [[row] for row in range(len(shapes))] if on_cpu else _alike(shapes, PIXELS_AT_ONCE // logits.shape[1])
+    order = torch.tensor([row for group in groups for row in group], dtype=torch.int64).to(logits.device, non_blocking=True)
     points = logits.new_zeros(*logits.shape[:2], 3)
-    for row, (width, height) in enumerate(sides.to(torch.int64).tolist()):
-        columns = bicubic_weights(logits.shape[3], width).to(logits)
-        rows = bicubic_weights(logits.shape[2], height).to(logits)
-        peaks, indices = (rows @ logits[row] @ columns.mT).flatten(1).max(dim=1)
-        cells = torch.stack([indices % width, indices // width], dim=1) + 0.5
-        points[row, :, :2] = boxes[row, :2] + cells * extents[row] / sides[row]
-        points[row, :, 2] = peaks
+    with torch.autocast(logits.device.type, enabled=False):  # products of 16 bits would round the places
+        for group, rows in zip(groups, torch.split(order, list(map(len, groups))), strict=True):
+            size = max(shapes[row][1] for row in group), max(shapes[row][0] for row in group)
+            points[rows] = _decode(logits[rows], boxes[rows], size, exact=len(group) == 1)
     return points
 
 
-def _decode_all(logits: Tensor, boxes: Tensor, extents: Tensor, sides: Tensor, largest: tuple[int, int]) -> Tensor:
-    """`decode_keypoints` with heatmaps enlarged to ``largest``, a few boxes at a time."""
-    height, width = largest
+def _alike(shapes: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """The indices of (width, height) in groups of about the same longer side and shape: as many as have ``most`` pixels when they
+    are as wide and as high as the group's widest and highest."""
+
+    def scale(row: int) -> int:  # of a factor of two; below 64 it makes no difference
+        return max(*shapes[row], 63).bit_length()
+
+    groups: list[list[int]] = []
+    width = height = 0
+    for row in sorted(range(len(shapes)), key=lambda row: (scale(row), shapes[row][0] / shapes[row][1])):
+        width, height = max(width, shapes[row][0]), max(height, shapes[row][1])
+        if not groups or scale(row) != scale(groups[-1][0]) or (len(groups[-1]) + 1) * width * height > most:
+            groups.append([])
+            width, height = shapes[row]
+        groups[-1].append(row)
+    return groups
+
+
+def _decode(logits: Tensor, boxes: Tensor, largest: tuple[int, int], *, exact: bool = False) -> Tensor:
+    """`decode_keypoints` with heatmaps enlarged to ``largest`` and cut to their boxes; with ``exact`` that is the size of all."""
+    extents = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    (height, width), sides = largest, extents.ceil()
     rows, columns = _bicubic(logits.shape[2], sides[:, 1], height), _bicubic(logits.shape[3], sides[:, 0], width)
-    below = torch.arange(height, device=boxes.device) >= sides[:, 1, None]
-    beside = torch.arange(width, device=boxes.device) >= sides[:, 0, None]
-    parts = []
-    for start in range(0, logits.shape[0], DECODED_AT_ONCE):
-        part = slice(start, start + DECODED_AT_ONCE)
-        enlarged = rows[part, None] @ logits[part] @ columns[part, None].mT
-        hidden = below[part, None, :, None] | beside[part, None, None, :]
-        peaks, indices = enlarged.masked_fill(hidden, -torch.inf).flatten(2).max(dim=2)
-        cells = torch.stack([indices % width, indices // width], dim=2) + 0.5
-        places = boxes[part, None, :2] + cells * (extents[part] / sides[part])[:, None]
-        parts.append(torch.cat([places, peaks[..., None]], dim=2))
-    return torch.cat(parts)
+    enlarged = rows[:, None] @ logits @ columns[:, None].mT
+    if not exact:
+        below = torch.arange(height, device=boxes.device) >= sides[:, 1, None]
+        beside = torch.arange(width, device=boxes.device) >= sides[:, 0, None]
+        enlarged = enlarged.masked_fill_(below[:, None, :, None] | beside[:, None, None, :], -torch.inf)
+    peaks, indices = enlarged.flatten(2).max(dim=2)
+    cells = torch.stack([indices % width, indices // width], dim=2) + 0.5
+    return torch.cat([boxes[:, None, :2] + cells * extents[:, None] / sides[:, None], peaks[..., None]], dim=2)
 
 
 def keypoint_similarity(points: Tensor, others: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
@@ -107,11 +128,10 @@ def _bicubic(size: int, enlarged: Tensor, largest: int) -> Tensor:
         :, None
     ] - 0.5
     first = position.floor()
+    steps = torch.arange(-1, 3, device=enlarged.device)
+    distance = ((position - first)[..., None] - steps).abs()
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    index = (first[..., None] + steps).clamp(0, size - 1).to(torch.int64)
     matrix = torch.zeros(*position.shape, size, device=enlarged.device)
-    for step in range(-1, 3):
-        distance = (position - first - step).abs()
-        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-        far = a * (((distance - 5) * distance + 8) * distance - 4)
-        index = (first.to(torch.int64) + step).clamp(0, size - 1)
-        matrix = matrix.scatter_add(2, index[..., None], torch.where(distance <= 1, near, far)[..., None])
-    return matrix
+    return matrix.scatter_add(2, index, torch.where(distance <= 1, near, far))

@@ -5,7 +5,9 @@ Letters: N boxes, G groups of them (labels), M boxes of the largest group, V vot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -15,6 +17,8 @@ from boxwood.ops.boxes import iou
 from boxwood.ops.keypoints import keypoint_similarity
 
 __all__ = ["Decay", "VoteScoring", "nms_keypoints", "nms_mask", "soft_nms", "vote"]
+
+logger = logging.getLogger(__name__)
 
 Decay = Literal["linear", "gaussian", "hard"]
 VoteScoring = Literal["id", "avg", "iou_avg", "generalized_avg", "quasi_sum", "temp_avg"]
@@ -58,21 +62,40 @@ def nms_mask(
 def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
     """`nms_mask` as one operator, whose result has a fixed shape: graphs that contain it can be exported and compiled.
 
-    On a GPU the host waits for it once a part, since torchvision's operator returns as many indices as there are survivors.
+    On a GPU a Triton kernel does the work. Where there is no Triton the host waits once a part, since torchvision's operator
+    returns as many indices as there are survivors.
     """
     import torchvision.ops  # imported when first used: the import takes most of a second and 160 MB
 
     kept_mask = torch.zeros_like(valid)
     if boxes.numel() == 0:
         return kept_mask
-    if boxes.device.type == "cpu":
-        # One group after another: the work grows with the square of the number of boxes that are compared.
-        rows = valid.nonzero()[:, 0]
-        rows = rows[groups[rows].argsort(stable=True)]
-        lengths = torch.unique_consecutive(groups[rows], return_counts=True)[1].tolist()
-        for members in torch.split(rows, lengths):
-            kept_mask[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
-        return kept_mask
+    if boxes.device.type != "cpu":
+        return _nms_on_gpu(boxes, scores, groups, valid, threshold, lengths)
+    # One group after another: the work grows with the square of the number of boxes that are compared.
+    rows = valid.nonzero()[:, 0]
+    rows = rows[groups[rows].argsort(stable=True)]
+    lengths = torch.unique_consecutive(groups[rows], return_counts=True)[1].tolist()
+    for members in torch.split(rows, lengths):
+        kept_mask[members[torchvision.ops.nms(boxes[members], scores[members], threshold)]] = True
+    return kept_mask
+
+
+@_grouped_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
+    return torch.empty_like(valid)
+
+
+def _nms_on_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
+    if (survivors := _survivors_on_gpu()) is not None:
+        # Group after group, each from its best box to its worst.
+        order = scores.argsort(descending=True, stable=True)
+        order = order[groups[order].argsort(stable=True)]
+        sorted_groups = groups[order]
+        ends = torch.searchsorted(sorted_groups, sorted_groups, right=True)
+        return torch.zeros_like(valid).scatter(0, order, survivors(boxes[order], ends, valid[order], threshold))
+    import torchvision.ops
+
     # All groups of a part at once, each shifted to a separate place; in float64, so that the shift costs no precision. Invalid
     # boxes become one box far away: all but one of them are suppressed, since the operator's time grows with the survivors.
     extent = boxes.max() - boxes.min().clamp(max=0) + 1
@@ -80,7 +103,7 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
     far = torch.arange(4, device=boxes.device) // 2 - 2 * extent.double()
     shifted = torch.where(valid[:, None], shifted, far)
     masked_scores = scores.double().masked_fill(~valid, -torch.inf)
-    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, kept_mask)]
+    parts = [torch.split(column, lengths or len(boxes)) for column in (shifted, masked_scores, torch.zeros_like(valid))]
     kept_parts = [
         part.index_fill(0, torchvision.ops.nms(part_boxes, part_scores, threshold), True)
         for part_boxes, part_scores, part in zip(*parts, strict=True)
@@ -88,9 +111,29 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, t
     return torch.cat(kept_parts) & valid
 
 
-@_grouped_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, lengths: list[int]) -> Tensor:
-    return torch.empty_like(valid)
+@cache
+def _survivors_on_gpu() -> Callable[[Tensor, Tensor, Tensor, float], Tensor] | None:
+    """`boxwood.ops.nms_kernel.survivors`, compiled and compared with torchvision's operator once; None where one of that fails, as
+    without Triton or a C compiler."""
+    import torchvision.ops
+
+    try:
+        from boxwood.ops.nms_kernel import survivors
+
+        corners = torch.rand(3, 700, 2, generator=torch.Generator().manual_seed(0)) * 300
+        boxes = torch.cat([corners, corners + 40], dim=2).cuda()
+        scores = torch.arange(700, 0, -1.0, device="cuda")
+        ends = torch.arange(700, 2101, 700, device="cuda").repeat_interleave(700)
+        kept_mask = survivors(boxes.flatten(0, 1), ends, ends > 0, 0.5).view(3, 700)
+        for group, group_mask in zip(boxes, kept_mask, strict=True):
+            expected = torch.zeros_like(group_mask).index_fill(0, torchvision.ops.nms(group, scores, 0.5), True)
+            assert torch.equal(group_mask, expected), "it does not keep the boxes that torchvision's operator keeps"
+    except Exception as error:  # Triton has no common class of errors
+        logger.warning(
+            "the Triton kernel for NMS cannot be used, torchvision's operator is (%s)", " ".join(str(error).split())[:200]
+        )
+        return None
+    return survivors
 
 
 def soft_nms(

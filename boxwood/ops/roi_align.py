@@ -113,9 +113,10 @@ def pool_levels(
     if fixed_shapes:
         # Every RoI is pooled from every level; from levels other than its own it is read far outside the map, where all values are
         # zero and the operators stop at once.
-        of_level = [torch.where((levels == level)[:, None], rois, OUTSIDE) for level in range(len(maps))]
+        elsewhere = levels != torch.arange(len(maps), device=levels.device)[:, None]
+        of_level = rois.expand(len(maps), -1, -1).masked_fill(elsewhere[..., None], OUTSIDE)
         parts = [pool(level, part, images, size, scale=scale) for (level, scale), part in zip(maps, of_level, strict=True)]
-        return torch.stack(parts).sum(dim=0)
+        return sum(parts[1:], parts[0])
     order = levels.argsort(stable=True)
     counts = levels.bincount(minlength=len(maps)).tolist()
     parts = [

@@ -176,9 +176,12 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor], weight: float) -> None:
         """Add values of the current update; they stay on their device."""
-        for name, value in values.items():
-            term = value.detach().float() * weight
-            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        terms = [value.detach().float() for value in values.values()]
+        for name, term in zip(values, terms, strict=True):
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(term)
+        sums = [self._sums[name] for name in values]
+        self._sums |= zip(values, torch._foreach_add(sums, terms, alpha=weight), strict=True)
 
     def count(self) -> None:
         """An update is complete."""

@@ -89,7 +89,7 @@ def _train(config: RunConfig, out: Path, device: torch.device, *, resume: bool, 
         start=state.step * settings.accumulate,
         rank=rank(),
         world_size=world_size(),
-        pin_memory=device.type == "cuda",
+        device=device,
     )
     # The first batch comes before the directory is made, so that a broken image leaves no directory; and before the generators
     # are set, since starting the workers may draw from them.

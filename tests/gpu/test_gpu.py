@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from boxwood.inference.predictor import prepare
 from boxwood.models.config import without_pretrained
+from boxwood.ops.nms import _survivors_on_gpu, nms_mask
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
 from tests.conftest import Boxwood, tiny
@@ -112,6 +113,21 @@ def test_detections_are_those_of_the_cpu(recipe: str) -> None:
             assert theirs.keypoints is not None
             apart = (ours.keypoints - theirs.keypoints)[..., :2].norm(dim=-1)
             assert (apart < 0.1).float().mean() >= 0.95
+
+
+def test_the_nms_kernel_keeps_what_the_cpu_keeps() -> None:
+    """Many groups of many sizes, equal scores, and boxes that are left out."""
+    assert _survivors_on_gpu() is not None
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(20_000, 4, generator=generator) * 300
+    boxes[:, 2:] = boxes[:, :2] + torch.rand(20_000, 2, generator=generator) * 100
+    scores = (torch.rand(20_000, generator=generator) * 5000).round()
+    groups = (torch.rand(20_000, generator=generator) ** 3 * 40).long()
+    valid = torch.rand(20_000, generator=generator) > 0.1
+    for threshold in (0.3, 0.5, 0.7):
+        expected = nms_mask(boxes, scores, groups, threshold, valid)
+        on_gpu = nms_mask(boxes.to(DEVICE), scores.to(DEVICE), groups.to(DEVICE), threshold, valid.to(DEVICE))
+        assert torch.equal(on_gpu.cpu(), expected)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])

@@ -16,7 +16,11 @@ The host waits where
     with SimulatedGPU() as gpu:
         gpu.move(model)
         model(batch.to("cuda"))
-    gpu.waits  # [Wait(file, function, line, code, operator)], one each time
+    gpu.waits  # [Place(file, function, line, code, operator)], one each time
+
+With ``triton`` it has the Triton kernel for NMS, else torchvision's operator does that work. With ``launches`` it also lists the
+operators that give the GPU work, in ``gpu.launches``: all but views and allocations. An operator may start more than one kernel, so
+these are the fewest launches that there can be.
 """
 
 from __future__ import annotations
@@ -41,22 +45,28 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map
 
 import boxwood
+from boxwood.ops.anchors import _points
+from boxwood.ops.nms import nms_mask
 
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14):  # it is made of private parts of torch
     pytest.skip("the simulated GPU needs torch 2.14", allow_module_level=True)
 
-__all__ = ["GPUTensor", "SimulatedGPU", "Wait"]
+__all__ = ["GPUTensor", "Place", "SimulatedGPU"]
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(boxwood.__file__).parent
 CALLED_WITH_BOOLS = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 CALLED_WITH_BOOLS.add(torch.ops.aten._index_put_impl_.default)
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+ALLOCATIONS = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
+WITHOUT_WORK = {*ALLOCATIONS, "aten::_unsafe_view", "aten::_reshape_alias", "aten::lift_fresh", "aten::resize_"}
+"""Operators besides views that start no kernel."""
 
 
 @dataclass(frozen=True)
-class Wait:
-    """The innermost line of Boxwood that makes the host wait; in a backward pass, the line whose gradient is computed."""
+class Place:
+    """The innermost line of Boxwood that makes the host wait or starts work; in a backward pass, the line whose gradient is
+    computed."""
 
     file: str
     function: str
@@ -108,12 +118,14 @@ class GPUTensor(torch.Tensor):
 
 
 class SimulatedGPU:
-    """While it is open, the device "cuda" is simulated; ``waits`` grows."""
+    """While it is open, the device "cuda" is simulated; ``waits`` grows, and so does ``launches`` where they are counted."""
 
     _open: ClassVar[list[SimulatedGPU]] = []
 
-    def __init__(self) -> None:
-        self.waits: list[Wait] = []
+    def __init__(self, *, launches: bool = False, triton: bool = False) -> None:
+        self.waits: list[Place] = []
+        self.launches: list[Place] = []
+        self.counts_launches, self.triton = launches, triton
         self.context = ExitStack()
 
     @classmethod
@@ -121,6 +133,7 @@ class SimulatedGPU:
         return cls._open[-1]
 
     def __enter__(self) -> Self:
+        _points.cache_clear()  # what is computed once has the values of this GPU
         fakes = FakeTensorMode()
         self.context.enter_context(fakes)  # it keeps torch from looking for a driver where Python asks for "cuda"
         self.context.enter_context(_set(torch._C._only_lift_cpu_tensors, torch._C._set_only_lift_cpu_tensors, True))
@@ -128,9 +141,12 @@ class SimulatedGPU:
         self.context.enter_context(mock.patch.object(torch, "Generator", side_effect=lambda device="cpu": generator()))
         # Each node of the graph then knows the line that made it.
         self.context.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
+        self.context.callback(_points.cache_clear)
+        kernel = _survivors if self.triton else None
+        self.context.enter_context(mock.patch("boxwood.ops.nms._survivors_on_gpu", return_value=kernel))
         self._open.append(self)
         self.context.callback(self._open.pop)
-        self.context.enter_context(_EveryOperator(fakes, self.wait))
+        self.context.enter_context(_EveryOperator(fakes, self.wait, self.launch))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -150,11 +166,26 @@ class SimulatedGPU:
         """The host waits now."""
         self.waits.append(_locate(operator))
 
+    def launch(self, operator: str) -> None:
+        """Work for the GPU begins now."""
+        if self.counts_launches:
+            self.launches.append(_locate(operator))
+
+
+def _survivors(boxes: Tensor, ends: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """`boxwood.ops.nms_kernel.survivors`, which is one launch besides two that change types."""
+    for operator in ("to", "kernel", "to"):
+        SimulatedGPU.current().launch(operator)
+    assert all(isinstance(tensor, GPUTensor) for tensor in (boxes, ends, valid))
+    with _disable_current_modes():
+        ranks = torch.arange(len(boxes), 0, -1).float()
+        return GPUTensor(nms_mask(boxes.values, ranks, ends.values, threshold, valid.values))  # type: ignore[attr-defined]
+
 
 class _EveryOperator(TorchDispatchMode):
-    def __init__(self, fakes: FakeTensorMode, wait: Callable[[str], None]) -> None:
+    def __init__(self, fakes: FakeTensorMode, wait: Callable[[str], None], launch: Callable[[str], None]) -> None:
         super().__init__()
-        self.fakes, self.wait = fakes, wait
+        self.fakes, self.wait, self.launch = fakes, wait, launch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -168,6 +199,8 @@ class _EveryOperator(TorchDispatchMode):
         if not to_gpu and not any(isinstance(tensor, GPUTensor) for tensor in tensors):
             with _disable_current_modes():
                 return func(*args, **kwargs)
+        if not func.is_view and func._schema.name not in WITHOUT_WORK and not _is_there(func, args, kwargs):
+            self.launch(_name(func))
         devices = self._devices(func, args, kwargs)
         with _disable_current_modes():
             result = func(*tree_map(_values, args), **tree_map(_values, kwargs))
@@ -182,6 +215,8 @@ class _EveryOperator(TorchDispatchMode):
         if func in CALLED_WITH_BOOLS and (reason := _reads_index(func, args)):
             self.wait(f"{_name(func)} {reason}")
             return _always(CUDA)
+        if not func._schema.returns:
+            return iter(())
         try:
             with self.fakes, warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torchvision's nms asks for a new size by an old name
@@ -243,6 +278,16 @@ def _mutated(func: Any, args: Any, kwargs: Any) -> Any:
     return written[0] if len(func._schema.returns) == 1 else tuple(written)
 
 
+def _is_there(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a copy to the GPU is of a tensor there, and of its type: ``to`` gives the tensor itself where the GPU is real."""
+    if func is not torch.ops.aten._to_copy.default or not isinstance(args[0], GPUTensor) or "device" not in kwargs:
+        return False
+    same_type = kwargs.get("dtype") in (None, args[0].dtype)
+    return (
+        same_type and kwargs.get("memory_format") in (None, torch.preserve_format) and torch.device(kwargs["device"]).type != "cpu"
+    )
+
+
 def _reads_index(func: Any, args: Any) -> str:
     """Why an index makes the host wait; empty where it does not."""
     present = [index for index in args[1] if index is not None]
@@ -271,19 +316,19 @@ def _set(read: Callable[[], bool], write: Callable[[bool], None], value: bool) -
     write(before)
 
 
-def _locate(operator: str) -> Wait:
+def _locate(operator: str) -> Place:
     """The innermost line of Boxwood that runs now, or in a backward pass the line whose gradient is computed."""
-    frame = sys._getframe()
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if ROOT in path.parents:
-            code = linecache.getline(str(path), frame.f_lineno).strip()
-            return Wait(str(path.relative_to(ROOT)), frame.f_code.co_qualname, frame.f_lineno, code, operator)
-        frame = frame.f_back  # type: ignore[assignment]
     node = torch._C._current_autograd_node()
     if node is not None:
         for entry in reversed(node.metadata.get("traceback_", [])):
             if match := re.match(rf'\s*File "{re.escape(str(ROOT))}/([^"]*)", line (\d+), in (\S+)\n\s*(.*)', entry):
                 file, line, function, code = match.groups()
-                return Wait(file, function, int(line), code.strip(), f"backward of it: {operator}")
-    return Wait("elsewhere", "elsewhere", 0, "", operator)
+                return Place(file, function, int(line), code.strip(), f"backward of it: {operator}")
+    frame = sys._getframe()
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if ROOT in path.parents:
+            code = linecache.getline(str(path), frame.f_lineno).strip()
+            return Place(str(path.relative_to(ROOT)), frame.f_code.co_qualname, frame.f_lineno, code, operator)
+        frame = frame.f_back  # type: ignore[assignment]
+    return Place("elsewhere", "elsewhere", 0, "", operator)

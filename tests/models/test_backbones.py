@@ -260,3 +260,26 @@ def test_relu6_is_pytorchs_with_one_map_less_in_memory() -> None:
     assert torch.equal(*(torch.autograd.grad(each.sum(), x)[0] for each in (output, plain)))
     with torch.no_grad():
         assert torch.equal(ReLU6()(x * 1), plain)
+
+
+def test_the_constants_of_a_frozen_norm_follow_its_buffers() -> None:
+    """They are computed once, and again after a change in place, new weights, or a move."""
+    layer: Any = ConvNorm(nn.Conv2d(3, 4, 1, bias=False), FrozenBatchNorm2d(4))
+    image = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def check() -> None:
+        torch.testing.assert_close(layer(image.to(layer.conv.weight)), layer.norm(layer.conv(image.to(layer.conv.weight))))
+
+    check()
+    scale = layer._folded() and layer._constants[2]
+    check()
+    assert layer._constants[2] is scale
+    layer.norm.running_var.fill_(4.0)
+    check()
+    layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
+    check()
+    layer.double()
+    check()
+    with torch.inference_mode():
+        check()
+    layer(image.double().requires_grad_()).sum().backward()  # nothing of inference mode is left

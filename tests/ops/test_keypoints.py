@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
 
-from boxwood.ops.keypoints import bicubic_weights, decode_keypoints, keypoint_targets
+from boxwood.ops.keypoints import _alike, _decode, bicubic_weights, decode_keypoints, keypoint_targets
 
 
 def random_boxes(count: int, seed: int) -> torch.Tensor:
@@ -50,6 +51,23 @@ def test_peaks_are_torchvisions() -> None:
     expected, scores = heatmaps_to_keypoints(logits, boxes)
     torch.testing.assert_close(points[..., :2], expected[..., :2], rtol=0, atol=1e-3)
     torch.testing.assert_close(points[..., 2], scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [1, 40_000, 2**26])
+def test_boxes_of_about_the_same_size_are_decoded_together(most: int) -> None:
+    """As on a GPU: each box is in one group, no group has too many pixels, and the peaks are those of each box alone."""
+    boxes = random_boxes(30, 3)
+    logits = torch.randn(30, 4, 56, 56, generator=torch.Generator().manual_seed(4))
+    expected = decode_keypoints(logits, boxes)
+    shapes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).ceil().long().tolist()
+    groups = _alike(shapes, most)
+    assert sorted(row for group in groups for row in group) == list(range(30))
+    for group in groups:
+        width, height = (max(shapes[row][axis] for row in group) for axis in (0, 1))
+        assert len(group) == 1 or len(group) * width * height <= most
+        assert all(2 * max(*shapes[row], 63) > max(width, height) for row in group)
+        torch.testing.assert_close(_decode(logits[group], boxes[group], (height, width)), expected[group], rtol=1e-6, atol=1e-5)
+    assert len(groups) == 30 if most == 1 else len(groups) < 30
 
 
 def test_targets_are_decoded_within_a_cell() -> None:

@@ -79,6 +79,7 @@ class ConvNorm(nn.Module):
 
         super().__init__()
         self.conv, self.norm, self.frozen = conv, norm, isinstance(norm, torchvision.ops.FrozenBatchNorm2d)
+        self._constants: tuple[Any, ...] = ((),)
         self.step = 1
         if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < FEWEST_CHANNELS:
             self.step, conv.stride = conv.stride[0], (1, 1)
@@ -103,8 +104,14 @@ class ConvNorm(nn.Module):
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         norm: Any = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * scale
+        buffers = norm.weight, norm.bias, norm.running_mean, norm.running_var
+        # Computed once, and again where a buffer has changed; tensors of inference mode have no version.
+        keeps = not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or norm.weight.is_inference())
+        key = [(id(buffer), buffer._version) for buffer in buffers] if keeps else None
+        if key is None or self._constants[0] != key:
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            self._constants = key, buffers, scale, norm.bias - norm.running_mean * scale  # ids of buffers that are kept stay theirs
+        scale, bias = self._constants[2:]
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * scale
         return self.conv.weight * scale[:, None, None, None], bias

@@ -79,7 +79,8 @@ class KeypointTask(InstanceTask):
     def decode(self, network: Network, values: Tensor, rows: Tensor, instances: Instances, batch: Batch) -> Tensor:
         """-> (R, J, 3): x, y in pixels of the network's input, and the logit of the peak."""
         scales = network.geometry.scales(batch.scaled_sizes, batch.originals)
-        largest = network.geometry.largest(batch.images.shape[-2:], batch.original_sizes) if network.fixed_shapes else None
+        compiling = torch.compiler.is_compiling()
+        largest = network.geometry.largest(batch.images.shape[-2:], batch.original_sizes) if compiling else None
         return find_keypoints(values, rows, instances, scales, network.geometry, largest)
 
     def survivors(self, network: Network, instances: Instances) -> Tensor:
