@@ -117,6 +117,21 @@ def test_crops_and_no_pictures(boxwood: Boxwood, trained: Path, shapes: Path, tm
         assert crop.size == (round(x + w) - round(x), round(y + h) - round(y))
 
 
+def test_crops_of_pictures_whose_names_differ_in_their_endings(
+    boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """Each has its folder, named as its drawing is."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    with Image.open(shapes / "val" / "000000.jpg") as picture:
+        picture.save(photos / "a.jpg")
+        picture.save(photos / "a.png")
+    out = tmp_path / "out"
+    assert boxwood("predict", photos, "--model", trained, "--score", "0", "--crops", "--out", out).status == 0
+    assert {path.name for path in out.iterdir()} == {"a.jpg", "a-2.png", "crops", "predictions.json"}
+    assert {path.name for path in (out / "crops").iterdir()} == {"a", "a-2"}
+
+
 def test_coco_results(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     arguments = ("predict", shapes / "val", "--model", trained, "--score", "0", "--no-pictures", "--out", tmp_path / "out")
     assert boxwood(*arguments, "--coco", shapes / "val.json").status == 0
