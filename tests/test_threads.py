@@ -51,11 +51,11 @@ def test_an_error_of_the_work_stands_where_its_result_would() -> None:
             raise ValueError("item 2")
         return item
 
-    results = []
-    with pytest.raises(ValueError, match="item 2"), worker_threads(2) as pool:
-        for result in in_order(pool, work, range(6), ahead=3):
-            results.append(result)
-    assert results == [0, 1]
+    with worker_threads(2) as pool:
+        results = in_order(pool, work, range(6), ahead=3)
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(ValueError, match="item 2"):
+            next(results)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -64,11 +64,11 @@ def test_an_error_of_the_items_comes_after_the_results_before_it(error: type[Bas
         yield from range(3)
         raise error
 
-    results = []
-    with pytest.raises(error), worker_threads(2) as pool:
-        for result in in_order(pool, lambda item: item, items(), ahead=10):
-            results.append(result)
-    assert results == [0, 1, 2]
+    with worker_threads(2) as pool:
+        results = in_order(pool, lambda item: item, items(), ahead=10)
+        assert [next(results), next(results), next(results)] == [0, 1, 2]
+        with pytest.raises(error):
+            next(results)
 
 
 def test_tasks_that_wait_are_dropped_where_the_block_is_left() -> None:
@@ -80,12 +80,16 @@ def test_tasks_that_wait_are_dropped_where_the_block_is_left() -> None:
         go_on.wait(10)
         done.append(item)
 
-    with pytest.raises(KeyboardInterrupt), worker_threads(1) as pool:
-        for item in range(5):
-            pool.submit(work, item)
-        begun.wait(10)
-        threading.Timer(0.05, go_on.set).start()
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with worker_threads(1) as pool:
+            for item in range(5):
+                pool.submit(work, item)
+            begun.wait(10)
+            threading.Timer(0.05, go_on.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done == [0] and not any(thread.name.startswith("boxwood") for thread in threading.enumerate())
 
 
