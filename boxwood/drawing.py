@@ -116,7 +116,7 @@ def draw_instances(
     >>> draw_instances(gray, boxes=np.array([[10, 10, 50, 40]]), labels=[0], names=["nut"], scores=[0.9]).size
     (80, 60)
     """
-    canvas = np.array(_as_picture(image))
+    canvas = np.array(_pixels_of(image), order="C")
     height, width = canvas.shape[:2]
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     count = len(boxes)
@@ -203,18 +203,19 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
-def _as_picture(image: Any) -> Image.Image:
+def _pixels_of(image: Any) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB; may be the memory of ``image``."""
     if is_image_source(image):
-        return Image.fromarray(decode_image(image))
+        return decode_image(image)
     if isinstance(image, Image.Image):
-        return Image.fromarray(from_pillow(image))
+        return from_pillow(image)
     if hasattr(image, "cpu"):  # a tensor, recognised by its method: this file does not import torch
         image = image.cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy()
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"cannot draw on {type(image).__name__}: expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
         )
-    return Image.fromarray(np.ascontiguousarray(from_array(image)))
+    return from_array(image)
 
 
 def _text_size(picture: Image.Image, factor: float = 1) -> float:

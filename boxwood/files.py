@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -132,7 +133,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     removed.
     """
     make_folder(path.parent)
-    _clean_once(path.parent, os.getpid())
+    with _CLEANING:  # a second thread would remove the temporary folder that the first is about to lock
+        _clean_once(path.parent, os.getpid())
     try:
         with _temporary_folder(path) as folder:
             temporary = folder / "file"
@@ -170,6 +172,9 @@ def remove_left_overs(folder: Path) -> None:
             continue
 
 
+_CLEANING = threading.Lock()
+
+
 @cache
 def _clean_once(folder: Path, process: int) -> None:
     """`remove_left_overs` at the first write of a process to a folder, since a folder may get thousands of files."""
@@ -182,7 +187,8 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
     A folder, because libraries may write temporary files of their own beside the file that they are given.
     """
-    folder = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # short, since a name may have 255 bytes
+    # Short, since a name may have 255 bytes, so that two files that are written at once may differ behind what is left of it.
+    folder = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = [
     "from_pillow",
     "is_image_source",
     "located",
+    "quiet_decoders",
     "range_of_limits",
     "read_header",
     "stored_pixels",
@@ -270,6 +272,42 @@ def _inverse_scale(image: Image.Image) -> float | None:
 # ------------------------------------------------------------------------------------------------------------ files
 
 
+class _QuietDecoders:
+    """Inside the block, also of several threads at once, warnings of decoders are ignored.
+
+    ``warnings.catch_warnings`` in two threads would leave the filters of one behind for the whole program.
+    """
+
+    _MODULES = r"(PIL|torchvision|boxwood\.pixels)\b"
+    _FILTER = ("ignore", None, Warning, re.compile(_MODULES), 0)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._lists: list[Any] = []
+        """The lists of filters to which the filter was added: code that catches warnings replaces the list for a while."""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._blocks += 1
+            if self._FILTER not in warnings.filters:
+                warnings.filterwarnings("ignore", module=self._MODULES)
+                self._lists.append(warnings.filters)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                for filters in (*self._lists, warnings.filters) if self._lists else ():
+                    if self._FILTER in filters:
+                        filters.remove(self._FILTER)
+                self._lists.clear()
+
+
+quiet_decoders = _QuietDecoders()
+"""``with quiet_decoders:`` around what decodes images."""
+
+
 def is_image_source(value: Any) -> TypeGuard[ImageSource]:
     """Whether a value is an `ImageSource`."""
     return isinstance(value, str | Path | bytes | bytearray | memoryview) or hasattr(value, "read")
@@ -302,16 +340,15 @@ def read_header(source: ImageSource | InMemory) -> ImageHeader:
     """
     path = source if isinstance(source, InMemory) else located(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images and of odd EXIF; the limit is checked below.
-            with Image.open(_stream(path), formats=IMAGE_FORMATS) as image:
-                width, height = image.size
-                # The getexif of Pillow's PNG reader decodes all pixels to find tags behind them.
-                tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-                orientation = tags.get(_ORIENTATION, 1)
-                form = image.format or ""
-                deep = _is_deep(image)
-                memory = _memory(image, turned=orientation in _UPRIGHT)
+        # Pillow warns of large images and of odd EXIF; the limit is checked below.
+        with quiet_decoders, Image.open(_stream(path), formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            # The getexif of Pillow's PNG reader decodes all pixels to find tags behind them.
+            tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+            orientation = tags.get(_ORIENTATION, 1)
+            form = image.format or ""
+            deep = _is_deep(image)
+            memory = _memory(image, turned=orientation in _UPRIGHT)
     except Image.DecompressionBombError as error:
         digits = re.search(r"\d+", str(error))
         raise _too_large(path, int(digits.group()) if digits else None) from None
@@ -342,10 +379,8 @@ def decode_image(source: ImageSource | InMemory, value_range: ValueRange | None 
     path = source if isinstance(source, InMemory) else located(source)
     read_header(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
-                return from_pillow(opened, value_range, exif=exif)
+        with quiet_decoders, Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
+            return from_pillow(opened, value_range, exif=exif)
     except Exception as error:  # As above: a damaged file may raise anything.
         raise _damaged(path, error) from None
 
@@ -368,16 +403,14 @@ def stored_pixels(source: ImageSource) -> StoredPixels:
     path = located(source)
     read_header(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
-                several = opened.format != "MPO" and bool(getattr(opened, "is_animated", False))
-                if not _is_deep(opened):
-                    return StoredPixels(None, False, True, several)
-                values = _StoredValues(opened)
-                limits = _limits(block for _, block in values.blocks())
-                all_finite = all(bool(np.isfinite(block).all()) for _, block in values.blocks())
-                return StoredPixels(limits, opened.mode == "F", all_finite, several)
+        with quiet_decoders, Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
+            several = opened.format != "MPO" and bool(getattr(opened, "is_animated", False))
+            if not _is_deep(opened):
+                return StoredPixels(None, False, True, several)
+            values = _StoredValues(opened)
+            limits = _limits(block for _, block in values.blocks())
+            all_finite = all(bool(np.isfinite(block).all()) for _, block in values.blocks())
+            return StoredPixels(limits, opened.mode == "F", all_finite, several)
     except Exception as error:  # As above: a damaged file may raise anything.
         raise _damaged(path, error) from None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from boxwood.pixels import (
     decode_image,
     is_image_source,
     located,
+    quiet_decoders,
     read_header,
     to_8_bits,
 )
@@ -65,8 +64,7 @@ def _read_with_torchvision(path: Location, exif: bool) -> Tensor | None:
     else:
         encoded = np.fromfile(path, dtype=np.uint8)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with quiet_decoders:
             image: Tensor = decode_image(torch.from_numpy(encoded), mode=ImageReadMode.RGB, apply_exif_orientation=exif)
     except RuntimeError:
         return None

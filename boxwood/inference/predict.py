@@ -14,17 +14,18 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from boxwood.data.coco_file import read_coco_file
-from boxwood.data.images import read_image
+from boxwood.data.images import read_header, read_image
 from boxwood.data.transforms import ResizeShortestEdge, resized_size
 from boxwood.errors import UserError
 from boxwood.evaluation import save_detections
@@ -33,10 +34,11 @@ from boxwood.inference.journal import Journal, Line
 from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records, records_of
 from boxwood.inference.sources import DRAWN_BY, is_drawing, is_video, source_files
-from boxwood.inference.video import Shown, Video, need_av, write_frames
+from boxwood.inference.video import Frame, Shown, Video, need_av, write_frames
 from boxwood.pixels import ValueRange
 from boxwood.printable import printable
-from boxwood.structures import Categories, Detections
+from boxwood.structures import Categories, Detections, Sample
+from boxwood.threads import MAX_BYTES, in_order, num_threads, worker_threads
 
 __all__ = ["Prediction", "iter_predictions", "predict"]
 
@@ -45,6 +47,8 @@ Item = TypeVar("Item")
 
 JOURNAL = "predictions.part.jsonl"
 """What is done so far, until predictions.json is written."""
+JPEG_QUALITY = 90
+"""Of drawings, whose colours are stored at each pixel, so that thin lines stay sharp."""
 LEAST_SIDE = 32
 """Pixels of the network's input: two cells of the third feature map, of stride 16. A picture that is lower or narrower is named."""
 
@@ -156,12 +160,35 @@ def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, in
     call.taken_names |= {file.name for file in files if call.draw and file.resolve().parent == folder.resolve()}
     with closing(Journal(folder / JOURNAL, about)) as call.journal:
         call.taken_names |= set(call.journal.pictures.values())
+        call.crop_folders |= {Path(name).stem for name in call.journal.pictures.values() if call.crops}
         yield from (_from_line(line) for line in call.journal.lines(names))
         yield from call.predictions(files)
         _write_records(folder / "predictions.json", call.journal.lines(names))
         if image_ids is not None:
             _write_coco(folder / "coco.json", call.journal.lines(names), image_ids, call.predictor.categories)
     (folder / JOURNAL).unlink()
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """A picture or a frame of a video on its way through the network."""
+
+    file: Path
+    image: Tensor | None = None
+    """(3, H, W) uint8 RGB; None where there is an ``error``."""
+    sample: Sample | None = None
+    """What the network gets; None where there is an ``error``, and after the network."""
+    suffix: str = ".png"
+    """Of the drawing's name."""
+    frame: Frame | None = None
+    """Of a video."""
+    error: UserError | None = None
+    detections: Detections | None = None
+    name: str | None = None
+    """The drawing's."""
+
+    def num_bytes(self) -> int:
+        return 0 if self.image is None else self.image.numel()
 
 
 @dataclass
@@ -179,6 +206,8 @@ class _Call:
     journal: Journal | None = None
     taken_names: set[str] = field(default_factory=set)
     """Names of files in the folder that belong to another picture."""
+    crop_folders: set[str] = field(default_factory=set)
+    """Names of the folders in ``crops/`` that belong to another picture."""
 
     def predictions(self, files: Iterable[Path]) -> Iterator[Prediction]:
         """Those of the images and videos that are not done yet, in order."""
@@ -191,23 +220,53 @@ class _Call:
                 yield from self._of_images(list(group))
 
     def _of_images(self, files: Sequence[Path]) -> Iterator[Prediction]:
-        for group in self._batches(files, "pictures", len(files)):
-            images = [(file, _read(file, self.predictor.value_range)) for file in group]
-            results = iter(self.predictor([image for _, image in images if not isinstance(image, UserError)]))
-            for file, image in images:
-                yield self._failed(file, image) if isinstance(image, UserError) else self._of_image(file, image, next(results))
+        """Read ahead of the network, and finish behind it, so that neither waits for the other."""
+        threads = num_threads()
+        with worker_threads(threads) as pool:
+            pictures = in_order(pool, self._read, files, ahead=threads + self.batch, size=_bytes_to_decode)
+            detected = self._detected(pictures)
+            finished = in_order(pool, self._finish, detected, ahead=threads + self.batch, size=_Picture.num_bytes)
+            for picture, prediction in _with_progress(finished, "pictures", len(files)):
+                self._report(picture, prediction)
+                yield prediction
 
-    def _of_image(self, file: Path, image: Tensor, detections: Detections) -> Prediction:
-        name = self._new_name(file, ".png")
-        if self.folder is not None and name is not None and self.draw:
-            picture = detections.draw(image, self.score)
-            mark = PngInfo()
-            mark.add_text("Software", DRAWN_BY)
-            write_whole(self.folder / name, partial(picture.save, format="PNG", pnginfo=mark))
-        self._warn_of_low(file, image)
-        prediction = self._prediction(str(file), image, detections, name)
-        logger.info("%s: %s", file, _counts(prediction))
-        return prediction
+    def _read(self, file: Path) -> _Picture:
+        """In a worker thread: the picture, ready for the network, or with the error."""
+        image = _read(file, self.predictor.value_range)
+        if isinstance(image, UserError):
+            return _Picture(file, error=image)
+        suffix = ".jpg" if read_header(file).format in ("JPEG", "MPO") else ".png"
+        return _Picture(file, image, self.predictor.sample(image), suffix)
+
+    def _detected(self, pictures: Iterable[_Picture], video_name: str | None = None) -> Iterator[_Picture]:
+        """The same pictures with their detections and the names of their drawings; those of one video share one."""
+        for group in self._batches(pictures):
+            detections = iter(self.predictor.detect([picture.sample for picture in group if picture.sample is not None]))
+            for picture in group:
+                if picture.sample is None:
+                    yield picture
+                else:
+                    name = video_name if picture.frame is not None else self._new_name(picture.file, picture.suffix)
+                    yield replace(picture, sample=None, detections=next(detections), name=name)
+
+    def _finish(self, picture: _Picture) -> tuple[_Picture, Prediction]:
+        """In a worker thread: write the files of a picture."""
+        if picture.image is None or picture.detections is None:
+            return picture, Prediction(str(picture.file), error=str(picture.error))
+        if self.folder is not None and picture.name is not None and self.draw:
+            drawing = picture.detections.draw(picture.image, self.score)
+            write_whole(self.folder / picture.name, partial(_save_drawing, drawing, Path(picture.name).suffix))
+        return picture, self._prediction(str(picture.file), picture.image, picture.detections, picture.name)
+
+    def _report(self, picture: _Picture, prediction: Prediction) -> None:
+        """Log what was seen, and add it to the journal, now that its files are written."""
+        if picture.error is not None:
+            logger.error("%s", picture.error)
+        elif picture.image is not None:
+            self._warn_of_low(picture.file, picture.image)
+        self._add_to_journal(prediction)
+        if picture.error is None:
+            logger.info("%s: %s", picture.file, _counts(prediction))
 
     def _of_video(self, file: Path) -> Iterator[Prediction]:
         """Detect in all frames of a video; then draw them."""
@@ -219,11 +278,15 @@ class _Call:
         earlier_names = {} if self.journal is None else self.journal.pictures
         name = earlier_names.get(str(file)) or self._new_name(file, ".mp4")
         start = count = 0 if self.journal is None else self.journal.frames.get(str(file), 0)
-        for group in self._batches(video.frames(start), file.name, max(0, video.expected - start)):
-            for frame, detections in zip(group, self.predictor([frame.image for frame in group]), strict=True):
-                if count == start:
-                    self._warn_of_low(file, frame.image)
-                yield self._prediction(str(file), frame.image, detections, name, frame.number, round(frame.time, 6))
+        threads = num_threads()
+        with worker_threads(threads) as pool, self._frames(video, start) as frames:
+            detected = self._detected(frames, name)
+            finished = in_order(pool, self._finish_frame, detected, ahead=threads + self.batch, size=_Picture.num_bytes)
+            for picture, prediction in _with_progress(finished, file.name, max(0, video.expected - start)):
+                if count == start and picture.image is not None:
+                    self._warn_of_low(file, picture.image)
+                self._add_to_journal(prediction)
+                yield prediction
                 count += 1
         if not count:
             yield self._failed(file, UserError(f"{file}: no frame of the video can be read; replace it or leave it out"))
@@ -236,6 +299,27 @@ class _Call:
             self.journal.add({"file_name": str(file), "frames": count})
         logger.info("%s: %d frames", file, count)
 
+    @contextmanager
+    def _frames(self, video: Video, start: int = 0, *, for_network: bool = True) -> Iterator[Iterator[_Picture]]:
+        """The frames of a video, which a thread reads ahead."""
+
+        def read(frames: Iterator[Frame]) -> _Picture | None:
+            frame = next(frames, None)
+            if frame is None:
+                return None
+            return _Picture(video.path, frame.image, self.predictor.sample(frame.image) if for_network else None, frame=frame)
+
+        with closing(video.frames(start)) as frames, worker_threads(1) as reader:
+            ahead = max(1, min(2 * self.batch, MAX_BYTES // video.frame_bytes))
+            pictures = in_order(reader, read, itertools.repeat(frames), ahead=ahead)
+            yield itertools.takewhile(lambda picture: picture is not None, pictures)  # type: ignore[arg-type]
+
+    def _finish_frame(self, picture: _Picture) -> tuple[_Picture, Prediction]:
+        """In a worker thread: write the crops of a frame."""
+        assert picture.image is not None and picture.frame is not None and picture.detections is not None
+        number, time = picture.frame.number, round(picture.frame.time, 6)
+        return picture, self._prediction(str(picture.file), picture.image, picture.detections, picture.name, number, time)
+
     def _draw_video(self, video: Video, path: Path) -> None:
         """Write the video with the detections of the journal drawn on its frames."""
         assert self.journal is not None
@@ -243,17 +327,21 @@ class _Call:
         ids = dict(zip(categories.names, categories.ids, strict=True))
         lines = self.journal.frames_of(str(video.path))
 
-        def drawn() -> Iterator[Shown]:
-            for frame, line in zip(video.frames(), lines, strict=False):
-                records = [{**record, "category_id": ids[record["category"]]} for record in line["detections"]]
-                picture = draw_records(frame.image, records, categories, colors_of_classes=True)
-                yield Shown(picture, frame.time, frame.duration)
+        def draw(work: tuple[_Picture, Line]) -> Shown:
+            frame, line = work[0].frame, work[1]
+            assert frame is not None
+            records = [{**record, "category_id": ids[record["category"]]} for record in line["detections"]]
+            return Shown(draw_records(frame.image, records, categories, colors_of_classes=True), frame.time, frame.duration)
 
-        write_frames(path, _with_progress(drawn(), f"drawing {video.path.name}", video.expected), video.rate, DRAWN_BY)
+        threads = num_threads()
+        with worker_threads(threads) as pool, self._frames(video, for_network=False) as frames:
+            work = zip(frames, lines, strict=False)
+            drawn = in_order(pool, draw, work, ahead=threads + 1, size=lambda both: both[0].num_bytes())
+            write_frames(path, _with_progress(drawn, f"drawing {video.path.name}", video.expected), video.rate, DRAWN_BY)
 
-    def _batches(self, items: Iterable[Item], what: str, total: int) -> Iterator[list[Item]]:
-        """As many items as go through the model at once, with a progress bar."""
-        remaining = iter(_with_progress(items, what, total))
+    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """As many items as go through the model at once."""
+        remaining = iter(items)
         return iter(lambda: list(itertools.islice(remaining, self.batch)), [])
 
     def _prediction(
@@ -265,14 +353,12 @@ class _Call:
         frame: int | None = None,
         time: float | None = None,
     ) -> Prediction:
-        """Keep the detections with enough score, write their crops, add them to the journal."""
+        """The detections with enough score, whose crops are written."""
         detections = detections[detections.scores >= self.score]
         if self.folder is not None and name is not None and self.crops:
             _write_crops(detections, image, self.folder / "crops" / Path(name).stem, "" if frame is None else f"{frame:06d}-")
         about = {"file_name": file_name} | ({} if frame is None else {"frame": frame, "time": time})
-        prediction = Prediction(file_name, records_of(detections, **about), detections, name, frame, time)
-        self._add_to_journal(prediction)
-        return prediction
+        return Prediction(file_name, records_of(detections, **about), detections, name, frame, time)
 
     def _failed(self, file: Path, error: UserError) -> Prediction:
         logger.error("%s", error)
@@ -285,15 +371,21 @@ class _Call:
             self.journal.add(prediction.line())
 
     def _new_name(self, file: Path, suffix: str) -> str | None:
-        """``photo.png`` for ``photo.jpg``; ``photo-2.png`` for another photo of that name, and where a file of that name is there
-        that no call has drawn; None where no name is needed."""
+        """``photo.png`` for ``photo.tif``; ``photo-2.png`` for another photo of that name, and where a file of that name is there
+        that no call has drawn, or a folder of crops of another picture; None where no name is needed."""
         if self.folder is None or not (self.draw or self.crops):
             return None
         name, number = f"{file.stem}{suffix}", 1
-        while name in self.taken_names or (self.draw and self._is_of_others(self.folder / name)):
+        while (
+            name in self.taken_names
+            or Path(name).stem in self.crop_folders
+            or (self.draw and self._is_of_others(self.folder / name))
+        ):
             number += 1
             name = f"{file.stem}-{number}{suffix}"
         self.taken_names.add(name)
+        if self.crops:
+            self.crop_folders.add(Path(name).stem)
         return name
 
     @staticmethod
@@ -337,6 +429,25 @@ def _read(file: Path, value_range: ValueRange | None) -> Tensor | UserError:
     except UserError as error:
         known = media_kind(file) if file.is_file() else None
         return UserError(f"{file}: {known.way_out}") if known is not None and known.kind == "unread" else error
+
+
+def _bytes_to_decode(file: Path) -> int:
+    """The bytes of a picture by its header; 0 where it cannot be read."""
+    try:
+        height, width = read_header(file).stored
+    except UserError:
+        return 0
+    return 3 * height * width
+
+
+def _save_drawing(drawing: Image.Image, suffix: str, path: Path) -> None:
+    """As JPEG where the input was one, else as PNG, compressed fast; both with the mark of drawings."""
+    if suffix == ".jpg":
+        drawing.save(path, format="JPEG", quality=JPEG_QUALITY, subsampling=0, comment=DRAWN_BY)
+        return
+    mark = PngInfo()
+    mark.add_text("Software", DRAWN_BY)
+    drawing.save(path, format="PNG", pnginfo=mark, compress_level=1)
 
 
 def _without_unreadable_videos(files: list[Path], sources: Sequence[str | Path], coco: bool) -> list[Path]:
@@ -412,7 +523,7 @@ def _write_crops(detections: Detections, image: Tensor, folder: Path, prefix: st
     for rank, ((x1, y1, x2, y2), name) in enumerate(zip(boxes, detections.names, strict=True)):
         if x2 > x1 and y2 > y1:
             crop = to_pil_image(image[:, y1:y2, x1:x2])
-            write_whole(folder / f"{prefix}{rank:03d}-{file_word(name)}.png", partial(crop.save, format="PNG"))
+            write_whole(folder / f"{prefix}{rank:03d}-{file_word(name)}.png", partial(crop.save, format="PNG", compress_level=1))
 
 
 def _with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:

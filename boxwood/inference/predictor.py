@@ -118,19 +118,26 @@ class Predictor:
         batch_of_pictures = cast(Sequence[Picture], pictures)
         if not batch_of_pictures:
             return []
-        samples = [self._sample(index, picture) for index, picture in enumerate(batch_of_pictures)]
+        return self.detect([self.sample(picture) for picture in batch_of_pictures])
+
+    def detect(self, samples: Sequence[Sample]) -> list[Detections]:
+        """The detections in pictures that `sample` has prepared, which run as one batch; what a call does, in two steps."""
+        if not samples:
+            return []
         batch = collate(samples, [0] * len(samples), with_targets=False).to(self.device)
+        batch.image_ids = tuple(range(len(samples)))
         with torch.no_grad():
             detect: Any = self.model.detections
             results: list[Detections] = detect(self.model(batch), batch)
         return [detections.to("cpu") for detections in results]
 
-    def _sample(self, index: int, picture: Picture) -> Sample:
+    def sample(self, picture: Picture) -> Sample:
+        """A picture after the transforms. Threads may call it beside the network. Raises `UserError` as a call does."""
         image = _image(picture, self.value_range)
         size = (image.shape[-2], image.shape[-1])
         no_labels = torch.zeros(0, dtype=torch.int64)
         name = str(picture) if isinstance(picture, str | Path) else ""
-        sample = Sample(image, index, name, size, torch.zeros(0, 4), no_labels, no_labels.bool())
+        sample = Sample(image, 0, name, size, torch.zeros(0, 4), no_labels, no_labels.bool())
         for transform in self.transforms:
             sample = transform(sample, np.random.default_rng(0))
         return sample

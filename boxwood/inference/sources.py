@@ -13,13 +13,14 @@ from PIL import Image
 
 from boxwood.errors import UserError
 from boxwood.files import IMAGE_FORMATS, media_kind
+from boxwood.pixels import quiet_decoders
 
 __all__ = ["DRAWN_BY", "is_drawing", "is_video", "source_files"]
 
 logger = logging.getLogger(__name__)
 
 DRAWN_BY = "boxwood predict"
-"""Stands in every drawn picture (PNG, text of the keyword Software) and video (mp4, metadata comment)."""
+"""Stands in every drawn picture (PNG, text of the keyword Software; JPEG, comment) and video (mp4, metadata comment)."""
 WEIGHTS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".pkl", ".caffemodel", ".onnx"))
 """Endings of weights files, which no picture has."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -61,10 +62,10 @@ def is_video(file: Path) -> bool:
 
 def is_drawing(file: Path) -> bool:
     """Whether `boxwood predict` has drawn a picture or video, by the mark in it."""
-    if file.suffix.lower() == ".png":
+    if file.suffix.lower() in (".png", ".jpg"):
         try:
-            with Image.open(file, formats=IMAGE_FORMATS) as image:
-                return bool(image.info.get("Software") == DRAWN_BY)
+            with quiet_decoders, Image.open(file, formats=IMAGE_FORMATS) as image:
+                return image.info.get("Software") == DRAWN_BY or image.info.get("comment") == DRAWN_BY.encode()
         except Exception:  # a damaged file, of which Pillow raises whatever it stumbles over, is no drawing
             return False
     if file.suffix.lower() == ".mp4":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -65,13 +65,15 @@ class Video:
             self._count: int = stream.frames
             self.expected: int = self._count or int(self._length * self.rate)
             """The number of frames in the file's metadata, or an estimate by its length; 0 where there is neither."""
+            self.frame_bytes: int = 3 * stream.width * stream.height
+            """Of a frame as RGB."""
             if stream.width * stream.height > MAX_FRAME_PIXELS:
                 size = f"{stream.width} x {stream.height}"
                 raise UserError(
                     f"{path}: has frames of {size} pixels, over the {MAX_FRAME_PIXELS:,} that are accepted; scale it down"
                 )
 
-    def frames(self, start: int = 0) -> Iterator[Frame]:
+    def frames(self, start: int = 0) -> Generator[Frame, None, None]:
         """The frames from ``start`` on, one in memory at a time. Those before are decoded too, since seeking is not exact.
 
         Damaged parts are skipped, and a truncated file ends early; `missing` then says so.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -122,8 +123,8 @@ def test_eval_of_a_run_writes_into_its_folder(boxwood: Boxwood, trained: Path, t
 def test_predict_draws_and_records(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
     outcome = boxwood("predict", shapes / "val", "--model", trained, "--out", tmp_path / "seen", "--score", "0")
     assert outcome.status == 0
-    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000000.png", "000001.png", "predictions.json"}
-    with Image.open(tmp_path / "seen" / "000000.png") as picture:
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000000.jpg", "000001.jpg", "predictions.json"}
+    with Image.open(tmp_path / "seen" / "000000.jpg") as picture:
         assert picture.size == (128, 96)
     records = json.loads((tmp_path / "seen" / "predictions.json").read_text())
     assert len(records) == 20
@@ -161,8 +162,9 @@ def test_predict_with_keypoints(boxwood: Boxwood, shapes: Path, tmp_path: Path) 
     assert len(records) == len(detections) == 10
     torch.testing.assert_close(torch.tensor([record["keypoints"] for record in records]), expected.flatten(1))
     detections.keypoints[..., 2] = -1.0  # no visible keypoint, so no pose is drawn
-    with Image.open(tmp_path / "seen" / "000000.png") as drawn:
-        assert drawn.tobytes() != detections.draw(picture, score=0).tobytes()
+    without_pose = io.BytesIO()
+    detections.draw(picture, score=0).save(without_pose, format="JPEG", quality=90, subsampling=0, comment="boxwood predict")
+    assert (tmp_path / "seen" / "000000.jpg").read_bytes() != without_pose.getvalue()
 
 
 def test_predict_keeps_detections_above_the_score_threshold(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_predict_continues_after_an_unreadable_picture(boxwood: Boxwood, trained
     outcome = boxwood("predict", folder, f"{other}/*.jpg", "--model", trained, "--out", tmp_path / "seen")
     assert outcome.status == 2
     assert outcome.error_lines == [f"boxwood: 1 of 4 pictures could not be read: {folder / '000000.jpg'}; the others are done"]
-    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000001.png", "000000.png", "000001-2.png", "predictions.json"}
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"000001.jpg", "000000.jpg", "000001-2.jpg", "predictions.json"}
 
 
 def test_predict_without_input_images(boxwood: Boxwood, trained: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_video_is_drawn_and_recorded(boxwood: Boxwood, trained: Path, videos: 
     assert done.status == 2 and "1 of 3 pictures and videos could not be read" in done.err
     (line,) = done.error_lines
     assert "broken.mov" in line and "clip.mp4" not in line
-    assert {path.name for path in out.iterdir()} == {"clip.mp4", "photo.png", "predictions.json"}
+    assert {path.name for path in out.iterdir()} == {"clip.mp4", "photo.jpg", "predictions.json"}
     source, drawn = Video(videos / "clip.mp4"), Video(out / "clip.mp4")
     assert drawn.rate == source.rate == 10
     frames, pictures = list(source.frames()), list(drawn.frames())
@@ -73,16 +73,16 @@ def test_a_video_continues_after_an_interruption(
     arguments = ("predict", videos / "clip.mp4", "--model", trained, "--score", "0", "--batch", "2")
     assert boxwood(*arguments, "--out", tmp_path / "whole").status == 0
     calls: list[int] = []
-    call = Predictor.__call__
+    detect = Predictor.detect
 
-    def stopping(self: Predictor, pictures: Any) -> Any:
-        calls.append(len(pictures))
+    def stopping(self: Predictor, samples: Any) -> Any:
+        calls.append(len(samples))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return call(self, pictures)
+        return detect(self, samples)
 
     parts = tmp_path / "parts"
-    monkeypatch.setattr(Predictor, "__call__", stopping)
+    monkeypatch.setattr(Predictor, "detect", stopping)
     assert boxwood(*arguments, "--out", parts).status == 130
     part = parts / "predictions.part.jsonl"
     assert [json.loads(line)["frame"] for line in part.read_text().splitlines()[1:]] == [0, 1, 2, 3]
@@ -199,5 +199,5 @@ def test_drawn_videos_are_not_inputs(boxwood: Boxwood, trained: Path, videos: Pa
         done = boxwood(*arguments)
         assert done.status == 0 and "2 drawn" in done.out
         files.append({path.name for path in videos.iterdir()})
-    assert files == [{"walk.mov", "walk.mp4", "photo.jpg", "photo.png", "predictions.json"}] * 2
+    assert files == [{"walk.mov", "walk.mp4", "photo.jpg", "photo-2.jpg", "predictions.json"}] * 2
     assert is_drawing(videos / "walk.mp4") and not is_drawing(videos / "walk.mov")
