@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -52,8 +53,12 @@ def predict(
       boxwood predict photos --model runs/nuts
       boxwood predict walk.mp4 --model runs/nuts --batch 8
       boxwood predict 'photos/**/*.jpg' --model runs/nuts --no-pictures --crops --out cut
+      torchrun --nproc-per-node 8 -m boxwood predict photos --model runs/coco
       boxwood predict photos --model runs/nuts --json | jq .detections[].category
     """
+    import torch
+
+    from boxwood.distributed import process_group, rank
     from boxwood.inference.predict import iter_predictions
     from boxwood.inference.sources import is_video
 
@@ -63,25 +68,29 @@ def predict(
     folder = None if as_json and out is None else out or Path("predictions")
     if folder is None and (crops or coco):
         raise UserError("--crops and --coco write files, and --json alone writes none; name a folder with --out")
+    if as_json and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--json prints results as they come, which one process does; under torchrun leave it out")
     files: dict[str, bool] = {}  # whether each could be read
     num_detections = 0
-    for prediction in iter_predictions(
-        model,
-        sources,
-        folder,
-        score=score,
-        batch=batch,
-        pictures=not no_pictures,
-        crops=crops,
-        coco=coco,
-        overrides=overrides,
-    ):
-        files[prediction.file_name] = prediction.error is None
-        num_detections += len(prediction.records)
-        if as_json and not prediction.resumed:
-            click.echo(printable_json(json.dumps(prediction.line(), ensure_ascii=False)))
+    with process_group(torch.device("cpu")):
+        first = rank() == 0
+        for prediction in iter_predictions(
+            model,
+            sources,
+            folder,
+            score=score,
+            batch=batch,
+            pictures=not no_pictures,
+            crops=crops,
+            coco=coco,
+            overrides=overrides,
+        ):
+            files[prediction.file_name] = prediction.error is None
+            num_detections += len(prediction.records)
+            if as_json and not prediction.resumed:
+                click.echo(printable_json(json.dumps(prediction.line(), ensure_ascii=False)))
     failed = [name for name, readable in files.items() if not readable]
-    if folder is not None and not as_json:
+    if folder is not None and not as_json and first:
         done = f"{len(files) - len(failed)} {'seen' if no_pictures else 'drawn'}"
         click.echo(f"{folder}: {done}, {num_detections} detections in predictions.json")
     if failed:

@@ -27,12 +27,14 @@ from torch import Tensor
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.images import read_header, read_image
 from boxwood.data.transforms import ResizeShortestEdge, resized_size
+from boxwood.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
 from boxwood.errors import UserError
 from boxwood.evaluation import save_detections
 from boxwood.files import file_word, make_folder, media_kind, write_whole
-from boxwood.inference.journal import Journal, Line
+from boxwood.inference.journal import Journal, Line, whole_lines
 from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records, records_of
+from boxwood.inference.sharding import absorb, blocks_of_rank, shard_path
 from boxwood.inference.sources import DRAWN_BY, is_drawing, is_video, source_files
 from boxwood.inference.video import Frame, Shown, Video, need_av, write_frames
 from boxwood.pixels import ValueRange
@@ -158,6 +160,10 @@ def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, in
     about |= {"overrides": list(call.overrides)} if call.overrides else {}
     # Input files that lie in the folder are not overwritten by drawings.
     call.taken_names |= {file.name for file in files if call.draw and file.resolve().parent == folder.resolve()}
+    on_rank_zero(lambda: absorb(folder / JOURNAL, about))
+    if world_size() > 1:
+        yield from _sharded_predictions(call, folder, files, about, image_ids)
+        return
     with closing(Journal(folder / JOURNAL, about)) as call.journal:
         call.taken_names |= set(call.journal.pictures.values())
         call.crop_folders |= {Path(name).stem for name in call.journal.pictures.values() if call.crops}
@@ -191,6 +197,49 @@ class _Picture:
         return 0 if self.image is None else self.image.numel()
 
 
+def _sharded_predictions(
+    call: _Call, folder: Path, files: Sequence[Path], about: dict[str, Any], image_ids: dict[str, int] | None
+) -> Iterator[Prediction]:
+    """Those of this process as they come, then those of the others; all processes must exhaust it. Rank 0 merges and writes."""
+    path, names = folder / JOURNAL, [str(file) for file in files]
+    plan: list[Any] = []
+
+    def plan_names() -> None:
+        with closing(Journal(path, about)) as journal:
+            call.taken_names |= set(journal.pictures.values())
+            call.crop_folders |= {Path(name).stem for name in journal.pictures.values() if call.crops}
+            todo = [file for file in files if str(file) not in journal.done]
+            pictures = {str(file): journal.pictures.get(str(file)) or call._new_name(file, _drawing_suffix(file)) for file in todo}
+            plan.extend([todo, pictures, set(journal.frames)])
+
+    on_rank_zero(plan_names)
+    todo, call.planned_names, started = gather_objects(plan)[0]
+    mine, errors = set(), {}
+    with closing(Journal(shard_path(path, rank()), about)) as call.journal:
+        for block in blocks_of_rank(todo, call.batch, started, rank(), world_size()):
+            for prediction in call.predictions(block):
+                mine.add(prediction.file_name)
+                if prediction.error is not None:
+                    errors[prediction.file_name] = prediction.error
+                yield prediction
+    all_errors = {name: error for part in gather_objects(errors) for name, error in part.items()}
+
+    def merge() -> None:
+        absorb(path, about)
+        with closing(Journal(path, about)) as journal:
+            _write_records(folder / "predictions.json", journal.lines_in_order(names))
+            if image_ids is not None:
+                _write_coco(folder / "coco.json", journal.lines_in_order(names), image_ids, call.predictor.categories)
+
+    on_rank_zero(merge)
+    others = set(names) - mine
+    lines = (line for _, _, line in whole_lines(path) if "detections" in line and line["file_name"] in others)
+    yield from (_from_line(line) for line in lines)
+    yield from (Prediction(name, error=error) for name, error in all_errors.items() if name not in mine)
+    barrier()
+    on_rank_zero(path.unlink)
+
+
 @dataclass
 class _Call:
     """One call: its options, and the names and results so far."""
@@ -208,6 +257,8 @@ class _Call:
     """Names of files in the folder that belong to another picture."""
     crop_folders: set[str] = field(default_factory=set)
     """Names of the folders in ``crops/`` that belong to another picture."""
+    planned_names: dict[str, str | None] = field(default_factory=dict)
+    """The names of drawn files, where several processes share the inputs."""
 
     def predictions(self, files: Iterable[Path]) -> Iterator[Prediction]:
         """Those of the images and videos that are not done yet, in order."""
@@ -235,8 +286,7 @@ class _Call:
         image = _read(file, self.predictor.value_range)
         if isinstance(image, UserError):
             return _Picture(file, error=image)
-        suffix = ".jpg" if read_header(file).format in ("JPEG", "MPO") else ".png"
-        return _Picture(file, image, self.predictor.sample(image), suffix)
+        return _Picture(file, image, self.predictor.sample(image), _drawing_suffix(file))
 
     def _detected(self, pictures: Iterable[_Picture], video_name: str | None = None) -> Iterator[_Picture]:
         """The same pictures with their detections and the names of their drawings; those of one video share one."""
@@ -375,6 +425,8 @@ class _Call:
         that no call has drawn, or a folder of crops of another picture; None where no name is needed."""
         if self.folder is None or not (self.draw or self.crops):
             return None
+        if (planned := self.planned_names.get(str(file))) is not None:
+            return planned
         name, number = f"{file.stem}{suffix}", 1
         while (
             name in self.taken_names
@@ -438,6 +490,16 @@ def _bytes_to_decode(file: Path) -> int:
     except UserError:
         return 0
     return 3 * height * width
+
+
+def _drawing_suffix(file: Path) -> str:
+    """``.mp4`` for a video, ``.jpg`` for a picture whose content is JPEG, else ``.png``."""
+    if is_video(file):
+        return ".mp4"
+    try:
+        return ".jpg" if read_header(file).format in ("JPEG", "MPO") else ".png"
+    except UserError:
+        return ".png"
 
 
 def _save_drawing(drawing: Image.Image, suffix: str, path: Path) -> None:
@@ -520,15 +582,16 @@ def _write_crops(detections: Detections, image: Tensor, folder: Path, prefix: st
     from torchvision.transforms.v2.functional import to_pil_image
 
     boxes = detections.boxes.round().int().tolist()
-    for rank, ((x1, y1, x2, y2), name) in enumerate(zip(boxes, detections.names, strict=True)):
+    for place, ((x1, y1, x2, y2), name) in enumerate(zip(boxes, detections.names, strict=True)):
         if x2 > x1 and y2 > y1:
             crop = to_pil_image(image[:, y1:y2, x1:x2])
             write_whole(folder / f"{prefix}{rank:03d}-{file_word(name)}.png", partial(crop.save, format="PNG", compress_level=1))
+            write_whole(folder / f"{prefix}{place:03d}-{file_word(name)}.png", partial(crop.save, format="PNG"))
 
 
 def _with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """The items, with a progress bar on a terminal; ``total`` is 0 where their number is not known."""
-    if not sys.stderr.isatty() or total == 1:
+    if not sys.stderr.isatty() or total == 1 or world_size() > 1:
         yield from items
         return
     from rich.console import Console
