@@ -84,7 +84,8 @@ def write_webdataset(
     """Write tar files of about ``shard_bytes`` and `DATASET` to a folder; returns descriptions of what the layout cannot hold.
 
     Pictures are copied byte for byte. A file name that cannot be that of a member, since it has no ending of a picture or a dot
-    before it, leads out of the folder, or shares its key with another image, becomes a number. Raises `UserError` where the folder has
+    before it, leads out of the folder, or shares its key with another image, becomes a number.
+    Raises `UserError` where the folder has
     tar files, or a picture cannot be read.
     """
     make_folder(out)
