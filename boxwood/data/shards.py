@@ -116,7 +116,7 @@ class Shards:
         try:
             with self.paths[self.shards[member]].open("rb") as file:
                 file.seek(int(self.offsets[member]))
-                content = file.read(size)
+                content: bytes = file.read(size)
         except OSError as error:
             raise UserError(f"{self.where(member)}: cannot be read ({(error.strerror or '').lower()}); look at the disk") from None
         if len(content) != size:
