@@ -313,9 +313,9 @@ def is_image_source(value: Any) -> TypeGuard[ImageSource]:
     return isinstance(value, str | Path | bytes | bytearray | memoryview) or hasattr(value, "read")
 
 
-def located(source: ImageSource) -> Location:
+def located(source: ImageSource | InMemory) -> Location:
     """The path, or the content of what is in memory. Raises `UserError` where a file object cannot be read."""
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | InMemory):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
@@ -338,7 +338,7 @@ def read_header(source: ImageSource | InMemory) -> ImageHeader:
     Raises `UserError` where the file is missing, is in none of the `boxwood.files.IMAGE_FORMATS`, has a side under 2 pixels, more
     than `MAX_PIXELS` pixels, or would take more than `MAX_MEMORY` bytes of memory.
     """
-    path = source if isinstance(source, InMemory) else located(source)
+    path = located(source)
     try:
         # Pillow warns of large images and of odd EXIF; the limit is checked below.
         with quiet_decoders, Image.open(_stream(path), formats=IMAGE_FORMATS) as image:
@@ -376,7 +376,7 @@ def decode_image(source: ImageSource | InMemory, value_range: ValueRange | None 
 
     Raises `UserError` in the cases of `read_header`, and where the pixels are truncated or damaged.
     """
-    path = source if isinstance(source, InMemory) else located(source)
+    path = located(source)
     read_header(path)
     try:
         with quiet_decoders, Image.open(_stream(path), formats=IMAGE_FORMATS) as opened:
@@ -398,7 +398,7 @@ class StoredPixels(NamedTuple):
     """Whether the file has other pages or frames than the first, which is read."""
 
 
-def stored_pixels(source: ImageSource) -> StoredPixels:
+def stored_pixels(source: ImageSource | InMemory) -> StoredPixels:
     """What is in an image file besides what is read of it. Raises `UserError` as `decode_image` does."""
     path = located(source)
     read_header(path)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
-LANGUAGES = {"python", "console", "yaml", "pycon", "mermaid", ""}
+LANGUAGES = {"python", "console", "bash", "yaml", "pycon", "mermaid", ""}
 """Languages of blocks: tested ones, doctests and diagrams written by scripts, and plain text, which must not contain a command."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from boxwood.data.coco_file import CocoFile, coco_file_of, read_coco_tree
+from boxwood.data.coco_file import CocoFile, coco_file_in_parts, coco_file_of, read_coco_tree
 from boxwood.data.formats.cityscapes import read_cityscapes
 from boxwood.data.formats.cvat import read_cvat
 from boxwood.data.formats.label_studio import is_label_studio, read_label_studio
@@ -17,7 +17,9 @@ from boxwood.data.formats.open_images import read_open_images
 from boxwood.data.formats.reading import Reading, files_below, xml_root_tag
 from boxwood.data.formats.tensorflow_csv import has_tensorflows_columns, read_tensorflow_csv
 from boxwood.data.formats.voc import has_annotation_folder, has_xml_beside_pictures, read_voc
+from boxwood.data.formats.webdataset import is_webdataset, read_webdataset
 from boxwood.data.formats.yolo import read_yolo
+from boxwood.data.shards import are_shards
 from boxwood.data.splitting import divide, subset
 from boxwood.errors import UserError
 
@@ -26,7 +28,17 @@ __all__ = ["Format", "Holdout", "format_of", "read_annotations", "read_any", "re
 logger = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal[
-    "coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo"
+    "coco",
+    "cityscapes",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "lvis",
+    "open_images",
+    "tensorflow_csv",
+    "voc",
+    "webdataset",
+    "yolo",
 ]
 
 WITH_SPLITS = ("voc", "yolo", "cvat")
@@ -39,7 +51,7 @@ def read_annotations(
     source: str | Path, images: str | Path | None = None, split: str | None = None, holdout: Holdout | None = None
 ) -> CocoFile:
     """Read annotations of any known format: a COCO, LVIS or Label Studio .json, a ``data.yaml`` of YOLO, a folder of VOC,
-    Cityscapes or LabelMe, an .xml of CVAT, a .csv of Open Images or TensorFlow.
+    Cityscapes or LabelMe, an .xml of CVAT, a .csv of Open Images or TensorFlow, tar files in WebDataset's layout.
 
     ``split`` is for VOC a file of ``ImageSets/Main`` or a folder and for CVAT a subset, all by default, and for YOLO train, val or
     test, train by default; ``images`` is the folder of the images, which Open Images needs. ``holdout`` is
@@ -48,6 +60,10 @@ def read_annotations(
 
     Raises `UserError` where a file cannot be read or is malformed.
     """
+    if split is None and holdout is None and format_of(Path(source)) == "coco":
+        file_in_parts = coco_file_in_parts(Path(source), source)
+        if file_in_parts is not None:
+            return file_in_parts
     tree, lost = read_any(source, images, split)
     if lost:
         logger.warning("%s: not read: %s", source, ", ".join(lost))
@@ -85,6 +101,8 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 def format_of(source: Path) -> Format:
     """What a path holds, by what lies there; LVIS's is COCO's. Raises `UserError` where it is a folder of nothing that is known."""
+    if source.suffix.lower() == ".tar" and are_shards(source):
+        return "webdataset"
     if source.is_dir():
         return _format_of_folder(source)
     suffix = source.suffix.lower()
@@ -99,6 +117,8 @@ def format_of(source: Path) -> Format:
 def _format_of_folder(folder: Path) -> Format:
     if has_annotation_folder(folder):
         return "voc"
+    if are_shards(folder) and is_webdataset(folder):
+        return "webdataset"
     if next(folder.rglob("*_gtFine_polygons.json"), None) is not None:
         return "cityscapes"
     if files_below(folder, "*.json"):
@@ -148,6 +168,8 @@ def _read_format(source: Path, form: str, split: str | None, images: Path | None
         return read_open_images(source, images, classes)
     if form == "tensorflow_csv":
         return read_tensorflow_csv(source, images)
+    if form == "webdataset":
+        return read_webdataset(source)
     if form == "cvat":
         return read_cvat(source, split)
     return read_cityscapes(source) if form == "cityscapes" else read_lvis(source)

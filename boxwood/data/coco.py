@@ -26,6 +26,7 @@ from boxwood.data.quality.checks import (
 )
 from boxwood.data.quality.keypoints import check_keypoints, placed_keypoints
 from boxwood.data.sampler import repeat_factors
+from boxwood.data.shards import open_pictures
 from boxwood.errors import UserError
 from boxwood.pixels import ValueRange
 from boxwood.structures import Bitmap, Polygons, Sample
@@ -65,6 +66,7 @@ class CocoDataset:
     ) -> None:
         self.file = read_annotations(annotations, images, split, holdout)
         self.folder = str(images)
+        self._pictures = open_pictures(images)
         self.exif = exif
         self.value_range = value_range
         # First, because the other checks need an image for every annotation.
@@ -141,8 +143,8 @@ class CocoDataset:
         """Where the first image has more than 8 bits, though nothing says which value is white."""
         if not len(self._rows):
             return
-        path = Path(self.folder, self.file_name(0))
         try:
+            path = self._pictures.source(self.file_name(0))
             deep = read_header(path).deep
         except UserError:
             return  # to be raised when the image is read
@@ -171,7 +173,7 @@ class CocoDataset:
 
     def _image(self, row: int) -> torch.Tensor:
         name = self.file.file_name(row)
-        path = Path(self.folder, name)
+        path = self._pictures.source(name)
         expected = tuple(self.file.image_sizes[row].tolist())
         image = read_image(path, self.exif, self.value_range)
         if image.shape[1:] == expected:

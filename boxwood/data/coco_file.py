@@ -8,20 +8,23 @@ Letters: I images, A annotations, P polygon parts, K keypoints.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
 from boxwood.columns import Columns, are_numbers, are_run_lengths, is_area, is_number, read_json
 from boxwood.data.coco_variants import Variant, as_meant, without_root_class
+from boxwood.data.json_parts import JsonSections
 from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
 
@@ -31,6 +34,7 @@ __all__ = [
     "RLE_TEXT",
     "CocoFile",
     "Texts",
+    "coco_file_in_parts",
     "coco_file_of",
     "read_coco_file",
     "read_coco_tree",
@@ -183,7 +187,29 @@ def read_coco_file(path: str | Path) -> CocoFile:
     Raises `UserError` where the file is missing, is not JSON or not COCO, naming the row and the key that is wrong.
     `boxwood.data.quality.checks` finds what is inconsistent between well-formed rows.
     """
-    return coco_file_of(read_coco_tree(Path(path)), path)
+    file = coco_file_in_parts(Path(path), path)
+    return coco_file_of(read_coco_tree(Path(path)), path) if file is None else file
+
+
+def coco_file_in_parts(path: Path, name: str | Path) -> CocoFile | None:
+    """As `read_coco_file`, with a few thousand annotations as objects at a time; ``name`` is what messages call the file.
+
+    None where the file is not COCO as it is written, or anything in it is wrong: it must then be read as a whole.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # as in `read_json`
+    try:
+        sections = JsonSections(path, ("images", "annotations"), ("categories",))
+        categories = _section(sections.others, "categories", name)
+        if without_root_class({"categories": categories.records, "annotations": []})[1]:
+            return None
+        parts = {key: (_CocoColumns(rows, name, key) for rows in sections.rows(key)) for key in ("images", "annotations")}
+        return _arrays(parts["images"], parts["annotations"], categories, name, ())
+    except (OSError, ValueError, KeyError, RecursionError, UserError, msgspec.MsgspecError):
+        return None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
@@ -194,50 +220,97 @@ def coco_file_of(tree: dict[str, Any], path: str | Path) -> CocoFile:
     """
     tree, readings = without_root_class(tree)
     try:
-        return _arrays(tree, path, readings)
+        return _arrays_of(tree, path, readings)
     except UserError:
         # Only files that are not COCO as it is written pay for the search.
         meant, more = as_meant(tree)
         if not more:
             raise
-    return _arrays(meant, path, [*readings, *more])
+    return _arrays_of(meant, path, [*readings, *more])
 
 
-def _arrays(tree: dict[str, Any], path: str | Path, readings: Sequence[Variant]) -> CocoFile:
+def _arrays_of(tree: dict[str, Any], path: str | Path, readings: Sequence[Variant]) -> CocoFile:
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
     if not images.records:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
+    return _arrays([images], [annotations], categories, path, readings)
+
+
+def _arrays(
+    images: Iterable[_CocoColumns],
+    annotations: Iterable[_CocoColumns],
+    categories: _CocoColumns,
+    path: str | Path,
+    readings: Sequence[Variant],
+) -> CocoFile:
+    """The arrays of a file whose images and annotations come in parts."""
     if not categories.records:
         raise UserError(f"{path}: 'categories' is empty; a data set needs at least one class")
     categories.integers("id")
     categories.texts("name")
-    image_ids = images.integers("id")
-    heights, widths = images.integers("height"), images.integers("width")
-    annotation_image_ids = annotations.integers("image_id")
-    image_rows = _lookup(image_ids, annotation_image_ids)
-    boxes = annotations.boxes()
+    of_images = _joined(part.image_arrays() for part in images)
+    of_annotations = _joined(part.annotation_arrays() for part in annotations)
+    image_ids = of_images["image_ids"]
+    image_rows = _lookup(image_ids, of_annotations["annotation_image_ids"])
     by_image = np.argsort(image_rows, kind="stable")
     return CocoFile(
         path=str(path),
         categories=list(categories.records),
-        image_ids=image_ids,
-        image_sizes=np.stack([heights, widths], axis=1),
-        file_names=Texts.of([name.encode() for name in images.texts("file_name")]),
-        image_extras=images.extras(),
-        ids=annotations.integers("id"),
+        **of_images,
+        **of_annotations,
         image_rows=image_rows,
-        annotation_image_ids=annotation_image_ids,
-        category_ids=annotations.integers("category_id"),
-        boxes=boxes,
-        areas=annotations.areas(),
-        crowd=annotations.integers("iscrowd", default=0) != 0,
-        ignore=np.array([bool(row.get("ignore")) for row in annotations.records], dtype=np.bool_),
-        **annotations.masks(),
-        **annotations.keypoints(),
         by_image=by_image,
         starts=np.searchsorted(image_rows[by_image], np.arange(len(image_ids) + 1)),
         readings=tuple(readings),
     )
+
+
+class _Growing:
+    """A column whose rows come in parts: one buffer that grows in place, so that no row is there twice."""
+
+    def __init__(self, first: NDArray[Any]) -> None:
+        self._buffer, self._count, self._dtype, self._row = bytearray(), 0, first.dtype, first.shape[1:]
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Append rows. Raises ValueError where they have another length than those before."""
+        if len(rows) and rows.shape[1:] != self._row:
+            if self._count:
+                raise ValueError("rows of several lengths")
+            self._row = rows.shape[1:]
+        self._buffer += rows.tobytes()
+        self._count += len(rows)
+
+    def array(self) -> NDArray[Any]:
+        """All rows."""
+        return np.frombuffer(self._buffer, dtype=self._dtype).reshape(self._count, *self._row)
+
+
+def _joined(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The columns of all parts one after the other. Raises ValueError where parts do not go together."""
+    columns: dict[str, _Growing] = {}
+    ends: dict[str, int] = {}
+
+    def add(key: str, rows: NDArray[Any], *, first: int = 0, counted: int | None = None) -> None:
+        """Append rows, from the row ``first`` on in all parts but the first; ``counted`` is what the numbers in them go on from."""
+        known = key in columns
+        column = columns.setdefault(key, _Growing(rows))
+        start = ends.get(key, 0)
+        column.add(np.where(rows < 0, rows, rows + start)[first if known else 0 :] if counted is not None else rows)
+        ends[key] = start + (counted or 0)
+
+    texts: set[str] = set()
+    for part in parts:
+        for key, rows in part.items():
+            if isinstance(rows, Texts):
+                texts.add(key)
+                add(f"{key}.buffer", rows.buffer)
+                add(f"{key}.offsets", rows.offsets, first=1, counted=int(rows.offsets[-1]))
+            elif key in ("parts", "points"):
+                add(key, rows, first=1, counted=int(rows[-1]))
+            else:
+                add(key, rows, counted=len(part["keypoints"]) if key == "keypoint_rows" else None)
+    arrays = {key: column.array() for key, column in columns.items()}
+    return arrays | {key: Texts(arrays.pop(f"{key}.buffer"), arrays.pop(f"{key}.offsets")) for key in texts}
 
 
 def read_image_ids(path: str | Path) -> set[int]:
@@ -276,6 +349,26 @@ class _CocoColumns(Columns):
         if not str(self.path).endswith(".json"):
             return "correct the file"
         return f"correct the file, or repair a copy with: boxwood data check {self.path} --images DIR --fix OUT.json"
+
+    def image_arrays(self) -> dict[str, Any]:
+        """The columns of `CocoFile` that are of images."""
+        ids, sizes = self.integers("id"), [self.integers("height"), self.integers("width")]
+        names = Texts.of([name.encode() for name in self.texts("file_name")])
+        return {"image_ids": ids, "image_sizes": np.stack(sizes, axis=1), "file_names": names, "image_extras": self.extras()}
+
+    def annotation_arrays(self) -> dict[str, Any]:
+        """The columns of `CocoFile` that are of annotations and can be read without the images."""
+        return {
+            "annotation_image_ids": self.integers("image_id"),
+            "boxes": self.boxes(),
+            "ids": self.integers("id"),
+            "category_ids": self.integers("category_id"),
+            "areas": self.areas(),
+            "crowd": self.integers("iscrowd", default=0) != 0,
+            "ignore": np.array([bool(row.get("ignore")) for row in self.records], dtype=np.bool_),
+            **self.masks(),
+            **self.keypoints(),
+        }
 
     def extras(self) -> Texts:
         extras = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]

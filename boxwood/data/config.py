@@ -43,9 +43,10 @@ class CocoConfig(DatasetConfig):
     short_kind: ClassVar[str] = "coco"
 
     annotations: str
-    """The JSON file, or the file or folder of another format."""
+    """The JSON file, or the file, folder or tar files of another format."""
     images: str
-    """The folder to which the file names in the annotations are relative."""
+    """The folder to which the file names in the annotations are relative; or tar files that have the pictures: one, a folder of
+    them, or ``shards-{000..099}.tar`` (`boxwood.data.shards`)."""
     split: str | None = None
     """The part of the annotations: for VOC a file of ImageSets/Main, for YOLO train, val or test."""
     holdout: tuple[Literal["train", "val"], Annotated[float, Field(gt=0, lt=1)]] | None = None

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -27,20 +27,22 @@ class LocatedNames:
     """Rows of which there is no file, those of ``likely`` among them."""
 
 
-def locate(names: Sequence[str], folder: str | Path) -> LocatedNames:
-    """Find the file of each image name, which is relative to ``folder``.
+def locate(names: Sequence[str], folder: str | Path, members: Sequence[str] | None = None) -> LocatedNames:
+    """Find the file of each image name, which is relative to ``folder``; with ``members``, the one of these names.
 
     A name with its own file is taken as it is. No file is taken for two names. Each folder is listed once, all of ``folder`` only
     where a name has no file; no image is opened.
     """
-    listing = _Listing(Path(folder))
+    listing = _Listing(Path(folder), members)
     located = LocatedNames()
     unknown = [row for row, name in enumerate(names) if not listing.has(name)]
     if not unknown:
         return located
     taken = set(names) - {names[row] for row in unknown}
     meant = {row: listing.decoded(names[row]) for row in unknown}
-    index = _index(Path(folder)) if any(name is None for name in meant.values()) else {}
+    index: dict[str, list[str]] = {}
+    if any(name is None for name in meant.values()):
+        index = _index(_files_below(Path(folder)) if members is None else sorted(members))
     likely: dict[int, str] = {}
     for row in unknown:
         if meant[row] is None and (match := _by_last_parts(names[row], index)) is not None:
@@ -64,9 +66,12 @@ def locate(names: Sequence[str], folder: str | Path) -> LocatedNames:
 class _Listing:
     """The names in the folders that were asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, members: Sequence[str] | None) -> None:
+        self.root = root if members is None else None
         self._names: dict[str, set[str]] = {}
+        for member in members or ():
+            parent, _, base = member.rpartition("/")
+            self._names.setdefault(parent, set()).add(base)
         self._composed: dict[str, dict[str, str]] = {}
 
     def has(self, name: str) -> bool:
@@ -90,21 +95,26 @@ class _Listing:
     def _list(self, parent: str) -> set[str]:
         if parent not in self._names:
             try:
-                self._names[parent] = set(os.listdir(self.root / parent))
+                self._names[parent] = set() if self.root is None else set(os.listdir(self.root / parent))
             except (OSError, ValueError):  # no folder, one that may not be read, or a name that no folder can have
                 self._names[parent] = set()
         return self._names[parent]
 
 
-def _index(folder: Path) -> dict[str, list[str]]:
-    """The files below a folder by their last part, composed and without case; hidden ones, such as a Mac's ``._``, are left out."""
-    index: dict[str, list[str]] = defaultdict(list)
+def _files_below(folder: Path) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(parent).relative_to(folder)
-        for name in sorted(files):
-            if not name.startswith(".") and _is_text(path := (inside / name).as_posix()):
-                index[_composed(name).casefold()].append(path)
+        yield from ((inside / name).as_posix() for name in sorted(files))
+
+
+def _index(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Files by their last part, composed and without case; hidden ones, such as a Mac's ``._``, are left out."""
+    index: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        name = path.rpartition("/")[2]
+        if not name.startswith(".") and _is_text(path):
+            index[_composed(name).casefold()].append(path)
     return index
 
 

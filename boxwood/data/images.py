@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def read_image(source: ImageSource, exif: bool = True, value_range: ValueRange | None = None) -> Tensor:
+def read_image(source: ImageSource | InMemory, exif: bool = True, value_range: ValueRange | None = None) -> Tensor:
     """Read an image as RGB: (3, H, W) uint8, turned upright by its EXIF orientation unless ``exif`` is False.
 
     Grey, palette and CMYK images become RGB; transparency is dropped; of several pages or frames the first is read. Values of more

@@ -4,7 +4,8 @@ YOLO         data.yaml (or another name) with the keys names and train
 COCO         annotations/instances_train2017.json beside train2017/, or train.json beside train/, or photos/ with all images
 VOC          Annotations/ with ImageSets/Main/train.txt and val.txt, JPEGImages/
 Roboflow     train/, valid/ and test/, each with _annotations.coco.json, _annotations.csv, or XML beside the pictures
-one set      a folder that has no such parts: a .json of COCO or Label Studio, CVAT's .xml, a .csv, LabelMe's or LabelImg's files
+one set      a folder that has no such parts: a .json of COCO or Label Studio, CVAT's .xml, a .csv, LabelMe's or LabelImg's files,
+             tar files in WebDataset's layout
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from boxwood.data.formats.reading import files_below, pictures_below, xml_root_t
 from boxwood.data.formats.voc import has_annotation_folder, has_xml_beside_pictures, voc_pictures, voc_splits
 from boxwood.data.formats.yolo import yolo_pictures
 from boxwood.data.formats.yolo_yaml import read_yolo_yaml
+from boxwood.data.shards import are_shards
 from boxwood.errors import UserError
 from boxwood.safe_yaml import read
 
@@ -56,12 +58,12 @@ class DataSource(NamedTuple):
 
 
 def is_data_source(source: str | Path) -> bool:
-    """Whether a path is a file or folder of annotations, and not a configuration or a run: a ``.json``, ``.xml`` or ``.csv``, a
-    YAML file with the keys of YOLO's, a folder without ``config.yaml``."""
+    """Whether a path is a file or folder of annotations, and not a configuration or a run: a ``.json``, ``.xml`` or ``.csv``,
+    ``.tar`` files, a YAML file with the keys of YOLO's, a folder without ``config.yaml``."""
     path = Path(source)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _is_yolo_yaml(path)
-    if path.suffix.lower() in (".json", ".xml", ".csv"):
+    if path.suffix.lower() in (".json", ".xml", ".csv") or (path.suffix.lower() == ".tar" and are_shards(path)):
         return True
     return path.is_dir() and not (path / "config.yaml").is_file()
 
@@ -73,6 +75,8 @@ def data_sources(source: str | Path) -> dict[str, DataSource]:
     where several files may be meant.
     """
     path = Path(source)
+    if path.suffix.lower() == ".tar" and are_shards(path):
+        return {"all": DataSource(path, path)}
     if path.is_file():
         return _yolo(path) if path.suffix.lower() in (".yaml", ".yml") else {"all": DataSource(path, _pictures_of(path))}
     if not path.is_dir():
@@ -259,7 +263,7 @@ def _pictures_of(path: Path) -> Path | None:
     for spelling in (name, os.path.basename(name.replace("\\", "/"))) if name else ():
         if (place := next((place for place in places if os.path.isfile(os.path.join(place, spelling))), None)) is not None:
             return place
-    return next((place for place in places if pictures_below(place, "*")[0]), None)
+    return next((place for place in places if pictures_below(place, "*")[0] or are_shards(place)), None)
 
 
 def _first_name(path: Path) -> str:

@@ -8,8 +8,20 @@ import click
 
 __all__ = ["convert"]
 
-READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo")
-WRITTEN = ("coco", "voc", "yolo")
+READ = (
+    "coco",
+    "cityscapes",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "lvis",
+    "open_images",
+    "tensorflow_csv",
+    "voc",
+    "webdataset",
+    "yolo",
+)
+WRITTEN = ("coco", "voc", "webdataset", "yolo")
 
 
 @click.command()
@@ -18,7 +30,9 @@ WRITTEN = ("coco", "voc", "yolo")
 @click.option("--from", "form", type=click.Choice(READ), help="The format of A; recognised by default.")
 @click.option("--to", "into", type=click.Choice(WRITTEN), help="The format of B; coco by default where B is a .json.")
 @click.option("--split", metavar="NAME", help="Which part: a file of VOC's ImageSets/Main, YOLO's train, val or test, a subset.")
-@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Their images, which Open Images needs.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), metavar="DIR", help="Their images, which Open Images and WebDataset need."
+)
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE.csv", help="The names of classes, of Open Images.")
 def convert(
     origin: Path,
@@ -29,13 +43,14 @@ def convert(
     images: Path | None,
     classes: Path | None,
 ) -> None:
-    """Write the annotations A in another format, as B. Pictures stay where they are.
+    """Write the annotations A in another format, as B. Pictures stay where they are; WebDataset's layout has copies.
 
     \b
       COCO        a .json file
       VOC         a folder with Annotations/*.xml, or with *.xml beside pictures (LabelImg, Roboflow); --split trainval takes
                   those of ImageSets/Main/trainval.txt, or of the folder trainval
       YOLO        a data.yaml, with text files in labels/ beside images/ (B: a folder); --split train by default
+      WebDataset  tar files, or a folder of them, with KEY.jpg and KEY.json of each image (B: a folder)
       only read:
       Cityscapes  a part of gtFine, such as gtFine/train
       CVAT        an annotations.xml ("CVAT for images 1.1")
@@ -49,6 +64,7 @@ def convert(
       boxwood data convert VOCdevkit/VOC2007 trainval.json --split trainval
       boxwood data convert yolo/data.yaml val.json --split val
       boxwood data convert train.json yolo --to yolo --split train
+      boxwood data convert train.json shards --to webdataset --images photos
     """
     from boxwood.data.formats.convert import convert as run
 

@@ -1,4 +1,5 @@
-"""`boxwood data convert`: read annotations in any known format and write them in COCO's, VOC's or YOLO's."""
+"""`boxwood data convert`: read annotations in any known format and write them in COCO's, VOC's or YOLO's, or in WebDataset's with
+the pictures."""
 
 from __future__ import annotations
 
@@ -15,15 +16,30 @@ from boxwood.data.annotations import format_of, read_format, read_tree
 from boxwood.data.coco_file import IMAGE_EXTRAS, coco_file_of
 from boxwood.data.formats.reading import Reading, descriptions
 from boxwood.data.formats.voc import write_voc
+from boxwood.data.formats.webdataset import write_webdataset
 from boxwood.data.formats.yolo import write_yolo
-from boxwood.data.quality.checks import check_identities, refuse
+from boxwood.data.layouts import DataSource, data_sources
+from boxwood.data.quality.checks import check_identities, locate_images, refuse
+from boxwood.data.shards import open_pictures
 from boxwood.errors import UserError
 from boxwood.files import write_text
 
 __all__ = ["READ", "WRITTEN", "Conversion", "convert"]
 
-READ = ("coco", "cityscapes", "cvat", "label_studio", "labelme", "lvis", "open_images", "tensorflow_csv", "voc", "yolo")
-WRITTEN = ("coco", "voc", "yolo")
+READ = (
+    "coco",
+    "cityscapes",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "lvis",
+    "open_images",
+    "tensorflow_csv",
+    "voc",
+    "webdataset",
+    "yolo",
+)
+WRITTEN = ("coco", "voc", "webdataset", "yolo")
 DEFAULTS = frozenset(("iscrowd", "ignore", "num_keypoints", "segmentation", "keypoints"))
 """Keys that a row of COCO's lacks where they would say nothing."""
 NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -61,12 +77,13 @@ def convert(
     images: str | Path | None = None,
     classes: str | Path | None = None,
 ) -> Conversion:
-    """Write annotations in another format; pictures stay where they are.
+    """Write annotations in another format; pictures stay where they are, except that ``webdataset`` has copies of them.
 
-    ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc`` or ``yolo`` (a folder); None means coco where ``out`` is a ``.json``.
+    ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc``, ``yolo`` or ``webdataset`` (a folder); None means coco where ``out``
+    is a ``.json``.
     ``source_format`` is one of `READ`; None detects it. ``split`` is the part of the data set: for VOC a file of
     ``ImageSets/Main`` or a folder, for YOLO ``train``, ``val`` or ``test``, for CVAT a subset. Open Images needs ``images``, the
-    folder of the pictures, and ``classes``, its table of class names.
+    folder or tar files of the pictures, and ``classes``, its table of class names.
 
     Raises `UserError` where the source cannot be read, an annotation refers to a missing image or class, or ``out`` does not suit
     the format.
@@ -75,15 +92,18 @@ def convert(
     source_format = source_format or format_of(source)
     to = to or ("coco" if out.suffix == ".json" else None)
     if to is None:
-        raise UserError(f"{out}: the format is not clear; name VOC or YOLO with --to, or a .json file for COCO")
+        raise UserError(f"{out}: the format is not clear; name VOC, YOLO or WebDataset with --to, or a .json file for COCO")
     if to not in WRITTEN:
         raise UserError(f"'{to}': is no output format; choose one of {', '.join(WRITTEN)}")
     if to == "coco" and out.suffix != ".json":
         raise UserError(f"{out}: COCO files are written as .json; change the ending")
-    if to != "coco" and out.suffix in (".json", ".yaml"):
+    if to != "coco" and out.suffix in (".json", ".yaml", ".tar"):
         raise UserError(f"{out}: {to} is written to a folder; name one")
     coco, pictures, lost = _read_sound(source, source_format, split, _path(images), _path(classes))
-    not_carried = [*lost, *_write(coco, out, to, split or "train")]
+    if to == "webdataset":
+        not_carried = [*lost, *_write_with_pictures(coco, source, images or pictures, out)]
+    else:
+        not_carried = [*lost, *_write(coco, out, to, split or "train")]
     crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
     instances = len(coco["annotations"]) - crowds
     return Conversion(out, len(coco["images"]), instances, crowds, len(coco["categories"]), pictures, not_carried)
@@ -139,6 +159,17 @@ def _count_others(lost: Counter[str], tree: Mapping[str, Any], section: str, key
         for key, value in row.items():
             if key not in keys and value not in NOTHING:
                 lost[f"'{key:.40}' of {section}"] += 1
+
+
+def _write_with_pictures(coco: dict[str, Any], source: Path, images: str | Path | None, out: Path) -> list[str]:
+    """Write tar files. Raises `UserError` where a picture is missing."""
+    if images is None and (images := data_sources(source).get("all", DataSource(source, None)).images) is None:
+        raise UserError(f"{source}: no folder beside it has its pictures, which WebDataset's layout holds; name them with --images")
+    file, findings = locate_images(coco_file_of(coco, source), images)
+    refuse(findings, str(source))
+    names = [file.file_name(row) for row in range(len(file.image_ids))]
+    located = [{**image, "file_name": name} for image, name in zip(coco["images"], names, strict=True)]
+    return write_webdataset({**coco, "images": located}, open_pictures(images), out)
 
 
 def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:

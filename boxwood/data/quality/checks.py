@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from boxwood.columns import MAX_COORDINATE
 from boxwood.data.coco_file import NO_MASK, POLYGONS, CocoFile, Texts
-from boxwood.data.file_names import LocatedNames, locate
+from boxwood.data.file_names import LocatedNames
 from boxwood.data.images import MAX_PIXELS, read_header, read_image
 from boxwood.data.quality.box_layouts import recognised_layout, turned
+from boxwood.data.shards import PictureFolder, open_pictures
 from boxwood.errors import UserError
 
 __all__ = [
@@ -257,12 +258,13 @@ def check_run_lengths(file: CocoFile) -> list[Finding]:
 def locate_images(file: CocoFile, folder: str | Path) -> tuple[CocoFile, list[Finding]]:
     """The file with the names that its images have in the folder, and the findings: names that are written in another way, and
     images that the folder does not have, which are refused. Each folder is listed once, and no image is opened."""
-    if not Path(folder).is_dir():
+    pictures = open_pictures(folder)
+    if isinstance(pictures, PictureFolder) and not Path(folder).is_dir():
         raise UserError(
             f"{folder}: is no folder; name the one in which '{file.file_name(0)}' and the other images of {file.path} lie"
         )
     names = [file.file_name(row) for row in range(len(file.image_ids))]
-    located = locate(names, folder)
+    located = pictures.locate(names)
     findings = [
         _listed(
             "image names that are written in another way than those of the files",
@@ -302,13 +304,14 @@ def check_pixels(file: CocoFile, folder: str | Path, *, exif: bool = True, decod
     unreadable: dict[int, str] = {}
     turned: dict[int, str] = {}
     resized: dict[int, str] = {}
+    pictures = open_pictures(folder)
     for row, size in enumerate(file.image_sizes.tolist()):
         name = file.file_name(row)
-        path = Path(folder, name)
         try:
-            header = read_header(path)
+            picture = pictures.source(name)
+            header = read_header(picture)
             if decode:
-                read_image(path)
+                read_image(picture)
         except UserError as error:
             unreadable[row] = str(error)
             continue

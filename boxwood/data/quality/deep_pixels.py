@@ -10,8 +10,9 @@ import numpy as np
 
 from boxwood.data.coco_file import CocoFile
 from boxwood.data.quality.checks import NUM_EXAMPLES, Finding
+from boxwood.data.shards import open_pictures
 from boxwood.errors import UserError
-from boxwood.pixels import StoredPixels, ValueRange, decode_image, range_of_limits, stored_pixels, suggested_range
+from boxwood.pixels import InMemory, StoredPixels, ValueRange, decode_image, range_of_limits, stored_pixels, suggested_range
 
 __all__ = ["look_at_values"]
 
@@ -25,12 +26,14 @@ def look_at_values(file: CocoFile, folder: str | Path, value_range: ValueRange |
     Files that cannot be read are passed over: `boxwood.data.quality.checks.check_pixels` names them.
     """
     images: list[_Image] = []
+    pictures = open_pictures(folder)
     for row in range(len(file.image_ids)):
         name = file.file_name(row)
         try:
-            stored = stored_pixels(Path(folder, name))
+            picture = pictures.source(name)
+            stored = stored_pixels(picture)
             deep = stored.limits is not None
-            images.append(_Image(name, stored, _contrast(Path(folder, name), value_range) if deep else None))
+            images.append(_Image(name, stored, _contrast(picture, value_range) if deep else None))
         except UserError:
             continue
     findings = _without_contrast(images)
@@ -63,8 +66,8 @@ class _Image(NamedTuple):
         return f"'{self.name}' has values from {self.limits[0]:g} to {self.limits[1]:g}"
 
 
-def _contrast(path: Path, value_range: ValueRange | None) -> int:
-    dark, light = np.percentile(decode_image(path, value_range), (1, 99))
+def _contrast(picture: Path | InMemory, value_range: ValueRange | None) -> int:
+    dark, light = np.percentile(decode_image(picture, value_range), (1, 99))
     return int(light - dark)
 
 

@@ -22,6 +22,7 @@ from boxwood.data.quality.checks import check_boxes, check_masks
 from boxwood.data.quality.keypoints import placed_keypoints
 from boxwood.data.quality.repair_rows import readable_rows, unused_ids
 from boxwood.data.quality.warnings import duplicated_boxes
+from boxwood.data.shards import open_pictures
 from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
 
@@ -156,6 +157,7 @@ def _images(
 ) -> tuple[list[dict[str, Any]], dict[int, tuple[int, int]]]:
     """The images that stay, and the correct size of each row."""
     images: list[dict[str, Any]] = []
+    pictures = open_pictures(folder)
     sizes: dict[int, tuple[int, int]] = {}
     ids: set[int] = set()
     names: set[str] = set()
@@ -165,8 +167,9 @@ def _images(
             done["images with a duplicate id or name left out"] += 1
             continue
         try:
-            header = read_header(folder / name)
-            read_image(folder / name)
+            picture = pictures.source(name)
+            header = read_header(picture)
+            read_image(picture)
         except UserError:
             done["images that are missing or cannot be read left out"] += 1
             continue

@@ -11,7 +11,7 @@ from typing import Any
 from boxwood.columns import UNWRITABLE, are_numbers, are_run_lengths, is_number, is_whole
 from boxwood.data.categories import keypoint_declaration
 from boxwood.data.coco_variants import as_meant, box_of_mask, without_root_class
-from boxwood.data.file_names import locate
+from boxwood.data.shards import Shards, open_pictures
 from boxwood.errors import UserError
 
 __all__ = ["readable_rows", "unused_ids"]
@@ -69,8 +69,9 @@ def _images(rows: list[dict[str, Any]], folder: str | Path, done: Counter[str]) 
     images = [row for row in rows if _is_name(row.get("file_name"))]
     if len(images) < len(rows):
         done["images without a file name left out"] += len(rows) - len(images)
-    located = locate([row["file_name"] for row in images], folder) if Path(folder).is_dir() else None
-    if located is not None:
+    pictures = open_pictures(folder)
+    if isinstance(pictures, Shards) or Path(folder).is_dir():
+        located = pictures.locate([row["file_name"] for row in images])
         for index, name in {**located.read, **located.likely}.items():
             images[index]["file_name"] = name
             done["names of images replaced by those of the files"] += 1

@@ -7,9 +7,8 @@ look_at_both    the train and the val set together
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from boxwood.data.coco_file import NO_MASK, POLYGONS, RLE_COUNTS, CocoFile
 from boxwood.data.quality.checks import NUM_EXAMPLES, Finding
+from boxwood.data.shards import PictureFolder, Shards, open_pictures
 from boxwood.data.transforms import resized_size
 
 __all__ = ["duplicated_boxes", "look_at", "look_at_both", "look_at_sizes", "odd_keypoints"]
@@ -65,17 +65,17 @@ def look_at_sizes(file: CocoFile, short: int, long: int) -> list[Finding]:
 
 def look_at_both(train: CocoFile, train_folder: str | Path, val: CocoFile, val_folder: str | Path) -> list[Finding]:
     """Images that are in both sets, by the bytes of their files: AP on training images is meaningless."""
-    of_size: dict[int, list[Path]] = defaultdict(list)
-    for path in _files(train, train_folder):
-        of_size[path.stat().st_size].append(path)
-    digests: dict[int, dict[bytes, Path]] = {}
+    train_pictures, val_pictures = open_pictures(train_folder), open_pictures(val_folder)
+    of_size: dict[int, list[str]] = defaultdict(list)
+    for name, size in _files(train, train_pictures):
+        of_size[size].append(name)
+    digests: dict[int, dict[bytes, str]] = {}
     shared: list[str] = []
-    for path in _files(val, val_folder):
-        size = path.stat().st_size
+    for name, size in _files(val, val_pictures):
         if size not in digests:
-            digests[size] = {_digest(other): other for other in of_size.get(size, [])}
-        if digests[size] and (twin := digests[size].get(_digest(path))) is not None:
-            shared.append(f"'{path.name}' is '{twin.name}' of train")
+            digests[size] = {train_pictures.digest(other): other for other in of_size.get(size, [])}
+        if digests[size] and (twin := digests[size].get(val_pictures.digest(name))) is not None:
+            shared.append(f"'{Path(name).name}' is '{Path(twin).name}' of train")
     if not shared:
         return []
     examples = tuple(shared[:NUM_EXAMPLES])
@@ -179,11 +179,7 @@ def _extent(file: CocoFile, row: int) -> NDArray[Any] | None:
     return extent if extent[2:].min() > 0 else None
 
 
-def _files(file: CocoFile, folder: str | Path) -> Iterable[Path]:
-    paths = (Path(folder, file.file_name(row)) for row in range(len(file.image_ids)))
-    return (path for path in paths if path.is_file())
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+def _files(file: CocoFile, pictures: PictureFolder | Shards) -> Iterator[tuple[str, int]]:
+    """Name and bytes of each picture that is there."""
+    names = map(file.file_name, range(len(file.image_ids)))
+    return ((name, size) for name in names if (size := pictures.size(name)) is not None)
