@@ -7,6 +7,7 @@ import os
 import resource
 import struct
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,3 +217,68 @@ def test_pillow_would_try_the_headers_without_a_list_of_formats(name: str) -> No
     Image.init()
     accept = Image.OPEN[name][1]
     assert accept is None or accept(HEADERS[name][:16])
+
+
+def png_of_16_bits(height: int, width: int, channels: int) -> bytes:
+    """Random values, written without a library."""
+    values = np.random.default_rng(0).integers(0, 65536, (height, width * channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, content) for name, content in chunks)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+
+READER = """
+import sys
+from boxwood.data.images import read_image
+from boxwood.errors import UserError
+for path in sys.argv[1:]:
+    try:
+        read_image(path)
+    except UserError as error:
+        assert path in str(error)
+print("done")
+"""
+
+
+def test_a_damaged_png_or_jpeg_ends_no_process(tmp_path: Path) -> None:
+    """An error of libpng in torchvision's decoder is a segmentation fault. Also with checksums that are right."""
+    random = np.random.default_rng(0)
+    colours = Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    sound = {"deep": png_of_16_bits(30, 20, 3), "grey": png_of_16_bits(30, 20, 1)}
+    for name in ("png", "jpeg"):
+        colours.save(tmp_path / name, format=name)
+        sound[name] = (tmp_path / name).read_bytes()
+    paths = []
+    for name, content in sound.items():
+        for number in range(40):
+            changed = bytearray(content)
+            start, length = int(random.integers(33, len(content))), int(random.choice([1, 4, 400]))
+            changed[start : start + length] = random.integers(
+                0, 256, len(changed[start : start + length]), dtype=np.uint8
+            ).tobytes()
+            paths.append(tmp_path / f"{name}{number}.x")
+            paths[-1].write_bytes(changed if number % 2 else content[:start])
+        if name != "jpeg":
+            pixels = content[41:-16]
+            for number, inside in enumerate(
+                (pixels[:-4] + b"0000", pixels[:40], zlib.compress(b"\7" * 9999), zlib.compress(b""), b"")
+            ):
+                paths.append(tmp_path / f"{name}-sums-{number}.x")
+                paths[-1].write_bytes(content[:33] + png_chunk(b"IDAT", inside) + content[-12:])
+    done = subprocess.run([sys.executable, "-c", READER, *map(str, paths)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_of_16_bits_keeps_its_upper_bits(channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(png_of_16_bits(5, 7, channels))
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, channels))
+    colours = values[..., :3] if channels > 2 else values[..., :1].repeat(3, axis=2)
+    expected = np.round(colours / 65535 * 255)
+    assert np.abs(read_image(path).permute(1, 2, 0).numpy() - expected).max() <= 1
