@@ -43,11 +43,11 @@ BUDGETS = {  # lines of the functions that run: in a training step, and with bui
     "faster_rcnn_r50_fpn_1x": (1000, 1220),
     "mask_rcnn_r50_fpn_1x": (1150, 1370),
     "keypoint_rcnn_r50_fpn_1x": (1150, 1370),
-    "fast_rcnn_r50_fpn_1x": (850, 1000),
+    "fast_rcnn_r50_fpn_1x": (850, 1040),
     "rpn_r50_fpn_1x": (600, 750),
     "faster_rcnn_r50_c4_1x": (1000, 1220),
     "mask_rcnn_r50_c4_1x": (1150, 1370),
-    "rfcn_r50": (850, 1000),
+    "rfcn_r50": (850, 1040),
     "retinanet_r50_fpn_1x": (600, 750),
 }
 

@@ -17,7 +17,7 @@ from boxwood.data.loader import train_batches
 from boxwood.data.shards import Shards, are_shards, open_pictures
 from boxwood.errors import UserError
 from boxwood.library.check import check
-from tests.conftest import Boxwood
+from tests.conftest import Boxwood, tiny
 from tests.data.cases import sound, write
 
 
@@ -162,9 +162,7 @@ def test_wrong_sets_of_tar_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_on_tar_files_gives_the_weights_of_the_folder(
-    tiny: list[str], shapes: Path, tmp_path: Path, boxwood: Boxwood
-) -> None:
+def test_training_on_tar_files_gives_the_weights_of_the_folder(shapes: Path, tmp_path: Path, boxwood: Boxwood) -> None:
     """`boxwood data convert` to WebDataset's layout, then training on pictures and annotations of the tar files."""
     for part in ("train", "val"):
         done = boxwood("data", "convert", shapes / f"{part}.json", tmp_path / part, "--to", "webdataset", "--images", shapes / part)
@@ -172,7 +170,9 @@ def test_training_on_tar_files_gives_the_weights_of_the_folder(
     tars = [f"data.{part}.{key}={tmp_path / part}" for part in ("train", "val") for key in ("annotations", "images")]
     weights = []
     for name, overrides in (("folder", []), ("tars", tars)):
-        done = boxwood("train", *tiny, *overrides, "train.steps=2", "data.workers=2", "--out", tmp_path / name)
+        done = boxwood(
+            "train", "demo_shapes", *tiny(shapes), *overrides, "train.steps=2", "data.workers=2", "--out", tmp_path / name
+        )
         assert done.status == 0, done.err
         weights.append((tmp_path / name / "last.safetensors").read_bytes())
     from safetensors.torch import load

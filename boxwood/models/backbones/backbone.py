@@ -105,16 +105,23 @@ class ConvNorm(nn.Module):
     def _folded(self) -> tuple[Tensor, Tensor]:
         norm: Any = self.norm
         buffers = norm.weight, norm.bias, norm.running_mean, norm.running_var
-        # Computed once, and again where a buffer has changed; tensors of inference mode have no version.
-        keeps = not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or norm.weight.is_inference())
-        key = [(id(buffer), buffer._version) for buffer in buffers] if keeps else None
-        if key is None or self._constants[0] != key:
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            self._constants = key, buffers, scale, norm.bias - norm.running_mean * scale  # ids of buffers that are kept stay theirs
-        scale, bias = self._constants[2:]
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or norm.weight.is_inference():
+            scale, bias = _constants(*buffers, norm.eps)
+        else:
+            # Computed once, and again where a buffer has changed; tensors of inference mode have no version.
+            key = [(id(buffer), buffer._version) for buffer in buffers]
+            if self._constants[0] != key:
+                self._constants = key, buffers, *_constants(*buffers, norm.eps)  # ids of buffers that are kept stay theirs
+            scale, bias = self._constants[2:]
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * scale
         return self.conv.weight * scale[:, None, None, None], bias
+
+
+def _constants(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What a frozen batch norm multiplies by, and adds."""
+    scale = weight * (variance + eps).rsqrt()
+    return scale, bias - mean * scale
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
