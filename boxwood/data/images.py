@@ -123,5 +123,5 @@ def _sound_png(content: bytes) -> bytes | None:
             return None
         pixels = pixels[rows * length :]
     image = len(data).to_bytes(4) + b"IDAT" + data
-    kept = [chunk for chunk in chunks if chunk[4:8] in (b"IHDR", b"eXIf")]
-    return PNG_SIGNATURE + b"".join(kept[:2]) + image + zlib.crc32(image[4:]).to_bytes(4) + chunks[-1]
+    copied = [chunk for chunk in chunks if chunk[4:8] in (b"IHDR", b"eXIf")]
+    return PNG_SIGNATURE + b"".join(copied[:2]) + image + zlib.crc32(image[4:]).to_bytes(4) + chunks[-1]

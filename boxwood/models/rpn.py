@@ -124,8 +124,8 @@ class RPN(nn.Module):
             here = here & (y >= 0) & (y < height) & (x >= 0) & (x < width)
             rows = (images * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
             table = features.permute(0, 2, 3, 1).flatten(0, 2)
-            found = table.gather(0, rows.reshape(-1, 1).expand(-1, table.shape[1])).view(*rows.shape, -1)
-            patches, inside, cells = patches + found * here[..., None], inside | here, cells - height * width
+            values = table.gather(0, rows.reshape(-1, 1).expand(-1, table.shape[1])).view(*rows.shape, -1)
+            patches, inside, cells = patches + values * here[..., None], inside | here, cells - height * width
         hidden, inside = patches.flatten(0, 1).permute(0, 3, 1, 2), inside.flatten(0, 1)[:, None]
         for conv in self.convs:
             inside = inside[..., 1:-1, 1:-1]  # beyond the map is zero padding, for every convolution
