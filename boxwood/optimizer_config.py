@@ -179,9 +179,15 @@ _FLAT = ("drops", "gamma")
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool | None:
-    """Whether torch has a kernel that updates all parameters in one pass over memory, and on a GPU without a device sync."""
-    devices = {parameter.device.type for group in groups for parameter in group["params"]}
-    return True if devices <= {"cpu", "cuda"} else None
+    """Whether torch has a kernel that updates all parameters in one pass over memory, and on a GPU without a device sync.
+
+    It has none that is complete for parameters that are sharded over processes.
+    """
+    from torch.distributed.tensor import DTensor
+
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
+    return True if not is_sharded and {parameter.device.type for parameter in parameters} <= {"cpu", "cuda"} else None
 
 
 def _with_todays_keys(cls: type[OptimizerConfig], tree: dict[str, Any]) -> dict[str, Any]:

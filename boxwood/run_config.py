@@ -74,6 +74,9 @@ class TrainConfig(Config):
     """Where the numbers of ``metrics.jsonl`` go besides that file."""
     tensorboard: bool = False
     """Short for ``{kind: tensorboard}`` among the loggers."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds: ``ddp`` the whole model, ``fsdp`` a part of every weight, gradient and state of the
+    optimizer (less memory, more messages). One process trains alike with both."""
     sync_bn: bool = False
     """On several GPUs, batch norm takes its statistics from the images of all of them (`torch.nn.SyncBatchNorm`)."""
     compile: bool = False

@@ -133,7 +133,7 @@ class AugmentedDetector(nn.Module):
                 values = self._merged(network, task, sample, instances.boxes[0], instances.labels[0])
                 instances.fields[task.name] = task.decode(network, values, rows, instances, whole)[None]
             for task in network.tasks:
-                instances.valid = task.survivors(network, instances)
+                instances.keep(task.survivors(network, instances))
             (detections,) = network.detections_of(instances, whole)
         else:
             (detections,) = to_detections(instances, whole, self.categories, network.geometry)

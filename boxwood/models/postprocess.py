@@ -16,7 +16,7 @@ from torch import Tensor
 from boxwood.fields import InstanceField
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.geometry import CONTINUOUS, Geometry
-from boxwood.ops.keypoints import decode_keypoints
+from boxwood.ops.keypoints import decode_keypoints, whole_sizes
 from boxwood.ops.nms import nms_keypoints, soft_nms, vote
 from boxwood.structures import Batch, Categories, Detections
 
@@ -49,6 +49,13 @@ class Instances:
     fields: dict[str, Tensor] = field(default_factory=dict)
     """(B, D, ...) of each instance task, by its name: ``masks`` (B, D, M, M) probabilities inside the box; ``keypoints`` (B, D, K,
     3) x, y in pixels of the network's input, and the logit of the heatmap's peak."""
+    counts: list[int] | None = None
+    """How many are valid in each image, where the host has read it already."""
+
+    def keep(self, valid: Tensor) -> None:
+        """Leave only the instances that are ``valid`` (B, D)."""
+        if valid is not self.valid:
+            self.valid, self.counts = valid, None
 
 
 @dataclass(slots=True)
@@ -143,7 +150,15 @@ def find_keypoints(
     network's input, and the logit of the peak. ``largest`` as of `boxwood.ops.keypoints.decode_keypoints`."""
     row_scales = scales[rows // instances.valid.shape[1]]
     boxes = geometry.rescale(instances.boxes.flatten(0, 1)[rows], 1 / row_scales)
-    points = decode_keypoints(heatmaps, geometry.region(boxes), largest)
+    regions = geometry.region(boxes)
+    sizes = None
+    if largest is None and regions.device.type != "cpu":  # the sizes and the numbers of instances in one copy from the device
+        numbers = torch.cat([whole_sizes(regions).flatten(), instances.valid.sum(dim=1)]).tolist()
+        sizes, instances.counts = (
+            list(zip(numbers[: 2 * len(rows) : 2], numbers[1 : 2 * len(rows) : 2], strict=True)),
+            numbers[2 * len(rows) :],
+        )
+    points = decode_keypoints(heatmaps, regions, largest, sizes)
     return torch.cat([(points[..., :2] + geometry.keypoint_shift) * row_scales[:, None], points[..., 2:]], dim=-1)
 
 
@@ -164,12 +179,13 @@ def to_detections(
     """The instances of each image, scaled to the pixels of the original.
 
     ``fields`` gives for each field of the detections its values (B, D, ...), already in these pixels, and what makes the field
-    of an image. The host waits for the device once, for the number of instances of every image.
+    of an image. The host waits for the device once, for the number of instances of every image, unless it knows them.
     """
     boxes = to_original(instances.boxes, batch.scaled_sizes, batch.originals, geometry)
     order = (~instances.valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid ones first, in their order
     results = []
-    for index, count in enumerate(instances.valid.sum(dim=1).tolist()):
+    counts = instances.valid.sum(dim=1).tolist() if instances.counts is None else instances.counts
+    for index, count in enumerate(counts):
         rows = order[index, :count]
         results.append(
             Detections(

@@ -181,7 +181,7 @@ class RCNN(Network):
             values = task.decode(self, task.values(self, logits, instances.labels.flatten()[rows]), rows, instances, batch)
             instances.fields[task.name] = scatter_rows(values, rows, instances.valid.shape)
         for task in self.tasks:
-            instances.valid = task.survivors(self, instances)
+            instances.keep(task.survivors(self, instances))
         return output
 
     def _features(

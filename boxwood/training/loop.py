@@ -33,7 +33,7 @@ from boxwood.training.interruption import Interrupted, Interruption
 from boxwood.training.lock import only_training_in
 from boxwood.training.log import RunLog, open_log
 from boxwood.training.optimizer import learning_rate, set_learning_rate
-from boxwood.training.parallel import without_exchange
+from boxwood.training.parallel import local_parts, whole, without_exchange
 from boxwood.training.preflight import check_data, check_settings, warn_without_instances
 from boxwood.training.state import TrainingState, complete_files, record_divergence, save, set_generators, start, write_files
 from boxwood.training.validation import validate
@@ -96,7 +96,7 @@ def _train(config: RunConfig, out: Path, device: torch.device, *, resume: bool, 
     first = next(batches)
     on_rank_zero(lambda: run_directory.begin(out, config, device, world_size()))
     if checkpoint is not None:
-        write_files(lambda: complete_files(state), required=state.step == settings.steps)
+        write_files(lambda: complete_files(state, checkpoint.model), required=state.step == settings.steps)
     set_generators(settings.seed, checkpoint)
     log = open_log(config, out, state.step, state.evaluated)
     with closing(batches), Interruption() as interruption, log or nullcontext():
@@ -177,7 +177,8 @@ def update(state: TrainingState, batches: Iterator[Batch]) -> None:
     norm = get_total_norm(gradients)
     if state.config.optim.clip_norm is not None:
         clip_grads_with_norm_(parameters, state.config.optim.clip_norm, norm)
-    state.watch.guard(state.step + 1, norm, gradients, overflow_is_ordinary=state.scaler.is_enabled())
+    norm = whole(norm)
+    state.watch.guard(state.step + 1, norm, local_parts(gradients), overflow_is_ordinary=state.scaler.is_enabled())
     if not state.watch.deferred:
         state.watch.check()
     state.meter.add({"gradient_norm": norm}, 1.0)

@@ -28,6 +28,10 @@ def check_settings(config: RunConfig, device: torch.device) -> None:
         raise UserError(f"train.batch_size={settings.batch_size} is no multiple of train.accumulate={settings.accumulate}")
     if settings.sync_bn and world_size() > 1 and device.type != "cuda":
         raise UserError(f"train.sync_bn=true: torch.nn.SyncBatchNorm needs CUDA GPUs, not {device.type}; set it to false")
+    if settings.parallel == "fsdp" and settings.compile and world_size() > 1:
+        raise UserError(
+            "train.parallel=fsdp: the network cannot be compiled with it; set train.compile=false, or train.parallel=ddp"
+        )
     choose_measure(config.evaluator, config.model.class_agnostic)
 
 

@@ -42,6 +42,7 @@ FREE = (
     "data.workers",
     "train.device",
     "train.compile",
+    "train.parallel",
     "train.loggers",
     "train.tensorboard",
     "train.eval_every",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from boxwood.config import to_yaml
 from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
@@ -40,7 +40,7 @@ from boxwood.training.divergence import DivergenceWatch, TrainingDiverged
 from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.log import Meter
 from boxwood.training.optimizer import build_optimizer
-from boxwood.training.parallel import parallelize
+from boxwood.training.parallel import parallelize, restore_optimizer, whole_state
 from boxwood.training.preflight import warn_of_batch_norm
 from boxwood.weights.file import save_weights
 
@@ -114,12 +114,13 @@ def start(
     if config.train.compile:
         model.compile()
     model.train()
+    network = parallelize(model, device, config.train.parallel, sync_bn=config.train.sync_bn)  # before it has an optimizer
     state = TrainingState(
         config=config,
         out=out,
         device=device,
         model=model,
-        network=parallelize(model, device, sync_bn=config.train.sync_bn),
+        network=network,
         optimizer=build_optimizer(model, config),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         meter=Meter(device),
@@ -149,7 +150,7 @@ def _log_learning_rate(config: RunConfig) -> None:
 
 def _restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     """Optimizer and counters; the model's weights are loaded already."""
-    state.optimizer.load_state_dict(checkpoint.optimizer)
+    restore_optimizer(state.optimizer, checkpoint.optimizer)
     state.scaler.load_state_dict(checkpoint.scaler)
     state.step = state.saved = checkpoint.step
     state.evaluated, state.best = checkpoint.evaluated, checkpoint.best
@@ -180,13 +181,13 @@ def save(state: TrainingState, *, required: bool) -> bool:
     """Write the checkpoint and last.safetensors; all processes must call it. Returns whether they were written (`write_files`)."""
     state.watch.check()
     processes = gather_objects({"random": random_state(), "meter": state.meter.state_dict()})
+    weights, optimizer = whole_state(state.model.state_dict()), whole_state(state.optimizer.state_dict())
 
     def write() -> None:
-        weights = state.model.state_dict()
         checkpoint = Checkpoint(
             step=state.step,
             model=weights,
-            optimizer=state.optimizer.state_dict(),
+            optimizer=optimizer,
             scaler=state.scaler.state_dict(),
             evaluated=state.evaluated,
             best=state.best,
@@ -210,27 +211,29 @@ def record_divergence(state: TrainingState, error: TrainingDiverged) -> Training
 
     All processes must call it. The weights are finite: an update that is not changes nothing.
     """
-    details, weights = state.out / "divergence.txt", state.out / "last.safetensors"
+    details, last = state.out / "divergence.txt", state.out / "last.safetensors"
     message = f"{error}; more in {details}"
+    weights = whole_state(state.model.state_dict())
 
     def write() -> None:
         write_text(details, error.details + "\n")
-        if not weights.exists():
-            save_weights(weights, state.model.state_dict(), state.config, state.categories)
+        if not last.exists():
+            save_weights(last, weights, state.config, state.categories)
 
     if write_files(write, required=False):
-        message += f"; the last weights that were saved are in {weights}"
+        message += f"; the last weights that were saved are in {last}"
     return TrainingDiverged(message, error.details)
 
 
-def complete_files(state: TrainingState) -> None:
-    """Bring the files of a resumed run to the state of its checkpoint, on rank 0: it may have been killed between two of them.
+def complete_files(state: TrainingState, weights: dict[str, Tensor]) -> None:
+    """Bring the files of a resumed run to its checkpoint, whose ``weights`` these are, on rank 0: it may have been killed between
+    two of them.
 
     last.safetensors gets the checkpoint's weights, and so does best.safetensors where they are the best. Without a best.safetensors
     the next evaluation writes it.
     """
     delete_old_checkpoints(state.out / "checkpoints", state.config.train.keep_checkpoints)
-    weights, best = state.model.state_dict(), state.out / "best.safetensors"
+    best = state.out / "best.safetensors"
     save_weights(state.out / "last.safetensors", weights, state.config, state.categories)
     if state.best is None:
         return

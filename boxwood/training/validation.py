@@ -18,6 +18,7 @@ from boxwood.structures import Batch, Target
 from boxwood.training.checkpoint import preserved_random_state
 from boxwood.training.interruption import Interruption
 from boxwood.training.log import RunLog
+from boxwood.training.parallel import whole_state, whole_weights
 from boxwood.training.state import TrainingState, write_files
 from boxwood.weights.file import save_weights
 
@@ -34,7 +35,7 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
     """
     config = state.config
     measure = choose_measure(config.evaluator, config.model.class_agnostic)
-    with preserved_random_state():
+    with preserved_random_state(), whole_weights(state.model):
         losses = _validation_losses(state, _batches(state, val_set, interruption, LOSS_BATCH, with_targets=True))
         evaluator = measure.build(
             val_set.to_coco(),
@@ -48,6 +49,7 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
     state.evaluated = state.step
     primary = measure.primary(state.metrics)
     # -1 says that the val set has nothing to compare with. Of equal ones the newest weights are the best.
+    weights = whole_state(state.model.state_dict())
     is_best = primary != -1 and not math.isnan(primary) and (state.best is None or primary >= state.best)
 
     def write() -> None:
@@ -55,7 +57,7 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
         if isinstance(evaluator, CollectingEvaluator):
             save_detections(evaluator.records, state.out / "eval" / "detections.json")
         if is_best:
-            save_weights(state.out / "best.safetensors", state.model.state_dict(), config, state.categories)
+            save_weights(state.out / "best.safetensors", weights, config, state.categories)
             state.best = primary
 
     write_files(write, required=state.step == config.train.steps)

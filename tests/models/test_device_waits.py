@@ -1,5 +1,5 @@
 """Where the host waits for a GPU: never in a training step and at most twice in an inference, whatever the number of images.
-Without Triton it waits three times at most, and once more for keypoints.
+Without Triton it waits three times at most.
 
 No GPU is needed (`tests.models.simulated_gpu`). The places are those of docs/architecture.md, between its marks "waits".
 """
@@ -62,7 +62,7 @@ def test_the_host_waits_only_at_documented_places(name: str, kind: str, triton: 
         waits_of_batches.append(waits(model, images, triton=triton))
     assert training or waits_of_batches[0] == waits_of_batches[1] == waits_of_batches[2], "the same for any number of images"
     allowed = documented(kind)
-    most = (0 if training else 2) if triton else 3 + (name == "keypoint_rcnn_fpn" and not training)
+    most = (0 if training else 2) if triton else 3
     for places in waits_of_batches:
         assert places.total() <= most
         assert all(number <= allowed.get(file, 0) for file, number in places.items()), (places, allowed)

@@ -67,6 +67,34 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_process_ddp_and_fsdp_train_alike_and_resume_each_other(tmp_path: Path) -> None:
+    """20 steps with each; and 20 that begin with one process, go on sharded over two, and end with two whole models."""
+    run = tiny_run(steps=20, log_every=1, eval_every=10)
+    train(run, tmp_path / "one")
+    for kind in ("ddp", "fsdp"):
+        run.train.parallel = kind
+        status, output = torchrun.run(write_config(run, tmp_path), tmp_path / kind, TINY_LARGE="1")
+        assert status == 0, output
+    parts = tmp_path / "parts"
+    for kind, processes, steps in (("ddp", 1, 7), ("fsdp", 2, 7)):
+        run.train.parallel = kind
+        config, signalled = write_config(run, tmp_path), f"SIGINT:{steps}:0"
+        status, output = torchrun.run(config, parts, "--resume", processes=processes, TINY_LARGE="1", TINY_SIGNAL=signalled)
+        assert status != 0 and "which is saved" in output
+    run.train.parallel = "ddp"
+    status, output = torchrun.run(write_config(run, tmp_path), parts, "--resume")
+    assert status == 0 and "resumed after step 14" in output, output
+    one, *others = (read_weights(tmp_path / name / "last.safetensors").state for name in ("one", "ddp", "fsdp", "parts"))
+    for other in others:
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)
+    for name in ("ddp", "fsdp", "parts"):
+        for split in ("train", "val"):
+            pairs = zip(lines(tmp_path / "one", split), lines(tmp_path / name, split), strict=True)
+            assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in pairs)
+
+
+@pytest.mark.slow
 def test_two_processes_resume_exactly(tmp_path: Path) -> None:
     """After a signal to one of them, both finish the step and save."""
     run = tiny_run(accumulate=2, eval_every=5, log_every=3)

@@ -1,6 +1,7 @@
 """A detector of a few layers and images of one coloured rectangle, trained in a second; also used by subprocesses.
 
-``TINY_SIGNAL=SIGTERM:5:0`` in the environment sends that signal to the process of that rank in its fifth forward pass of training.
+``TINY_SIGNAL=SIGTERM:5:0`` in the environment sends that signal to the process of that rank in its fifth forward pass of training;
+``TINY_LARGE=100`` has blocks of 100 parameters sharded by themselves.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from boxwood.models.inference_config import TestConfig
 from boxwood.ops.losses import global_mean
 from boxwood.run_config import RunConfig, SGDConfig, TrainConfig
 from boxwood.structures import Batch, Categories, Detections, Sample, Target
+from boxwood.training import parallel
 
 SIDE = 32
+parallel.LARGE = int(os.environ.get("TINY_LARGE", parallel.LARGE))
 
 
 class TinyData(DatasetConfig):
