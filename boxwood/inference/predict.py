@@ -155,7 +155,7 @@ def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, in
         yield from call.predictions(files)
         return
     make_folder(folder)
-    names = {str(file) for file in files}
+    names = [str(file) for file in files]
     about = {"model": call.predictor.source, "score": call.score, "crops": call.crops, "pictures": call.draw}
     about |= {"overrides": list(call.overrides)} if call.overrides else {}
     # Input files that lie in the folder are not overwritten by drawings.
@@ -167,11 +167,11 @@ def _all_predictions(call: _Call, files: Sequence[Path], image_ids: dict[str, in
     with closing(Journal(folder / JOURNAL, about)) as call.journal:
         call.taken_names |= set(call.journal.pictures.values())
         call.crop_folders |= {Path(name).stem for name in call.journal.pictures.values() if call.crops}
-        yield from (_from_line(line) for line in call.journal.lines(names))
+        yield from (_from_line(line) for line in call.journal.lines(set(names)))
         yield from call.predictions(files)
-        _write_records(folder / "predictions.json", call.journal.lines(names))
+        _write_records(folder / "predictions.json", call.journal.lines_in_order(names))
         if image_ids is not None:
-            _write_coco(folder / "coco.json", call.journal.lines(names), image_ids, call.predictor.categories)
+            _write_coco(folder / "coco.json", call.journal.lines_in_order(names), image_ids, call.predictor.categories)
     (folder / JOURNAL).unlink()
 
 

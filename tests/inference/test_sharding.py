@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from PIL import Image
 
 from boxwood.errors import UserError
 from boxwood.inference.sharding import absorb, blocks_of_rank
-from boxwood.weights.file import save_weights
+from boxwood.weights.file import read_weights, save_weights
 from tests.inference.test_predictor import network, picture, run_config
+from tests.inference.test_video import encode, greys
 from tests.training.torchrun import ROOT
 
 
@@ -41,34 +44,92 @@ def test_journals_become_one_also_after_a_kill_between(tmp_path: Path) -> None:
     assert shard.exists()
 
 
-def _predict(folder: Path, out: str, processes: int) -> str:
+def _start(folder: Path, out: str, processes: int, *options: str) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    options = ["predict", "photos", "--model", "weights.safetensors", "--out", out, "--score", "0", "--batch", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "boxwood", *options],
+    fixed = ["predict", "photos", "--model", "weights.safetensors", "--out", out, "--score", "0", "--batch", "2"]
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "boxwood", *fixed, *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.replace(out, "OUT")
 
 
-@pytest.mark.slow
-def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
+def _predict(folder: Path, out: str, processes: int, *options: str, status: int = 0) -> str:
+    process = _start(folder, out, processes, *options)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    return printed.replace(out, "OUT")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with weights, and pictures in ``photos``."""
     config = run_config()
     model = network(config)
     save_weights(tmp_path / "weights.safetensors", model.state_dict(), config, model.categories)
     (tmp_path / "photos").mkdir()
     for number in range(7):
-        Image.fromarray(picture(60 + 8 * number, 80, number)).save(
-            tmp_path / "photos" / f"{number // 2}.{('png', 'bmp')[number % 2]}"
-        )
-    printed = _predict(tmp_path, "one", 1)
-    expected = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+        name = f"{number // 2}.{('png', 'bmp')[number % 2]}"
+        Image.fromarray(picture(60 + 8 * number, 80, number)).save(tmp_path / "photos" / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_files_of_one(photos: Path) -> None:
+    printed = _predict(photos, "one", 1)
+    expected = _files(photos / "one")
     assert len(json.loads(expected["predictions.json"])) > 7
-    assert _predict(tmp_path, "two", 2) == printed
-    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == expected
+    assert _predict(photos, "two", 2) == printed
+    assert _files(photos / "two") == expected
+
+
+@pytest.mark.slow
+def test_videos_crops_and_coco_results_of_two_processes_are_those_of_one(photos: Path) -> None:
+    for number in range(2):
+        encode(photos / "photos" / f"walk{number}.mp4", greys(5 + number))
+    printed = _predict(photos, "one", 1, "--crops")
+    expected = _files(photos / "one")
+    assert {"walk0.mp4", "walk1.mp4"} <= expected.keys() and any(name.startswith("crops") for name in expected)
+    assert _predict(photos, "two", 2, "--crops") == printed
+    assert _files(photos / "two") == expected
+
+    for video in (photos / "photos").glob("*.mp4"):
+        video.unlink()
+    images = []
+    for index, path in enumerate(sorted((photos / "photos").iterdir())):
+        with Image.open(path) as image:
+            images.append({"id": 10 + index, "file_name": path.name, "height": image.height, "width": image.width})
+    names = read_weights(photos / "weights.safetensors").categories.names
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(names)]
+    (photos / "images.json").write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+    for out, processes in (("coco1", 1), ("coco2", 2)):
+        _predict(photos, out, processes, "--coco", "images.json")
+    assert _files(photos / "coco1") == _files(photos / "coco2")
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_all_and_the_next_call_resumes(photos: Path) -> None:
+    """The rank is killed as soon as its journal has a line; then one process does the rest."""
+    for number in range(100, 140):  # enough that some are left
+        Image.fromarray(picture(96, 128, number)).save(photos / "photos" / f"{number}.png")
+    _predict(photos, "one", 1)
+    process = _start(photos, "two", 2)
+    end = time.monotonic() + 60
+    while not any(path.read_bytes().count(b"\n") > 1 for path in photos.glob("two/*rank1.jsonl")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0, errors
+    assert not (photos / "two" / "predictions.json").exists()
+    _predict(photos, "two", 1)
+    assert _files(photos / "two") == _files(photos / "one")
