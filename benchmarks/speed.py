@@ -386,6 +386,23 @@ def bench_training(repeats: int) -> Iterator[Row]:
         yield row(f"training step, {name} R50-FPN, 2 x {size[0]}x{size[1]}", "torchvision", *seconds, "")
 
 
+def bench_light(repeats: int) -> Iterator[Row]:
+    """A training step of the light recipes, which have no peer: four images with eight instances each, by the functions that
+    `boxwood train` calls."""
+    for recipe in ("faster_rcnn_mobilenetv2_fpn", "mask_rcnn_mobilenetv2_fpn"):
+        config = resolve(recipe)
+        settings = config.train.model_copy(update={"device": "cpu", "weights": None, "batch_size": 4})
+        optimizer = config.optim.model_copy(update={"lr": 1e-5, "reference_batch_size": 4})
+        model = without_pretrained(config.model)
+        config = config.model_copy(update={"model": model, "train": settings, "optim": optimizer})
+        categories = Categories(tuple(range(8)), tuple(f"class {index}" for index in range(8)))
+        state = start(config, Path("unused"), torch.device("cpu"), categories, None, {})
+        batch, _, _ = training_case("Mask R-CNN" if "mask" in recipe else "Faster R-CNN", 4, 8, (320, 448))
+        batches = itertools.repeat(batch)
+        seconds, _ = take_turns(lambda state=state, batches=batches: update(state, batches), lambda: None, repeats)  # type: ignore[misc]
+        yield {"what": f"training step, {recipe}, 4 x 320x448", "ours": 1000 * seconds, "unit": "ms"}
+
+
 # ------------------------------------------------------------------------------------------------------------- operators
 
 
@@ -538,6 +555,7 @@ BENCHES: dict[str, Callable[[int], Iterable[Row]]] = {
     "loader": bench_loader,
     "ap": bench_ap,
     "training": bench_training,
+    "light": bench_light,
     "inference": bench_inference,
     "alone": bench_alone,
 }
