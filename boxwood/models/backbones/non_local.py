@@ -59,7 +59,7 @@ class NonLocalBlock(nn.Module):
         if pool == "behind":
             keys, values = halved(keys), halved(values)
         y = self._attended(*(features.flatten(2).mT for features in (queries, keys, values)))
-        mixed: Tensor = self.out(y.mT.reshape(*y.shape[:1], -1, *x.shape[-2:]))
+        mixed: Tensor = self.out(y.mT.reshape(y.shape[0], y.shape[2], *x.shape[-2:]))
         return x + mixed
 
     def _attended(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
