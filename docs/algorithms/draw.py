@@ -220,6 +220,28 @@ PICTURES = {
         {**FASTER, **KEYPOINT},
         (*WITH_RPN, *SECOND_STAGE_ARROWS, *KEYPOINT_ARROWS),
     ),
+    "non_local": Picture(
+        "Non-local block: theta, phi and g of a map, attention over all positions, added to the map",
+        {
+            "map": Box(0, 1, "data", "map of res4", ("B x C x H x W",)),
+            "theta": Box(1, 0, "learned", "theta", ("1 x 1, C to C / 2:", "each position asks")),
+            "phi": Box(1, 1, "learned", "phi, pooled", ("1 x 1, 2 x 2 max:", "what it is compared with")),
+            "g": Box(1, 2, "learned", "g, pooled", ("1 x 1, 2 x 2 max:", "what is read")),
+            "attention": Box(2, 1, "function", "attention", ("softmax of theta . phi,", "weighted sum of g")),
+            "out": Box(3, 1, "learned", "output, norm", ("1 x 1, C / 2 to C;", "its scale starts at 0")),
+            "sum": Box(4, 1, "function", "sum", ("with the map:", "B x C x H x W")),
+        },
+        (
+            Arrow("map", "theta"),
+            Arrow("map", "phi"),
+            Arrow("map", "g"),
+            Arrow("theta", "attention"),
+            Arrow("phi", "attention"),
+            Arrow("g", "attention"),
+            Arrow("attention", "out"),
+            Arrow("out", "sum"),
+        ),
+    ),
     "retinanet": Picture(
         "RetinaNet: backbone, pyramid, two towers over every anchor, detections",
         {
