@@ -19,6 +19,7 @@ from PIL import Image
 import boxwood as package
 from boxwood.models.backbones import check_backbone
 from boxwood.weights import read_weights
+from examples.non_local_block import PlainWithBlockConfig
 from examples.own_backbone import PlainConfig
 from tests.conftest import Boxwood, tiny
 
@@ -45,6 +46,7 @@ def test_every_example_is_short_and_tested() -> None:
         assert path.stem in tests.replace(".py", ""), path
     assert {path.stem for path in EXAMPLES} >= {
         "evaluate",
+        "non_local_block",
         "predict",
         "own_backbone",
         "own_dataset",
@@ -74,6 +76,23 @@ def test_own_backbone(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     assert boxwood("train", "examples.own_backbone:recipe", "model.backbone.widht=1").err == (
         "boxwood: unknown key 'model.backbone.widht' (did you mean 'model.backbone.width'?)\n"
     )
+
+
+def test_non_local_block(boxwood: Boxwood, shapes: Path, trained: Path, tmp_path: Path) -> None:
+    """A block in a trained network, whose log names it, and a block in a user-defined backbone."""
+    arguments = [*tiny(shapes), f"train.weights={trained}", "--out", tmp_path / "continued"]
+    outcome = boxwood("train", "examples.non_local_block:continued", *arguments)
+    assert outcome.status == 0, outcome.err
+    assert outcome.err.count("they start as the identity: backbone.layer3.non_local1\n") == 1
+
+    config = PlainWithBlockConfig()
+    config.block.norm = "gn"
+    check_backbone(config.build())
+    overrides = [*without(("model.mask_head",), tiny(shapes)), "model.backbone.depth=1", "model.backbone.block.pool=null"]
+    outcome = boxwood("train", "examples.non_local_block:recipe", *overrides, "--out", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    block: Any = package.load(tmp_path / "run").model.backbone.non_local  # type: ignore[union-attr]  # an nn.Module's member
+    assert block.config.pool is None and block.g.in_channels == 128 and block.out.norm.weight.any()
 
 
 def test_own_head(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from boxwood import safe_pickle
 from boxwood.errors import UserError
 from boxwood.interop.state_dict import Report, Rules, collect, finish, ratio_by_ratio, split_name, their_name
 from boxwood.models.backbones import ResNetConfig
+from boxwood.models.backbones.non_local import missing_blocks
 from boxwood.models.backbones.resnet import BLOCKS
 from boxwood.models.config import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 
@@ -63,14 +64,15 @@ def read_detectron(path: Path) -> DetectronFile:
 def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> tuple[dict[str, Tensor], Report]:
     """The state dict of ``model``, which was built from ``config``, from Detectron's blobs.
 
-    A file without any blob of a head is a backbone: the other tensors keep the values of ``model``. Raises `UserError` where blobs
-    are missing or of another shape; it names them.
+    A file without any blob of a head is a backbone: the other tensors keep the values of ``model``, and so do non-local blocks,
+    which Detectron had not. Raises `UserError` where blobs are missing or of another shape; it names them.
     """
+    blocks = [name for tensors in missing_blocks(model, {}).values() for name in tensors]
     rules = _rules(config)
     # A blob may be of float16, or memory-mapped.
     theirs = {name: torch.from_numpy(np.array(blob, dtype=np.float32)) for name, blob in blobs.items() if blob.dtype.kind in "fiu"}
     collected = collect(
-        model.state_dict(),
+        (name for name in model.state_dict() if name not in blocks),
         theirs,
         lambda name: _blobs_of(name, rules, config),
         lambda value, module: arrange(value, module, config),
@@ -82,7 +84,9 @@ def convert(blobs: Blobs, model: nn.Module, config: ModelConfig, where: str) -> 
     if all(map(_is_backbone, collected.matched)) and not any(map(_is_backbone, missing.keys() - excused)):
         excused = set(missing)
     trained = {name for name in blobs if f"{name}_momentum" in blobs}
-    return finish(model, collected, blobs, where, lambda name: _harmless(name, blobs[name], trained), excused)
+    state, report = finish(model, collected, blobs, where, lambda name: _harmless(name, blobs[name], trained), excused)
+    report.initialised += blocks
+    return state, report
 
 
 def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from boxwood.config import differences
 from boxwood.interop.open_weights import open_weights
+from boxwood.models.backbones.non_local import missing_blocks
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories
 from boxwood.weights.file import SavedWeights, load_state
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:
     """Load ``train.weights``. The outputs of a class are those of the class of the same name in the file; a class that the file
     lacks is randomly initialised, and so is all but the backbone where the file holds a backbone alone
-    (``detectron/imagenet/R-50``). The log says so, class by class."""
+    (``detectron/imagenet/R-50``), and non-local blocks that the file lacks. The log says so, class by class."""
     assert config.train.weights is not None
     where = f"train.weights={config.train.weights}"
     opened = open_weights(config.train.weights, config)
@@ -33,7 +34,11 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
         logger.info("%s: a backbone; %d other tensors are randomly initialised", where, len(state) - len(backbone))
         return
     saved = _by_class_name(saved, categories, where, config.train.seed)
-    initialised = load_state(model, saved.state, saved_classes=len(saved.categories), where=where)
+    blocks = missing_blocks(model, saved.state)
+    if blocks:
+        logger.info("%s: has no weights of the non-local blocks; they start as the identity: %s", where, ", ".join(blocks))
+    new = {name: value for tensors in blocks.values() for name, value in tensors.items()}
+    initialised = load_state(model, {**saved.state, **new}, saved_classes=len(saved.categories), where=where)
     if initialised:
         logger.warning(
             "%s: has %d classes, data.train has %d, and no name is the same; these tensors are randomly initialised: %s",
@@ -43,6 +48,8 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
             ", ".join(initialised),
         )
     for key, theirs, ours in differences(saved.config.model, config.model):
+        if blocks and key.endswith(".non_local") and theirs is None:
+            continue  # logged above
         logger.warning("%s: trained with model.%s = %r, this run has %r", where, key, theirs, ours)
 
 

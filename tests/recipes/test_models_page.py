@@ -11,7 +11,7 @@ from boxwood.recipes import demo, small
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 NAMES = [recipe.__name__ for recipe in recipes.RECIPES]
-NOTES = {"gn": "group norm", "gn_scratch": "group norm, from random weights"}
+NOTES = {"gn": "group norm", "gn_scratch": "group norm, from random weights", "nl": "non-local"}
 """Notes that a model's title does not contain, by a part of the recipe's name."""
 
 
@@ -28,7 +28,7 @@ def published(name: str) -> str:
 
 def row(name: str) -> str:
     config: Any = getattr(recipes, name)()
-    note = NOTES.get("_".join(part for part in name.split("_") if part in ("gn", "scratch")))
+    note = NOTES.get("_".join(part for part in name.split("_") if part in ("gn", "scratch", "nl")))
     algorithm, backbone = config.model.title.split(", ")
     cells = [
         f"`{name}`",

@@ -128,6 +128,13 @@ def test_training_starts_from_an_imagenet_backbone(site: Site, tmp_path: Path) -
     assert torch.equal(after["backbone.conv1.conv.weight"], torch.from_numpy(blobs["conv1_w"]).flip(1))
     assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("backbone."))
 
+    config = resolve("detectron/e2e_faster_rcnn_R-50-FPN_1x", ["model.backbone.non_local.norm=gn"])
+    model = config.model.build(categories, config.test)
+    before = {name: value.clone() for name, value in model.state_dict().items() if ".non_local5." in name}
+    load_initial_weights(model, config, categories)
+    assert len(before) == 9 and all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert torch.equal(model.state_dict()["backbone.layer3.5.conv3.conv.weight"], after["backbone.layer3.5.conv3.conv.weight"])
+
 
 def test_an_imagenet_backbone_is_no_detector(site: Site, tmp_path: Path) -> None:
     write(tmp_path / "R-50.pkl", random_blobs({"conv1_w": (64, 3, 7, 7)}), None)

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from boxwood.models.backbones.config import (
         BackboneConfig,
         MobileNetV2Config,
+        NonLocalConfig,
+        NonLocalStagesConfig,
         ResNetConfig,
         TimmConfig,
         VGG16Config,
         VGGCNNM1024Config,
     )
     from boxwood.models.backbones.mobilenet import MobileNetV2
+    from boxwood.models.backbones.non_local import NonLocalBlock
     from boxwood.models.backbones.resnet import ResNet
     from boxwood.models.backbones.timm_backbone import TimmBackbone
     from boxwood.models.backbones.vgg import VGG16, VGGCNNM1024
@@ -28,6 +31,9 @@ __all__ = [
     "ConvNorm",
     "MobileNetV2",
     "MobileNetV2Config",
+    "NonLocalBlock",
+    "NonLocalConfig",
+    "NonLocalStagesConfig",
     "ResNet",
     "ResNetConfig",
     "TimmBackbone",
@@ -48,12 +54,15 @@ __getattr__ = lazy_names(
         "config": (
             "BackboneConfig",
             "MobileNetV2Config",
+            "NonLocalConfig",
+            "NonLocalStagesConfig",
             "ResNetConfig",
             "TimmConfig",
             "VGG16Config",
             "VGGCNNM1024Config",
         ),
         "mobilenet": ("MobileNetV2",),
+        "non_local": ("NonLocalBlock",),
         "resnet": ("ResNet",),
         "timm_backbone": ("TimmBackbone",),
         "vgg": (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from boxwood.config import Component
+from boxwood.config import Component, Config
 
 if TYPE_CHECKING:
     from boxwood.models.backbones.backbone import Backbone
@@ -21,6 +21,8 @@ __all__ = [
     "Cells",
     "Layers",
     "MobileNetV2Config",
+    "NonLocalConfig",
+    "NonLocalStagesConfig",
     "Norm",
     "ResNetConfig",
     "TimmConfig",
@@ -61,6 +63,48 @@ class BackboneConfig(Component):
         """The backbone, with pretrained weights where the configuration names them."""
 
 
+class NonLocalConfig(Config):
+    """A non-local block (Wang et al., 2018), which starts as the identity; formulas are in `boxwood.models.backbones.non_local`."""
+
+    pairwise: Literal["embedded_gaussian", "gaussian", "dot_product"] = "embedded_gaussian"
+    """The weight of one position in the output of another: a softmax of products of two projections, a softmax of products of the
+    features themselves, or products of two projections divided by the number of positions."""
+    scale: bool = True
+    """Divide the products ahead of the softmax by the square root of their number of channels, as the authors' released code does;
+    the paper's formula does not."""
+    pool: Literal["behind", "ahead"] | None = "behind"
+    """Halve the resolution of the positions that are read, by 2x2 max pooling: behind the projections (the paper), ahead of them
+    (the authors' released code), or not at all."""
+    norm: Literal["bn", "sync_bn", "gn", "scale"] = "gn"
+    """Behind the last convolution: a normalisation whose scale starts at 0, or (``scale``) a learnt scale per channel alone that
+    starts at 0."""
+
+    @field_validator("norm", mode="before")
+    @classmethod
+    def _refuse_frozen(cls, norm: Any) -> Any:
+        if norm == "frozen_bn":
+            raise ValueError(
+                "is frozen_bn, whose scale would stay 0, so that the block would never learn; choose sync_bn, bn, gn or scale"
+            )
+        return norm
+
+
+class NonLocalStagesConfig(NonLocalConfig):
+    """Non-local blocks in the stages of a ResNet: by default the paper's one, before the last residual block of res4.
+
+    Positions are those of ``list.insert``: 0 is before the stage's first residual block, -1 before its last, and the number of its
+    residual blocks behind its last. The blocks are trained also where ``frozen_stages`` freezes their stage.
+    """
+
+    norm: Literal["bn", "sync_bn", "gn", "scale"] = "sync_bn"
+    res3: tuple[int, ...] = ()
+    """Positions in layer2 (stride 8)."""
+    res4: tuple[int, ...] = (-1,)
+    """Positions in layer3 (stride 16)."""
+    res5: tuple[int, ...] = ()
+    """Positions in layer4."""
+
+
 class ResNetConfig(BackboneConfig):
     """A ResNet or ResNeXt backbone that returns layer1 .. layer4, or layer1 .. layer3 with layer4 as its tail.
 
@@ -87,6 +131,8 @@ class ResNetConfig(BackboneConfig):
     """How many stages are not trained: 0 none, 1 the stem, 2 the stem and layer1 (Detectron's FREEZE_AT 2), ... 5 all."""
     weights: str | None = "IMAGENET1K_V1"
     """A member of torchvision's weights enum for this network; None starts from random weights."""
+    non_local: NonLocalStagesConfig | None = None
+    """Non-local blocks between the residual blocks; None for none."""
 
     @property
     def title(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from boxwood.errors import UserError
 from boxwood.models.backbones.backbone import Backbone, ConvNorm, imagenet_weights, make_norm
 from boxwood.models.backbones.config import Norm, ResNetConfig
+from boxwood.models.backbones.non_local import insert_blocks
 
 __all__ = ["ResNet", "from_torchvision"]
 
@@ -56,6 +57,8 @@ class ResNet(Backbone):
             self.load_state_dict(from_torchvision(published), strict=config.norm != "gn")
         for part in [self.conv1, self.layer1, self.layer2, self.layer3, self.layer4][: config.frozen_stages]:
             part.requires_grad_(False)
+        if config.non_local is not None:
+            insert_blocks(self, config.non_local)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = F.relu(self.conv1(images), inplace=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from boxwood.config import Component
-from boxwood.models.backbones.config import Cells, Layers, Norm, Width
+from boxwood.models.backbones.config import Cells, Layers, NonLocalConfig, Norm, Width
 
 if TYPE_CHECKING:
     from boxwood.models.heads.head import RoIHead
@@ -135,6 +137,21 @@ class ConvKeypointHeadConfig(KeypointHeadConfig):
 
     convs: Layers = 8
     width: Width = 512
+    non_local: NonLocalConfig | None = None
+    """A non-local block after every second convolution (Wang et al., 2018); None for none."""
+
+    @model_validator(mode="after")
+    def _check_non_local(self) -> Self:
+        if self.non_local is None:
+            return self
+        if self.non_local.norm in ("bn", "sync_bn"):
+            raise ValueError(
+                f"non_local.norm={self.non_local.norm}: statistics over regions would contain those that only fill up a batch; "
+                "choose gn or scale"
+            )
+        if self.convs < 2:
+            raise ValueError(f"convs={self.convs}: a non-local block stands after every second convolution, so there would be none")
+        return self
 
     def build(self, channels: int) -> RoIHead:
         from boxwood.models.heads.keypoint import ConvKeypointHead

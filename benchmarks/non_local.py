@@ -1,0 +1,143 @@
+"""A task that needs far context, with and without a non-local block: does AP rise?
+
+    python benchmarks/non_local.py                        # three seeds, six trainings
+    python benchmarks/non_local.py --seeds 0 --keep DIR   # pictures and runs stay in DIR
+
+Each generated picture is a wide strip with grey discs at one end and a lamp at the other. The class of the discs is the colour of
+the lamp; nothing else in the picture depends on it. A ResNet-18 up to res4, of a quarter of its width, reads 105 pixels around a
+cell, and the lamp is farther from every disc than that, so without a block all four classes are guesses. The block is the default
+one, before the last residual block of res4. Both networks have the same data, seed, schedule and evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+import boxwood
+from boxwood.data import CocoConfig, DataConfig, HorizontalFlip
+from boxwood.models import RCNNConfig
+from boxwood.models.backbones import NonLocalStagesConfig, ResNetConfig
+from boxwood.models.config import RoIConfig, RPNConfig
+from boxwood.models.heads import AverageHeadConfig
+from boxwood.run_config import AdamWConfig, CosineScheduleConfig, RunConfig, TrainConfig
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230), "yellow": (230, 210, 40)}
+"""The classes, and the colours of the lamps."""
+HEIGHT, WIDTH = 64, 448
+DISCS_END, LAMPS_START = 112, 336
+"""Discs lie left of the one, lamps right of the other; half of the pictures are mirrored in training."""
+
+
+def write_strips(folder: Path, split: str, count: int, rng: np.random.Generator) -> None:
+    """``count`` pictures in ``folder/split``, and their boxes in ``folder/split.json`` as COCO has them."""
+    (folder / split).mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(count):
+        label = number % len(COLOURS)
+        noise = rng.normal(120, 8, (HEIGHT, WIDTH, 3)).clip(0, 255).astype(np.uint8)
+        picture = Image.fromarray(noise)
+        draw = ImageDraw.Draw(picture)
+        side = int(rng.integers(34, 49))
+        x, y = int(rng.integers(LAMPS_START, WIDTH - side)), int(rng.integers(0, HEIGHT - side))
+        draw.rectangle((x, y, x + side, y + side), fill=tuple(COLOURS.values())[label])
+        for place in range(2):
+            radius, tone = int(rng.integers(9, 15)), int(rng.choice([30, 60, 190, 220]))
+            x = int(rng.integers(place * 56, place * 56 + 56 - 2 * radius))
+            y = int(rng.integers(0, HEIGHT - 2 * radius))
+            draw.ellipse((x, y, x + 2 * radius - 1, y + 2 * radius - 1), fill=(tone, tone, tone))
+            box = [x, y, 2 * radius, 2 * radius]
+            annotations.append({"id": len(annotations) + 1, "image_id": number + 1, "category_id": label + 1, "bbox": box,
+                                "area": box[2] * box[3], "iscrowd": 0})  # fmt: skip
+        picture.save(folder / split / f"{number:04}.png")
+        images.append({"id": number + 1, "file_name": f"{number:04}.png", "width": WIDTH, "height": HEIGHT})
+    categories = [{"id": index, "name": name} for index, name in enumerate(COLOURS, start=1)]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(coco))
+
+
+def recipe(folder: Path, seed: int, steps: int, non_local: NonLocalStagesConfig | None) -> RunConfig:
+    """Faster R-CNN on res4, with res5 as the head of a region, from random weights. In evaluation batch norm carries nothing across
+    a picture, as group norm would."""
+    sets = {split: CocoConfig(annotations=str(folder / f"{split}.json"), images=str(folder / split)) for split in ("train", "val")}
+    sets["train"].transforms = (HorizontalFlip(p=0.5),)
+    return RunConfig(
+        model=RCNNConfig(
+            backbone=ResNetConfig(
+                depth=18, width=16, norm="bn", last_stage="tail", frozen_stages=0, weights=None, non_local=non_local
+            ),
+            fpn=None,
+            rpn=RPNConfig(
+                anchor_sizes=((24.0,),),
+                anchor_ratios=(1.0,),
+                train_candidates=60,
+                train_proposals=32,
+                test_candidates=60,
+                test_proposals=20,
+            ),
+            rois=RoIConfig(samples_per_image=16, positive_fraction=0.5),
+            box_head=AverageHeadConfig(resolution=7),
+        ),
+        data=DataConfig(train=sets["train"], val=sets["val"], workers=0),
+        optim=AdamWConfig(lr=2e-3, schedule=CosineScheduleConfig(), warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
+        train=TrainConfig(steps=steps, batch_size=8, seed=seed, eval_every=0, checkpoint_every=steps, log_every=20, device="cpu"),
+    )
+
+
+def pixels_seen(config: RunConfig) -> int:
+    """How many pixels left or right of the centre of a cell of the map change the cell, at most."""
+    assert isinstance(config.model, RCNNConfig)
+    backbone = config.model.backbone.build().eval().double()
+    image = torch.randn(1, 3, HEIGHT, WIDTH, dtype=torch.float64, requires_grad=True)
+    column = WIDTH // 32
+    backbone(image)[-1][..., column].sum().backward()
+    assert image.grad is not None
+    columns = image.grad.abs().amax(dim=(0, 1, 2)).nonzero().flatten()
+    return int((columns - 16 * column).abs().max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--images", type=int, nargs=2, default=[240, 80], metavar=("TRAIN", "VAL"))
+    parser.add_argument("--keep", type=Path, help="an empty folder for the pictures and runs")
+    arguments = parser.parse_args()
+    networks = {"without": None, "one block": NonLocalStagesConfig()}
+    rows: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for seed in arguments.seeds:
+            folder = (arguments.keep or Path(temporary)) / f"seed{seed}"
+            rng = np.random.default_rng(seed)
+            for split, count in zip(("train", "val"), arguments.images, strict=True):
+                write_strips(folder, split, count, rng)
+            rows.append({})
+            for name, non_local in networks.items():
+                config, start = recipe(folder, seed, arguments.steps, non_local), time.perf_counter()
+                seen = pixels_seen(config)
+                metrics = boxwood.train(config, folder / f"run {name}")["bbox"]
+                rows[-1][name] = metrics["AP"]
+                seconds = time.perf_counter() - start
+                print(f"seed {seed}, {name}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}, {seconds:.0f} s; a cell sees "
+                      f"{seen} pixels to a side, lamps are {LAMPS_START - DISCS_END} or more away", flush=True)  # fmt: skip
+    print(f"\n{'seed':8}" + "".join(f"{name:>12}" for name in networks) + f"{'difference':>12}")
+    for seed, row in zip([*arguments.seeds, "mean"], [*rows, mean_of(rows)], strict=True):
+        print(f"{seed!s:8}" + "".join(f"{value:12.3f}" for value in row.values()) + f"{row['one block'] - row['without']:12.3f}")
+
+
+def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    main()
