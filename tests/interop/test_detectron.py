@@ -135,6 +135,7 @@ TEST: {DATASETS: [coco_2014_minival], SCALE: 800, MAX_SIZE: 1333}
 """Keys of the second stage of Learning to Segment Every Thing, with masks half as fine, so that its largest layer is small."""
 
 
+@pytest.mark.slow
 def test_weights_of_learning_to_segment_every_thing(tmp_path: Path) -> None:
     """The transfer function and the branch for all classes are recognised; the kernels are those of the blobs in Caffe2's order."""
     blobs = random_blobs(network(masks=True, proposes=False))
@@ -166,14 +167,14 @@ def test_weights_of_learning_to_segment_every_thing(tmp_path: Path) -> None:
             "box",
             3,
         ),
-        ({"mask_fcn_logits_w": (1, 256, 1, 1), "mask_fcn_logits_b": (1,)}, None, 1),
+        ({"mask_fcn_logits_w": (1, 256, 1, 1)}, None, 1),
     ],
 )
 def test_variants_of_the_mask_head_are_recognised(shapes: dict[str, tuple[int, ...]], inputs: str | None, layers: int) -> None:
     blobs = random_blobs(network(masks=True))
     del blobs["mask_fcn_logits_w"], blobs["mask_fcn_logits_b"]
     biases = {name.removesuffix("_w") + "_b": shape[:1] for name, shape in shapes.items()}
-    blobs |= random_blobs(shapes | biases)
+    blobs |= random_blobs({**shapes, **biases})
     config = with_mask_head(resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x").model, blobs)
     head = config.mask_head  # type: ignore[attr-defined]  # of RCNNConfig
     assert isinstance(head, MaskXHeadConfig) and (head.inputs, head.layers, head.mlp_branch) == (inputs, layers, False)
