@@ -36,6 +36,7 @@ import boxwood
 from boxwood.data import CocoConfig, DataConfig, HorizontalFlip
 from boxwood.data.synthetic.shapes import CLASSES as SHAPES
 from boxwood.data.synthetic.shapes import write_shapes
+from boxwood.evaluation.measures import CocoEvaluatorConfig
 from boxwood.models import RCNNConfig
 from boxwood.models.heads import ConvMaskHeadConfig, MaskHeadConfig, MaskXHeadConfig
 from boxwood.recipes import demo_shapes
@@ -153,7 +154,7 @@ def run_of(folder: Path, data: str, direction: str, head: str, seed: int, steps:
         val=CocoConfig(annotations=str(folder / "val.json"), images=str(folder / "val")),
         workers=0,
     )
-    config.evaluator = boxwood.evaluation.CocoEvaluatorConfig(mask_classes=SPLITS[data][DIRECTIONS.index(direction)])
+    config.evaluator = CocoEvaluatorConfig(mask_classes=SPLITS[data][DIRECTIONS.index(direction)])
     config.train.steps, config.train.seed, config.train.device = steps, seed, "cpu"
     config.train.checkpoint_every = config.train.log_every = steps
     return config

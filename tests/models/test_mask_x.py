@@ -24,6 +24,7 @@ from boxwood.models.tasks.mask import mask_loss
 from boxwood.models.tasks.mask_x import TransferFunction, detector_weights
 from boxwood.ops.masks import mask_targets, rasterize_polygons
 from boxwood.structures import Batch, Categories
+from tests.models.test_export import Program, instances_of
 from tests.models.toys import ARCHITECTURES, CATEGORIES, TEST, batch, build
 
 FACTS = Path(__file__).parents[1] / "facts" / "mask_x"
@@ -227,6 +228,20 @@ def test_kernels_are_folded_into_a_convolution_for_inference() -> None:
     assert before.valid.any()
     torch.testing.assert_close(after.fields["masks"], before.fields["masks"], rtol=1e-5, atol=1e-5)
     assert prepare(fused) is fused
+
+
+@pytest.mark.slow
+def test_the_fused_network_is_exported_without_the_transfer_function() -> None:
+    data = batch([(96, 128)])
+    with torch.no_grad():
+        expected = instances_of(build("mask_x_rcnn_fpn")(data))
+        program = torch.export.export(Program(prepare(build("mask_x_rcnn_fpn"))), (data.images, data.sizes), strict=False)
+        got = program.module()(data.images, data.sizes)
+    assert "model.mask_logits.weight" in program.state_dict
+    assert not [name for name in program.state_dict if "transfer" in name]
+    rows = expected["valid"]
+    assert rows.any() and torch.equal(got["valid"], rows)
+    torch.testing.assert_close(got["masks"][rows], expected["masks"][rows], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("inputs", "length"), [("cls", 24), ("box", 96), ("cls+box", 120)])
