@@ -81,8 +81,9 @@ class ParameterRule(Config):
 
     pattern: str
     """A glob on the names in the state dict: ``backbone.layer1.*``. ``*`` matches dots too, ``?`` one character."""
-    lr: float = Field(1.0, gt=0)
-    """Multiplies the learning rate that the parameters would have without the rule."""
+    lr: float = Field(1.0, ge=0)
+    """Multiplies the learning rate that the parameters would have without the rule; 0 freezes them: they have no
+    gradient, and batch norms keep their statistics."""
     weight_decay: float | None = Field(None, ge=0)
     """Replaces their weight decay, that of biases and normalisation layers too; None leaves it."""
 

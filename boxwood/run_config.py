@@ -13,13 +13,13 @@ A recipe is a function that returns one. It is saved beside every run and inside
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from boxwood.config import Config
 from boxwood.data import DataConfig
-from boxwood.evaluation.measures import EvaluatorConfig
+from boxwood.evaluation.measures import CocoEvaluatorConfig, EvaluatorConfig, Measure, choose_measure
 from boxwood.loggers import LoggerConfig
 from boxwood.models import ModelConfig, TestConfig
 from boxwood.optimizer_config import (
@@ -31,6 +31,9 @@ from boxwood.optimizer_config import (
     SGDConfig,
     StepScheduleConfig,
 )
+
+if TYPE_CHECKING:
+    from boxwood.structures import Categories
 
 __all__ = [
     "AdamWConfig",
@@ -93,3 +96,20 @@ class RunConfig(Config):
     test: TestConfig = Field(default_factory=TestConfig)
     evaluator: EvaluatorConfig | None = None
     """By which rules detections are scored, and which weights are the best. None: COCO's AP, of an RPN alone its average recall."""
+
+    def measure(self, other: Measure | None = None, categories: Categories | None = None) -> EvaluatorConfig:
+        """The rules of ``evaluator``, or of ``other``; for COCO's, whose masks teach is as ``data.train.mask_classes`` says.
+
+        ``categories`` are the detector's classes: other data sets may have other ids for them. Raises `UserError` as
+        `choose_measure`, and where a file of classes cannot be read or a class is unknown.
+        """
+        measure = choose_measure(other or self.evaluator, self.model.class_agnostic)
+        if not isinstance(measure, CocoEvaluatorConfig):
+            return measure
+        classes = measure.mask_classes or getattr(self.data.train, "mask_classes", None)
+        if classes is None or categories is None:
+            return measure
+        from boxwood.data.mask_classes import listed_classes  # which needs torch
+
+        labels = categories.labels_of(listed_classes(classes), "data.train.mask_classes")
+        return measure.model_copy(update={"mask_classes": tuple(categories.names[label] for label in labels)})

@@ -14,7 +14,7 @@ sees it; detections are in the pixels of the original image.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -97,6 +97,30 @@ class Categories:
     def index(self) -> dict[int, int]:
         """Label of each category id."""
         return {category: label for label, category in enumerate(self.ids)}
+
+    def labels_of(self, classes: Iterable[int | str], where: str) -> tuple[int, ...]:
+        """The labels of classes given by name or category id, in order; a name that several classes have stands for all of them.
+
+        Raises `UserError`, which begins with ``where`` and names all that are no classes of these.
+
+        >>> Categories((3, 7), ("cat", "dog")).labels_of(["dog", 3], "mask_classes")
+        (0, 1)
+        """
+        labels: set[int] = set()
+        unknown = []
+        for given in classes:
+            named = [label for label, name in enumerate(self.names) if name == given]
+            is_id = isinstance(given, int) or given.isdecimal()
+            if not named and is_id and int(given) in self.index:
+                named = [self.index[int(given)]]
+            labels.update(named)
+            unknown += [] if named else [str(given)]
+        if unknown:
+            more, others = (f" and {len(names) - 8} more" if len(names) > 8 else "" for names in (unknown, self.names))
+            raise UserError(
+                f"{where}: names unknown classes: {', '.join(unknown[:8])}{more}; name some of {', '.join(self.names[:8])}{others}"
+            )
+        return tuple(sorted(labels))
 
     def table(self) -> str:
         """One line per class: id, name, label."""

@@ -55,6 +55,7 @@ def test_every_example_is_short_and_tested() -> None:
         "own_optimizer",
         "own_task",
         "own_training_loop",
+        "some_masks",
     }
 
 
@@ -215,6 +216,17 @@ def test_own_measure(boxwood: Boxwood, trained: Path, shapes: Path, tmp_path: Pa
         "exact": pytest.approx(np.mean([e == 0 for e in errors])),
         "error": pytest.approx(np.mean(errors)),
     }
+
+
+def test_some_masks(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
+    overrides = without(("model.mask_head",), tiny(shapes))
+    outcome = boxwood("train", "examples.some_masks:recipe", *overrides, "--out", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    assert "masks of 3 of 6 classes teach: disc (" in outcome.err
+    outcome = boxwood("eval", tmp_path / "run")
+    assert outcome.status == 0 and "segm_without_masks" in outcome.out, outcome.err
+    diff = boxwood("config", "diff", "examples.some_masks:recipe", "examples.some_masks:baseline").out
+    assert [line for line in diff.splitlines() if line.startswith("model.")] == ['model.mask_head.inputs: "cls+box" -> null']
 
 
 def test_own_training_loop(

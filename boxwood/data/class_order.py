@@ -32,6 +32,7 @@ class ReorderedClasses:
 
     def __init__(self, dataset: Dataset, order: list[int]) -> None:
         self.dataset = dataset
+        self._order = order
         old = dataset.categories
         self.categories = replace(old, ids=tuple(old.ids[i] for i in order), names=tuple(old.names[i] for i in order))
         self._new_labels = torch.from_numpy(np.append(np.argsort(order), -1))  # the last is for regions without a class, -1
@@ -53,6 +54,12 @@ class ReorderedClasses:
         """How often each image occurs in an epoch; None: once."""
         repeats: NDArray[np.float64] | None = getattr(self.dataset, "repeats", None)
         return repeats
+
+    @property
+    def mask_counts(self) -> NDArray[np.int64] | None:
+        """(K, 2) of each class the instances that have a mask, and all instances; None where it is not known."""
+        counts: NDArray[np.int64] | None = getattr(self.dataset, "mask_counts", None)
+        return None if counts is None else counts[self._order]
 
     def to_coco(self) -> dict[str, Any]:
         """The ground truth, with the ids of the file."""

@@ -46,8 +46,10 @@ class CocoDataset:
     crowd regions: evaluation needs them, and RoI sampling excludes them from the negatives
     (`boxwood.models.second_stage.sample_rois`).
 
+    With ``mask_classes`` (names or category ids) instances of other classes have no mask, whatever the file says.
+
     Raises `UserError` where the file or the folder has errors (`boxwood.data.quality.checks`), and where the proposals do not
-    belong to these images.
+    belong to these images. So it does where ``mask_classes`` names an unknown class, or no mask is left.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class CocoDataset:
         value_range: ValueRange | None = None,
         proposals: str | Path | Sequence[str | Path] | None = None,
         proposal_limit: int | None = 2000,
+        mask_classes: Sequence[int | str] | None = None,
         repeat_threshold: float | None = None,
     ) -> None:
         self.file = read_annotations(annotations, images, split, holdout)
@@ -83,7 +86,8 @@ class CocoDataset:
         self.categories = categories_of(self.file)
         order = np.argsort(self.categories.ids)
         self._labels = order[np.searchsorted(np.array(self.categories.ids)[order], self.file.category_ids)]
-        self._has_masks = bool(self._usable_parts.any() or (self.file.mask_kinds > POLYGONS).any())
+        self._masks = self._used_masks(mask_classes)
+        self._has_masks = bool(self._masks.any())
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
         if value_range is None:
@@ -112,6 +116,14 @@ class CocoDataset:
         """The proposals of all images, where there are some."""
         return self._proposals
 
+    @property
+    def mask_counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(K, 2) of each class the instances that have a mask, and all instances; crowd regions are not counted."""
+        instances = self._usable & ~self.file.crowd & ~self.file.ignore
+        with_masks = instances & self._masks
+        counts = [np.bincount(self._labels[rows], minlength=len(self.categories)) for rows in (with_masks, instances)]
+        return np.stack(counts, axis=1)
+
     def to_coco(self) -> dict[str, Any]:
         """The images, annotations and categories of the file, with its ids."""
         return self.file.to_coco()
@@ -138,6 +150,22 @@ class CocoDataset:
             keypoint_flip=() if facts is None else facts.flip,
             proposals=None if proposals is None else torch.from_numpy(proposals),
         )
+
+    def _used_masks(self, mask_classes: Sequence[int | str] | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(A,) the annotations with a mask, of one of these classes. Raises `UserError` where classes leave none."""
+        counts = np.concatenate([[0], np.cumsum(self._usable_parts)])[self.file.parts]
+        masks: np.ndarray[Any, np.dtype[np.bool_]] = (np.diff(counts) > 0) | (self.file.mask_kinds > POLYGONS)
+        if mask_classes is None:
+            return masks
+        labels = self.categories.labels_of(mask_classes, f"{self.file.path}: mask_classes")
+        masks &= np.isin(self._labels, labels)
+        if not (masks & self._usable & ~self.file.crowd & ~self.file.ignore).any():
+            names = ", ".join(self.categories.names[label] for label in labels[:10]) or "it names none"
+            raise UserError(
+                f"{self.file.path}: mask_classes leaves no class that teaches masks ({names}): no instance of these has a "
+                "mask; name classes with masks"
+            )
+        return masks
 
     def _warn_of_deep_pixels(self) -> None:
         """Where the first image has more than 8 bits, though nothing says which value is white."""
@@ -193,6 +221,8 @@ class CocoDataset:
 
     def _segmentation(self, annotation: int) -> Polygons | Bitmap:
         file = self.file
+        if not self._masks[annotation]:
+            return Polygons([])
         if file.mask_kinds[annotation] <= POLYGONS:
             parts = range(int(file.parts[annotation]), int(file.parts[annotation + 1]))
             return Polygons(

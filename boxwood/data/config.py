@@ -64,6 +64,9 @@ class CocoConfig(DatasetConfig):
     without an RPN."""
     proposal_limit: int | None = Field(2000, ge=1)
     """The number of proposals of each image that are used, best first; None: all."""
+    mask_classes: str | tuple[int | str, ...] | None = None
+    """The classes whose masks teach, by name or category id: a list, ``voc`` or ``nonvoc`` for the classes of COCO that PASCAL VOC
+    has or lacks, or a text file with one class a line. Instances of other classes have boxes alone. None: every mask teaches."""
     repeat_threshold: float | None = Field(None, gt=0, le=1)
     """Images with a class that occurs in less than this fraction of all images are repeated in training; LVIS: 0.001
     (`boxwood.data.sampler.repeat_factors`)."""
@@ -82,6 +85,7 @@ class CocoConfig(DatasetConfig):
 
     def open(self) -> CocoDataset:
         from boxwood.data.coco import CocoDataset
+        from boxwood.data.mask_classes import listed_classes
 
         return CocoDataset(
             self.annotations,
@@ -93,6 +97,7 @@ class CocoConfig(DatasetConfig):
             holdout=self.holdout,
             proposals=self.proposals,
             proposal_limit=self.proposal_limit,
+            mask_classes=None if self.mask_classes is None else listed_classes(self.mask_classes),
             repeat_threshold=self.repeat_threshold,
         )
 

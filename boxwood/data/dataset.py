@@ -17,7 +17,8 @@ class Dataset(Protocol):
     """A sequence of untransformed samples. It is sent to worker processes, so keep its attributes small and flat.
 
     The optional attribute ``repeats``, an array (I,) float64 or None, is how often each image occurs in an epoch of training
-    (`boxwood.data.sampler.repeat_factors`).
+    (`boxwood.data.sampler.repeat_factors`). The optional attribute ``mask_counts``, an array (K, 2) int64 or None, is of each class
+    the number of instances with a mask, and of all instances; a training logs it.
     """
 
     categories: Categories

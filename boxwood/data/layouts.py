@@ -124,7 +124,11 @@ def _config(before: DatasetConfig, source: DataSource, holdout: Any) -> CocoConf
             f"{source.annotations}: no folder beside it has its pictures; in place of data=... set data.train.annotations, "
             "data.train.images, data.val.annotations and data.val.images"
         )
-    settings = ("keep_empty", "exif", "value_range", "proposal_limit", "repeat_threshold") if isinstance(before, CocoConfig) else ()
+    settings = (
+        ("keep_empty", "exif", "value_range", "proposal_limit", "mask_classes", "repeat_threshold")
+        if isinstance(before, CocoConfig)
+        else ()
+    )
     return CocoConfig(
         annotations=str(source.annotations),
         images=str(source.images),

@@ -77,6 +77,12 @@ class MixtureDataset:
             [np.ones(len(part)) if factors is None else factors for part, factors in zip(self.parts, repeats, strict=True)]
         )
 
+    @property
+    def mask_counts(self) -> NDArray[np.int64] | None:
+        """(K, 2) of each class the instances that have a mask, and all instances; None where a part does not know it."""
+        counts = [part_counts for part in self.parts if (part_counts := getattr(part, "mask_counts", None)) is not None]
+        return np.sum(counts, axis=0) if len(counts) == len(self.parts) else None
+
     def to_coco(self) -> dict[str, Any]:
         """The ground truth of all parts; annotations are numbered from 1. Raises `UserError` where two images have the same id."""
         trees = [part.to_coco() for part in self.parts]

@@ -153,7 +153,7 @@ class CopyPaste(DrawingTransform):
 
     Both samples have gone through the transforms before this one, usually `ScaleJitter` and `HorizontalFlip`. The data set needs
     masks: covered pixels are removed from the masks of the image's instances, boxes are updated, and instances that are covered
-    completely are dropped. Crowd regions are not pasted.
+    completely are dropped. Crowd regions and instances without a mask are not pasted.
     """
 
     short_kind: ClassVar[str] = "copy_paste"
@@ -173,11 +173,12 @@ class CopyPaste(DrawingTransform):
         other = draw()
         if other.size != sample.size:
             other = other.cropped(0, 0, sample.size)
-        pasted = other.select(~other.crowd & torch.from_numpy(rng.random(len(other.boxes)) < 0.5))
-        masks = pasted.fields.get("masks")
+        masks = other.fields.get("masks")
         if not isinstance(masks, Segmentations):
             raise UserError(f"data.train.transforms: {self.kind()} needs masks, and {other.file_name} has none; remove it")
-        paint = masks.pixels(sample.size)
+        has_mask = torch.tensor([item.extent() is not None for item in masks.items], dtype=torch.bool)
+        pasted = other.select(~other.crowd & has_mask & torch.from_numpy(rng.random(len(other.boxes)) < 0.5))
+        paint = pasted.fields["masks"].pixels(sample.size)  # type: ignore[attr-defined]  # of the same class
         image = torch.where(paint, other.image, sample.image)
         return sample.covered(paint, image, self.min_area).joined(pasted)
 

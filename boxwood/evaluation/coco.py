@@ -34,8 +34,11 @@ class CocoEvaluator(CollectingEvaluator):
     counts the best 20 detections of an image: AR20, and AR50 and AR75 at an OKS of 0.50 and 0.75. Then ``per_class``: AP of
     each task and ``count``, the number of true instances; ``max_detections``; and ``notes``, which explain numbers of -1 or 0.
 
+    With ``mask_classes``, names or ids of classes, the numbers of masks are there also of these classes alone,
+    ``segm_with_masks``, and of all others, ``segm_without_masks``: a model may have learnt masks from the former only.
+
     Raises `UserError` where the backend is not installed, an annotation has no box, or annotations differ in their number of
-    keypoints.
+    keypoints, or ``mask_classes`` names an unknown class.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class CocoEvaluator(CollectingEvaluator):
         categories: Categories,
         tasks: Sequence[str] = ("bbox", "segm", "keypoints"),
         max_detections: int = 100,
+        mask_classes: Sequence[int | str] | None = None,
         backend: Backend = "hotcoco",
     ) -> None:
         check_backend(backend)
@@ -54,6 +58,7 @@ class CocoEvaluator(CollectingEvaluator):
         self.tasks = tuple(tasks)
         self.max_detections = max_detections
         self.backend: Backend = backend
+        self.mask_labels = None if mask_classes is None else categories.labels_of(mask_classes, "mask_classes")
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -79,6 +84,8 @@ class CocoEvaluator(CollectingEvaluator):
             sigmas = self.categories.keypoints.sigmas if self.categories.keypoints is not None else ()
             curves = compare(self.truth, self.results, self.positions, task, task_limits, True, self.backend, sigmas)
             metrics[task] = summarize(curves, task_limits, best)
+            if task == "segm" and self.mask_labels is not None:
+                metrics |= self._divided(curves, task_limits, best)
             for row, ap in zip(per_class.values(), class_precision(curves, task_limits.index(best)), strict=True):
                 row[task] = ap
         for row, count in zip(per_class.values(), self.truth.counts(), strict=True):
@@ -86,7 +93,23 @@ class CocoEvaluator(CollectingEvaluator):
         metrics["per_class"] = per_class
         metrics["max_detections"] = self.max_detections
         metrics["notes"] = explain(self.truth, self.results, self.categories, metrics, self.max_detections)
+        if "segm_with_masks" in metrics:
+            names = [self.categories.names[label] for label in self.mask_labels or ()]
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            metrics["notes"].append(
+                f"segm_with_masks is the mean over the {len(names)} classes whose masks teach ({', '.join(names[:10])}{more}), "
+                "segm_without_masks over the others"
+            )
         return metrics
+
+    def _divided(self, curves: Curves, limits: list[int], limit: int) -> Metrics:
+        """The numbers of the classes with masks in training, and of the others."""
+        positions = [self.positions[label] for label in self.mask_labels or ()]
+        taught = np.isin(np.arange(1, curves[0].shape[2] + 1), positions)
+        parts = {"segm_with_masks": taught, "segm_without_masks": ~taught}
+        return {
+            name: summarize((curves[0][:, :, classes], curves[1][:, classes]), limits, limit) for name, classes in parts.items()
+        }
 
     def _has_keypoints(self) -> bool:
         """Whether the model predicts keypoints and the truth has as many."""

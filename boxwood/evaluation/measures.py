@@ -72,13 +72,18 @@ class CocoEvaluatorConfig(EvaluatorConfig):
 
     short_kind: ClassVar[str] = "coco"
 
+    mask_classes: tuple[int | str, ...] | None = None
+    """Classes, by name or category id, whose mask AP is given apart from that of the others. None: as ``data.train.mask_classes``
+    says."""
+
     def build(
         self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
     ) -> CollectingEvaluator:
         """``maxdets``: how many of an image's best detections of each class count; None: all, at least COCO's 100."""
         from boxwood.evaluation.coco import CocoEvaluator
 
-        return CocoEvaluator(truth, categories, max_detections=maxdets or max(100, detections_per_image))
+        limit = maxdets or max(100, detections_per_image)
+        return CocoEvaluator(truth, categories, max_detections=limit, mask_classes=self.mask_classes)
 
     def primary(self, metrics: Metrics) -> float:
         """AP of keypoints where it is known, else of masks, else of boxes."""

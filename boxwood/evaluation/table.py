@@ -19,6 +19,8 @@ WIDTH = 100
 HEADS = {
     "bbox": "box AP",
     "segm": "mask AP",
+    "segm_with_masks": "mask AP, classes whose masks teach",
+    "segm_without_masks": "mask AP, other classes",
     "keypoints": "keypoint AP",
     "voc": "VOC AP",
     "lvis_bbox": "LVIS box AP",
@@ -104,7 +106,7 @@ def table_of(name: str, metrics: Metrics) -> dict[str, float]:
 
     The column of AR names the limit of detections: 100 for boxes and masks by COCO's rule, 20 for keypoints.
     """
-    if name not in ("bbox", "segm", "keypoints"):
+    if name not in ("bbox", "segm", "segm_with_masks", "segm_without_masks", "keypoints"):
         return dict(metrics[name])
     columns = [column for column in COLUMNS if column in metrics[name]]  # there are no small keypoints
     return {column: metrics[name][column] for column in (*columns, _last_recall(name, metrics))}

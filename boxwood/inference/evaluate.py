@@ -227,8 +227,8 @@ class _Settings:
         )
 
 
-def _settings(config: RunConfig, measure: Measure | None) -> _Settings:
-    return _Settings(config.model.title, config.model.class_agnostic, config.test, measure or config.evaluator)
+def _settings(config: RunConfig, measure: Measure | None, categories: Categories) -> _Settings:
+    return _Settings(config.model.title, config.model.class_agnostic, config.test, config.measure(measure, categories))
 
 
 def _holds_configuration(source: str | Path) -> bool:
@@ -275,7 +275,7 @@ def _run_network(
         network = prepare(restore_model(saved, model=config.model, test=config.test, where=opened.source))
         set_fixed_shapes(network, device)
         model, transforms = augmented(network, config.data.val.transforms, config.test)
-        settings, workers = _settings(config, measure), config.data.workers
+        settings, workers = _settings(config, measure, saved.categories), config.data.workers
         return _measured(model, dataset, transforms, device, settings, workers, opened.source, out)
 
 
@@ -292,7 +292,7 @@ def _evaluate_in_memory(
     transforms = source.transforms if isinstance(source, Predictor) else data.transforms  # type: ignore[union-attr]  # checked
     kind = getattr(model, "config", None)
     if config is not None:
-        settings, workers = _settings(config, measure), config.data.workers
+        settings, workers = _settings(config, measure, cast(Categories, model.categories)), config.data.workers
     else:
         title, class_agnostic = type(model).__name__, False
         if isinstance(kind, ModelConfig):
@@ -334,7 +334,7 @@ def _score_file(
     """Score a file of detections; with ``select``, after the selection of ``test.*``."""
     dataset = _opened_data(config, data)
     coco = dataset.to_coco()
-    evaluator = _settings(config, measure).evaluator(coco, dataset.categories)
+    evaluator = _settings(config, measure, dataset.categories).evaluator(coco, dataset.categories)
     if isinstance(evaluator, ProposalEvaluator):
         evaluator.results = {i: ImageResults.of_proposals(*columns) for i, *columns in read_proposals(path).columns()}
     else:

@@ -23,7 +23,7 @@ from boxwood.inference.tta import augmented
 from boxwood.interop.open_weights import open_weights
 from boxwood.models.backbones import ConvNorm
 from boxwood.models.convolution import replace_convolutions
-from boxwood.models.detector import set_fixed_shapes
+from boxwood.models.detector import Network, set_fixed_shapes
 from boxwood.pixels import ValueRange, from_array, from_pillow
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Detections, Sample
@@ -144,13 +144,13 @@ class Predictor:
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Make a model faster to call, with the same outputs up to rounding: frozen norms are folded into the convolutions, memory is
-    laid out channels last, and 3x3 convolutions take `boxwood.ops.convolution`.
+    """Make a model faster to call, with the same outputs up to rounding: frozen norms are folded into the convolutions, tasks fuse
+    their modules, memory is laid out channels last, and 3x3 convolutions take `boxwood.ops.convolution`.
 
     The model is changed in place, put in eval mode, and its parameters no longer take gradients.
     """
-    for module in model.modules():
-        if isinstance(module, ConvNorm):
+    for module in list(model.modules()):
+        if isinstance(module, ConvNorm | Network):
             module.fuse()
     replace_convolutions(model)
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -3,7 +3,8 @@
 A file is a pickle of Python 2: ``{"blobs": {name: array}, "cfg": text}``, or the blobs alone (its ImageNet backbones). It is read
 by `boxwood.safe_pickle`, which runs no code. The differences:
 
-* in Detectron background is class 0; here it is the last class logit, and has neither boxes nor masks;
+* in Detectron background is class 0; here it is the last class logit, and has neither boxes nor masks; the transfer function of
+  Learning to Segment Every Thing, a program on top of it, reads weights class by class, so that nothing changes for it;
 * in Detectron RetinaNet's anchors are ordered by octave, then ratio; here by ratio, then octave;
 * Detectron's images are BGR, so the input channels of the first convolution are reversed;
 * Detectron's batch norm is a scale and a shift; here it also has a mean of 0 and a variance of 1.
@@ -28,13 +29,15 @@ from boxwood.models.backbones import ResNetConfig
 from boxwood.models.backbones.non_local import missing_blocks
 from boxwood.models.backbones.resnet import BLOCKS
 from boxwood.models.config import ModelConfig, ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
+from boxwood.models.heads import ConvMaskHeadConfig, MaskXHeadConfig
 
-__all__ = ["DetectronFile", "convert", "count_classes", "read_detectron"]
+__all__ = ["DetectronFile", "convert", "count_classes", "read_detectron", "with_mask_head"]
 
 HARMLESS = (
     (r".*_momentum|lr", "of the optimizer"),
     (r"(fc1000|fc8|pred)_[wb]", "of ImageNet's classifier"),
     (r"kps_score_[wb]", "a fixed filter"),
+    (r".*_jcvbackup", "a copy of weights of more classes"),
 )
 """Blobs that the network does not need, and why."""
 
@@ -98,6 +101,28 @@ def count_classes(blobs: Blobs, config: ModelConfig) -> int | None:
     return blobs["cls_score_b"].size - 1 if "cls_score_b" in blobs else None
 
 
+def with_mask_head(model: ModelConfig, blobs: Blobs) -> ModelConfig:
+    """The configuration with the mask head of Learning to Segment Every Thing where the blobs are one's, else as it is.
+
+    That program added to Detectron's keys others that say so, and its blobs tell the same: the first layer of the transfer function
+    reads 1,024 numbers of a class (``cls``), 4,096 (``box``) or both; a head for all classes has one output.
+    """
+    head = getattr(model, "mask_head", None)
+    if not isinstance(model, RCNNConfig) or not isinstance(head, ConvMaskHeadConfig):
+        return model
+    layers = [f"bbox2mask_mlp_l{number}_w" for number in (1, 2)] + ["mask_fcn_logits_w_flat_w"]
+    layers = [name for name in layers if name in blobs]
+    shapes = {name: blob.shape for name, blob in blobs.items()}
+    agnostic = "mask_fcn_logits_w" in blobs and shapes["mask_fcn_logits_w"][0] == 1
+    if not layers and not agnostic:
+        return model
+    width = shapes["cls_score_w"][1] if "cls_score_w" in blobs else 1024
+    inputs = None if not layers else {width: "cls", 4 * width: "box"}.get(shapes[layers[0]][-1], "cls+box")
+    settings = {name: getattr(head, name) for name in type(head).model_fields}
+    settings |= {"inputs": inputs, "layers": max(1, len(layers)), "mlp_branch": "mask_mlp_logits_raw_w" in blobs}
+    return model.model_copy(update={"mask_head": MaskXHeadConfig(**settings)})
+
+
 def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
     """A blob's values, weight or bias, in our order; the same tensor where Detectron's order is ours."""
     if module in ("backbone.conv1", "backbone.conv1.conv", "backbone.conv1.0") and value.dim() == 4:
@@ -107,6 +132,8 @@ def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
         return ratio_by_ratio(value, octaves, ratios)
     if isinstance(config, RFCNConfig) and module in ("class_maps", "box_maps"):
         background = config.grid**2 * (1 if module == "class_maps" else 4)
+    elif module == "mask_logits" and _is_agnostic(config):
+        return value
     elif module in ("class_logits", "mask_logits", "box_deltas"):
         background = 4 if module == "box_deltas" else 1
     else:
@@ -116,6 +143,12 @@ def arrange(value: Tensor, module: str, config: ModelConfig) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _is_agnostic(config: ModelConfig) -> bool:
+    """Whether all classes have one mask, so that background has none to leave out."""
+    head = getattr(config, "mask_head", None)
+    return isinstance(head, MaskXHeadConfig) and head.inputs is None
 
 
 def _is_backbone(name: str) -> bool:
@@ -183,12 +216,21 @@ def _rules(config: ModelConfig) -> Rules:
         (r"mask_head\.convs\.(\d)", lambda m: f"{masks}{int(m[1]) + 1}"),
         (r"mask_head\.deconv", lambda m: "conv5_mask"),
         (r"mask_logits", lambda m: "mask_fcn_logits"),
+        (r"mask_transfer\.layers\.(\d)", lambda m: _transfer_layer(int(m[1]), config)),
+        (r"mask_mlp", lambda m: "mask_mlp_logits_raw"),
         (r"keypoint_head\.convs\.(\d)", lambda m: f"conv_fcn{int(m[1]) + 1}"),
         (r"keypoint_logits", lambda m: "kps_score_lowres"),
         (r"reduce", lambda m: "conv_dim_reduce"),
         (r"class_maps", lambda m: "conv_cls"),
         (r"box_maps", lambda m: "conv_bbox_pred"),
     )
+
+
+def _transfer_layer(index: int, config: ModelConfig) -> str:
+    """The blob of a layer of Mask^X's transfer function; the last is named after the kernels that it predicts."""
+    head = getattr(config, "mask_head", None)
+    assert isinstance(head, MaskXHeadConfig)
+    return "mask_fcn_logits_w_flat" if index == head.layers - 1 else f"bbox2mask_mlp_l{index + 1}"
 
 
 def _backbone_rules() -> Rules:

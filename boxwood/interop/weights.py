@@ -106,6 +106,7 @@ def _from_detectron(
         if file.config is None:
             raise UserError(f"{path}: is an ImageNet backbone without a configuration; name one with --model")
         converted = from_embedded(file.config, f"{path}: cfg")
+        converted.config.model = detectron.with_mask_head(converted.config.model, file.blobs)
         config, notes = apply_overrides(converted.config, overrides), tuple(map(str, converted.notes))
     if categories is None:
         count = detectron.count_classes(file.blobs, config.model)

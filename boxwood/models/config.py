@@ -227,15 +227,14 @@ class RCNNConfig(ModelConfig):
     def all_tasks(self) -> tuple[InstanceTask, ...]:
         """Masks and keypoints where there are heads for them, then ``tasks``."""
         from boxwood.models.tasks.keypoint import KeypointTask
-        from boxwood.models.tasks.mask import MaskTask
 
-        masks = [MaskTask(head=self.mask_head)] if self.mask_head else []
+        masks = [self.mask_head.task()] if self.mask_head else []
         keypoints = [KeypointTask(head=self.keypoint_head)] if self.keypoint_head else []
         return (*masks, *keypoints, *self.tasks)
 
     @property
     def title(self) -> str:
-        names = ["Mask"] if self.mask_head else []
+        names = [self.mask_head.title] if self.mask_head else []
         names += ["Keypoint"] if self.keypoint_head else []
         names += [task.title for task in self.tasks if task.title]
         algorithm = " and ".join(names) if names else "Fast" if self.rpn is None else "Faster"

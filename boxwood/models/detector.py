@@ -101,6 +101,9 @@ class Network(Detector):
         """The batch's images as `normalize_images` returns them."""
         return normalize_images(batch.images, batch.sizes, self.mean, self.std, self.size_divisor, batch.extent)
 
+    def fuse(self) -> None:
+        """Replace modules by faster ones with the same results, for inference, where weights do not change any more; here none."""
+
     def detections(self, output: Any, batch: Batch) -> list[Detections]:
         """The instances of each image, scaled to the pixels of the original."""
         assert output.instances is not None, "detections need a batch without targets"

@@ -87,7 +87,7 @@ class RCNN(Network):
             # In this order: an optimizer's state in a checkpoint is by the place of each parameter.
             modules: dict[str, nn.Module] = {f"{task.prefix}_head": head}
             modules |= {} if tail is None else {f"{task.prefix}_tail": tail}
-            modules |= task.predictors(head.channels, categories)
+            modules |= task.modules(self, head.channels)
             for name, module in modules.items():
                 if hasattr(self, name):
                     raise UserError(f"model.tasks: the network has two modules '{name}'; give each task another prefix")
@@ -112,6 +112,10 @@ class RCNN(Network):
             )
         tail = copy.deepcopy(self.backbone.tail) if config.source == "own_tail" else None
         return config.build(self.backbone.tail_channels), tail
+
+    def fuse(self) -> None:
+        for task in self.tasks:
+            task.fuse(self)
 
     # -------------------------------------------------------------------------------------------------- the network
 

@@ -11,7 +11,7 @@ from boxwood.data import CocoConfig, DataConfig, HorizontalFlip, ResizeShortestE
 from boxwood.models import ProposerConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import MobileNetV2Config, ResNetConfig
 from boxwood.models.config import FPNConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
-from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig
+from boxwood.models.heads import ConvFCHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, MaskXHeadConfig
 from boxwood.recipes.coco import on_proposals
 from boxwood.run_config import AdamWConfig, RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 
@@ -21,6 +21,7 @@ __all__ = [
     "keypoint_rcnn_mobilenetv2_fpn",
     "mask_rcnn_mobilenetv2_fpn",
     "mask_rcnn_r18_fpn_gn_scratch",
+    "mask_x_rcnn_mobilenetv2_fpn",
     "retinanet_mobilenetv2_fpn",
     "rfcn_mobilenetv2",
     "rpn_mobilenetv2_fpn",
@@ -75,6 +76,23 @@ def mask_rcnn_mobilenetv2_fpn() -> RunConfig:
         rois=RoIConfig(samples_per_image=128, smooth_l1_beta=1 / 9),
         mask_head=ConvMaskHeadConfig(width=128),
     )
+    return config
+
+
+def mask_x_rcnn_mobilenetv2_fpn() -> RunConfig:
+    """Mask^X R-CNN, MobileNetV2-FPN, 320 pixels, 400 steps of 4 images: for CPUs and small data.
+
+    As `mask_rcnn_mobilenetv2_fpn`, for data in which some classes have boxes alone: their masks are predicted from what detects
+    them. The branch for all classes is left out, since it would have 80 million weights. Where every class has masks and some
+    should not teach, name those that do::
+
+        boxwood train mask_x_rcnn_mobilenetv2_fpn \\
+            data.train.annotations=train.json data.train.images=photos "data.train.mask_classes=[cat, dog]" \\
+            data.val.annotations=val.json data.val.images=photos
+    """
+    config = mask_rcnn_mobilenetv2_fpn()
+    assert isinstance(config.model, RCNNConfig)
+    config.model.mask_head = MaskXHeadConfig(width=128, mlp_branch=False)
     return config
 
 

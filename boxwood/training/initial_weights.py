@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from torch import nn
 
@@ -21,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 def load_initial_weights(model: nn.Module, config: RunConfig, categories: Categories) -> None:
     """Load ``train.weights``. The outputs of a class are those of the class of the same name in the file; a class that the file
-    lacks is randomly initialised, and so is all but the backbone where the file holds a backbone alone
-    (``detectron/imagenet/R-50``), and non-local blocks that the file lacks. The log says so, class by class."""
+    lacks is randomly initialised. So are the modules of a task that the file's detector lacks (masks on Faster R-CNN), non-local
+    blocks that the file lacks, and all but the backbone where the file holds a backbone alone (``detectron/imagenet/R-50``). The
+    log says so, class by class."""
     assert config.train.weights is not None
     where = f"train.weights={config.train.weights}"
     opened = open_weights(config.train.weights, config)
@@ -33,7 +35,7 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
         load_state(model, {**state, **backbone}, where=where)
         logger.info("%s: a backbone; %d other tensors are randomly initialised", where, len(state) - len(backbone))
         return
-    saved = _by_class_name(saved, categories, where, config.train.seed)
+    saved = _with_new_tasks(_by_class_name(saved, categories, where, config.train.seed), model, where)
     blocks = missing_blocks(model, saved.state)
     if blocks:
         logger.info("%s: has no weights of the non-local blocks; they start as the identity: %s", where, ", ".join(blocks))
@@ -51,6 +53,17 @@ def load_initial_weights(model: nn.Module, config: RunConfig, categories: Catego
         if blocks and key.endswith(".non_local") and theirs is None:
             continue  # logged above
         logger.warning("%s: trained with model.%s = %r, this run has %r", where, key, theirs, ours)
+
+
+def _with_new_tasks(saved: SavedWeights, model: nn.Module, where: str) -> SavedWeights:
+    """The weights with the model's initial values for the modules of its tasks that the file's detector does not have."""
+    tasks = [task for task in getattr(model, "tasks", ()) if task.name not in saved.config.model.task_names]
+    prefixes = tuple(f"{task.prefix}_" for task in tasks)
+    added = {name: value for name, value in model.state_dict().items() if name.startswith(prefixes) and name not in saved.state}
+    if not added:
+        return saved
+    logger.info("%s: has no %s; these modules are randomly initialised", where, " and no ".join(task.name for task in tasks))
+    return replace(saved, state={**saved.state, **added})
 
 
 def _by_class_name(saved: SavedWeights, categories: Categories, where: str, seed: int) -> SavedWeights:

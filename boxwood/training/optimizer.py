@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +14,9 @@ from torch import nn
 from boxwood.errors import UserError
 from boxwood.run_config import ParameterRule, RunConfig
 
-__all__ = ["build_optimizer", "learning_rate", "parameter_groups", "set_learning_rate"]
+__all__ = ["build_optimizer", "freeze", "learning_rate", "parameter_groups", "set_learning_rate"]
+
+logger = logging.getLogger(__name__)
 
 NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 SORTS = ("weights", "biases", "norm_scales", "norm_shifts")
@@ -40,8 +43,8 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     for each rule of ``optim.lr_factors``.
 
     Biases and shifts have ``bias_lr_factor`` times the learning rate, as Detectron's (which treats a shift as a bias). Frozen
-    parameters are left out, shared ones occur once. Each group has ``name``, ``params``, ``lr_factor``, ``weight_decay``. Raises
-    `UserError` where a rule applies to no trained parameter.
+    parameters (`freeze`) are left out, shared ones occur once. Each group has ``name``, ``params``, ``lr_factor``,
+    ``weight_decay``. Raises `UserError` where a rule applies to no trained parameter.
     """
     optim = config.optim
     names: list[str] = []
@@ -72,10 +75,29 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     return groups
 
 
+def freeze(model: nn.Module, rules: Sequence[ParameterRule]) -> None:
+    """Freeze the parameters whose first matching rule has a learning rate of 0; the log says how many.
+
+    Batch norms without trained parameters are put in eval mode, so that their statistics stay.
+    """
+    parameters = dict(model.named_parameters())
+    first = {name: next((rule for rule in rules if fnmatchcase(name, rule.pattern)), None) for name in parameters}
+    frozen = [name for name, rule in first.items() if rule is not None and rule.lr == 0]
+    if not frozen:
+        return
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
+    logger.info("optim.lr_factors: %d of %d tensors of weights are frozen", len(frozen), len(parameters))
+
+
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """The optimizer of ``config.optim`` over `parameter_groups`."""
     groups = parameter_groups(model, config)
-    assert groups, "the model has nothing to train: every parameter is frozen"
+    if not groups:
+        raise UserError("optim.lr_factors: freezes every parameter, so there is nothing to train; leave out a rule with lr: 0")
     return config.optim.build(groups)
 
 
@@ -103,7 +125,7 @@ def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Paramet
 def _check_rules(rules: tuple[ParameterRule, ...], names: list[str], applied: set[int], model: nn.Module) -> None:
     """Raise `UserError` for the first rule whose index is not in ``applied``; ``names`` are those of all trained parameters."""
     for index, rule in enumerate(rules):
-        if index in applied:
+        if index in applied or (rule.lr == 0 and any(fnmatchcase(name, rule.pattern) for name, _ in model.named_parameters())):
             continue
         where = f"optim.lr_factors.{index}.pattern={rule.pattern}"
         if any(fnmatchcase(name, rule.pattern) for name in names):

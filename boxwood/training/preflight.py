@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from boxwood.data.dataset import Dataset
+from boxwood.data.mask_classes import describe_masks
 from boxwood.data.mixture import MixtureDataset
 from boxwood.distributed import world_size
 from boxwood.errors import UserError
-from boxwood.evaluation import choose_measure
 from boxwood.models.config import ModelConfig
 from boxwood.run_config import RunConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_data", "check_settings", "warn_of_batch_norm", "warn_without_instances"]
+__all__ = ["check_data", "check_settings", "log_mask_classes", "warn_of_batch_norm", "warn_without_instances"]
 
 
 def check_settings(config: RunConfig, device: torch.device) -> None:
@@ -32,7 +32,7 @@ def check_settings(config: RunConfig, device: torch.device) -> None:
         raise UserError(
             "train.parallel=fsdp: the network cannot be compiled with it; set train.compile=false, or train.parallel=ddp"
         )
-    choose_measure(config.evaluator, config.model.class_agnostic)
+    config.measure()
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
@@ -75,6 +75,13 @@ def warn_of_batch_norm(model: nn.Module, settings: TrainConfig) -> None:
         "not that of one process and pass; %suse group norm (norm=gn) or frozen statistics (norm=frozen_bn)",
         *(settings.batch_size, parts, settings.batch_size // parts, advice),
     )
+
+
+def log_mask_classes(model: ModelConfig, train_set: Dataset) -> None:
+    """Log which classes teach masks, where the model predicts masks and the data set knows it (`Dataset`)."""
+    counts = getattr(train_set, "mask_counts", None)
+    if "masks" in model.task_names and counts is not None:
+        logger.info("data.train: %s", describe_masks(train_set.categories, counts))
 
 
 def warn_without_instances(val_set: Dataset) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from boxwood.config import to_yaml
 from boxwood.distributed import gather_objects, on_rank_zero, rank, world_size
 from boxwood.errors import UserError
-from boxwood.evaluation import Metrics, choose_measure
+from boxwood.evaluation import Metrics
 from boxwood.files import write_text
 from boxwood.models.convolution import replace_convolutions
 from boxwood.models.detector import set_fixed_shapes
@@ -39,7 +39,7 @@ from boxwood.training.checkpoint import (
 from boxwood.training.divergence import DivergenceWatch, TrainingDiverged
 from boxwood.training.initial_weights import load_initial_weights
 from boxwood.training.log import Meter
-from boxwood.training.optimizer import build_optimizer
+from boxwood.training.optimizer import build_optimizer, freeze
 from boxwood.training.parallel import parallelize, restore_optimizer, whole_state
 from boxwood.training.preflight import warn_of_batch_norm
 from boxwood.weights.file import save_weights
@@ -106,6 +106,8 @@ def start(
         model.load_state_dict(checkpoint.model)
     elif config.train.weights is not None:
         load_initial_weights(model, config, categories)
+    model.train()
+    freeze(model, config.optim.lr_factors)
     on_rank_zero(lambda: warn_of_batch_norm(model, config.train))
     model.to(device)
     set_fixed_shapes(model, device, compiled=config.train.compile)
@@ -113,7 +115,6 @@ def start(
     model.to(memory_format=torch.channels_last)
     if config.train.compile:
         model.compile()
-    model.train()
     network = parallelize(model, device, config.train.parallel, sync_bn=config.train.sync_bn)  # before it has an optimizer
     state = TrainingState(
         config=config,
@@ -237,7 +238,7 @@ def complete_files(state: TrainingState, weights: dict[str, Tensor]) -> None:
     save_weights(state.out / "last.safetensors", weights, state.config, state.categories)
     if state.best is None:
         return
-    measure = choose_measure(state.config.evaluator, state.config.model.class_agnostic)
+    measure = state.config.measure()
     if state.evaluated == state.step and measure.primary(state.metrics) == state.best:
         save_weights(best, weights, state.config, state.categories)
     elif not best.exists():

@@ -12,7 +12,7 @@ from torch import Tensor
 from boxwood.data.dataset import Dataset
 from boxwood.data.loader import eval_batches
 from boxwood.distributed import gather_objects, rank, world_size
-from boxwood.evaluation import CollectingEvaluator, choose_measure, evaluate, save_detections, save_metrics
+from boxwood.evaluation import CollectingEvaluator, evaluate, save_detections, save_metrics
 from boxwood.evaluation.table import tables_of
 from boxwood.structures import Batch, Target
 from boxwood.training.checkpoint import preserved_random_state
@@ -34,7 +34,7 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
     All processes must call it. The weights, the modes of the modules and the random number generators stay as they are.
     """
     config = state.config
-    measure = choose_measure(config.evaluator, config.model.class_agnostic)
+    measure = config.measure(categories=state.categories)
     with preserved_random_state(), whole_weights(state.model):
         losses = _validation_losses(state, _batches(state, val_set, interruption, LOSS_BATCH, with_targets=True))
         evaluator = measure.build(

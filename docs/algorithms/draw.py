@@ -215,6 +215,26 @@ PICTURES = {
         {**FASTER, **MASK},
         (*WITH_RPN, *SECOND_STAGE_ARROWS, *MASK_ARROWS),
     ),
+    "mask_x": Picture(
+        "Mask^X R-CNN: Mask R-CNN, whose last layer is predicted for each class from the weights that detect it",
+        {
+            **FASTER,
+            **MASK,
+            "truth": Box(0, 2, "data", "truth", ("boxes and labels;", "masks of some classes")),
+            "output": Box(3, 2, "learned", "1x1 convolution", ("R x C x 28 x 28, plus one", "layer's mask for all")),
+            "weights": Box(2, 3, "data", "class weights", ("of its logit and deltas", "C x 5,120, no gradient")),
+            "transfer": Box(3, 3, "learned", "transfer function", ("two layers:", "kernels C x 256")),
+            "losses": Box(4, 3, "loss", "losses", ("RPN, class, box; mask", "of classes with masks")),
+        },
+        (
+            *WITH_RPN,
+            *SECOND_STAGE_ARROWS,
+            *MASK_ARROWS[:-1],
+            Arrow("weights", "transfer"),
+            Arrow("transfer", "output"),
+            Arrow("output", "losses", training=True, shift=20),
+        ),
+    ),
     "keypoint_rcnn": Picture(
         "Keypoint R-CNN: Faster R-CNN, then heatmaps of what was found",
         {**FASTER, **KEYPOINT},

@@ -59,6 +59,29 @@ def test_a_part_that_is_removed_and_configured(train_refused: Refused) -> None:
     assert train_refused("model.fpn=null") == "boxwood: model.fpn=null contradicts model.fpn.channels; leave out one of them"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.train.mask_classes=[disc, zebra]"],
+            "mask_classes: names unknown classes: zebra; name some of disc, triangle, square",
+        ),
+        (["data.train.mask_classes=voc"], "mask_classes: names unknown classes: person, bicycle, car, motorcycle, airplane, bus, "),
+        (
+            ["data.train.mask_classes=nowhere.txt"],
+            "mask_classes=nowhere.txt: is neither voc nor nonvoc, and no file; name classes in ",
+        ),
+        (["data.train.mask_classes=[]"], "mask_classes leaves no class that teaches masks (it names none)"),
+        (
+            ["model.mask_head={kind: mask_x, convs: 1, width: 32, resolution: 7}", "model.rois.class_agnostic=true"],
+            "model.mask_head.inputs=cls+box: reads the box deltas' weights of each class, and model.rois.class_agnostic=true ",
+        ),
+    ],
+)
+def test_masks_of_some_classes(train_refused: Refused, overrides: list[str], message: str) -> None:
+    assert message in train_refused(*overrides)
+
+
 def test_several_mistakes_are_reported_at_once(boxwood: Boxwood) -> None:
     outcome = boxwood("train", "demo_shapes", "optim.rl=0.1", "train.stpes=3", "optim.lr=fast")
     assert outcome.status == 2

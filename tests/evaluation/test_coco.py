@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from boxwood.errors import UserError
 from boxwood.evaluation import Backend, CocoEvaluator
+from boxwood.evaluation.table import format_table
 from boxwood.structures import Detections
 from tests.evaluation.cases import NAMES, categories, detections, encode, random_case, reference
 
@@ -70,6 +71,28 @@ def test_the_cases_are_not_trivial() -> None:
     assert min(crowds, ties, without_truth, without_detections) > 0
     truth, predictions = random_case(3, images=2, classes=1, instances=60, extra=200, masks=False)
     assert max(len(one) for one in predictions.values()) > 100
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mask_ap_of_classes_with_and_without_masks_in_training(backend: Backend) -> None:
+    """Equal to the reference on truth that has the annotations of these classes alone, as the paper's files of a split."""
+    truth, predictions = random_case(5, classes=4)
+    names = categories(truth).names
+    evaluator = CocoEvaluator(truth, categories(truth), backend=backend, mask_classes=[names[0], names[2]])
+    for image_id, one in predictions.items():
+        evaluator.add(image_id, one)
+    metrics = evaluator.compute()
+    for table, rows in (("segm_with_masks", (0, 2)), ("segm_without_masks", (1, 3))):
+        ids = [truth["categories"][row]["id"] for row in rows]
+        part = {**truth, "annotations": [row for row in truth["annotations"] if row["category_id"] in ids]}
+        assert {name: metrics[table][name] for name in NAMES} == reference(part, predictions, "segm")
+    assert metrics["segm"] == ours(truth, predictions, backend)["segm"]
+    assert metrics["segm_with_masks"]["AP"] != metrics["segm_without_masks"]["AP"]
+    text = format_table(metrics)
+    assert [line.split()[0] for line in text.splitlines()[1:5]] == ["bbox", "segm", "segm_with_masks", "segm_without_masks"]
+    assert f"the mean over the 2 classes whose masks teach ({names[0]}, {names[2]})" in metrics["notes"][-1]
+    with pytest.raises(UserError, match="mask_classes: names unknown classes: zebra"):
+        CocoEvaluator(truth, categories(truth), mask_classes=["zebra"])
 
 
 def square(x: float, y: float, side: float, **more: Any) -> dict[str, Any]:

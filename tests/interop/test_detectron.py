@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from boxwood.errors import UserError
-from boxwood.interop.detectron import convert, read_detectron
+from boxwood.interop.detectron import convert, read_detectron, with_mask_head
+from boxwood.interop.weights import import_weights
 from boxwood.models import ModelConfig, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import ResNetConfig, VGG16Config, VGGCNNM1024Config
 from boxwood.models.config import RoIConfig, without_pretrained
-from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig
+from boxwood.models.heads import AverageHeadConfig, ConvMaskHeadConfig, MaskXHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.recipes import resolve
 from boxwood.structures import Categories, KeypointFacts
@@ -112,6 +113,74 @@ def test_background_is_put_last() -> None:
     assert state["box_deltas.bias"].tolist() == list(range(4, 4 * 81)) == state["box_deltas.weight"][:, 3].tolist()
     assert state["mask_logits.bias"].tolist() == list(range(1, 81))
     assert np.array_equal(state["backbone.conv1.conv.weight"][:, 0], blobs["conv1_w"][:, 2])
+
+
+SEGMENT_EVERY_THING = """
+FAST_RCNN: {ROI_BOX_HEAD: head_builder.add_roi_2mlp_head, ROI_XFORM_METHOD: RoIAlign, ROI_XFORM_RESOLUTION: 7}
+FPN: {FPN_ON: true, MULTILEVEL_ROIS: true, MULTILEVEL_RPN: true}
+MODEL: {CONV_BODY: FPN.add_fpn_ResNet50_conv5_body, MASK_ON: true, NUM_CLASSES: 81, TYPE: mask_rcnn_frozen_features}
+MRCNN:
+  BBOX2MASK: {BBOX2MASK_ON: true, INCLUDE_BBOX_PRED: true, STOP_DET_W_GRAD: true, TYPE: 2_layer}
+  JOINT_FCN_MLP_HEAD: true
+  ROI_MASK_HEAD: mask_rcnn_heads.ResNet_mask_rcnn_fcn_head_v1up4convs
+  RESOLUTION: 14
+  ROI_XFORM_METHOD: RoIAlign
+  ROI_XFORM_RESOLUTION: 7
+  ROI_XFORM_SAMPLING_RATIO: 2
+  DILATION: 1
+  CONV_INIT: MSRAFill
+TRAIN: {TRAIN_MASK_HEAD_ONLY: true, DATASETS: [coco_2014_train], SCALES: [800], MAX_SIZE: 1333}
+TEST: {DATASETS: [coco_2014_minival], SCALE: 800, MAX_SIZE: 1333}
+"""
+"""Keys of the second stage of Learning to Segment Every Thing, with masks half as fine, so that its largest layer is small."""
+
+
+@pytest.mark.slow
+def test_weights_of_learning_to_segment_every_thing(tmp_path: Path) -> None:
+    """The transfer function and the branch for all classes are recognised; the kernels are those of the blobs in Caffe2's order."""
+    blobs = random_blobs(network(masks=True, proposes=False))
+    del blobs["mask_fcn_logits_w"], blobs["mask_fcn_logits_b"]
+    blobs |= random_blobs({"bbox2mask_mlp_l1_w": (256, 5120), "bbox2mask_mlp_l1_b": (256,)}, seed=1)
+    blobs |= random_blobs({"mask_fcn_logits_w_flat_w": (256, 256), "mask_fcn_logits_w_flat_b": (256,)}, seed=2)
+    blobs |= random_blobs({"mask_mlp_logits_raw_w": (196, 50176), "mask_mlp_logits_raw_b": (196,)}, seed=3)
+    write(tmp_path / "seg.pkl", blobs | {"cls_score_w_jcvbackup": np.ones((5, 2), np.float32)}, SEGMENT_EVERY_THING)
+    imported = import_weights(tmp_path / "seg.pkl", "detectron")
+    assert imported.report.unused == {"cls_score_w_jcvbackup": "a copy of weights of more classes"}
+    head = imported.saved.config.model.mask_head  # type: ignore[attr-defined]  # of RCNNConfig
+    assert isinstance(head, MaskXHeadConfig) and (head.inputs, head.layers, head.mlp_branch) == ("cls+box", 2, True)
+    model: Any = imported.saved.config.model.build(imported.saved.categories, TestConfig())
+    model.load_state_dict(imported.saved.state)
+    weights = np.concatenate([blobs["cls_score_w"], blobs["bbox_pred_w"].reshape(81, 4096)], axis=1)
+    hidden = weights @ blobs["bbox2mask_mlp_l1_w"].T + blobs["bbox2mask_mlp_l1_b"]
+    kernels = np.maximum(hidden, 0.1 * hidden) @ blobs["mask_fcn_logits_w_flat_w"].T + blobs["mask_fcn_logits_w_flat_b"]
+    torch.testing.assert_close(model.tasks[0].kernels(model), torch.from_numpy(kernels[1:]), rtol=1e-4, atol=1e-2)
+    assert torch.equal(model.mask_mlp.weight, torch.from_numpy(blobs["mask_mlp_logits_raw_w"]))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "inputs", "layers"),
+    [
+        ({"mask_fcn_logits_w_flat_w": (256, 5120)}, "cls+box", 1),
+        ({"bbox2mask_mlp_l1_w": (256, 1024), "mask_fcn_logits_w_flat_w": (256, 256)}, "cls", 2),
+        (
+            {"bbox2mask_mlp_l1_w": (256, 4096), "bbox2mask_mlp_l2_w": (256, 256), "mask_fcn_logits_w_flat_w": (256, 256)},
+            "box",
+            3,
+        ),
+        ({"mask_fcn_logits_w": (1, 256, 1, 1)}, None, 1),
+    ],
+)
+def test_variants_of_the_mask_head_are_recognised(shapes: dict[str, tuple[int, ...]], inputs: str | None, layers: int) -> None:
+    blobs = random_blobs(network(masks=True))
+    del blobs["mask_fcn_logits_w"], blobs["mask_fcn_logits_b"]
+    biases = {name.removesuffix("_w") + "_b": shape[:1] for name, shape in shapes.items()}
+    blobs |= random_blobs({**shapes, **biases})
+    config = with_mask_head(resolve("detectron/e2e_mask_rcnn_R-50-FPN_1x").model, blobs)
+    head = config.mask_head  # type: ignore[attr-defined]  # of RCNNConfig
+    assert isinstance(head, MaskXHeadConfig) and (head.inputs, head.layers, head.mlp_branch) == (inputs, layers, False)
+    state, _ = convert(blobs, built(config, 81), config, "x")
+    last = "mask_logits" if inputs is None else f"mask_transfer.layers.{layers - 1}"
+    assert torch.equal(state[f"{last}.bias"], torch.from_numpy(blobs[list(biases)[-1]]))
 
 
 def test_anchors_of_retinanet_are_reordered() -> None:

@@ -25,7 +25,7 @@ from boxwood.models.config import (
     RoIConfig,
     RPNConfig,
 )
-from boxwood.models.heads import AverageHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import AverageHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, MaskXHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 
@@ -99,6 +99,7 @@ ARCHITECTURES: dict[str, Callable[[], ModelConfig]] = {
     "fast_rcnn_fpn": lambda: _rcnn(rpn=None),
     "faster_rcnn_fpn": _rcnn,
     "mask_rcnn_fpn": lambda: _rcnn(mask_head=_mask_head()),
+    "mask_x_rcnn_fpn": lambda: _rcnn(mask_head=MaskXHeadConfig(convs=1, width=16, resolution=7)),
     "keypoint_rcnn_fpn": lambda: _rcnn(keypoint_head=ConvKeypointHeadConfig(convs=1, width=16)),
     "faster_rcnn_c4": _c4,
     "mask_rcnn_c4": lambda: _c4(mask_head=ConvMaskHeadConfig(convs=0, width=16, source="tail")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from boxwood import recipes
@@ -57,6 +59,22 @@ def test_detectrons_schedule() -> None:
     assert [key for key, _, _ in differences(recipes.faster_rcnn_r50_fpn_1x(), recipes.mask_rcnn_r50_fpn_1x())] == [
         "model.mask_head"
     ]
+
+
+def test_mask_x_differs_from_mask_rcnn_by_its_head_and_its_classes() -> None:
+    for depth, classes in itertools.product((50, 101), ("voc", "nonvoc")):
+        config = getattr(recipes, f"mask_x_rcnn_r{depth}_fpn_1x_{classes}")()
+        assert config.data.train.mask_classes == classes and config.data.val.mask_classes is None
+        config.data.train.mask_classes, head = None, config.model.mask_head
+        assert (head.inputs, head.layers, head.negative_slope, head.mlp_branch, head.stop_gradient) == (
+            "cls+box",
+            2,
+            0.1,
+            True,
+            True,
+        )
+        config.model.mask_head = ConvMaskHeadConfig()
+        assert config == getattr(recipes, f"mask_rcnn_r{depth}_fpn_1x")()
 
 
 def test_detectrons_retinanet() -> None:

@@ -33,6 +33,7 @@ LOSSES = {
     "Faster R-CNN": {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"},
     "R-FCN": {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"},
     "Mask R-CNN": {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"},
+    "Mask^X R-CNN": {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"},
     "Keypoint R-CNN": {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_keypoint"},
     "RetinaNet": {"loss_class", "loss_box"},
 }

@@ -3,6 +3,7 @@ torch's; and older configuration keys, from before the schedule was a component.
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -23,7 +24,7 @@ from boxwood.run_config import (
     StepScheduleConfig,
     TrainConfig,
 )
-from boxwood.training.optimizer import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from boxwood.training.optimizer import build_optimizer, freeze, learning_rate, parameter_groups, set_learning_rate
 from tests.training.tiny import tiny_run
 
 
@@ -202,6 +203,20 @@ def test_rules_change_the_rate_of_their_parameters() -> None:
     for name, parameter in model.named_parameters():
         expected = 0.0 if name.startswith("frozen") else 0.025 if name.startswith("conv") else 0.1
         torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, expected), rtol=1e-5, atol=1e-7)
+
+
+def test_a_rate_of_0_freezes_parameters_and_statistics(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    model = Parts()
+    rules = (ParameterRule(pattern="head.*"), ParameterRule(pattern="*", lr=0.0))
+    freeze(model, rules)
+    assert set(factors_of(model, *rules)) == {"head.weight", "head.bias"}
+    assert not model.batch_norm.training and model.head.training
+    assert [record.message for record in caplog.records] == ["optim.lr_factors: 8 of 10 tensors of weights are frozen"]
+    everything = (ParameterRule(pattern="*", lr=0.0),)
+    freeze(model, everything)
+    with pytest.raises(UserError, match=r"optim\.lr_factors: freezes every parameter, so there is nothing to train"):
+        build_optimizer(model, run_of(SGDConfig(lr_factors=everything)))
 
 
 @pytest.mark.parametrize(

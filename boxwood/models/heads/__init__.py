@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ConvMaskHeadConfig,
         KeypointHeadConfig,
         MaskHeadConfig,
+        MaskXHeadConfig,
         RoIHeadConfig,
         TwoFCHeadConfig,
     )
@@ -30,6 +31,7 @@ __all__ = [
     "ConvMaskHeadConfig",
     "KeypointHeadConfig",
     "MaskHeadConfig",
+    "MaskXHeadConfig",
     "RoIHead",
     "RoIHeadConfig",
     "TwoFCHeadConfig",
@@ -47,6 +49,7 @@ __getattr__ = lazy_names(
             "KeypointHeadConfig",
             "MaskHeadConfig",
             "RoIHeadConfig",
+            "MaskXHeadConfig",
             "TwoFCHeadConfig",
         ),
         "head": ("RoIHead",),

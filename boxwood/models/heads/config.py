@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from boxwood.config import Component
 from boxwood.models.backbones.config import Cells, Layers, NonLocalConfig, Norm, Width
 
 if TYPE_CHECKING:
     from boxwood.models.heads.head import RoIHead
+    from boxwood.models.tasks.mask import MaskTask
 
 __all__ = [
     "AverageHeadConfig",
@@ -21,6 +22,7 @@ __all__ = [
     "ConvMaskHeadConfig",
     "KeypointHeadConfig",
     "MaskHeadConfig",
+    "MaskXHeadConfig",
     "RoIHeadConfig",
     "TwoFCHeadConfig",
 ]
@@ -100,6 +102,17 @@ class MaskHeadConfig(RoIHeadConfig):
     binary_mask_targets: bool | None = None
     """Mask targets are 0 or 1 (Detectron), not the covered share of a cell; None: as ``geometry`` implies."""
 
+    @property
+    def title(self) -> str:
+        """In the network's title: Mask (R-CNN)."""
+        return "Mask"
+
+    def task(self) -> MaskTask:
+        """The task that this head serves."""
+        from boxwood.models.tasks.mask import MaskTask
+
+        return MaskTask(head=self)
+
     detectron1_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": True}
     continuous_rules: ClassVar[dict[str, Any]] = {"binary_mask_targets": False}
 
@@ -122,6 +135,38 @@ class ConvMaskHeadConfig(MaskHeadConfig):
         from boxwood.models.heads.mask import ConvMaskHead
 
         return ConvMaskHead(self, channels)
+
+
+class MaskXHeadConfig(ConvMaskHeadConfig):
+    """A mask head whose last layer is predicted for each class from the weights that detect it (Hu et al., Learning to Segment
+    Every Thing, 2018), so that classes without masks in training have masks too; the network is then called Mask^X R-CNN.
+
+    With ``inputs`` null it is the paper's baseline: one mask for all classes.
+    """
+
+    short_kind: ClassVar[str] = "mask_x"
+
+    inputs: Literal["cls", "box", "cls+box"] | None = "cls+box"
+    """The weights of a class from which its kernel is predicted: of its logit, of its box deltas, or both."""
+    layers: Literal[1, 2, 3] = 2
+    """Fully connected layers of the transfer function, as wide as the head's output."""
+    negative_slope: float = Field(0.1, ge=0, le=1)
+    """Of the LeakyReLU between them; 0 is a ReLU."""
+    mlp_branch: bool = True
+    """Add to every class's logits a mask that one fully connected layer predicts for all classes (section 3.4). It has width x M^4
+    weights, M the side of a mask: 157 million of 256 channels and 28 x 28 cells."""
+    stop_gradient: bool = True
+    """The mask loss does not train the detector's weights through the transfer function. It would change those of classes with
+    masks alone, and the function would then suit the others less (section 3.3)."""
+
+    @property
+    def title(self) -> str:
+        return "class-agnostic Mask" if self.inputs is None else "Mask^X"
+
+    def task(self) -> MaskTask:
+        from boxwood.models.tasks.mask_x import MaskXTask
+
+        return MaskXTask(head=self)
 
 
 class KeypointHeadConfig(RoIHeadConfig):

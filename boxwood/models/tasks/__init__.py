@@ -10,12 +10,14 @@ from boxwood.lazy import lazy_names
 if TYPE_CHECKING:
     from boxwood.models.tasks.keypoint import KeypointTask
     from boxwood.models.tasks.mask import MaskTask
+    from boxwood.models.tasks.mask_x import MaskXTask
     from boxwood.models.tasks.task import InstanceTask
 
 __all__ = [
     "InstanceTask",
     "KeypointTask",
     "MaskTask",
+    "MaskXTask",
 ]
 
 __getattr__ = lazy_names(
@@ -23,6 +25,7 @@ __getattr__ = lazy_names(
     {
         "keypoint": ("KeypointTask",),
         "mask": ("MaskTask",),
+        "mask_x": ("MaskXTask",),
         "task": ("InstanceTask",),
     },
 )

@@ -57,6 +57,10 @@ class InstanceTask(Component):
         """The layers behind the head, which returns ``channels`` channels, by their names in the state dict. Raises `UserError`
         where the data set's ``categories`` lack what they need."""
 
+    def modules(self, network: Network, channels: int) -> dict[str, nn.Module]:
+        """`predictors`, for a task whose layers depend on other parts of ``network``, of which the box head is built."""
+        return self.predictors(channels, network.categories)
+
     @abstractmethod
     def logits(self, network: Network, features: Tensor) -> Tensor:
         """The head and the predictors on features of RoIs: (R, C, P, P) -> (R, ...)."""
@@ -89,6 +93,9 @@ class InstanceTask(Component):
         from boxwood.fields import TensorField
 
         return (self.field_class or TensorField)(values)
+
+    def fuse(self, network: Network) -> None:
+        """Replace modules by faster ones with the same results, for inference, where weights do not change any more; here none."""
 
     # ------------------------------------------------------------------------------------------- test-time augmentation
 
