@@ -162,6 +162,20 @@ def test_a_new_block_is_the_identity_and_learns(norm: Any, pairwise: Any) -> Non
         optimizer.step()
 
 
+@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "gaussian", "dot_product"])
+@pytest.mark.parametrize("norm", ["bn", "gn", "scale"])
+def test_bfloat16(norm: Any, pairwise: Any) -> None:
+    """Under autocast the output has the type of the map and the values of float32, up to the rounding of a type of 8 bits."""
+    torch.manual_seed(0)
+    block = NonLocalBlock(32, NonLocalConfig(norm=norm, pairwise=pairwise)).eval()
+    toys.randomize_weights(block)
+    x = torch.randn(2, 32, 6, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = block(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), block(x), rtol=0.03, atol=0.06)
+
+
 @pytest.mark.parametrize("norm", ["gn", "scale"])
 def test_maps_of_one_cell_and_no_regions(norm: Any) -> None:
     block = NonLocalBlock(32, NonLocalConfig(norm=norm))
@@ -273,6 +287,7 @@ def test_a_position_is_refused() -> None:
             "'model.backbone.non_local.norm' is frozen_bn, whose scale would stay 0, so that the block would never learn; choose "
             "sync_bn, bn, gn or scale",
         ),
+        (["model.backbone.non_local.res4=[37]"], "'model.backbone.non_local.res4.0' should be less than or equal to 36, got 37"),
         (["model.backbone.non_local.res4=last"], "'model.backbone.non_local.res4' should be a list, got 'last'"),
         (["model.keypoint_head.non_local.norm=frozen_bn"], "'model.keypoint_head.non_local.norm' is frozen_bn, whose scale would"),
         (["model.keypoint_head.non_local.norm=sync_bn"], "'model.keypoint_head' non_local.norm=sync_bn: statistics over regions"),

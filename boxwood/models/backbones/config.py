@@ -45,6 +45,10 @@ Cells = Annotated[int, Field(ge=1, le=256)]
 """The side of a grid over a region."""
 
 
+Positions = Annotated[tuple[Annotated[int, Field(ge=-36, le=36)], ...], Field(max_length=37)]
+"""Between the residual blocks of a stage, of which no ResNet has more than 36."""
+
+
 class BackboneConfig(Component):
     """Base of every backbone's configuration."""
 
@@ -97,11 +101,11 @@ class NonLocalStagesConfig(NonLocalConfig):
     """
 
     norm: Literal["bn", "sync_bn", "gn", "scale"] = "sync_bn"
-    res3: tuple[int, ...] = ()
+    res3: Positions = ()
     """Positions in layer2 (stride 8)."""
-    res4: tuple[int, ...] = (-1,)
+    res4: Positions = (-1,)
     """Positions in layer3 (stride 16)."""
-    res5: tuple[int, ...] = ()
+    res5: Positions = ()
     """Positions in layer4."""
 
 

@@ -80,7 +80,7 @@ class ChannelScale(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight[:, None, None]
+        return x * self.weight.to(x.dtype)[:, None, None]
 
 
 def halved(x: Tensor) -> Tensor:
