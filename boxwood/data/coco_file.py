@@ -29,6 +29,7 @@ from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
 
 __all__ = [
+    "ANNOTATION_EXTRAS",
     "POLYGONS",
     "RLE_COUNTS",
     "RLE_TEXT",
@@ -46,6 +47,8 @@ NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 
 IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void")
 """What LVIS's and Cityscapes' rules of evaluation ask of images, beyond COCO's keys."""
+ANNOTATION_EXTRAS = ("score", "source")
+"""Where an annotation comes from, beyond COCO's keys: ``source`` is ``auto`` where a detector made it, with the ``score``."""
 
 
 @dataclass(slots=True)
@@ -102,6 +105,8 @@ class CocoFile:
     """(A,) row of ``keypoints``, -1 for annotations without."""
     keypoints: NDArray[np.float64]
     """(., 3K) x, y, visibility."""
+    annotation_extras: Texts
+    """(A) JSON of what an annotation has of `ANNOTATION_EXTRAS`; empty where it has nothing."""
     by_image: NDArray[np.int64]
     """(A,) annotation rows, those of one image side by side in the order of the file."""
     starts: NDArray[np.int64]
@@ -178,6 +183,8 @@ class CocoFile:
             keypoints = self.keypoints[self.keypoint_rows[row]]
             annotation["keypoints"] = keypoints.tolist()
             annotation["num_keypoints"] = int((keypoints[2::3] > 0).sum())
+        if extras := self.annotation_extras[row]:
+            annotation |= json.loads(extras)
         return annotation
 
 
@@ -354,7 +361,12 @@ class _CocoColumns(Columns):
         """The columns of `CocoFile` that are of images."""
         ids, sizes = self.integers("id"), [self.integers("height"), self.integers("width")]
         names = Texts.of([name.encode() for name in self.texts("file_name")])
-        return {"image_ids": ids, "image_sizes": np.stack(sizes, axis=1), "file_names": names, "image_extras": self.extras()}
+        return {
+            "image_ids": ids,
+            "image_sizes": np.stack(sizes, axis=1),
+            "file_names": names,
+            "image_extras": self.extras(IMAGE_EXTRAS),
+        }
 
     def annotation_arrays(self) -> dict[str, Any]:
         """The columns of `CocoFile` that are of annotations and can be read without the images."""
@@ -366,12 +378,13 @@ class _CocoColumns(Columns):
             "areas": self.areas(),
             "crowd": self.integers("iscrowd", default=0) != 0,
             "ignore": np.array([bool(row.get("ignore")) for row in self.records], dtype=np.bool_),
+            "annotation_extras": self.extras(ANNOTATION_EXTRAS),
             **self.masks(),
             **self.keypoints(),
         }
 
-    def extras(self) -> Texts:
-        extras = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]
+    def extras(self, keys: Sequence[str]) -> Texts:
+        extras = [{key: row[key] for key in keys if key in row} for row in self.records]
         return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in extras])
 
     def boxes(self) -> NDArray[np.float64]:
