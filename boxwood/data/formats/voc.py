@@ -4,8 +4,8 @@
     photos/IMG_1.xml, photos/IMG_1.jpg
 
 VOC's boxes count pixels from 1 and include the last one; a COCO box counts from 0 and has a width. ``difficult`` objects, which the
-benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC. ``<score>`` and ``<source>`` of an object are ours: where a
-detector labelled it (`boxwood.data.coco_file.ANNOTATION_EXTRAS`).
+benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC. ``<score>`` and ``<source>`` of an object are ours: they
+say that a detector labelled it (`boxwood.data.coco_file.ANNOTATION_EXTRAS`).
 """
 
 from __future__ import annotations

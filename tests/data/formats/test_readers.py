@@ -403,7 +403,7 @@ def test_tables_of_boxes_have_scores_and_sources(tmp_path: Path) -> None:
     coco, _, lost = read_tensorflow_csv(tmp_path / "a.csv")
     assert origins(coco) == [(0.5, "auto"), (None, None)] and not lost
     (tmp_path / "a.csv").write_text(head + "a.jpg,9,9,a,1,2,3,4,high,auto\n")
-    with pytest.raises(UserError, match="a.csv:2: 'score' must be a number, got 'high'"):
+    with pytest.raises(UserError, match=r"a\.csv:2: 'score' must be a number, got 'high'"):
         read_tensorflow_csv(tmp_path / "a.csv")
 
 
@@ -414,7 +414,7 @@ def test_open_images_says_who_drew_a_box(tmp_path: Path) -> None:
     coco, _, lost = read_open_images(tmp_path / "a.csv", tmp_path)
     assert origins(coco) == [(None, "xclick"), (0.25, "activemil")] and not lost
     (tmp_path / "a.csv").write_text(head + "a,xclick,nut,sure,0,1,0,1\n")
-    with pytest.raises(UserError, match="a.csv:2: Confidence must be a number, got 'sure'"):
+    with pytest.raises(UserError, match=r"a\.csv:2: Confidence must be a number, got 'sure'"):
         read_open_images(tmp_path / "a.csv", tmp_path)
 
 
