@@ -161,11 +161,12 @@ class CocoFile:
             images[row] |= json.loads(self.image_extras[row])
         return {
             "images": images,
-            "annotations": [self._annotation(row) for row in np.flatnonzero(finite).tolist()],
+            "annotations": [self.annotation(row) for row in np.flatnonzero(finite).tolist()],
             "categories": [dict(category) for category in self.categories],
         }
 
-    def _annotation(self, row: int) -> dict[str, Any]:
+    def annotation(self, row: int) -> dict[str, Any]:
+        """A row of the annotations as COCO writes it, with the area of `to_coco`."""
         area, box, segmentation = float(self.areas[row]), self.boxes[row].tolist(), self.segmentation(row)
         annotation: dict[str, Any] = {
             "id": int(self.ids[row]),
