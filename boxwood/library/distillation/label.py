@@ -196,9 +196,12 @@ def _labelled_set(like: str | Path, opened: OpenedWeights) -> _LabelledSet:
     refuse(check_identities(file), str(like))
     model = opened.saved.categories
     check_same_names(model, categories_of(file), opened.source, str(like))
+    has_keypoints = getattr(opened.saved.config.model, "keypoint_head", None) is not None
+    if has_keypoints and model.keypoints != (facts := categories_of(file).keypoints):
+        raise UserError(f"{like}: has {'other' if facts else 'no'} keypoints than {opened.source}; name its labelled set")
     counted = check_boxes(file)[0].usable & ~file.crowd & ~file.ignore
     keypoints = None
-    if getattr(opened.saved.config.model, "keypoint_head", None) is not None:
+    if has_keypoints:
         visible = np.zeros(len(counted), dtype=np.int64)
         rows = file.keypoint_rows >= 0
         visible[rows] = (file.keypoints[file.keypoint_rows[rows], 2::3] > 0).sum(axis=1)
@@ -359,6 +362,9 @@ def _write(
 ) -> None:
     """The COCO file, row by row."""
     ids = {str(row["name"]): int(row["id"]) for row in labelled.categories}
+    facts = categories_of(labelled).keypoints
+    # Without any keypoints the file could not be mixed with a labelled set that has some.
+    unlabelled: Line = {} if facts is None else {"keypoints": [0.0] * 3 * len(facts.names), "num_keypoints": 0}
     number = 0
 
     def images() -> Iterator[dict[str, Any]]:
@@ -372,7 +378,8 @@ def _write(
             for record in line["detections"]:
                 if selection.takes(record):
                     number += 1
-                    yield _annotation(record, number, image_id, ids[record["category"]], selection.of_keypoints)
+                    row = _annotation(record, ids[record["category"]], selection.of_keypoints)
+                    yield {"id": number, "image_id": image_id, **unlabelled, **row}
 
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f'{{"info": {_json(info)},\n"categories": {_json(labelled.categories)}')
@@ -384,18 +391,11 @@ def _write(
         file.write("}\n")
 
 
-def _annotation(record: Line, number: int, image_id: int, category_id: int, of_keypoints: Threshold | None) -> dict[str, Any]:
+def _annotation(record: Line, category_id: int, of_keypoints: Threshold | None) -> Line:
+    """A row of the file for a detection, without its ids."""
     area = instance_area(record.get("segmentation"), record["bbox"])
-    row: dict[str, Any] = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": record["bbox"],
-        "area": area,
-        "iscrowd": 0,
-        "score": record["score"],
-        "source": "auto",
-    }
+    row: Line = {"category_id": category_id, "bbox": record["bbox"], "area": area, "iscrowd": 0}
+    row |= {"score": record["score"], "source": "auto"}
     if "segmentation" in record:
         row["segmentation"] = record["segmentation"]
     if "keypoints" in record:
