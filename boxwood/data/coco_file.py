@@ -117,6 +117,11 @@ class CocoFile:
     def file_name(self, image: int) -> str:
         return self.file_names[image].decode()
 
+    def num_automatic(self) -> int:
+        """How many annotations a detector made (``source: auto``)."""
+        rows = np.flatnonzero(np.diff(self.annotation_extras.offsets)).tolist()
+        return sum(json.loads(self.annotation_extras[row]).get("source") == "auto" for row in rows)
+
     def describe(self, annotation: int) -> str:
         """The words by which a message names an annotation."""
         row = int(self.image_rows[annotation])

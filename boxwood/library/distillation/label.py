@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from boxwood.config import apply_overrides, to_tree
+from boxwood.data import CocoConfig
 from boxwood.data.annotations import read_annotations
 from boxwood.data.categories import categories_of
 from boxwood.data.class_order import check_same_names
@@ -46,7 +47,7 @@ from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Sample
 from boxwood.threads import in_order, worker_threads
 
-__all__ = ["FLOOR", "Labels", "label", "with_views"]
+__all__ = ["FLOOR", "Labels", "label", "pictures_in", "with_views"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Labels:
 def label(
     model: str | Path,
     images: str | Path,
-    like: str | Path,
+    like: str | Path | CocoConfig,
     out: str | Path,
     *,
     per_class: bool = True,
@@ -100,10 +101,11 @@ def label(
 ) -> Labels:
     """Label the pictures of a folder with a detector, and write them as the COCO file ``out``, with a page ``out``.html beside it.
 
-    ``model`` is a run, a weights file or a name of the zoo. ``like`` is the labelled set, in any format that is read: a class gets
-    as many labels an image as it has instances an image there (`boxwood.library.distillation.thresholds`), with a score of at least
-    ``floor``; without ``per_class`` all classes share one threshold. Each picture is seen in 18 views (`with_views`), or with
-    ``one_view`` as `boxwood predict` sees it; ``overrides`` (``test.KEY=VALUE``) change that.
+    ``model`` is a run, a weights file or a name of the zoo. ``like`` is the labelled set, a file or folder of any format that is
+    read (its train part), or a `boxwood.data.CocoConfig`: a class gets as many labels an image as it has instances an image there
+    (`boxwood.library.distillation.thresholds`), with a score of at least ``floor``; without ``per_class`` all classes share one
+    threshold. Each picture is seen in 18 views (`with_views`), or with ``one_view`` as `boxwood predict` sees it; ``overrides``
+    (``test.KEY=VALUE``) change that.
 
     Results are written to a journal beside ``out``, picture by picture: a call that was interrupted resumes. Pictures that cannot
     be read are left out and named in the result. Raises `UserError` where the folder has no picture, the classes of ``like`` are
@@ -118,18 +120,18 @@ def label(
         raise UserError(f"{out}: the labels are a COCO file, which is written as .json; change the ending")
     if not 0 <= floor <= 1:
         raise UserError(f"--floor {floor:g}: must be a score, 0 to 1")
-    names = _pictures(images)
+    names = pictures_in(images)
     opened = open_weights(model)
     labelled = _labelled_set(like, opened)
     config = _config(opened, floor, one_view, overrides)
-    _check_limit(labelled, config, str(like))
+    _check_limit(labelled, config)
     about = {"model": str(model), "weights": _digest(opened), "test": to_tree(config.test)}
     path = out.with_name(f"{out.name}.part.jsonl")
     with closing(Journal(path, about)) as journal:
         errors = _detect(journal, partial(predictor_of, opened, config, source=str(model)), images, names)
         selection = _select(journal, names, opened.saved.categories, labelled, per_class, floor)
         _check_labels(selection, floor, images)
-        info = _info(about, like, config, selection)
+        info = _info(about, labelled, config, selection)
         write_whole(out, partial(_write, journal, names, selection, labelled.file, info))
         page = out.with_suffix(".html")
         write_page_of_labels(page, out, images, selection.of_class, selection.scores, floor)
@@ -171,7 +173,7 @@ class _LabelledSet:
     """Labelled keypoints an instance; None for models without."""
 
 
-def _pictures(folder: Path) -> list[str]:
+def pictures_in(folder: Path) -> list[str]:
     """The names of the pictures in a folder and those below it, relative to it. Raises `UserError` where there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; name the folder of the pictures that are to be labelled")
@@ -187,18 +189,18 @@ def _pictures(folder: Path) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in pictures]
 
 
-def _labelled_set(like: str | Path, opened: OpenedWeights) -> _LabelledSet:
+def _labelled_set(like: str | Path | CocoConfig, opened: OpenedWeights) -> _LabelledSet:
     """How many instances the images of the labelled set have: without crowd regions, instances to ignore and boxes without area;
     for a model with keypoints those with a labelled keypoint."""
     if opened.saved.config.model.class_agnostic:
         raise UserError(f"{opened.source}: {opened.saved.config.model.title} finds boxes without classes, which are no labels")
-    file = read_annotations(like)
-    refuse(check_identities(file), str(like))
+    file = like.read() if isinstance(like, CocoConfig) else read_annotations(like)
+    refuse(check_identities(file), file.path)
     model = opened.saved.categories
-    check_same_names(model, categories_of(file), opened.source, str(like))
+    check_same_names(model, categories_of(file), opened.source, file.path)
     has_keypoints = getattr(opened.saved.config.model, "keypoint_head", None) is not None
     if has_keypoints and model.keypoints != (facts := categories_of(file).keypoints):
-        raise UserError(f"{like}: has {'other' if facts else 'no'} keypoints than {opened.source}; name its labelled set")
+        raise UserError(f"{file.path}: has {'other' if facts else 'no'} keypoints than {opened.source}; name its labelled set")
     counted = check_boxes(file)[0].usable & ~file.crowd & ~file.ignore
     keypoints = None
     if has_keypoints:
@@ -212,7 +214,7 @@ def _labelled_set(like: str | Path, opened: OpenedWeights) -> _LabelledSet:
     if not counts.any():
         what = "instance with a labelled keypoint" if keypoints is not None else "instance"
         raise UserError(
-            f"{like}: has no {what}, so by the rule of as many instances an image there is no label; name a labelled set"
+            f"{file.path}: has no {what}, so by the rule of as many instances an image there is no label; name a labelled set"
         )
     return _LabelledSet(file, counts / len(file.image_ids), keypoints)
 
@@ -228,11 +230,12 @@ def _config(opened: OpenedWeights, floor: float, one_view: bool, overrides: Sequ
     return config
 
 
-def _check_limit(labelled: _LabelledSet, config: RunConfig, like: str) -> None:
-    if (target := labelled.targets.sum()) > config.test.detections_per_image:
+def _check_limit(labelled: _LabelledSet, config: RunConfig) -> None:
+    limit = config.test.detections_per_image
+    if (target := labelled.targets.sum()) > limit:
         raise UserError(
-            f"{like}: has {target:.1f} instances an image, and the model gives at most {config.test.detections_per_image}; raise "
-            f"test.detections_per_image"
+            f"{labelled.file.path}: has {target:.1f} instances an image, and the model gives at most {limit}; raise "
+            "test.detections_per_image"
         )
 
 
@@ -341,14 +344,14 @@ def _check_labels(selection: _Selection, floor: float, images: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- the file
 
 
-def _info(about: Mapping[str, Any], like: str | Path, config: RunConfig, selection: _Selection) -> dict[str, Any]:
+def _info(about: Mapping[str, Any], labelled: _LabelledSet, config: RunConfig, selection: _Selection) -> dict[str, Any]:
     """What the labels were made from, for the file's ``info``."""
     rows = {name: asdict(row) for name, row in selection.of_class.items()}
     return {
         "description": "labels that a detector made (Data Distillation); annotations have score and source: auto",
         "model": about["model"],
         "weights_sha256": about["weights"],
-        "labelled_set": str(like),
+        "labelled_set": labelled.file.path,
         "views": to_tree(config.test)["tta"],
         "thresholds": rows,
         "keypoint_threshold": None if selection.of_keypoints is None else asdict(selection.of_keypoints),

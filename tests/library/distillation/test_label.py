@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -79,17 +80,21 @@ def test_one_view_is_plain_prediction(trained: Path, folder: Path) -> None:
     assert labels.num_instances == len(actual) and labels.num_pictures == 3
 
 
-def test_the_file_and_the_page(trained: Path, folder: Path, boxwood: Boxwood) -> None:
+def test_the_file_and_the_page(trained: Path, folder: Path, boxwood: Boxwood, caplog: pytest.LogCaptureFixture) -> None:
     """The file is read as any COCO file, with scores; the page loads nothing; the journal is gone."""
     done = boxwood("distill", "label", trained, "photos", "--like", "train.json", "--out", "labels.json", "--floor", "0")
     assert done.status == 0, done.err
     file, tree = read_annotations(folder / "labels.json"), read(folder / "labels.json")
+    caplog.set_level(logging.INFO, logger="boxwood")
     assert file.to_coco()["annotations"] == tree["annotations"] != []
     assert tree["categories"] == read(folder / "train.json")["categories"]
     assert [row["id"] for row in tree["images"]] == [1, 2, 3]
     views = tree["info"]["views"]["boxes"]
     assert views["scales"] == [32, 40, 48, 56, 72, 80, 88, 96] and views["flip"] and views["scale_flip"]
+    caplog.clear()
     dataset = CocoConfig(annotations="labels.json", images="photos", keep_empty=False).open()
+    count = len(tree["annotations"])
+    assert f"labels.json: {count} of {count} annotations were made by a detector (source: auto)" in caplog.text
     assert len(dataset) == tree["info"]["images_with_labels"] and dataset[0].segmentations is not None
     page = (folder / "labels.html").read_text()
     assert "Automatic labels" in page and "data:image/jpeg;base64," in page and "http" not in page.replace("http-equiv", "")
