@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of all but the teacher")
     parser.add_argument("--one-view", action="store_true", help="label from one view of each picture")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.task == "bccd" and options.data is None:
         parser.error("bccd needs --data, the folder of the data set")
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=int, nargs=2, default=(3, 2), help="labelled to automatic images in every batch")
     parser.add_argument("--floor", type=float, default=0.3, help="the lowest score of a label")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the student's configuration")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
 
     config = boxwood.recipe(options.teacher, *options.overrides)
     labelled = config.data.train

@@ -26,8 +26,8 @@ KEYPOINT_LABELS = "data/coco/annotations/keypoint_labels_unlabeled2017.json"
 def faster_rcnn_r50_fpn_distilled() -> RunConfig:
     """Faster R-CNN, ResNet-50-FPN, COCO and automatic labels of its unlabelled images, 288,000 steps of 20 images.
 
-    The paper published box AP 37.9; its gains over training without the unlabelled images are 0.8 to 0.9 points. Put COCO 2017 under ``data/coco``,
-    label its unlabelled images as the module's docstring shows, then::
+    The paper published box AP 37.9; its gains over training without the unlabelled images are 0.8 to 0.9 points. Put COCO 2017
+    under ``data/coco``, label its unlabelled images as the module's docstring shows, then::
 
         torchrun --nproc-per-node 4 -m boxwood train faster_rcnn_r50_fpn_distilled
     """
@@ -37,8 +37,8 @@ def faster_rcnn_r50_fpn_distilled() -> RunConfig:
 def keypoint_rcnn_r50_fpn_distilled() -> RunConfig:
     """Keypoint R-CNN, ResNet-50-FPN, COCO's persons and automatic labels of its unlabelled images, 288,000 steps of 20 images.
 
-    The paper's gain in keypoint AP over training without the unlabelled images is 1.7 to 2.0 points, over several backbones. The
-    labels are those of a Keypoint R-CNN (``--like data/coco/annotations/person_keypoints_train2017.json``)::
+    The paper published gains in keypoint AP of 1.7 to 2.0 points over training without the unlabelled images, for several
+    backbones. The labels are those of a Keypoint R-CNN (``--like data/coco/annotations/person_keypoints_train2017.json``)::
 
         torchrun --nproc-per-node 4 -m boxwood train keypoint_rcnn_r50_fpn_distilled
     """
