@@ -82,15 +82,16 @@ def test_one_view_is_plain_prediction(trained: Path, folder: Path) -> None:
 
 def test_the_file_and_the_page(trained: Path, folder: Path, boxwood: Boxwood, caplog: pytest.LogCaptureFixture) -> None:
     """The file is read as any COCO file, with scores; the page loads nothing; the journal is gone."""
-    done = boxwood("distill", "label", trained, "photos", "--like", "train.json", "--out", "labels.json", "--floor", "0")
+    views = ("test.tta.boxes.scales=[48]", "test.tta.masks.scales=[48]")
+    done = boxwood("distill", "label", trained, "photos", "--like", "train.json", "--out", "labels.json", "--floor", "0", *views)
     assert done.status == 0, done.err
     file, tree = read_annotations(folder / "labels.json"), read(folder / "labels.json")
     caplog.set_level(logging.INFO, logger="boxwood")
     assert file.to_coco()["annotations"] == tree["annotations"] != []
     assert tree["categories"] == read(folder / "train.json")["categories"]
     assert [row["id"] for row in tree["images"]] == [1, 2, 3]
-    views = tree["info"]["views"]["boxes"]
-    assert views["scales"] == [32, 40, 48, 56, 72, 80, 88, 96] and views["flip"] and views["scale_flip"]
+    for task in ("boxes", "masks"):
+        assert tree["info"]["views"][task]["scales"] == [48] and tree["info"]["views"][task]["scale_flip"]
     caplog.clear()
     dataset = CocoConfig(annotations="labels.json", images="photos", keep_empty=False).open()
     count = len(tree["annotations"])
@@ -274,15 +275,14 @@ def test_wrong_input_has_one_line(
     assert not (folder / "labels.json").exists()
 
 
-def test_labels_of_other_classes_are_not_mixed(trained: Path, shapes: Path, folder: Path, boxwood: Boxwood) -> None:
+def test_labels_of_other_classes_are_not_mixed(shapes: Path, folder: Path, boxwood: Boxwood) -> None:
     """A student's mixture whose labels come from a model with other classes."""
-    label(trained, "photos", "train.json", "labels.json", floor=0.0, one_view=True)
-    tree = read(folder / "labels.json")
+    tree = read(folder / "train.json")
     tree["categories"][0]["name"] = "wheel"
     (folder / "labels.json").write_text(json.dumps(tree))
     parts = [
         {"kind": "coco", "annotations": str(shapes / "train.json"), "images": str(shapes / "train")},
-        {"kind": "coco", "annotations": "labels.json", "images": "photos"},
+        {"kind": "coco", "annotations": "labels.json", "images": str(shapes / "train")},
     ]
     (folder / "mixed.yaml").write_text(
         json.dumps({"base": "demo_shapes", "data": {"train": {"kind": "mixture", "parts": parts, "ratio": [1, 1]}}})
