@@ -141,13 +141,15 @@ def label(
 
 def with_views(config: RunConfig) -> RunConfig:
     """The configuration with the paper's 18 views: at nine shorter sides from half to one and a half times the ordinary one, plain
-    and mirrored.
+    and mirrored. One with views (``test.tta``) keeps them.
 
     Boxes of all views are suppressed together and then vote; masks are averaged probabilities. For keypoints boxes come from the
     ordinary view alone, and in them the heatmaps of all views are averaged as probabilities. Without a `ResizeShortestEdge` among
     ``data.val.transforms`` the views are the ordinary and the mirrored one.
     """
     config = config.model_copy(deep=True)
+    if config.test.tta is not None:
+        return config
     resize = next((t for t in config.data.val.transforms if isinstance(t, ResizeShortestEdge)), None)
     scales = () if resize is None else tuple(dict.fromkeys(round(resize.short[0] * eighths / 8) for eighths in EIGHTHS))
     views: dict[str, Any] = {"flip": True, "scales": scales, "scale_flip": bool(scales)}

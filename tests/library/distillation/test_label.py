@@ -113,6 +113,9 @@ def test_views() -> None:
     assert sorted(side for (side,) in sides) == sorted([*range(400, 1300, 100)] * 2)
     assert config.test.tta.masks is not None and config.test.tta.masks.combine == "soft_avg"
 
+    own = resolve("mask_rcnn_r50_fpn_1x", ["test.tta={boxes: {flip: true}}"])
+    assert with_views(own) == own
+
     pose = with_views(resolve("keypoint_rcnn_r50_fpn_1x")).test
     assert pose.tta is not None and pose.tta.boxes is None and pose.vote is None and pose.tta.keypoints is not None
     assert pose.tta.keypoints.combine == "probability_avg" and len(views_of(pose.tta.keypoints, config.data.val.transforms)) == 18
