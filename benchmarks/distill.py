@@ -74,7 +74,7 @@ def bccd(out: Path, source: Path) -> RunConfig:
     config = with_data(recipe, data / "labelled.json", source / "images", source / "test.json", source / "images")
     sizes = ["data.train.transforms.0.short=[192]", "data.val.transforms.0.short=[192]", "optim.warmup_steps=20"]
     views = "test.tta={boxes: {flip: true, scales: [144, 240], scale_flip: true}}"  # six instead of 18, to save time
-    return override(config, [*sizes, views, "test.vote.threshold=0.8", "train.batch_size=5", f"train.steps={STEPS['bccd'][0]}"])
+    return override(config, [*sizes, views, "train.batch_size=5", f"train.steps={STEPS['bccd'][0]}"])
 
 
 def main() -> None:

@@ -148,18 +148,18 @@ def with_views(config: RunConfig) -> RunConfig:
     ``data.val.transforms`` the views are the ordinary and the mirrored one.
     """
     config = config.model_copy(deep=True)
-    if config.test.tta is not None:
-        return config
-    resize = next((t for t in config.data.val.transforms if isinstance(t, ResizeShortestEdge)), None)
-    scales = () if resize is None else tuple(dict.fromkeys(round(resize.short[0] * eighths / 8) for eighths in EIGHTHS))
-    views: dict[str, Any] = {"flip": True, "scales": scales, "scale_flip": bool(scales)}
-    has_masks, has_keypoints = (getattr(config.model, name, None) is not None for name in ("mask_head", "keypoint_head"))
-    config.test.tta = TTAConfig(
-        boxes=None if has_keypoints else BoxViewsConfig(**views),
-        masks=MaskViewsConfig(**views) if has_masks else None,
-        keypoints=KeypointViewsConfig(**views, combine="probability_avg") if has_keypoints else None,
-    )
-    config.test.vote = None if has_keypoints else VoteConfig()
+    if config.test.tta is None:
+        resize = next((t for t in config.data.val.transforms if isinstance(t, ResizeShortestEdge)), None)
+        scales = () if resize is None else tuple(dict.fromkeys(round(resize.short[0] * eighths / 8) for eighths in EIGHTHS))
+        views: dict[str, Any] = {"flip": True, "scales": scales, "scale_flip": bool(scales)}
+        has_masks, has_keypoints = (getattr(config.model, name, None) is not None for name in ("mask_head", "keypoint_head"))
+        config.test.tta = TTAConfig(
+            boxes=None if has_keypoints else BoxViewsConfig(**views),
+            masks=MaskViewsConfig(**views) if has_masks else None,
+            keypoints=KeypointViewsConfig(**views, combine="probability_avg") if has_keypoints else None,
+        )
+    if config.test.tta.boxes is not None and config.test.vote is None:
+        config.test.vote = VoteConfig()
     return config
 
 

@@ -114,7 +114,7 @@ def test_views() -> None:
     assert config.test.tta.masks is not None and config.test.tta.masks.combine == "soft_avg"
 
     own = resolve("mask_rcnn_r50_fpn_1x", ["test.tta={boxes: {flip: true}}"])
-    assert with_views(own) == own
+    assert with_views(own).test.tta == own.test.tta and with_views(own).test.vote is not None
 
     pose = with_views(resolve("keypoint_rcnn_r50_fpn_1x")).test
     assert pose.tta is not None and pose.tta.boxes is None and pose.vote is None and pose.tta.keypoints is not None
