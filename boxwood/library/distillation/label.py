@@ -114,7 +114,7 @@ def label(
     images, out = Path(images), Path(out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "boxwood distill label is one process; start it without torchrun, and for several parts of the pictures apart"
+            "boxwood distill label runs in one process; start it without torchrun, or once for each part of the pictures"
         )
     if out.suffix != ".json":
         raise UserError(f"{out}: the labels are a COCO file, which is written as .json; change the ending")

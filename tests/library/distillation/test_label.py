@@ -293,3 +293,10 @@ def test_labels_of_other_classes_are_not_mixed(shapes: Path, folder: Path, boxwo
     wanted = [override for override in tiny(shapes) if not override.startswith("data.train.")]
     done = boxwood("train", "mixed.yaml", *wanted, "--out", "run")
     assert done.status == 2 and "part 0 of a mixture and part 1 have different categories" in done.err
+
+
+def test_several_processes_are_refused(trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would write one journal."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="runs in one process; start it without torchrun"):
+        label(trained, "photos", "train.json", "labels.json")
