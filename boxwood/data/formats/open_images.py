@@ -68,7 +68,7 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> R
 
 
 def _confidence(row: dict[str, str], where: str) -> float | None:
-    """The score of a box that a detector found; None where the column has 1, as for all boxes that people drew or verified."""
+    """The score of a box that a detector predicted; None where the column has 1, as for all boxes that people drew or verified."""
     text = row.get("Confidence", "")
     try:
         confidence = float(text or 1)

@@ -76,7 +76,7 @@ class Labels:
     @property
     def num_instances(self) -> int:
         """Labels of all classes."""
-        return sum(threshold.kept for threshold in self.thresholds.values())
+        return sum(threshold.labels for threshold in self.thresholds.values())
 
     def text(self) -> str:
         """A table of the classes for a terminal."""
@@ -84,7 +84,7 @@ class Labels:
         lines = [f"{'class':{width}}  labelled set, an image  wanted  labels  lowest score"]
         for name, row in self.thresholds.items():
             score = "-" if row.score is None else f"{row.score:.3f}"
-            lines.append(f"{name:{width}}{row.target:>24.3f}{row.wanted:>8,}{row.kept:>8,}{score:>14}")
+            lines.append(f"{name:{width}}{row.target:>24.3f}{row.wanted:>8,}{row.labels:>8,}{score:>14}")
         return "\n".join(lines)
 
 
@@ -339,7 +339,7 @@ def _check_labels(selection: _Selection, floor: float, images: Path) -> None:
     for name, row in selection.of_class.items():
         if row.missing:
             logger.warning(
-                "%s: %d labels instead of %d, since no other detection has a score of %g", name, row.kept, row.wanted, floor
+                "%s: %d labels instead of %d, since no other detection has a score of %g", name, row.labels, row.wanted, floor
             )
 
 

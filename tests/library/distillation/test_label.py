@@ -137,9 +137,9 @@ def test_keypoints(shapes: Path, folder: Path) -> None:
     threshold, rows = made["info"]["keypoint_threshold"], made["annotations"]
     visible = [sum(value > 0 for value in row["keypoints"][2::3]) for row in tree["annotations"]]
     assert threshold["target"] == pytest.approx(sum(visible) / len(visible))
-    assert threshold["wanted"] == int(threshold["target"] * len(rows) + 0.5) == threshold["kept"]
+    assert threshold["wanted"] == int(threshold["target"] * len(rows) + 0.5) == threshold["labels"]
     assert [row["num_keypoints"] for row in rows] == [sum(v == 2 for v in row["keypoints"][2::3]) for row in rows]
-    assert sum(row["num_keypoints"] for row in rows) == threshold["kept"]
+    assert sum(row["num_keypoints"] for row in rows) == threshold["labels"]
     assert {
         tuple(row["keypoints"][i : i + 2])
         for row in rows
