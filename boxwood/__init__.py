@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from boxwood.library.check import check, repair
     from boxwood.library.configuration import config_schema
     from boxwood.library.demo import demo
+    from boxwood.library.distillation.compare import compare as distill_compare
+    from boxwood.library.distillation.label import label as distill_label
     from boxwood.library.imports import import_detectron_config, import_proposals
     from boxwood.library.samples import draw_samples
     from boxwood.library.selection import select_detections
@@ -77,6 +79,8 @@ __all__ = [
     "config_schema",
     "convert",
     "demo",
+    "distill_compare",
+    "distill_label",
     "download_model",
     "draw_samples",
     "evaluate",
@@ -129,6 +133,8 @@ _HOME = {  # name -> module, or module:name where it is called otherwise there
     "config_schema": "boxwood.library.configuration",
     "convert": "boxwood.data.formats.convert",
     "demo": "boxwood.library.demo",
+    "distill_compare": "boxwood.library.distillation.compare:compare",
+    "distill_label": "boxwood.library.distillation.label:label",
     "download_model": "boxwood.zoo.download",
     "draw_samples": "boxwood.library.samples",
     "evaluate": "boxwood.inference.evaluate",

@@ -94,7 +94,7 @@ def draw_instances(
     boxes: NDArray[Any],
     labels: Sequence[int],
     names: Sequence[str],
-    scores: Sequence[float] | None = None,
+    scores: Sequence[float | None] | None = None,
     masks: NDArray[Any] | Crop | None = None,
     keypoints: NDArray[Any] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
@@ -105,10 +105,11 @@ def draw_instances(
 
     ``image`` is a path, the bytes of an image file, a binary file object, a PIL image (EXIF orientation is applied to all of
     these), an (H, W, 3) RGB or (H, W) array, or a (3, H, W) tensor, converted by `boxwood.pixels`. ``boxes`` (N, 4) xyxy in its
-    pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the name, ``masks`` (N, H, W) bool, or a
-    function from i to the mask of instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where the point is drawn,
-    ``skeleton`` the pairs of keypoints to link, ``overlays`` additional drawings of each instance, ``colors`` the colour of each,
-    those of `instance_colors` by default. A name without room beside those before it is left out: order instances best first.
+    pixels, ``labels`` and ``names`` the class of each instance, ``scores`` written behind the name (None: no score), ``masks``
+    (N, H, W) bool, or a function from i to the mask of instance i (`Crop`), ``keypoints`` (N, K, 3) x, y and a number above 0 where
+    the point is drawn, ``skeleton`` the pairs of keypoints to link, ``overlays`` additional drawings of each instance, ``colors``
+    the colour of each, those of `instance_colors` by default. A name without room beside those before it is left out: order
+    instances best first.
 
     Raises `UserError` where the picture cannot be read.
 
@@ -144,7 +145,7 @@ def draw_instances(
     for overlay in overlays:
         for i in largest_first:
             overlay(picture, i, boxes[i].tolist(), colors[i], line)
-    texts = [name if scores is None else f"{name} {scores[i]:.2f}" for i, name in enumerate(names)]
+    texts = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores or [None] * count, strict=True)]
     _draw_names(picture, boxes, texts, colors, [i for i in range(count) if finite[i]], line)
     return picture
 

@@ -250,6 +250,7 @@ def commands(folder: Path) -> Iterator[dict[str, Command]]:
     more = ["train.steps=6", "train.eval_every=3", "train.checkpoint_every=2", "train.keep_checkpoints=1"]
     to_import = ["weights", "import", str(blobs), "--from", "detectron", "--model", "detectron/rpn_R-50-FPN_1x", "--out"]
     pictures = str(shapes / "val")
+    labelling = ["distill", "label", str(model), pictures, "--like", str(shapes / "val.json"), "--floor", "0", "--one-view"]
     with serve() as site:
         url = find(ZOO_NAME).url
         assert url is not None
@@ -263,6 +264,7 @@ def commands(folder: Path) -> Iterator[dict[str, Command]]:
                 Command(
                     "predict", lambda out: ["predict", pictures, "--model", str(model), "--score", "0", "--out", str(out)], bytes_of
                 ),
+                Command("label", lambda out: [*labelling, "--out", str(out / "labels.json")], bytes_of),
                 Command("convert", lambda out: ["data", "convert", str(shapes / "val.json"), str(out), "--to", "yolo"], bytes_of),
                 Command("import", lambda out: [*to_import, str(out / "rpn.safetensors")], bytes_of),
                 Command(
@@ -295,6 +297,8 @@ if __name__ == "__main__":
     parser.add_argument("--random", type=int, default=100, help="random kills of each command")
     parser.add_argument("--every", type=int, default=1, help="every how many of the write points")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--commands", nargs="*", default=[], help="train eval predict convert import download; all by default")
+    parser.add_argument(
+        "--commands", nargs="*", default=[], help="train eval predict label convert import download; all by default"
+    )
     options = parser.parse_args()
     sys.exit(1 if check_all(options.commands, num_random=options.random, every=options.every, seed=options.seed) else 0)

@@ -17,6 +17,8 @@ import yaml
 from PIL import Image
 
 import boxwood as package
+from boxwood.data import MixtureConfig
+from boxwood.data.annotations import read_annotations
 from boxwood.models.backbones import check_backbone
 from boxwood.weights import read_weights
 from examples.non_local_block import PlainWithBlockConfig
@@ -45,6 +47,7 @@ def test_every_example_is_short_and_tested() -> None:
         assert 20 <= len(path.read_text().splitlines()) <= 80, path
         assert path.stem in tests.replace(".py", ""), path
     assert {path.stem for path in EXAMPLES} >= {
+        "distill",
         "evaluate",
         "non_local_block",
         "predict",
@@ -332,3 +335,14 @@ def test_points_of_own_task_are_flipped_and_resized() -> None:
     points = Points(torch.tensor([[[10.0, 20.0, 0.25, 0.75]]]))
     assert points.transformed(Affine.flip((50, 40))).values.tolist() == [[[30.0, 20.0, 0.75, 0.75]]]
     assert points.transformed(Affine.resize((50, 40), (100, 80))).values.tolist() == [[[20.0, 40.0, 0.25, 0.75]]]
+
+
+def test_distill(
+    trained: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (trained, shapes / "val", "--out", tmp_path, "--ratio", 1, 1, "--floor", 0, "train.steps=1")
+    run("distill.py", *arguments, monkeypatch=monkeypatch)
+    assert "box AP: teacher 0.0" in capsys.readouterr().out
+    train_set = package.recipe(tmp_path / "run").data.train
+    assert isinstance(train_set, MixtureConfig) and train_set.ratio == (1, 1)
+    assert read_annotations(tmp_path / "labels.json").num_automatic() > 0

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "commands", [("train",), ("eval", "predict", "convert"), ("import", "download")], ids=lambda commands: commands[0]
+    "commands", [("train",), ("eval", "predict", "label", "convert"), ("import", "download")], ids=lambda commands: commands[0]
 )
 def test_killed_commands(commands: tuple[str, ...]) -> None:
     """In a process of its own, which forks and has few threads."""

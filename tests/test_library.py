@@ -23,6 +23,7 @@ import boxwood as package
 from boxwood.cli import cli
 from boxwood.cli.data import convert as convert_command
 from boxwood.data import CocoConfig
+from boxwood.data.annotations import read_annotations
 from boxwood.data.formats import convert as convert_module
 from boxwood.errors import UserError
 from boxwood.zoo import find
@@ -112,6 +113,8 @@ AFTER: dict[str, Callable[[Any, Path], bool]] = {
     "train": lambda metrics, folder: "bbox" in metrics and (folder / "runs" / "mine" / "last.safetensors").is_file(),
     "eval": lambda result, folder: "segm" in result.metrics and sorted(result.detections) == [1, 2],
     "predict": lambda predictions, folder: len(predictions) == 4 and (folder / "predictions" / "predictions.json").is_file(),
+    "distill label": lambda labels, folder: labels.num_pictures == 4 and read_annotations("labels.json").num_automatic() > 0,
+    "distill compare": lambda result, folder: [*result.scores["bbox"]] == ["teacher", "student", "longer"],
     "data check": lambda findings, _: all(finding.where == "train.json" for finding in findings),
     "data stats": lambda result, folder: "6 classes" in result.text() and (folder / "stats.html").is_file(),
     "data show": lambda pictures, _: len(pictures) == 4 and all(path.is_file() for path in pictures),

@@ -22,7 +22,7 @@ from boxwood.printable import PrintableStream, printable
 
 __all__ = ["LazyGroup", "cli", "main"]
 
-COMMANDS = ("demo", "train", "eval", "predict", "data", "config", "weights", "zoo", "bench")
+COMMANDS = ("demo", "train", "eval", "predict", "distill", "data", "config", "weights", "zoo", "bench")
 
 
 class LazyGroup(click.Group):

@@ -82,6 +82,10 @@ class CocoDataset:
         refuse(findings, str(annotations))
         for finding in [*check_readings(self.file), *name_findings, *findings, *check_areas(self.file)]:
             logger.warning("%s: %s", annotations, finding)
+        if automatic := self.file.num_automatic():
+            logger.info(
+                "%s: %d of %d annotations were made by a detector (source: auto)", annotations, automatic, len(self.file.ids)
+            )
         self._boxes, self._usable = repaired.boxes, repaired.usable
         self.categories = categories_of(self.file)
         order = np.argsort(self.categories.ids)

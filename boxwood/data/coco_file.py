@@ -29,6 +29,7 @@ from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
 
 __all__ = [
+    "ANNOTATION_EXTRAS",
     "POLYGONS",
     "RLE_COUNTS",
     "RLE_TEXT",
@@ -36,6 +37,7 @@ __all__ = [
     "Texts",
     "coco_file_in_parts",
     "coco_file_of",
+    "origin_keys",
     "read_coco_file",
     "read_coco_tree",
     "read_image_ids",
@@ -46,6 +48,10 @@ NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 
 IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void")
 """What LVIS's and Cityscapes' rules of evaluation ask of images, beyond COCO's keys."""
+EXTRA_LEVELS = 8
+"""Of lists and mappings in them, at most."""
+ANNOTATION_EXTRAS = ("score", "source")
+"""Where an annotation comes from, beyond COCO's keys: ``source`` is ``auto`` where a detector made it, with the ``score``."""
 
 
 @dataclass(slots=True)
@@ -102,6 +108,8 @@ class CocoFile:
     """(A,) row of ``keypoints``, -1 for annotations without."""
     keypoints: NDArray[np.float64]
     """(., 3K) x, y, visibility."""
+    annotation_extras: Texts
+    """(A) JSON of what an annotation has of `ANNOTATION_EXTRAS`, numbers and texts alone; empty where it has nothing."""
     by_image: NDArray[np.int64]
     """(A,) annotation rows, those of one image side by side in the order of the file."""
     starts: NDArray[np.int64]
@@ -111,6 +119,11 @@ class CocoFile:
 
     def file_name(self, image: int) -> str:
         return self.file_names[image].decode()
+
+    def num_automatic(self) -> int:
+        """How many annotations a detector made (``source: auto``)."""
+        rows = np.flatnonzero(np.diff(self.annotation_extras.offsets)).tolist()
+        return sum(json.loads(self.annotation_extras[row]).get("source") == "auto" for row in rows)
 
     def describe(self, annotation: int) -> str:
         """The words by which a message names an annotation."""
@@ -156,11 +169,12 @@ class CocoFile:
             images[row] |= json.loads(self.image_extras[row])
         return {
             "images": images,
-            "annotations": [self._annotation(row) for row in np.flatnonzero(finite).tolist()],
+            "annotations": [self.annotation(row) for row in np.flatnonzero(finite).tolist()],
             "categories": [dict(category) for category in self.categories],
         }
 
-    def _annotation(self, row: int) -> dict[str, Any]:
+    def annotation(self, row: int) -> dict[str, Any]:
+        """A row of the annotations as COCO writes it, with the area of `to_coco`."""
         area, box, segmentation = float(self.areas[row]), self.boxes[row].tolist(), self.segmentation(row)
         annotation: dict[str, Any] = {
             "id": int(self.ids[row]),
@@ -178,6 +192,8 @@ class CocoFile:
             keypoints = self.keypoints[self.keypoint_rows[row]]
             annotation["keypoints"] = keypoints.tolist()
             annotation["num_keypoints"] = int((keypoints[2::3] > 0).sum())
+        if extras := self.annotation_extras[row]:
+            annotation |= json.loads(extras)
         return annotation
 
 
@@ -313,6 +329,15 @@ def _joined(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return arrays | {key: Texts(arrays.pop(f"{key}.buffer"), arrays.pop(f"{key}.offsets")) for key in texts}
 
 
+def origin_keys(row: dict[str, Any]) -> dict[str, Any]:
+    """What an annotation has of `ANNOTATION_EXTRAS`: numbers and texts, other values are not read.
+
+    >>> origin_keys({"id": 3, "score": 0.5, "source": ["auto"]})
+    {'score': 0.5}
+    """
+    return {key: row[key] for key in ANNOTATION_EXTRAS if key in row and (isinstance(row[key], str) or is_number(row[key]))}
+
+
 def read_image_ids(path: str | Path) -> set[int]:
     """The ids of a file's images; of COCO's test sets there are files without annotations.
 
@@ -354,7 +379,12 @@ class _CocoColumns(Columns):
         """The columns of `CocoFile` that are of images."""
         ids, sizes = self.integers("id"), [self.integers("height"), self.integers("width")]
         names = Texts.of([name.encode() for name in self.texts("file_name")])
-        return {"image_ids": ids, "image_sizes": np.stack(sizes, axis=1), "file_names": names, "image_extras": self.extras()}
+        return {
+            "image_ids": ids,
+            "image_sizes": np.stack(sizes, axis=1),
+            "file_names": names,
+            "image_extras": self.image_extras(),
+        }
 
     def annotation_arrays(self) -> dict[str, Any]:
         """The columns of `CocoFile` that are of annotations and can be read without the images."""
@@ -366,13 +396,18 @@ class _CocoColumns(Columns):
             "areas": self.areas(),
             "crowd": self.integers("iscrowd", default=0) != 0,
             "ignore": np.array([bool(row.get("ignore")) for row in self.records], dtype=np.bool_),
+            "annotation_extras": _json_texts([origin_keys(row) for row in self.records]),
             **self.masks(),
             **self.keypoints(),
         }
 
-    def extras(self) -> Texts:
+    def image_extras(self) -> Texts:
         extras = [{key: row[key] for key in IMAGE_EXTRAS if key in row} for row in self.records]
-        return Texts.of([json.dumps(extra).encode() if extra else b"" for extra in extras])
+        for index, extra in enumerate(extras):
+            for key, value in extra.items():
+                if _is_deeper(value, EXTRA_LEVELS):
+                    self.refuse(index, key, f"lists and mappings of at most {EXTRA_LEVELS} levels")
+        return _json_texts(extras)
 
     def boxes(self) -> NDArray[np.float64]:
         return self.vectors("bbox", 4, "four numbers x, y, w, h")
@@ -432,6 +467,18 @@ class _CocoColumns(Columns):
         rows = np.cumsum([value is not None for value in values], dtype=np.int64) - 1
         rows[[value is None for value in values]] = -1
         return {"keypoint_rows": rows, "keypoints": np.array(present, dtype=np.float64).reshape(len(present), width)}
+
+
+def _json_texts(rows: Iterable[dict[str, Any]]) -> Texts:
+    return Texts.of([json.dumps(row).encode() if row else b"" for row in rows])
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and mappings are nested in more than so many levels; Python's JSON fails at some hundreds."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in inner)
 
 
 def _expected_mask(mask: Any) -> str:

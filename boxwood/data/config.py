@@ -110,9 +110,16 @@ class MixtureConfig(DatasetConfig):
 
     parts: tuple[DatasetConfig, ...] = Field(min_length=1)
     """The data sets; a part may be a mixture without a ratio."""
-    ratio: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    ratio: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """How many images of each part are in every batch, as a ratio: with 3, 1 a batch of 8 has 6 images of the first part and 2 of
-    the second; each part starts over when all its images were used. None: each image of each part occurs once an epoch."""
+    the second; each part starts over when all its images were used. A part of 0 is not used: with 1, 0 training is that on the
+    first part alone. None: each image of each part occurs once an epoch."""
+
+    @model_validator(mode="after")
+    def _check_ratio(self) -> Self:
+        if self.ratio is not None and not any(self.ratio):
+            raise ValueError("has a ratio of zeros only; give one part at least 1")
+        return self
 
     def open(self) -> MixtureDataset:
         from boxwood.data.mixture import MixtureDataset

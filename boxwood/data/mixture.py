@@ -21,10 +21,12 @@ __all__ = ["MixtureDataset"]
 class MixtureDataset:
     """The images of several data sets, one after the other.
 
-    Raises `UserError` where their classes differ, or where the ratio does not have a number for each.
+    Parts to which the ratio gives 0 are compared with the others and then left out, so that 1, 0 is the first part alone. Raises
+    `UserError` where their classes differ, or where the ratio does not have a number for each.
     """
 
     ratio: tuple[int, ...] | None
+    """Of the parts that are used; None where there is one."""
 
     def __init__(
         self, parts: list[Dataset], transforms: list[tuple[Transform, ...]] | None = None, ratio: tuple[int, ...] | None = None
@@ -35,17 +37,17 @@ class MixtureDataset:
             )
         if any(isinstance(part, MixtureDataset) and part.ratio is not None for part in parts):
             raise UserError("a mixture that is a part of another mixture cannot have a ratio; set it to null")
-        self.parts = [
-            in_order_of(parts[0].categories, part, "part 0 of a mixture", f"part {number}") for number, part in enumerate(parts)
-        ]
-        self.ratio = ratio
-        self.transforms = transforms or [()] * len(parts)
-        """Of each part, applied before those of the mixture."""
         self.categories = parts[0].categories
+        ordered = [in_order_of(self.categories, part, "part 0 of a mixture", f"part {number}") for number, part in enumerate(parts)]
         for number, part in enumerate(parts):
             if part.categories.keypoints != self.categories.keypoints:
                 raise UserError(f"part 0 of a mixture and part {number} have different keypoints; give both the same ones")
-        self.starts = [0, *accumulate(len(part) for part in parts)]
+        used = [number for number in range(len(parts)) if ratio is None or ratio[number]]
+        self.parts = [ordered[number] for number in used]
+        self.transforms = [transforms[number] if transforms else () for number in used]
+        """Of each part, applied before those of the mixture."""
+        self.ratio = None if ratio is None or (len(used) == 1 < len(parts)) else tuple(ratio[number] for number in used)
+        self.starts = [0, *accumulate(len(part) for part in self.parts)]
         """The index of the first image of each part, and the number of images."""
 
     def __len__(self) -> int:

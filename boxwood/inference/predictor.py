@@ -20,7 +20,7 @@ from boxwood.data.transforms import Transform
 from boxwood.distributed import choose_device
 from boxwood.errors import UserError
 from boxwood.inference.tta import augmented
-from boxwood.interop.open_weights import open_weights
+from boxwood.interop.open_weights import OpenedWeights, open_weights
 from boxwood.models.backbones import ConvNorm
 from boxwood.models.convolution import replace_convolutions
 from boxwood.models.detector import Network, set_fixed_shapes
@@ -29,7 +29,7 @@ from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Detections, Sample
 from boxwood.weights.file import restore_model
 
-__all__ = ["Picture", "Predictor", "load", "prepare"]
+__all__ = ["Picture", "Predictor", "load", "predictor_of", "prepare"]
 
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, np.dtype[Any]] | Tensor
 """A path, the bytes of an image file or a binary file object (read from its beginning), a PIL image, all of them turned upright by
@@ -54,6 +54,11 @@ def load(source: str | Path, device: str = "auto", overrides: Sequence[str] = ()
         # A detection has more than the threshold; one of exactly ``score`` is included.
         config = config.model_copy(deep=True)
         config.test.score_threshold = max(score - 1e-6, 0.0)
+    return predictor_of(opened, config, device, source=str(source))
+
+
+def predictor_of(opened: OpenedWeights, config: RunConfig, device: str = "auto", *, source: str = "") -> Predictor:
+    """A predictor with weights that are read, by a configuration of the same network. Raises `UserError` as `load` does."""
     if config.model.needs_proposals:
         raise UserError(
             f"{opened.source}: has no RPN and needs proposals as input, so it cannot be called with pictures alone; "
@@ -62,9 +67,7 @@ def load(source: str | Path, device: str = "auto", overrides: Sequence[str] = ()
     network = restore_model(replace(opened.saved, config=config), where=opened.source)
     model, transforms = augmented(network, config.data.val.transforms, config.test)
     value_range = getattr(config.data.val, "value_range", None)  # a user's kind of data set may have none
-    return Predictor(
-        model, transforms, choose_device(device, key="device"), value_range=value_range, config=config, source=str(source)
-    )
+    return Predictor(model, transforms, choose_device(device, key="device"), value_range=value_range, config=config, source=source)
 
 
 class Predictor:

@@ -34,7 +34,7 @@ def draw_records(
     size = (image.shape[-2], image.shape[-1])
     labels = [categories.index[record["category_id"]] for record in records]
     boxes = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4)
-    has = {key: any(record.get(key) is not None for record in records) for key in ("segmentation", "keypoints", "score")}
+    has = {key: any(record.get(key) is not None for record in records) for key in ("segmentation", "keypoints")}
     keypoints = None
     if with_keypoints and has["keypoints"] and categories.keypoints is not None:
         unlabelled = [0.0] * 3 * len(categories.keypoints.names)
@@ -44,7 +44,7 @@ def draw_records(
         boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
         labels=labels,
         names=[categories.names[label] for label in labels],
-        scores=[record["score"] for record in records] if has["score"] else None,
+        scores=[score if isinstance(score := record.get("score"), int | float) else None for record in records],
         masks=(lambda index: (0, 0, _pixels(records[index].get("segmentation"), size))) if has["segmentation"] else None,
         keypoints=keypoints,
         skeleton=() if categories.keypoints is None else categories.keypoints.skeleton,

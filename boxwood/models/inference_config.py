@@ -82,8 +82,9 @@ class MaskViewsConfig(ViewsConfig):
 class KeypointViewsConfig(ViewsConfig):
     """Keypoints of several views, in the final boxes."""
 
-    combine: Literal["avg", "max"] = "avg"
-    """Of the heatmaps' logits."""
+    combine: Literal["avg", "max", "probability_avg"] = "avg"
+    """The mean or the largest of the heatmaps' logits; or the mean of their probabilities, each map's softmax (Data Distillation),
+    of which a keypoint's score is the logarithm."""
 
 
 class TTAConfig(Config):

@@ -131,8 +131,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
     Which of torch's kernels the optimizer uses stays: the state may be that of whole parameters, and these be sharded.
     """
-    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
-    optimizer.load_state_dict({**state, "param_groups": [{**saved, "fused": group["fused"]} for saved, group in groups]})
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**saved, "fused": group["fused"]} if "fused" in group else saved for saved, group in pairs]
+    optimizer.load_state_dict({**state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

@@ -328,6 +328,34 @@ PICTURES = {
             Arrow("select", "detections"),
         ),
     ),
+    "data_distillation": Picture(
+        "Data Distillation: a teacher's detections of many views become the labels of a student",
+        {
+            "unlabelled": Box(0, 0, "data", "unlabelled images"),
+            "views": Box(1, 0, "function", "views", ("nine scales,", "plain and mirrored")),
+            "teacher": Box(2, 0, "learned", "teacher", ("any detector",)),
+            "join": Box(3, 0, "function", "joined", ("NMS, voting;", "masks, points averaged")),
+            "detections": Box(4, 0, "data", "detections", ("with scores",)),
+            "labelled": Box(0, 1, "data", "labelled set"),
+            "mixture": Box(1, 1, "function", "mixture", ("3 : 2", "in every batch")),
+            "labels": Box(3, 1, "data", "automatic labels", ("score, source: auto",)),
+            "thresholds": Box(4, 1, "function", "thresholds", ("as many an image as", "in the labelled set")),
+            "student": Box(1, 2, "learned", "student", ("from ImageNet weights",)),
+            "losses": Box(2, 2, "loss", "losses", ("of the same detector,", "unchanged")),
+        },
+        (
+            Arrow("unlabelled", "views"),
+            Arrow("views", "teacher"),
+            Arrow("teacher", "join"),
+            Arrow("join", "detections"),
+            Arrow("detections", "thresholds"),
+            Arrow("thresholds", "labels"),
+            Arrow("labels", "mixture", training=True),
+            Arrow("labelled", "mixture", training=True),
+            Arrow("mixture", "student", training=True),
+            Arrow("student", "losses", training=True),
+        ),
+    ),
 }
 
 

@@ -145,3 +145,12 @@ def test_ground_truth_is_drawn_without_keypoints_on_request(shapes: Path) -> Non
     without = draw_records(sample.image, truth, dataset.categories, with_keypoints=False)
     assert without.tobytes() == draw_records(sample.image, bare, dataset.categories).tobytes()
     assert without.tobytes() != draw_records(sample.image, truth, dataset.categories).tobytes()
+
+
+def test_scores_are_drawn_where_there_are_some(shapes: Path) -> None:
+    """Of a data set that a detector has labelled in part; a score that is no number is not drawn."""
+    dataset = CocoConfig(annotations=str(shapes / "val.json"), images=str(shapes / "val")).open()
+    image, row = dataset[0].image, {"category_id": dataset.categories.ids[0], "bbox": [4, 40, 90, 80]}
+    plain, scored, wrong = ([{**row, **more}, row] for more in ({}, {"score": 0.5}, {"score": "high"}))
+    drawn = [draw_records(image, records, dataset.categories).tobytes() for records in (plain, scored, wrong)]
+    assert drawn[0] == drawn[2] != drawn[1]

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import pickle
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +270,17 @@ def test_pycocotools_decodes_uncompressed_counts_of_to_coco(tmp_path: Path) -> N
     truth = CocoDataset(write(tmp_path, sound()), tmp_path).to_coco()
     code = truth["annotations"][1]["segmentation"]
     assert pycoco_mask.decode(pycoco_mask.frPyObjects(code, 40, 60)).all()
+
+
+@pytest.mark.parametrize("depth", [9, 500, 985, 995])
+def test_deeply_nested_values_are_refused_or_left_out(depth: int, tmp_path: Path) -> None:
+    """What a row has besides COCO's keys is held as JSON, which Python writes and reads up to some depth only."""
+    nested = "[" * depth + "]" * depth
+    path = write(tmp_path, sound())
+    text = path.read_text()
+    path.write_text(text.replace('"images": [{', f'"images": [{{"void": {nested}, ', 1))
+    with pytest.raises(UserError, match=r"must be lists and mappings of at most 8 levels|recursion"):
+        CocoDataset(path, tmp_path)
+    path.write_text(text.replace('"annotations": [{', f'"annotations": [{{"score": {nested}, ', 1))
+    with nullcontext() if depth < 900 else suppress(UserError):
+        assert "score" not in CocoDataset(path, tmp_path).to_coco()["annotations"][0]

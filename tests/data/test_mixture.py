@@ -160,7 +160,9 @@ def test_a_mixture_in_yaml_and_overrides() -> None:
     tree = to_tree(config)["train"]
     assert tree["parts"][1]["annotations"] == "d.json" and tree["ratio"] == [1, 2] and tree["parts"][0]["transforms"][1]["p"] == 0.5
     with pytest.raises(ConfigError, match=r"'train.ratio.1'"):
-        apply_overrides(config, ["train.ratio=[1,0]"])
+        apply_overrides(config, ["train.ratio=[1,-1]"])
+    with pytest.raises(ConfigError, match="has a ratio of zeros only"):
+        apply_overrides(config, ["train.ratio=[0,0]"])
 
 
 def test_parts_that_cannot_be_mixed() -> None:
@@ -174,6 +176,22 @@ def test_parts_that_cannot_be_mixed() -> None:
         MixtureDataset([some, others])
     with pytest.raises(UserError, match=r"train.batch_size: 4 images cannot be divided as 2, 1"):
         take(mixture(), 1, batch_size=4)
+
+
+def test_a_ratio_of_one_to_zero_is_the_first_part_alone() -> None:
+    """The same samples with the same random choices, also where a transform draws other samples."""
+    transforms = (Brighten(), Recorder())
+    alone, others = PlainData(transforms=transforms), PlainData(count=4, value=200, first=50)
+    for parts, ratio in (((alone, others), (1, 0)), ((alone, others, others), (2, 0, 0))):
+        assert facts(take(MixtureConfig(parts=parts, ratio=ratio), 9)) == facts(take(alone, 9))
+        outer = MixtureConfig(parts=(PlainData(), *parts[1:]), ratio=ratio, transforms=transforms)
+        assert facts(take(outer, 9)) == facts(take(alone, 9))
+    last = PlainData(count=4, value=150, first=90)
+    assert facts(take(MixtureConfig(parts=(alone, others, last), ratio=(2, 0, 1)), 9)) == facts(
+        take(MixtureConfig(parts=(alone, last), ratio=(2, 1)), 9)
+    )
+    with pytest.raises(UserError, match=r"part 0 of a mixture and part 1 have different categories"):
+        MixtureConfig(parts=(PlainData(), PlainData(names=("a", "c"))), ratio=(1, 0)).open()
 
 
 def test_ground_truth_of_a_mixture() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from boxwood.data import ResizeShortestEdge
 from boxwood.data.loader import collate
 from boxwood.errors import UserError
-from boxwood.inference.tta import AugmentedDetector, augmented, views_of
+from boxwood.inference.tta import AugmentedDetector, View, _to_original, augmented, views_of
 from boxwood.models import RCNN, RCNNConfig, RetinaNetConfig, RFCNConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.config import FPNConfig, ProposerConfig, RetinaNetHeadConfig, RoIConfig, RPNConfig
@@ -28,7 +30,12 @@ from boxwood.models.inference_config import (
     ViewsConfig,
     VoteConfig,
 )
+from boxwood.models.postprocess import suppress
+from boxwood.models.tasks import KeypointTask, MaskTask
+from boxwood.ops.detectron1 import DETECTRON1
+from boxwood.ops.geometry import CONTINUOUS
 from boxwood.structures import Batch, Categories, Detections, KeypointFacts, Sample
+from tests.facts import FACTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -334,3 +341,90 @@ def test_other_scales_need_a_resize_transform() -> None:
     with pytest.raises(UserError, match="resize_shortest_edge"):
         views_of(ViewsConfig(scales=(100,)), ())
     assert len(views_of(ViewsConfig(flip=True), ())) == 2
+
+
+# ------------------------------------------------------------------- an independent calculation of Data Distillation's steps
+
+DISTILLATION = FACTS / "distillation"
+
+
+def distillation_facts(part: str) -> Any:
+    return json.loads(gzip.decompress((DISTILLATION / "facts.json.gz").read_bytes()))[part]
+
+
+def test_boxes_of_eighteen_views_are_brought_back() -> None:
+    facts = distillation_facts("boxes")
+    original = (facts["image"]["height"], facts["image"]["width"])
+    boxes = []
+    for transform in facts["transforms"]:
+        size = (round(original[0] * transform["scale"]), round(original[1] * transform["scale"]))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        sample = Sample(torch.zeros(3, *size, dtype=torch.uint8), 1, "", original, torch.zeros(0, 4), nothing, nothing.bool())
+        batch = collate([sample], [0], with_targets=False)
+        batch.scaled_sizes = torch.tensor([original], dtype=torch.float64) * transform["scale"]
+        view = View((), flipped=transform["flip"])
+        boxes.append(_to_original(torch.tensor(transform["boxes"], dtype=torch.float64), batch, view, CONTINUOUS))
+    expected = torch.tensor(facts["union"]["boxes"], dtype=torch.float64)
+    torch.testing.assert_close(torch.cat(boxes), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("scoring", ["id", "avg"])
+def test_suppression_and_voting_of_the_union(case: int, scoring: Any) -> None:
+    facts = distillation_facts("boxes")
+    union, result = facts["union"], facts["results"][case]
+    boxes, scores = (torch.tensor(union[key], dtype=torch.float64) for key in ("boxes", "scores"))
+    labels = torch.tensor(union["classes"])
+    test = TestConfig(nms_threshold=result["nms_iou"], vote=VoteConfig(threshold=result["vote_iou"], scoring=scoring))
+    geometry = DETECTRON1 if result["plus_one"] else CONTINUOUS
+    voted, new_scores, survives = suppress(boxes, scores, labels, torch.ones_like(labels, dtype=torch.bool), test, geometry)
+    expected = result["detections"]
+    rows = [detection["union_index"] for detection in expected]
+    assert sorted(rows) == survives.nonzero()[:, 0].tolist()
+    torch.testing.assert_close(voted[rows], torch.tensor([d["voted_box"] for d in expected]).double(), rtol=0, atol=1e-4)
+    key = "score" if scoring == "id" else "score_avg"
+    torch.testing.assert_close(new_scores[rows], torch.tensor([d[key] for d in expected]).double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("combine", "part", "peak"),
+    [("avg", "logit_average", "peak_logit"), ("probability_avg", "probability_average", "peak_probability")],
+)
+def test_heatmaps_of_four_views(combine: Any, part: str, peak: str) -> None:
+    facts, maps = distillation_facts("heatmaps")[part], np.load(DISTILLATION / "heatmaps.npz")
+    names = tuple(str(number) for number in range(17))
+    categories = Categories((1,), ("person",), KeypointFacts(names, tuple(maps["left_right"].tolist()), (), (0.1,) * 17))
+    owner: Any = type("Network", (), {"categories": categories})
+    task, tta = KeypointTask(), TTAConfig(keypoints=KeypointViewsConfig(combine=combine))
+    logits = torch.from_numpy(maps["logits"]).double()
+    views = torch.stack([task.mirrored(owner, view) if flip else view for view, flip in zip(logits, maps["flip"], strict=True)])
+    merged = task.merge(tta, views, torch.ones(4, 1, 1, 1, 1, dtype=torch.bool))[0]
+    highest, cells = merged.flatten(1).max(dim=1)
+    assert torch.stack([cells % 28, cells // 28], dim=1).tolist() == facts["argmax_xy"][0]
+    values = highest.exp() if combine == "probability_avg" else highest
+    torch.testing.assert_close(values, torch.tensor(facts[peak][0]).double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("combine", ["soft_avg", "logit_avg", "soft_max"])
+def test_masks_of_four_views(combine: Any) -> None:
+    facts = np.load(DISTILLATION / "masks.npz")
+    task, tta = MaskTask(), TTAConfig(masks=MaskViewsConfig(combine=combine))
+    views = torch.from_numpy(facts["probabilities"])
+    owner: Any = None
+    views = torch.stack([task.mirrored(owner, view) if flip else view for view, flip in zip(views, facts["flip"], strict=True)])
+    merged = task.merge(tta, views, torch.ones(4, 1, 1, 1, dtype=torch.bool))
+    # Ours takes probabilities below 1e-7 for it, so that a certain view has no infinite logit.
+    torch.testing.assert_close(merged, torch.from_numpy(facts[combine]), rtol=0, atol=2e-5 if combine == "logit_avg" else 1e-6)
+    if combine == "soft_avg":
+        assert ((merged >= 0.5).numpy() == facts["binary_soft_avg"]).all()
+
+
+def test_probabilities_of_one_view_are_its_heatmap() -> None:
+    """The logarithm of a softmax is the logits minus a number, so the highest places are the same."""
+    task, logits = KeypointTask(), torch.randn(3, 2, 56, 56, generator=torch.Generator().manual_seed(0))
+    merged = task.merge(
+        TTAConfig(keypoints=KeypointViewsConfig(combine="probability_avg")),
+        logits[None],
+        torch.ones(1, 3, 1, 1, 1, dtype=torch.bool),
+    )
+    torch.testing.assert_close(merged, logits.flatten(2).log_softmax(dim=2).view_as(logits))

@@ -6,9 +6,21 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from boxwood.columns import is_number
 from boxwood.data.formats.reading import descriptions
 
-__all__ = ["Collected"]
+__all__ = ["Collected", "origin_of"]
+
+
+def origin_of(score: Any, source: Any) -> dict[str, Any]:
+    """The keys of an annotation that say who made it (`boxwood.data.coco_file.ANNOTATION_EXTRAS`): a score that is a number, a
+    source that is a text. Nothing for what people drew, ``manual``.
+
+    >>> origin_of(0.75, "auto"), origin_of(None, "manual")
+    ({'score': 0.75, 'source': 'auto'}, {})
+    """
+    scored = {"score": score} if is_number(score) else {}
+    return scored | ({"source": source} if isinstance(source, str) and source not in ("", "manual") else {})
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from boxwood.data.annotations import format_of, read_format, read_tree
-from boxwood.data.coco_file import IMAGE_EXTRAS, coco_file_of
+from boxwood.data.coco_file import ANNOTATION_EXTRAS, IMAGE_EXTRAS, coco_file_of, origin_keys
 from boxwood.data.formats.reading import Reading, descriptions
 from boxwood.data.formats.voc import write_voc
 from boxwood.data.formats.webdataset import write_webdataset
@@ -140,25 +140,31 @@ def _not_in(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
     """The sections of a COCO file that are not in what was read of it, and the keys of its rows, counted."""
     lost = Counter({f"section '{section:.40}'": int(bool(rows)) for section, rows in tree.items() if section not in coco})
     _count_others(lost, tree, "images", WRITTEN_KEYS["images"].union(IMAGE_EXTRAS))
-    _count_others(lost, tree, "annotations", WRITTEN_KEYS["annotations"])
+    for row in tree["annotations"]:
+        _count_others_of(lost, row, "annotations", WRITTEN_KEYS["annotations"].union(origin_keys(row)))
     return descriptions(lost)
 
 
 def _not_written(coco: Mapping[str, Any], to: str) -> list[str]:
     """The keys of rows that neither VOC nor YOLO has, counted; their writers count the others."""
     lost: Counter[str] = Counter()
+    # VOC's writer carries or counts the extras of annotations; YOLO's kpt_names has the keypoints of a category.
+    more = {"yolo": {"categories": {"keypoints"}}, "voc": {"annotations": set(ANNOTATION_EXTRAS)}}[to]
     for section, keys in WRITTEN_KEYS.items():
-        # YOLO's kpt_names has the keypoints of a category.
-        _count_others(lost, coco, section, keys | {"keypoints"} if to == "yolo" else keys)
+        _count_others(lost, coco, section, keys | more.get(section, set()))
     return descriptions(lost)
 
 
 def _count_others(lost: Counter[str], tree: Mapping[str, Any], section: str, keys: frozenset[str]) -> None:
     """Count the keys of a section's rows that are not ``keys`` and say something."""
     for row in tree[section]:
-        for key, value in row.items():
-            if key not in keys and value not in NOTHING:
-                lost[f"'{key:.40}' of {section}"] += 1
+        _count_others_of(lost, row, section, keys)
+
+
+def _count_others_of(lost: Counter[str], row: Mapping[str, Any], section: str, keys: frozenset[str]) -> None:
+    for key, value in row.items():
+        if key not in keys and value not in NOTHING:
+            lost[f"'{key:.40}' of {section}"] += 1
 
 
 def _write_with_pictures(coco: dict[str, Any], source: Path, images: str | Path | None, out: Path) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from hotcoco import mask as coco_mask
 
 from boxwood.columns import MAX_COORDINATE
-from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.collect import Collected, origin_of
 from boxwood.data.formats.reading import MAX_BYTES, Reading, is_true, read_xml
 from boxwood.errors import UserError
 
@@ -99,6 +99,7 @@ def _take(collected: Collected, image_id: int, shape: ElementTree.Element, size:
         collected.outline(image_id, label, points)
     else:
         _take_mask(collected, image_id, label, shape, size, where)
+    collected.instances[-1] |= origin_of(None, shape.get("source"))
 
 
 def _extent(box: ElementTree.Element, lost: Counter[str], where: str) -> tuple[float, float, float, float]:

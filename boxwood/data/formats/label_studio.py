@@ -16,7 +16,7 @@ from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
 from boxwood.columns import is_number, is_whole, read_json, short
-from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.collect import Collected, origin_of
 from boxwood.errors import UserError
 from boxwood.files import media_kind
 from boxwood.pixels import MAX_PIXELS, read_header
@@ -237,6 +237,8 @@ class _Regions:
         for label in labels:
             before = len(self.collected.instances)
             self._take_shape(kind, value, label)
+            for instance in self.collected.instances[before:]:
+                instance |= origin_of(result.get("score"), "auto" if result.get("origin") == "prediction" else None)
             self.indices.setdefault(str(result.get("id")), []).extend(range(before, len(self.collected.instances)))
 
     def _take_shape(self, kind: str, value: dict[str, Any], label: str) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boxwood.columns import is_point, is_whole, read_json, short
-from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.collect import Collected, origin_of
 from boxwood.errors import UserError
 from boxwood.files import IMAGE_FORMATS, media_kind
 from boxwood.pixels import MAX_PIXELS, read_header
@@ -193,8 +193,10 @@ def _take(
         known = kind in ("rectangle", "rotation", "circle", "mask", "polygon")
         ending = f" of {len(points)} points" if known else ""
         collected.lost[f"shapes of the kind {kind:.40}{ending}" if isinstance(kind, str) else "shapes of no kind"] += 1
-    if len(collected.instances) > before and shape.get("difficult") is True:
-        collected.instances[-1]["ignore"] = 1
+    if len(collected.instances) > before:
+        collected.instances[-1] |= origin_of(shape.get("score"), shape.get("source"))
+        if shape.get("difficult") is True:
+            collected.instances[-1]["ignore"] = 1
     _count_flags(collected.lost, shape, "shapes")
 
 

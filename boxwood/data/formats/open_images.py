@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.collect import Collected, origin_of
 from boxwood.data.formats.reading import Reading, pictures_below, read_table
 from boxwood.errors import UserError
 from boxwood.pixels import read_header
@@ -57,6 +57,7 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> R
         corners = (x1 * width, y1 * height, x2 * width, y2 * height)
         crowd = row.get("IsGroupOf") == "1"
         collected.box(image_id, names.get(row["LabelName"], row["LabelName"]), corners, crowd=crowd)
+        collected.instances[-1] |= origin_of(_confidence(row, f"{path}:{line}"), row.get("Source"))
         for column, value in row.items():
             if column not in READ and value not in NOTHING:
                 collected.lost[f"values of the column {column:.40}"] += 1
@@ -64,6 +65,16 @@ def read_open_images(path: Path, images: Path, classes: Path | None = None) -> R
         collected.lost[f"images of the table are not in {images}"] = len(missing_images)
     coco, lost = collected.coco()
     return Reading(coco, images, lost)
+
+
+def _confidence(row: dict[str, str], where: str) -> float | None:
+    """The score of a box that a detector predicted; None where the column has 1, as for all boxes that people drew or verified."""
+    text = row.get("Confidence", "")
+    try:
+        confidence = float(text or 1)
+    except ValueError:
+        raise UserError(f"{where}: Confidence must be a number, got {text!r:.40}; correct the line") from None
+    return confidence if 0 <= confidence < 1 else None
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:

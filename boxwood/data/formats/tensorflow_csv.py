@@ -10,7 +10,7 @@ import csv
 import os
 from pathlib import Path
 
-from boxwood.data.formats.collect import Collected
+from boxwood.data.formats.collect import Collected, origin_of
 from boxwood.data.formats.reading import Reading, pictures_below, read_table
 from boxwood.errors import UserError
 from boxwood.pixels import read_header
@@ -18,6 +18,8 @@ from boxwood.pixels import read_header
 __all__ = ["has_tensorflows_columns", "read_tensorflow_csv"]
 
 COLUMNS = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
+ORIGIN = ("score", "source")
+"""Further columns that are read: where a detector labelled the box (`boxwood.data.coco_file.ANNOTATION_EXTRAS`)."""
 
 
 def has_tensorflows_columns(path: Path) -> bool:
@@ -51,12 +53,14 @@ def read_tensorflow_csv(path: Path, images: Path | None = None) -> Reading:
         if name not in ids:
             ids[name] = collected.image(name, *size)
         for column, value in row.items():
-            collected.lost[f"values of the column {column:.40}"] += bool(value) and column not in COLUMNS
+            collected.lost[f"values of the column {column:.40}"] += bool(value) and column not in (*COLUMNS, *ORIGIN)
         if any(row[key] for key in COLUMNS[3:]):  # else an image without boxes
             x1, y1, x2, y2 = (_number(row, key, where) for key in COLUMNS[4:])
             if not row["class"]:
                 raise UserError(f"{where}: has no class; correct the line")
             collected.box(ids[name], row["class"], (x1, y1, x2, y2))
+            score = _number(row, "score", where) if row.get("score") else None
+            collected.instances[-1] |= origin_of(score, row.get("source"))
     if not ids:
         raise UserError(f"{path}: has no lines of images; name another table")
     is_folder = images is not None or os.path.isfile(folder / next(iter(ids)))

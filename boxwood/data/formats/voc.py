@@ -4,7 +4,8 @@
     photos/IMG_1.xml, photos/IMG_1.jpg
 
 VOC's boxes count pixels from 1 and include the last one; a COCO box counts from 0 and has a width. ``difficult`` objects, which the
-benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC.
+benchmark leaves out, become ``ignore: 1``, as in Detectron's files of VOC. ``<score>`` and ``<source>`` of an object are ours: they
+say that a detector labelled it (`boxwood.data.coco_file.ANNOTATION_EXTRAS`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from boxwood.columns import MAX_COORDINATE
+from boxwood.data.coco_file import ANNOTATION_EXTRAS
+from boxwood.data.formats.collect import origin_of
 from boxwood.data.formats.reading import Reading, descriptions, files_below, is_true, pictures_below, read_xml, xml_root_tag
 from boxwood.errors import UserError
 from boxwood.files import write_text
@@ -130,6 +133,7 @@ def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         "masks": sum(bool(annotation.get("segmentation")) for annotation in coco["annotations"]),
         "sets of keypoints": sum(bool(annotation.get("keypoints")) for annotation in coco["annotations"]),
         "crowd regions (they are difficult objects there)": sum(bool(a.get("iscrowd")) for a in coco["annotations"]),
+        **{f"'{key}' of annotations": sum(_loses(a, key) for a in coco["annotations"]) for key in ANNOTATION_EXTRAS},
     }
     return [*descriptions(lost), "the ids of images and classes"]
 
@@ -302,7 +306,8 @@ def _instance(element: ElementTree.Element, where: str, lost: Counter[str]) -> d
     for tag, what in MARKS.items():
         lost[what] += is_true(element.findtext(tag)) is not False
     lost["poses"] += (element.findtext("pose") or "").strip().lower() not in ("", "unspecified")
-    read = {"name", "bndbox", "polygon", "difficult", "pose", *MARKS}
+    origin = origin_of(_finite(element.findtext("score")), _plain(element.findtext("source") or ""))
+    read = {"name", "bndbox", "polygon", "difficult", "pose", *MARKS, *origin}
     for tag, count in Counter(child.tag for child in element if child.tag not in read).items():
         lost["parts of objects" if tag == "part" else f"elements <{tag:.40}> of objects"] += count
     if not boxes and not polygons:
@@ -316,7 +321,7 @@ def _instance(element: ElementTree.Element, where: str, lost: Counter[str]) -> d
     else:
         xs, ys = ([number for points in polygons for number in points[axis::2]] for axis in (0, 1))
         box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    instance = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "ignore": int(bool(difficult))}
+    instance = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "ignore": int(bool(difficult)), **origin}
     return {**instance, "segmentation": polygons, "area": sum(map(_area, polygons))} if polygons else instance
 
 
@@ -403,13 +408,23 @@ def _element(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]],
         x, y, width, height = annotation["bbox"]
         difficult = int(bool(annotation.get("ignore") or annotation.get("iscrowd")))
         facts = (("name", names[annotation["category_id"]]), ("pose", "Unspecified"), ("truncated", 0), ("difficult", difficult))
-        for key, value in facts:
+        for key, value in (*facts, *_origin(annotation).items()):
             _add(element, key, value)
         box = ElementTree.SubElement(element, "bndbox")
         for key, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + width), ("ymax", y + height)):
             _add(box, key, int(value) if value == int(value) else value)
     ElementTree.indent(root)
     return root
+
+
+def _origin(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """The score and the source of an annotation, where a reader gets the same from XML."""
+    origin = origin_of(annotation.get("score"), annotation.get("source"))
+    return {key: value for key, value in origin.items() if value == (_finite(str(value)) if key == "score" else _plain(value))}
+
+
+def _loses(annotation: Mapping[str, Any], key: str) -> bool:
+    return key not in _origin(annotation) and annotation.get(key) not in (None, "", "manual", [], {})
 
 
 def _add(parent: ElementTree.Element, key: str, value: Any) -> None:

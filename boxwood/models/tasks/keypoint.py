@@ -104,6 +104,9 @@ class KeypointTask(InstanceTask):
     def merge(self, tta: TTAConfig, values: Tensor, used: Tensor) -> Tensor:
         if self.views(tta).combine == "max":
             return values.masked_fill(~used, -torch.inf).amax(dim=0)
+        if self.views(tta).combine == "probability_avg":
+            probabilities = values.flatten(-2).softmax(dim=-1).view_as(values)
+            return super().merge(tta, probabilities, used).clamp(min=torch.finfo(values.dtype).tiny).log()
         return super().merge(tta, values, used)
 
 

@@ -362,7 +362,10 @@ def test_tensorflow_csv(rows: list[Row], more: set[str], tmp_path_factory: pytes
 
 # -------------------------------------------------------------------------------------------------------- COCO and LVIS
 
-KEYS = st.dictionaries(st.sampled_from(["license", "attributes", "track_id", "score"]), st.sampled_from([0, 3, "x", {"a": 1}]))
+OTHER_KEYS = ("license", "attributes", "track_id", "score", "source")
+ORIGIN = {"score", "source"}
+"""Of annotations, which COCO's files carry, and VOC's where they are a number and a text."""
+KEYS = st.dictionaries(st.sampled_from(OTHER_KEYS), st.sampled_from([0, 3, "x", {"a": 1}]))
 
 
 @st.composite
@@ -395,9 +398,23 @@ def coco_sets(draw: st.DrawFn) -> Row:
     return {"images": images, "annotations": annotations, "categories": categories, **draw(KEYS)}
 
 
-def other_keys(tree: Row, sections: Sequence[str]) -> Counter[str]:
-    known = ("license", "attributes", "track_id", "score")
-    return Counter(f"'{key}' of {section}" for section in sections for row in tree[section] for key in row if key in known)
+def other_keys(tree: Row, sections: Sequence[str], carried: Callable[[str, Any], bool]) -> Counter[str]:
+    """The keys of other programs, without those of annotations that are ``carried``, by key and value."""
+    return Counter(
+        f"'{key}' of {section}"
+        for section in sections
+        for row in tree[section]
+        for key, value in row.items()
+        if key in OTHER_KEYS and not (section == "annotations" and carried(key, value))
+    )
+
+
+def is_plain_origin(key: str, value: Any) -> bool:
+    return key in ORIGIN and type(value) in (int, str)
+
+
+def is_origin(key: str, value: Any) -> bool:
+    return (key == "score" and type(value) is int) or (key == "source" and type(value) is str)
 
 
 @repeatable
@@ -410,11 +427,17 @@ def test_coco(tree: Row, tmp_path_factory: pytest.TempPathFactory) -> None:
     lost = counts_of(convert(folder / "a.json", None, folder / "b.json").not_carried)
     back = json.loads((folder / "b.json").read_text())
     sections = Counter(f"section '{key}'" for key in tree.keys() - {"images", "annotations", "categories"} if tree[key])
-    assert lost == {**other_keys(tree, ("images", "annotations")), **sections}
+    assert lost == {**other_keys(tree, ("images", "annotations"), is_plain_origin), **sections}
     assert back["categories"] == tree["categories"]
     for section in ("images", "annotations"):
-        keys = {"license", "attributes", "track_id", "score"}
-        assert back[section] == [{key: value for key, value in row.items() if key not in keys} for row in tree[section]]
+        assert back[section] == [
+            {
+                key: value
+                for key, value in row.items()
+                if key not in OTHER_KEYS or (section == "annotations" and is_plain_origin(key, value))
+            }
+            for row in tree[section]
+        ]
 
 
 @repeatable
@@ -435,13 +458,15 @@ def test_coco_written_as_voc(tree: Row, tmp_path_factory: pytest.TempPathFactory
     names = {row["id"]: row["name"] for row in tree["categories"]}
     assert_instances(coco, [(files[row["image_id"]], names[row["category_id"]], row["bbox"], 0) for row in written])
     assert sum(row["ignore"] for row in coco["annotations"]) == sum(row["iscrowd"] or row.get("ignore", 0) for row in written)
+    origins = [{key: row[key] for key in ORIGIN & row.keys()} for row in coco["annotations"]]
+    assert origins == [{key: row[key] for key in ORIGIN & row.keys() if is_origin(key, row[key])} for row in written]
     expected = {
         "classes without instances": len(names) - len({row["category_id"] for row in written}),
         "boxes of negative width or height (left out)": len(rows) - len(written),
         "masks": sum("segmentation" in row for row in rows),
         "sets of keypoints": sum("keypoints" in row for row in rows),
         "crowd regions (they are difficult objects there)": sum(row["iscrowd"] for row in rows),
-        **other_keys(tree, ("images", "annotations", "categories")),
+        **other_keys(tree, ("images", "annotations", "categories"), is_origin),
         **{f"section '{key}'": bool(tree[key]) for key in tree.keys() - {"images", "annotations", "categories"}},
     }
     assert lost == without_zeros(expected)

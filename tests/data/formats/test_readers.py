@@ -14,6 +14,7 @@ from PIL import Image
 from boxwood.data.annotations import format_of, read_annotations
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.formats.cvat import read_cvat
+from boxwood.data.formats.label_studio import read_label_studio
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.data.formats.lvis import read_lvis
 from boxwood.data.formats.open_images import read_open_images
@@ -379,3 +380,53 @@ def test_formats_are_recognised(tmp_path: Path, boxwood: Boxwood) -> None:
     assert "--images" in boxwood("data", "convert", table, tmp_path / "x.json").err
     arguments = ("data", "convert", table, tmp_path / "open.json", "--images", images, "--classes", classes)
     assert boxwood(*arguments).status == 0
+
+
+# ------------------------------------------------------------------------------------------------------ labels of detectors
+
+
+def origins(coco: dict[str, Any]) -> list[tuple[Any, Any]]:
+    return [(row.get("score"), row.get("source")) for row in coco["annotations"]]
+
+
+def test_cvat_says_what_was_labelled_automatically(tmp_path: Path) -> None:
+    boxes = "".join(f'<box label="a" xtl="1" ytl="2" xbr="3" ybr="4" {mark}/>' for mark in ("", 'source="manual"', 'source="auto"'))
+    (tmp_path / "a.xml").write_text(f'<annotations><image name="a.jpg" width="9" height="9">{boxes}</image></annotations>')
+    coco, _, lost = read_cvat(tmp_path / "a.xml")
+    assert origins(coco) == [(None, None), (None, None), (None, "auto")] and not lost
+
+
+def test_tables_of_boxes_have_scores_and_sources(tmp_path: Path) -> None:
+    head = "filename,width,height,class,xmin,ymin,xmax,ymax,score,source\n"
+    rows = "a.jpg,9,9,a,1,2,3,4,0.5,auto\na.jpg,9,9,a,1,2,3,4,,\n"
+    (tmp_path / "a.csv").write_text(head + rows)
+    coco, _, lost = read_tensorflow_csv(tmp_path / "a.csv")
+    assert origins(coco) == [(0.5, "auto"), (None, None)] and not lost
+    (tmp_path / "a.csv").write_text(head + "a.jpg,9,9,a,1,2,3,4,high,auto\n")
+    with pytest.raises(UserError, match=r"a\.csv:2: 'score' must be a number, got 'high'"):
+        read_tensorflow_csv(tmp_path / "a.csv")
+
+
+def test_open_images_says_who_drew_a_box(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n"
+    (tmp_path / "a.csv").write_text(head + "a,xclick,nut,1,0,1,0,1\na,activemil,nut,0.25,0,1,0,1\n")
+    coco, _, lost = read_open_images(tmp_path / "a.csv", tmp_path)
+    assert origins(coco) == [(None, "xclick"), (0.25, "activemil")] and not lost
+    (tmp_path / "a.csv").write_text(head + "a,xclick,nut,sure,0,1,0,1\n")
+    with pytest.raises(UserError, match=r"a\.csv:2: Confidence must be a number, got 'sure'"):
+        read_open_images(tmp_path / "a.csv", tmp_path)
+
+
+def test_scores_of_shapes_and_regions(tmp_path: Path) -> None:
+    shape = {"label": "a", "shape_type": "rectangle", "points": [[1, 2], [3, 4]]}
+    shapes = [shape, {**shape, "score": 0.5}, {**shape, "score": None}, {**shape, "score": "high", "source": "auto"}]
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": shapes, "imagePath": "a.jpg", "imageHeight": 9, "imageWidth": 9}))
+    assert origins(read_labelme(tmp_path)[0]) == [(None, None), (0.5, None), (None, None), (None, "auto")]
+
+    value = {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": ["a"]}
+    region = {"type": "rectanglelabels", "original_width": 9, "original_height": 9, "value": value}
+    results = [region, {**region, "score": 0.25, "origin": "prediction"}, {**region, "score": 0.5, "origin": "prediction-changed"}]
+    task = {"data": {"image": "a.jpg"}, "annotations": [{"result": results}]}
+    (tmp_path / "tasks.json").write_text(json.dumps([task]))
+    assert origins(read_label_studio(tmp_path / "tasks.json")[0]) == [(None, None), (0.25, "auto"), (0.5, None)]

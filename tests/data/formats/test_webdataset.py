@@ -41,6 +41,8 @@ def sets(draw: st.DrawFn) -> dict[str, Any]:
         optional={
             "ignore": st.just(1),
             "segmentation": st.lists(st.lists(st.floats(0, 40), min_size=6, max_size=6), min_size=1, max_size=2),
+            "score": st.floats(0, 1),
+            "source": st.just("auto"),
             "attributes": st.dictionaries(st.sampled_from("ab"), st.text(max_size=3), min_size=1),
         },
     )
