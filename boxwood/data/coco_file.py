@@ -109,7 +109,7 @@ class CocoFile:
     keypoints: NDArray[np.float64]
     """(., 3K) x, y, visibility."""
     annotation_extras: Texts
-    """(A) JSON of what an annotation has of `ANNOTATION_EXTRAS`, numbers and texts alone; empty where it has nothing."""
+    """(A) JSON of what an annotation has of `ANNOTATION_EXTRAS` (`origin_keys`); empty where it has nothing."""
     by_image: NDArray[np.int64]
     """(A,) annotation rows, those of one image side by side in the order of the file."""
     starts: NDArray[np.int64]
@@ -330,12 +330,13 @@ def _joined(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def origin_keys(row: dict[str, Any]) -> dict[str, Any]:
-    """What an annotation has of `ANNOTATION_EXTRAS`: numbers and texts, other values are not read.
+    """What an annotation has of `ANNOTATION_EXTRAS`: a score that is a number and a source that is a text; others are not read.
 
     >>> origin_keys({"id": 3, "score": 0.5, "source": ["auto"]})
     {'score': 0.5}
     """
-    return {key: row[key] for key in ANNOTATION_EXTRAS if key in row and (isinstance(row[key], str) or is_number(row[key]))}
+    scored = {"score": row["score"]} if is_number(row.get("score")) else {}
+    return scored | ({"source": row["source"]} if isinstance(row.get("source"), str) else {})
 
 
 def read_image_ids(path: str | Path) -> set[int]:

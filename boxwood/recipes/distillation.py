@@ -1,7 +1,8 @@
-"""Data Distillation on COCO (Radosavovic, Dollár, Girshick, Gkioxari, He: https://arxiv.org/abs/1712.04440, 2018): students that
-learn from COCO's train set and from a teacher's labels of its unlabelled images, three to two in every batch.
+"""Data Distillation on COCO: students that learn from a teacher's labels of the unlabelled images too.
 
-A teacher is any detector of the same classes. It labels the images first::
+The method is of Radosavovic, Dollár, Girshick, Gkioxari and He (https://arxiv.org/abs/1712.04440, 2018): every batch has three
+images of COCO's train set for two that the teacher has labelled. A teacher is any detector of the same classes. It labels the
+images first::
 
     boxwood distill label runs/teacher data/coco/unlabeled2017 --out data/coco/annotations/labels_unlabeled2017.json \\
         --like data/coco/annotations/instances_train2017.json

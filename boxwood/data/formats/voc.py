@@ -133,7 +133,9 @@ def write_voc(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
         "masks": sum(bool(annotation.get("segmentation")) for annotation in coco["annotations"]),
         "sets of keypoints": sum(bool(annotation.get("keypoints")) for annotation in coco["annotations"]),
         "crowd regions (they are difficult objects there)": sum(bool(a.get("iscrowd")) for a in coco["annotations"]),
-        **{f"'{key}' of annotations": sum(_loses(a, key) for a in coco["annotations"]) for key in ANNOTATION_EXTRAS},
+        **{
+            f"values of '{key}' that XML cannot hold": sum(_loses(a, key) for a in coco["annotations"]) for key in ANNOTATION_EXTRAS
+        },
     }
     return [*descriptions(lost), "the ids of images and classes"]
 

@@ -24,7 +24,7 @@ from boxwood.data import CocoConfig, DatasetConfig, MixtureConfig
 from boxwood.errors import UserError
 from boxwood.evaluation import Metrics
 from boxwood.files import write_text
-from boxwood.library.distillation.label import FLOOR, label, pictures_in
+from boxwood.library.distillation.label import FLOOR, journal_of, label, pictures_in
 from boxwood.run_config import RunConfig
 from boxwood.training.loop import train
 
@@ -110,7 +110,7 @@ def compare(
                 results.add(name, seed, train(_run_config(config, train_set, seed, num_steps), folder / name, resume=True))
 
         run("teacher", labelled, config.train.steps)
-        if not labels.exists():
+        if not labels.exists() or journal_of(labels).exists():
             model = folder / "teacher" / "last.safetensors"
             label(model, unlabelled, labelled, labels, floor=floor, per_class=per_class, one_view=one_view)
         run("student", MixtureConfig(parts=(labelled, _part(labelled, labels, unlabelled)), ratio=ratio), steps)

@@ -47,7 +47,7 @@ from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Sample
 from boxwood.threads import in_order, worker_threads
 
-__all__ = ["FLOOR", "Labels", "label", "pictures_in", "with_views"]
+__all__ = ["FLOOR", "Labels", "journal_of", "label", "pictures_in", "with_views"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def label(
     config = _config(opened, floor, one_view, overrides)
     _check_limit(labelled, config)
     about = {"model": str(model), "weights": _digest(opened), "test": to_tree(config.test)}
-    path = out.with_name(f"{out.name}.part.jsonl")
+    path = journal_of(out)
     with closing(Journal(path, about)) as journal:
         errors = _detect(journal, partial(predictor_of, opened, config, source=str(model)), images, names)
         selection = _select(journal, names, opened.saved.categories, labelled, per_class, floor)
@@ -137,6 +137,11 @@ def label(
         write_page_of_labels(page, out, images, selection.of_class, selection.scores, floor)
     path.unlink()
     return Labels(out, page, selection.num_pictures, selection.num_labelled, selection.of_class, errors)
+
+
+def journal_of(out: Path) -> Path:
+    """The journal of the labels ``out``, which is there until these and their page are complete."""
+    return out.with_name(f"{out.name}.part.jsonl")
 
 
 def with_views(config: RunConfig) -> RunConfig:

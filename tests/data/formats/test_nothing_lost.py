@@ -364,7 +364,7 @@ def test_tensorflow_csv(rows: list[Row], more: set[str], tmp_path_factory: pytes
 
 OTHER_KEYS = ("license", "attributes", "track_id", "score", "source")
 ORIGIN = {"score", "source"}
-"""Of annotations, which COCO's files carry, and VOC's where they are a number and a text."""
+"""Of annotations, carried where they are a number and a text."""
 KEYS = st.dictionaries(st.sampled_from(OTHER_KEYS), st.sampled_from([0, 3, "x", {"a": 1}]))
 
 
@@ -409,10 +409,6 @@ def other_keys(tree: Row, sections: Sequence[str], carried: Callable[[str, Any],
     )
 
 
-def is_plain_origin(key: str, value: Any) -> bool:
-    return key in ORIGIN and type(value) in (int, str)
-
-
 def is_origin(key: str, value: Any) -> bool:
     return (key == "score" and type(value) is int) or (key == "source" and type(value) is str)
 
@@ -427,14 +423,14 @@ def test_coco(tree: Row, tmp_path_factory: pytest.TempPathFactory) -> None:
     lost = counts_of(convert(folder / "a.json", None, folder / "b.json").not_carried)
     back = json.loads((folder / "b.json").read_text())
     sections = Counter(f"section '{key}'" for key in tree.keys() - {"images", "annotations", "categories"} if tree[key])
-    assert lost == {**other_keys(tree, ("images", "annotations"), is_plain_origin), **sections}
+    assert lost == {**other_keys(tree, ("images", "annotations"), is_origin), **sections}
     assert back["categories"] == tree["categories"]
     for section in ("images", "annotations"):
         assert back[section] == [
             {
                 key: value
                 for key, value in row.items()
-                if key not in OTHER_KEYS or (section == "annotations" and is_plain_origin(key, value))
+                if key not in OTHER_KEYS or (section == "annotations" and is_origin(key, value))
             }
             for row in tree[section]
         ]
