@@ -9,8 +9,8 @@ Two generated data sets, whose classes are divided into two halves; masks of one
 * ``shapes``, those of ``boxwood data shapes``: textured discs, triangles, squares, stars, rings and crosses. The object in a box is
   what stands out, whatever its class.
 * ``halves``: squares that are cut along a diagonal, each half an object of another class, so that both objects have the same box
-  and the class alone decides which half is meant. The 12 classes are colours: four hues in three shades. Each half of the classes
-  has all hues and all shades, and the two objects of a square are of the same half of the classes and of different hues.
+  and the class alone decides which half is meant. The 12 classes are hues, 30 degrees apart, and every second one teaches; the two
+  objects of a square are of the same half of the classes, at least 120 degrees apart.
 
 As in the paper's ablations a Faster R-CNN is trained first, one for each data set and seed, then each mask head on its frozen
 weights, so that all have the same boxes. Each training appends one line of JSON to the file of results, and what is already there
@@ -49,14 +49,11 @@ SIZE = (80, 112)
 """Height and width of the pictures."""
 TRAIN, VAL = 400, 100
 """Numbers of pictures."""
-HUES = {"red": 0.0, "green": 0.3, "cyan": 0.5, "purple": 0.78}
-SHADES = {"pale": (0.4, 0.95), "bright": (0.95, 0.9), "dark": (0.9, 0.4)}
-"""Saturation and value."""
-COLORS = tuple(f"{shade} {hue}" for hue in HUES for shade in SHADES)
-FIRST = ("pale red", "pale green", "bright green", "bright cyan", "dark cyan", "dark purple")
+HUES = {f"hue {hue}": hue / 360 for hue in range(0, 360, 30)}
+"""The colours of ``halves``."""
 SPLITS = {
     "shapes": (("disc", "square", "ring"), ("triangle", "star", "cross")),
-    "halves": (FIRST, tuple(color for color in COLORS if color not in FIRST)),
+    "halves": (tuple(HUES)[0::2], tuple(HUES)[1::2]),
 }
 """The two halves of the classes of each data set."""
 HEADS = ("mask_x", "transfer", "agnostic", "oracle")
@@ -90,17 +87,14 @@ def halves_picture(rng: np.random.Generator) -> tuple[Image.Image, list[dict[str
         turn = int(rng.integers(2))
         parts = [[corners[(turn + step) % 4] for step in steps] for steps in ((0, 1, 2), (2, 3, 0))]
         rng.shuffle(parts)
-        half = SPLITS["halves"][int(rng.integers(2))]
-        pair = rng.permutation(list(half))[:2].tolist()
-        while pair[0].split()[1] == pair[1].split()[1]:
-            pair = rng.permutation(list(half))[:2].tolist()
-        for part, name in zip(parts, pair, strict=True):
-            (shade, hue), label = name.split(), COLORS.index(name)
+        first = int(rng.integers(len(HUES)))
+        second = (first + 2 * int(rng.integers(2, 5))) % len(HUES)
+        for part, label in zip(parts, (first, second), strict=True):
             cover = Image.new("L", (SIZE[1], SIZE[0]))
             ImageDraw.Draw(cover).polygon([(u - 0.5, v - 0.5) for u, v in part], fill=255)
             inside = np.asarray(cover) > 0
-            color = colorsys.hsv_to_rgb(HUES[hue] + rng.uniform(-0.02, 0.02), *SHADES[shade])
-            pixels[inside] = 255 * np.array(color) * rng.uniform(0.93, 1.05)
+            hue = list(HUES.values())[label] + rng.uniform(-0.02, 0.02)
+            pixels[inside] = 255 * np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.75, 1), rng.uniform(0.7, 0.95)))
             annotations.append(
                 {"category_id": label + 1, "bbox": [x, y, side, side], "area": side * side / 2, "iscrowd": 0}
                 | {"segmentation": [[float(number) for point in part for number in point]]}
@@ -120,7 +114,7 @@ def write_halves(out: Path) -> None:
             picture.save(out / name / f"{number:06d}.png")
             images.append({"id": number + 1, "file_name": f"{number:06d}.png", "height": SIZE[0], "width": SIZE[1]})
             annotations += [{"id": len(annotations) + i, "image_id": number + 1, **row} for i, row in enumerate(rows, start=1)]
-        categories = [{"id": index, "name": name} for index, name in enumerate(COLORS, start=1)]
+        categories = [{"id": index, "name": name} for index, name in enumerate(HUES, start=1)]
         tree = {"images": images, "annotations": annotations, "categories": categories}
         (out / f"{name}.json").write_text(json.dumps(tree))
 
