@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=["transfer", "agnostic"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1000, help="of a mask head; a detector takes 800")
+    parser.add_argument("--steps", type=int, default=800, help="of a mask head; a detector takes as many as by default")
     parser.add_argument("--out", type=Path, default=Path("maskx"), help="a folder for the pictures, detectors and results.jsonl")
     args = parser.parse_args()
     torch.set_num_threads(1)
