@@ -1,4 +1,4 @@
-"""Data Distillation on COCO: students that learn from a teacher's labels of the unlabelled images too.
+"""Data Distillation on COCO: students that learn from automatic labels too.
 
 The method is of Radosavovic, Dollár, Girshick, Gkioxari and He (https://arxiv.org/abs/1712.04440, 2018): every batch has three
 images of COCO's train set for two that the teacher has labelled. A teacher is any detector of the same classes. It labels the
