@@ -1,6 +1,6 @@
 """A task that needs far context, with and without a non-local block: does AP rise?
 
-    python benchmarks/non_local.py                        # three seeds, six trainings
+    python benchmarks/non_local.py                        # three seeds, six trainings of about a minute on one core
     python benchmarks/non_local.py --seeds 0 --keep DIR   # pictures and runs stay in DIR
 
 Each generated picture is a wide strip with red discs at one end and a piece of sky at the other. The class of the discs is day
@@ -8,7 +8,8 @@ where the sky is white and night where it is black; nothing else in the picture 
 of its width, reads 105 pixels around a cell, and the sky is farther from every disc than that, so without a block the class is a
 guess, and AP about a half. Boxes are given as proposals, so the task is to tell classes alone (Fast R-CNN). The block stands before
 the last residual block of res4, with a learnt scale as its norm: statistics of a batch of 8 pictures, each with one class, differ
-from those of evaluation. Both networks have the same data, seed, schedule and evaluation.
+from those of evaluation. Both networks have the same data, seed, schedule and evaluation. With ``--steps 200`` the block of seed 0
+was still unused (AP 0.56 beside 0.54).
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def pixels_seen(config: RunConfig) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--images", type=int, nargs=2, default=[240, 80], metavar=("TRAIN", "VAL"))
     parser.add_argument("--keep", type=Path, help="an empty folder for the pictures and runs")
     arguments = parser.parse_args()
