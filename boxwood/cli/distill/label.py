@@ -57,5 +57,6 @@ def label(
         f"{labels.page} shows them"
     )
     if labels.unreadable:
-        names = ", ".join(labels.unreadable)
-        raise UserError(f"{len(labels.unreadable)} pictures could not be read: {names}; the others are labelled")
+        names, total = ", ".join(list(labels.unreadable)[:5]), labels.num_pictures + len(labels.unreadable)
+        names += f" and {len(labels.unreadable) - 5} more" if len(labels.unreadable) > 5 else ""
+        raise UserError(f"{len(labels.unreadable)} of {total:,} pictures could not be read: {names}; the others are labelled")

@@ -201,23 +201,14 @@ def test_a_killed_call_loses_nothing(trained: Path, folder: Path) -> None:
     assert not journal.exists()
 
 
+def label_command(trained: Path, *options: Any) -> list[Any]:
+    return ["distill", "label", trained, "photos", "--like", "train.json", "--out", "labels.json", "--one-view", *options]
+
+
 def test_pictures_that_cannot_be_read_are_named(trained: Path, folder: Path, boxwood: Boxwood) -> None:
     (folder / "photos" / "broken.png").write_bytes(b"no picture")
-    arguments = (
-        "distill",
-        "label",
-        trained,
-        "photos",
-        "--like",
-        "train.json",
-        "--out",
-        "labels.json",
-        "--floor",
-        "0",
-        "--one-view",
-    )
-    done = boxwood(*arguments)
-    assert done.status == 2 and "1 pictures could not be read: broken.png; the others are labelled" in done.err
+    done = boxwood(*label_command(trained, "--floor", "0"))
+    assert done.status == 2 and "1 of 4 pictures could not be read: broken.png; the others are labelled" in done.err
     assert len(read(folder / "labels.json")["images"]) == 3
 
 
@@ -260,19 +251,7 @@ def no_folder(folder: Path) -> list[Any]:
 def test_wrong_input_has_one_line(
     change: Callable[[Path], list[Any]], message: str, trained: Path, folder: Path, boxwood: Boxwood
 ) -> None:
-    arguments = [
-        "distill",
-        "label",
-        trained,
-        "photos",
-        "--like",
-        "train.json",
-        "--out",
-        "labels.json",
-        "--one-view",
-        *change(folder),
-    ]
-    done = boxwood(*arguments)
+    done = boxwood(*label_command(trained, *change(folder)))
     errors = [line for line in done.err.splitlines() if line.startswith("boxwood: ")]
     assert done.status == 2 and len(errors) == 1 and message in errors[0], done.err
     assert not (folder / "labels.json").exists()
