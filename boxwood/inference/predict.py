@@ -586,7 +586,6 @@ def _write_crops(detections: Detections, image: Tensor, folder: Path, prefix: st
         if x2 > x1 and y2 > y1:
             crop = to_pil_image(image[:, y1:y2, x1:x2])
             write_whole(folder / f"{prefix}{place:03d}-{file_word(name)}.png", partial(crop.save, format="PNG", compress_level=1))
-            write_whole(folder / f"{prefix}{place:03d}-{file_word(name)}.png", partial(crop.save, format="PNG"))
 
 
 def _with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
