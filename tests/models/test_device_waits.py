@@ -16,7 +16,7 @@ import torch
 
 from boxwood.structures import Batch
 from tests.models.simulated_gpu import SimulatedGPU
-from tests.models.toys import ARCHITECTURES, batch, build
+from tests.models.toys import ARCHITECTURES, TEST, batch, build
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 SIZES = ((96, 128), (64, 96), (90, 120), (96, 100)) * 2
@@ -66,3 +66,21 @@ def test_the_host_waits_only_at_documented_places(name: str, kind: str, triton: 
     for places in waits_of_batches:
         assert places.total() <= most
         assert all(number <= allowed.get(file, 0) for file, number in places.items()), (places, allowed)
+
+
+@pytest.mark.parametrize("keypoint_nms", [None, 0.0])
+def test_a_gpu_returns_the_instances_that_a_cpu_returns(keypoint_nms: float | None) -> None:
+    """On a GPU the host reads the numbers of instances together with the sizes of the boxes. NMS of keypoints changes them later:
+    with 0 a pose suppresses every other that it is similar to at all."""
+    images = batch([(96, 128), (64, 96)])
+    model = build("keypoint_rcnn_fpn", TEST.model_copy(update={"keypoint_nms": keypoint_nms})).eval()
+    model.fixed_shapes = True
+    with torch.no_grad():
+        expected = model.detections(model(images), images)
+        with SimulatedGPU() as gpu:
+            gpu.move(model)
+            on_gpu = images.to("cuda")
+            detections = model.detections(model(on_gpu), on_gpu)
+    assert [len(found) for found in detections] == [len(found) for found in expected] == [10, 10 if keypoint_nms is None else 9]
+    for found, truth in zip(detections, expected, strict=True):
+        torch.testing.assert_close(found.boxes.values, truth.boxes, rtol=1e-5, atol=1e-3)

@@ -64,3 +64,11 @@ def test_synchronised_batch_norm_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(preflight, "world_size", lambda: 2)
     with pytest.raises(UserError, match=r"train\.sync_bn=true: .* needs CUDA GPUs, not cpu; set it to false"):
         check_settings(run, torch.device("cpu"))
+
+
+def test_a_sharded_network_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(parallel="fsdp", compile=True)
+    check_settings(run, torch.device("cpu"))  # one process shards nothing
+    monkeypatch.setattr(preflight, "world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"train\.parallel=fsdp: .* set train\.compile=false, or train\.parallel=ddp"):
+        check_settings(run, torch.device("cpu"))
