@@ -96,7 +96,6 @@ def network_of(recipe: str, overrides: list[str]) -> tuple[Any, Any]:
     config = resolve(recipe, [*RECIPES[recipe], *overrides])
     torch.manual_seed(0)
     network: Any = without_pretrained(config.model).build(CATEGORIES, config.test)
-    network.fixed_shapes = True
     return config, network
 
 

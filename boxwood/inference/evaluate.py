@@ -43,7 +43,7 @@ from boxwood.inference.tta import augmented
 from boxwood.interop.open_weights import OpenedWeights, open_weights, weights_file
 from boxwood.interop.zoo import is_published
 from boxwood.models import ModelConfig, TestConfig
-from boxwood.models.detector import GEOMETRIES, Detector, set_fixed_shapes
+from boxwood.models.detector import GEOMETRIES, Detector
 from boxwood.models.postprocess import suppress
 from boxwood.recipes import import_module, override, resolve
 from boxwood.report import write_report
@@ -273,7 +273,6 @@ def _run_network(
         saved = opened.saved
         dataset = in_order_of(saved.categories, dataset, opened.source, "data.val")
         network = prepare(restore_model(saved, model=config.model, test=config.test, where=opened.source))
-        set_fixed_shapes(network, device)
         model, transforms = augmented(network, config.data.val.transforms, config.test)
         settings, workers = _settings(config, measure, saved.categories), config.data.workers
         return _measured(model, dataset, transforms, device, settings, workers, opened.source, out)

@@ -23,7 +23,7 @@ from boxwood.inference.tta import augmented
 from boxwood.interop.open_weights import OpenedWeights, open_weights
 from boxwood.models.backbones import ConvNorm
 from boxwood.models.convolution import replace_convolutions
-from boxwood.models.detector import Network, set_fixed_shapes
+from boxwood.models.detector import Network
 from boxwood.pixels import ValueRange, from_array, from_pillow
 from boxwood.run_config import RunConfig
 from boxwood.structures import Categories, Detections, Sample
@@ -89,7 +89,6 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.model = prepare(model).to(self.device)
-        set_fixed_shapes(self.model, self.device)
         self.transforms = tuple(transforms)
         self.value_range = value_range
         self.config = config

@@ -31,8 +31,8 @@ class Detector(nn.Module, ABC):
     categories: Categories
     """The classes that it detects."""
     fixed_shapes: bool
-    """Whether all rows of padded tensors are computed, so that no value is read on the host: on a GPU, in export and compilation.
-    Else the valid rows only, which is faster on a CPU. The caller sets it once, after building the model; results are the same."""
+    """Whether all rows of padded tensors are computed, so that no value is read on the host: in export and compilation. Else the
+    valid rows only, which is faster. The caller sets it once, after building the model; results are the same."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
@@ -51,12 +51,11 @@ class Detector(nn.Module, ABC):
         """The instances of each image, in its original pixels; ``output`` comes from a batch without targets."""
 
 
-def set_fixed_shapes(model: nn.Module, device: torch.device, *, compiled: bool = False) -> None:
-    """Set `Detector.fixed_shapes` of a detector, or of one that ``model`` wraps: off on a CPU, where it is slower, unless the model
-    is compiled."""
+def set_fixed_shapes(model: nn.Module) -> None:
+    """Set `Detector.fixed_shapes` of a detector, or of one that ``model`` wraps, so that it can be compiled."""
     for module in model.modules():
         if isinstance(module, Detector):
-            module.fixed_shapes = compiled or device.type != "cpu"
+            module.fixed_shapes = True
 
 
 GEOMETRIES: dict[str, Geometry] = {"continuous": CONTINUOUS, "detectron1": DETECTRON1}

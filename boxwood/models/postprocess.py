@@ -16,7 +16,7 @@ from torch import Tensor
 from boxwood.fields import InstanceField
 from boxwood.models.inference_config import TestConfig
 from boxwood.ops.geometry import CONTINUOUS, Geometry
-from boxwood.ops.keypoints import decode_keypoints, whole_sizes
+from boxwood.ops.keypoints import decode_keypoints
 from boxwood.ops.nms import nms_keypoints, soft_nms, vote
 from boxwood.structures import Batch, Categories, Detections
 
@@ -151,14 +151,7 @@ def find_keypoints(
     row_scales = scales[rows // instances.valid.shape[1]]
     boxes = geometry.rescale(instances.boxes.flatten(0, 1)[rows], 1 / row_scales)
     regions = geometry.region(boxes)
-    sizes = None
-    if largest is None and regions.device.type != "cpu":  # the sizes and the numbers of instances in one copy from the device
-        numbers = torch.cat([whole_sizes(regions).flatten(), instances.valid.sum(dim=1)]).tolist()
-        sizes, instances.counts = (
-            list(zip(numbers[: 2 * len(rows) : 2], numbers[1 : 2 * len(rows) : 2], strict=True)),
-            numbers[2 * len(rows) :],
-        )
-    points = decode_keypoints(heatmaps, regions, largest, sizes)
+    points = decode_keypoints(heatmaps, regions, largest)
     return torch.cat([(points[..., :2] + geometry.keypoint_shift) * row_scales[:, None], points[..., 2:]], dim=-1)
 
 

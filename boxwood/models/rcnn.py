@@ -33,6 +33,7 @@ from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNOutput, propose,
 from boxwood.models.second_stage import (
     RoISample,
     box_losses,
+    box_rows,
     candidates_of,
     given_proposals,
     pool_regions,
@@ -139,7 +140,7 @@ class RCNN(Network):
         assert batch.targets is not None
         truth = ground_truth_of(batch.targets)
         sample = sample_rois(proposals, truth, batch, scales, self.config.rois, len(self.categories), self.geometry)
-        rows = valid_rows(sample.valid, sample.valid.shape[1], fixed_shapes=self.fixed_shapes)
+        rows = box_rows(sample.valid, fixed_shapes=self.fixed_shapes)
         features = self._features(maps, sample.boxes, rows, self.config.box_head, self.box_tail)
         output = RCNNOutput(proposals, *self._boxes(features, rows, sample.valid), rpn, roi_sample=sample)
         if self.rpn is not None and rpn is not None and self.config.rpn is not None:
@@ -170,7 +171,7 @@ class RCNN(Network):
         scales: Tensor,
         boxes_only: bool,
     ) -> RCNNOutput:
-        rows = valid_rows(proposals.valid, proposals.valid.shape[1], fixed_shapes=self.fixed_shapes)
+        rows = box_rows(proposals.valid, fixed_shapes=self.fixed_shapes)
         features = self._features(maps, proposals.boxes, rows, self.config.box_head, self.box_tail)
         class_logits, box_deltas = self._boxes(features, rows, proposals.valid)
         weights = self.config.rois.box_weights
@@ -179,7 +180,10 @@ class RCNN(Network):
         output = RCNNOutput(proposals, class_logits, box_deltas, rpn, candidates=candidates, instances=instances)
         if boxes_only or not self.tasks:
             return output
-        rows = valid_rows(instances.valid, instances.valid.shape[1], fixed_shapes=self.fixed_shapes)
+        if not self.fixed_shapes:
+            instances.counts = instances.valid.sum(dim=1).tolist()
+        count = None if instances.counts is None else sum(instances.counts)
+        rows = valid_rows(instances.valid, instances.valid.shape[1], fixed_shapes=self.fixed_shapes, count=count)
         for task in self.tasks:
             logits = self.task_logits(task, maps, instances.boxes, rows)
             values = task.decode(self, task.values(self, logits, instances.labels.flatten()[rows]), rows, instances, batch)

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.models.anchors import anchor_cells
-from boxwood.models.backbones.backbone import ConvNorm, freeze_tail, make_norm
+from boxwood.models.backbones.backbone import ConvNorm, conv_relu, freeze_tail, make_norm
 from boxwood.models.config import RetinaNetConfig, RetinaNetHeadConfig, with_training_rules
 from boxwood.models.detector import Network
 from boxwood.models.fpn import FPN
@@ -166,17 +165,18 @@ def candidates_of(
         # The best k pairs belong to the k anchors whose best class is best, so the others need not be sorted.
         best = logits.amax(dim=2).topk(min(config.test_candidates, anchors.shape[0]), dim=1).indices
         pairs = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)
-        scores, pair = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)
+        logits, pair = pairs.topk(min(config.test_candidates, pairs.shape[1]), dim=1)
         rows = best.gather(1, pair // num_classes)
-        boxes = decode(deltas.gather(1, rows[..., None].expand(-1, -1, 4)), anchors[rows])
-        boxes = geometry.clip(geometry.rescale(boxes, (1 / scales).expand(*boxes.shape[:2], 2)), sizes)
-        coarsest = len(levels) == len(output.anchors) - 1
-        least = 0.0 if coarsest and config.threshold_coarsest_level is False else test.score_threshold
-        scores = scores.sigmoid()
-        levels.append((boxes, scores, pair % num_classes, scores > least))
-    boxes, scores, labels, possible = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
+        levels.append((logits, pair, deltas.gather(1, rows[..., None].expand(-1, -1, 4)), anchors[rows]))
+    logits, pair, deltas, anchors = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
+    boxes, scores = decode(deltas, anchors), logits.sigmoid()
+    boxes = geometry.clip(geometry.rescale(boxes, (1 / scales).expand(*boxes.shape[:2], 2)), sizes)
+    possible = scores > test.score_threshold
+    if config.threshold_coarsest_level is False:
+        coarsest = levels[-1][0].shape[1]
+        possible = torch.cat([possible[:, :-coarsest], scores[:, -coarsest:] > 0], dim=1)
     possible &= (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0
-    return Candidates(boxes, scores, labels, possible)
+    return Candidates(boxes, scores, pair % num_classes, possible)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -187,7 +187,7 @@ class _Tower(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
-            x = F.relu(layer(x), inplace=True)
+            x = conv_relu(layer, x)
         return x
 
 

@@ -15,17 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import freeze_tail
+from boxwood.models.backbones.backbone import conv_relu, freeze_tail
 from boxwood.models.config import RFCNConfig, with_training_rules
 from boxwood.models.detector import Network
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances
 from boxwood.models.rpn import RPN, AnchorSample, Proposals, RPNOutput, propose, rpn_losses, sample_anchors
-from boxwood.models.second_stage import RoISample, box_losses, candidates_of, given_proposals, sample_rois, scatter_rows, valid_rows
+from boxwood.models.second_stage import RoISample, box_losses, box_rows, candidates_of, given_proposals, sample_rois, scatter_rows
 from boxwood.ops.ps_roi_pool import ps_roi_align, ps_roi_pool
 from boxwood.structures import Batch, Categories, Target
 
@@ -83,7 +82,7 @@ class RFCN(Network):
             proposals = propose(rpn, batch, images.shape[-2:], self.config.rpn, self.geometry)
         else:
             proposals = given_proposals(batch, scales, self.geometry)
-        last = maps[-1] if self.reduce is None else F.relu(self.reduce(maps[-1]), inplace=True)
+        last = maps[-1] if self.reduce is None else conv_relu(self.reduce, maps[-1])
         if batch.targets is None:
             class_logits, box_deltas = self._vote(last, proposals.boxes, proposals.valid)
             weights = self.config.rois.box_weights
@@ -101,7 +100,7 @@ class RFCN(Network):
     def _vote(self, last: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, 4) regions -> class logits (B, K, C + 1) and deltas (B, K, C or 1, 4), each the mean over the k x k cells (section
         2, below equation 1); zeros where not valid."""
-        rows = valid_rows(valid, valid.shape[1], fixed_shapes=self.fixed_shapes)
+        rows = box_rows(valid, fixed_shapes=self.fixed_shapes)
         rois = self.geometry.region(boxes.flatten(0, 1)[rows])
         images = rows // boxes.shape[1]
         pool = ps_roi_align if self.config.interpolate else partial(ps_roi_pool, rounding=self.geometry.map_rounding)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.models.anchors import anchor_cells
+from boxwood.models.backbones.backbone import conv_relu
 from boxwood.models.config import RPNConfig
 from boxwood.models.ground_truth import GroundTruth
 from boxwood.ops.anchors import anchor_grid, centred_inside
@@ -99,7 +100,7 @@ class RPN(nn.Module):
         for features, cell, stride in zip(maps, self.cells, self.strides, strict=True):
             hidden = features
             for conv in self.convs:
-                hidden = F.relu(conv(hidden), inplace=True)
+                hidden = conv_relu(conv, hidden)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell).
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(features.shape[0], -1, 4))
@@ -169,9 +170,9 @@ def propose(rpn: RPNOutput, batch: Batch, padded: Sequence[int], config: RPNConf
     levels = torch.cat([torch.full_like(part, level) for level, part in enumerate(level_anchors)], dim=1)
     groups = levels * boxes.shape[0] + torch.arange(boxes.shape[0], device=boxes.device)[:, None]
     flat = (boxes.flatten(0, 1), logits.flatten(), groups.flatten())
-    # In training there are so many boxes that a GPU works on a third of the images at a time.
-    third = -(-boxes.shape[0] // 3)
-    lengths = [min(third, boxes.shape[0] - first) * boxes.shape[1] for first in range(0, boxes.shape[0], third)] if training else ()
+    # In training there are so many boxes that a GPU without the Triton kernel works on half of the images at a time.
+    half = -(-boxes.shape[0] // 2)
+    lengths = [min(half, boxes.shape[0] - first) * boxes.shape[1] for first in range(0, boxes.shape[0], half)] if training else ()
     survives = geometry.nms_mask(*flat, config.nms_threshold, large.flatten(), lengths).view_as(large)
     logits = logits.masked_fill(~survives, -torch.inf)
     if config.topk_per_batch and training and len(rpn.level_lengths) > 1:

@@ -270,16 +270,21 @@ def pool_regions(
     )
 
 
-def valid_rows(valid: Tensor, columns: int, multiple: int = 1, *, fixed_shapes: bool = False) -> Tensor:
+def box_rows(valid: Tensor, *, fixed_shapes: bool = False) -> Tensor:
+    """`valid_rows` of proposals and samples. On a GPU all of them: few are not valid, and to count those the host would wait."""
+    return valid_rows(valid, valid.shape[1], fixed_shapes=fixed_shapes or valid.is_cuda)
+
+
+def valid_rows(valid: Tensor, columns: int, multiple: int = 1, *, fixed_shapes: bool = False, count: int | None = None) -> Tensor:
     """The entries of a flattened (B, K) to compute -> (R,) int64.
 
     With ``fixed_shapes`` the first ``columns`` of each image, valid or not, so that no value is read on the host; else the valid
-    ones, and so many others that their number is a multiple.
+    ones, of which there are ``count`` (read on the host where it is None), and so many others that their number is a multiple.
     """
     if fixed_shapes:
         return torch.arange(valid.numel(), device=valid.device).view(valid.shape)[:, :columns].flatten()
     flat = valid.flatten()
-    number = -(-int(flat.sum()) // multiple) * multiple
+    number = -(-(int(flat.sum()) if count is None else count) // multiple) * multiple
     return (~flat).to(torch.uint8).argsort(stable=True)[:number]
 
 

@@ -115,8 +115,16 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 
     >>> decode(encode(torch.tensor([[12.0, 8, 30, 20]]), anchor), anchor)
     tensor([[12.,  8., 30., 20.]])
     """
-    deltas = torch.stack([column / weight for column, weight in zip(deltas.unbind(-1), weights, strict=True)], dim=-1)
+    shift, log_scale = _divided(deltas[..., :2], weights[:2]), _divided(deltas[..., 2:], weights[2:])
     reference_size = references[..., 2:] - references[..., :2]
-    centre = references[..., :2] + 0.5 * reference_size + deltas[..., :2] * reference_size
-    half = 0.5 * reference_size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
+    centre = references[..., :2] + 0.5 * reference_size + shift * reference_size
+    half = 0.5 * reference_size * log_scale.clamp(max=MAX_LOG_SCALE).exp()
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def _divided(pairs: Tensor, weights: Sequence[float]) -> Tensor:
+    """(..., 2) by a weight for each column."""
+    first, second = weights
+    if first == second:
+        return pairs if first == 1 else pairs / first
+    return torch.stack([pairs[..., 0] / first, pairs[..., 1] / second], dim=-1)

@@ -16,7 +16,7 @@ DECODED_AT_ONCE = 8
 PIXELS_AT_ONCE = 2**26
 """Pixels of enlarged heatmaps in the memory of a GPU at once, of 4 bytes each."""
 
-__all__ = ["bicubic_weights", "decode_keypoints", "keypoint_similarity", "keypoint_targets", "whole_sizes"]
+__all__ = ["bicubic_weights", "decode_keypoints", "keypoint_similarity", "keypoint_targets"]
 
 
 def keypoint_targets(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -44,29 +44,18 @@ def keypoint_targets(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tenso
     return (cell[..., 1] * size + cell[..., 0]) * valid, valid
 
 
-def whole_sizes(boxes: Tensor) -> Tensor:
-    """Width and height of boxes (R, 4) in whole pixels, at least 1 -> (R, 2) int64."""
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).ceil().to(torch.int64)
-
-
-def decode_keypoints(
-    logits: Tensor,
-    boxes: Tensor,
-    largest: tuple[int, int] | None = None,
-    sizes: Sequence[Sequence[int]] | None = None,
-) -> Tensor:
+def decode_keypoints(logits: Tensor, boxes: Tensor, largest: tuple[int, int] | None = None) -> Tensor:
     """The highest place of each heatmap, enlarged to its box's whole pixels by bicubic interpolation.
 
     ``logits`` (R, K, S, S), ``boxes`` (R, 4) xyxy -> (R, K, 3): x, y in the frame of the boxes, and the height of the peak, a
     logit. ``largest`` is a height and a width that no box exceeds: with it shapes are fixed and no value is read on the host.
-    Without it the host needs the `whole_sizes` of the boxes, which it reads once where they are not given as ``sizes``; a GPU then
-    works on many boxes of about the same size at a time.
+    Without it the host reads the sizes of the boxes, once; a GPU then works on many boxes of about the same size at a time.
     """
     if largest is not None:
         starts = range(0, len(boxes), DECODED_AT_ONCE)
         chunks = [slice(start, start + DECODED_AT_ONCE) for start in starts]
         return torch.cat([_decode(logits[chunk], boxes[chunk], largest) for chunk in chunks])
-    shapes = whole_sizes(boxes).tolist() if sizes is None else sizes
+    shapes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).ceil().to(torch.int64).tolist()  # width and height in whole pixels
     on_cpu = logits.device.type == "cpu"
     groups = [[row] for row in range(len(shapes))] if on_cpu else _alike(shapes, PIXELS_AT_ONCE // logits.shape[1])
     order = torch.tensor([row for group in groups for row in group], dtype=torch.int64).to(logits.device, non_blocking=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -21,18 +23,22 @@ def survivors(boxes: Tensor, ends: Tensor, valid: Tensor, threshold: float) -> T
     that of torchvision's operator on a CPU, to the last bit.
     """
     alive = valid.to(torch.int32, copy=True)
-    largest = torch.tensor(threshold, dtype=torch.float64).float()  # the largest number of 32 bits that is not above the threshold
-    if largest.item() > threshold:
-        largest = torch.nextafter(largest, torch.tensor(-torch.inf))
     with torch.cuda.device_of(boxes):  # type: ignore[no-untyped-call]  # Triton starts kernels on the current GPU
         _suppress[(len(boxes),)](
-            *(boxes.contiguous(), ends, alive, largest.item()),
+            *(boxes.contiguous(), ends, alive, _largest(threshold)),
             BLOCK=BLOCK,
             num_warps=8,
             num_stages=1,
             enable_fp_fusion=False,  # products are rounded before they are added, as on a CPU
         )
     return alive.bool()
+
+
+@cache
+def _largest(threshold: float) -> float:
+    """The largest number of 32 bits that is not above ``threshold``."""
+    largest = torch.tensor(threshold, dtype=torch.float64).float()
+    return largest.item() if largest.item() <= threshold else torch.nextafter(largest, torch.tensor(-torch.inf)).item()
 
 
 @triton.jit  # type: ignore[untyped-decorator]

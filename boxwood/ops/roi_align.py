@@ -2,24 +2,30 @@
 
 Every output cell averages a grid of points, each read bilinearly from the map: it is a weighted sum of a few of the map's pixels.
 On a CPU that sum is one `embedding_bag` whose table is the map itself, channels last, and whose per-sample weights are the
-bilinear ones: several times faster than an operator that walks the channels. On other devices torchvision's operator does the
-work.
+bilinear ones: several times faster than an operator that walks the channels. On a GPU a Triton kernel pools from all levels of a
+pyramid at once (`boxwood.ops.roi_align_kernel`); elsewhere torchvision's operator does the work.
 
 Letters: B images, C channels, H x W the map, R RoIs, P cells a side, G sampling points a cell and side.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 OUTSIDE = -1e6
 """Pixels: a RoI there touches no map."""
+
+MOST_LEVELS = 4
+"""Of a pyramid, that the kernel for a GPU takes."""
 
 __all__ = ["assign_levels", "pool_levels", "roi_align", "roi_align_planes", "roi_pool"]
 
@@ -102,15 +108,19 @@ def pool_levels(
     """Each RoI pooled from the pyramid level that it is assigned to, by `roi_align` or `roi_pool`.
 
     ``features`` are the levels' (B, C, H_l, W_l), ``strides`` theirs in pixels, ``levels`` (R,) the index of each RoI's -> (R, C,
-    P, P). With ``fixed_shapes`` no value is read on the host.
+    P, P). With ``fixed_shapes``, and on a GPU, no value is read on the host.
     """
+    on_gpu = features[0].is_cuda
+    is_plain = not torch.compiler.is_compiling() and not torch.are_deterministic_algorithms_enabled()
+    if on_gpu and pooling == "align" and len(features) <= MOST_LEVELS and is_plain and (kernel := _kernel_on_gpu()) is not None:
+        return kernel(features, strides, levels, rois, images, size, sampling_ratio, aligned)
     pool: Callable[..., Tensor] = roi_pool
     if pooling == "align":
         pool = partial(roi_align, sampling_ratio=sampling_ratio, aligned=aligned, fixed_shapes=fixed_shapes)
     maps = list(zip(features, [1 / stride for stride in strides], strict=True))
     if len(maps) == 1:
         return pool(maps[0][0], rois, images, size, scale=maps[0][1])
-    if fixed_shapes:
+    if fixed_shapes or on_gpu:
         # Every RoI is pooled from every level; from levels other than its own it is read far outside the map, where all values are
         # zero and the operators stop at once.
         elsewhere = levels != torch.arange(len(maps), device=levels.device)[:, None]
@@ -125,6 +135,32 @@ def pool_levels(
     ]
     pooled = torch.cat([part.permute(0, 2, 3, 1) for part in parts])  # as `roi_align` lays them in memory
     return torch.empty_like(pooled).index_copy(0, order, pooled).permute(0, 3, 1, 2)
+
+
+@cache
+def _kernel_on_gpu() -> Callable[..., Tensor] | None:
+    """`boxwood.ops.roi_align_kernel.pool_levels`, compiled and compared with torchvision's operator once; None where one of that
+    fails, as without Triton or a C compiler."""
+    try:
+        from boxwood.ops.roi_align_kernel import pool_levels as kernel
+
+        generator = torch.Generator().manual_seed(0)
+        maps = [torch.randn(2, 32, side, side, generator=generator).cuda().requires_grad_() for side in (24, 12)]
+        corners = torch.rand(40, 2, generator=generator) * 90 - 10
+        rois = torch.cat([corners, corners + torch.rand(40, 2, generator=generator) * 60], dim=1).cuda()
+        levels, images = torch.arange(40, device="cuda") % 2, torch.arange(40, device="cuda") // 2 % 2
+        with torch.inference_mode(False), torch.enable_grad():
+            ours = kernel(maps, (4, 8), levels, rois, images, 7, 2, True)
+            parts = [roi_align(maps[level], rois[level::2], images[level::2], 7, scale=0.25 / (1 + level)) for level in (0, 1)]
+            theirs = torch.stack(parts, dim=1).flatten(0, 1)
+            results = [[result, *torch.autograd.grad(result.square().sum(), maps)] for result in (ours, theirs)]
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    except Exception as error:  # Triton has no common class of errors
+        reason = " ".join(str(error).split())[:200]
+        logger.warning("the Triton kernel for RoIAlign cannot be used, torchvision's operator is (%s)", reason)
+        return None
+    return kernel
 
 
 def roi_align_planes(planes: Tensor, rois: Tensor, indices: Tensor, size: int) -> Tensor:

@@ -110,10 +110,10 @@ def start(
     freeze(model, config.optim.lr_factors)
     on_rank_zero(lambda: warn_of_batch_norm(model, config.train))
     model.to(device)
-    set_fixed_shapes(model, device, compiled=config.train.compile)
     replace_convolutions(model)
     model.to(memory_format=torch.channels_last)
     if config.train.compile:
+        set_fixed_shapes(model)
         model.compile()
     network = parallelize(model, device, config.train.parallel, sync_bn=config.train.sync_bn)  # before it has an optimizer
     state = TrainingState(

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from boxwood.inference.predictor import prepare
+from boxwood.models.backbones.backbone import conv_relu
 from boxwood.models.config import without_pretrained
 from boxwood.ops.nms import _survivors_on_gpu, nms_mask
+from boxwood.ops.roi_align import _kernel_on_gpu, pool_levels
 from boxwood.recipes import resolve
 from boxwood.structures import Batch, Categories, Detections, InstanceMasks, KeypointFacts, Target
 from tests.conftest import Boxwood, tiny
@@ -55,6 +58,8 @@ def detector(recipe: str) -> Any:
     for name, module in network.named_modules():
         if isinstance(module, FrozenBatchNorm2d) and name.endswith("conv3.norm"):
             module.weight.fill_(0.2)  # or else the maps of a deep random backbone explode
+        if isinstance(module, nn.Conv2d) and name.startswith("backbone.features"):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in")  # or else those of a MobileNet vanish
     batch = two_images()
     batch.targets = None
     for name, deviation in (("rpn.objectness", 2.0), ("class_maps", 10.0), ("class_logits", 2.0)):
@@ -128,6 +133,44 @@ def test_the_nms_kernel_keeps_what_the_cpu_keeps() -> None:
         expected = nms_mask(boxes, scores, groups, threshold, valid)
         on_gpu = nms_mask(boxes.to(DEVICE), scores.to(DEVICE), groups.to(DEVICE), threshold, valid.to(DEVICE))
         assert torch.equal(on_gpu.cpu(), expected)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_the_roi_align_kernel_gives_the_features_and_gradients_of_the_cpu(ratio: int, aligned: bool) -> None:
+    assert _kernel_on_gpu() is not None
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 256, side, side + 8, generator=generator) for side in (64, 32, 16, 8)]
+    corners = torch.rand(200, 2, generator=generator) * 250 - 20
+    rois = torch.cat([corners, corners + torch.rand(200, 2, generator=generator) * 100], dim=1)
+    levels, images = (torch.randint(count, (200,), generator=generator) for count in (4, 2))
+    weights = torch.randn(200, 256, 7, 7, generator=generator)
+    results = []
+    for device in ("cpu", DEVICE):
+        leaves = [level.to(device).to(memory_format=torch.channels_last).requires_grad_() for level in maps]
+        places = levels.to(device), rois.to(device), images.to(device)
+        pooled = pool_levels(leaves, (4, 8, 16, 32), *places, 7, sampling_ratio=ratio, aligned=aligned)
+        results.append([pooled, *torch.autograd.grad((pooled * weights.to(device)).sum(), leaves)])
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_a_convolution_with_relu_is_that_of_the_cpu(kernel: int, stride: int, dilation: int, with_shortcut: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 16, kernel, stride, dilation * (kernel // 2), dilation)
+    x = torch.randn(2, 8, 21, 30)
+    shortcut = torch.randn_like(layer(x)) if with_shortcut else None
+    weights = torch.randn_like(layer(x))
+    results = []
+    for device in ("cpu", DEVICE):
+        layer.to(device)
+        leaves = [tensor.to(device).requires_grad_() for tensor in (x, shortcut) if tensor is not None]
+        output = conv_relu(layer, *(leaf.clone() for leaf in leaves))
+        results.append([output, *torch.autograd.grad((output * weights.to(device)).sum(), [*leaves, *layer.parameters()])])
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])

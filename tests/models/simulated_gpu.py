@@ -18,9 +18,9 @@ The host waits where
         model(batch.to("cuda"))
     gpu.waits  # [Place(file, function, line, code, operator)], one each time
 
-With ``triton`` it has the Triton kernel for NMS, else torchvision's operator does that work. With ``launches`` it also lists the
-operators that give the GPU work, in ``gpu.launches``: all but views and allocations. An operator may start more than one kernel, so
-these are the fewest launches that there can be.
+With ``triton`` it has the Triton kernels for NMS and RoIAlign, else torchvision's operators do that work. With ``launches`` it also
+lists the operators that give the GPU work, in ``gpu.launches``: all but views and allocations. An operator may start more than one
+kernel, so these are the fewest launches that there can be.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import linecache
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._library.custom_ops import OPDEFS
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor, FakeTensorMode
@@ -47,6 +48,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 import boxwood
 from boxwood.ops.anchors import _points
 from boxwood.ops.nms import nms_mask
+from boxwood.ops.roi_align import pool_levels
 
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14):  # it is made of private parts of torch
     pytest.skip("the simulated GPU needs torch 2.14", allow_module_level=True)
@@ -144,6 +146,9 @@ class SimulatedGPU:
         self.context.callback(_points.cache_clear)
         kernel = _survivors if self.triton else None
         self.context.enter_context(mock.patch("boxwood.ops.nms._survivors_on_gpu", return_value=kernel))
+        pooling = _pool_levels if self.triton else None
+        self.context.enter_context(mock.patch("boxwood.ops.roi_align._kernel_on_gpu", return_value=pooling))
+        self.context.enter_context(mock.patch("boxwood.ops.convolution._cudnn_conv_relu", _conv_relu))
         self._open.append(self)
         self.context.callback(self._open.pop)
         self.context.enter_context(_EveryOperator(fakes, self.wait, self.launch))
@@ -180,6 +185,42 @@ def _survivors(boxes: Tensor, ends: Tensor, valid: Tensor, threshold: float) -> 
     with _disable_current_modes():
         ranks = torch.arange(len(boxes), 0, -1).float()
         return GPUTensor(nms_mask(boxes.values, ranks, ends.values, threshold, valid.values))  # type: ignore[attr-defined]
+
+
+def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, *geometry: Any) -> Tensor:
+    """`boxwood.ops.convolution._cudnn_conv_relu`, which is one launch."""
+    SimulatedGPU.current().launch("cudnn_convolution_relu")
+    inputs = [None if tensor is None else tensor.values for tensor in (x, weight, bias, shortcut)]  # type: ignore[attr-defined]
+    with _disable_current_modes():
+        output = F.conv2d(*inputs[:3], *geometry)
+        return GPUTensor(F.relu(output if inputs[3] is None else output + inputs[3]))
+
+
+def _pool_levels(features: Sequence[Tensor], strides: Sequence[int], *arguments: Any) -> Tensor:
+    """`boxwood.ops.roi_align_kernel.pool_levels`, which is one launch; its gradient is one too, besides the zeros of each map."""
+    pooled: Tensor = _PoolLevels.apply(strides, *arguments, *features)
+    return pooled
+
+
+class _PoolLevels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, strides: Sequence[int], *arguments: Any) -> Tensor:
+        SimulatedGPU.current().launch("kernel")
+        levels, rois, images, size, sampling_ratio, aligned = arguments[:6]
+        ctx.maps = [level.values for level in arguments[6:]]
+        places = [tensor.values for tensor in (levels, rois, images)]
+        ctx.pool = lambda maps: pool_levels(maps, strides, *places, size, sampling_ratio=sampling_ratio, aligned=aligned)
+        with _disable_current_modes():
+            return GPUTensor(ctx.pool(ctx.maps))
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Any) -> tuple[Tensor | None, ...]:
+        for operator in (*["zeros"] * len(ctx.maps), "kernel"):
+            SimulatedGPU.current().launch(operator)
+        with _disable_current_modes(), torch.enable_grad():
+            maps = [level.detach().requires_grad_() for level in ctx.maps]
+            gradients = torch.autograd.grad(ctx.pool(maps), maps, gradient[0].values)
+        return (None,) * 7 + tuple(map(GPUTensor, gradients))
 
 
 class _EveryOperator(TorchDispatchMode):

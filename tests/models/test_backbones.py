@@ -271,7 +271,7 @@ def test_the_constants_of_a_frozen_norm_follow_its_buffers() -> None:
         torch.testing.assert_close(layer(image.to(layer.conv.weight)), layer.norm(layer.conv(image.to(layer.conv.weight))))
 
     check()
-    scale = layer._folded() and layer._constants[2]
+    scale = layer.folded() and layer._constants[2]
     check()
     assert layer._constants[2] is scale
     layer.norm.running_var.fill_(4.0)

@@ -19,9 +19,9 @@ from boxwood.config import did_you_mean
 from boxwood.errors import UserError
 from boxwood.models.backbones.config import Norm
 from boxwood.models.convolution import Conv3x3
-from boxwood.ops.convolution import conv3x3
+from boxwood.ops.convolution import conv3x3, fused_conv_relu, fuses_relu
 
-__all__ = ["Backbone", "ConvNorm", "freeze_tail", "imagenet_weights", "make_norm"]
+__all__ = ["Backbone", "ConvNorm", "conv_relu", "freeze_tail", "imagenet_weights", "make_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,10 @@ class ConvNorm(nn.Module):
             self.step, conv.stride = conv.stride[0], (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.step == 1 else x[..., :: self.step, :: self.step]
+        x = self.strided(x)
         if not self.frozen:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]  # calls of modules are untyped
-        conv, (weight, bias) = self.conv, self._folded()
+        conv, (weight, bias) = self.conv, self.folded()
         if isinstance(conv, Conv3x3):
             return conv3x3(x, weight, bias)
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -97,12 +97,23 @@ class ConvNorm(nn.Module):
     def fuse(self) -> None:
         """Fold a frozen norm into the convolution for good, for inference."""
         if self.frozen:
-            weight, bias = self._folded()
+            weight, bias = self.folded()
             self.conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
             self.conv.bias = nn.Parameter(bias, requires_grad=False)
             self.norm, self.frozen = nn.Identity(), False
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
+    def strided(self, x: Tensor) -> Tensor:
+        """The cells that the convolution reads."""
+        return x if self.step == 1 else x[..., :: self.step, :: self.step]
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """The weight and bias of a convolution that does the same; the bias is None where none does."""
+        if self.frozen:
+            return self.folded()
+        return self.conv.weight, self.conv.bias if isinstance(self.norm, nn.Identity) else None
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The weight and bias of the convolution that has the frozen norm in it."""
         norm: Any = self.norm
         buffers = norm.weight, norm.bias, norm.running_mean, norm.running_var
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or norm.weight.is_inference():
@@ -116,6 +127,23 @@ class ConvNorm(nn.Module):
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * scale
         return self.conv.weight * scale[:, None, None, None], bias
+
+
+def conv_relu(layer: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """ReLU of ``layer(x)`` (B, C, H, W), plus ``shortcut`` of the same shape where it is given.
+
+    On a GPU it is one operator where ``layer`` is a convolution, or one with a frozen norm.
+    """
+    conv = layer.conv if isinstance(layer, ConvNorm) else layer
+    hooks = layer._forward_hooks or layer._forward_pre_hooks  # a hook sees the output without the ReLU
+    if fuses_relu(x) and type(conv) in (nn.Conv2d, Conv3x3) and not hooks:
+        assert isinstance(conv, nn.Conv2d)
+        weight, bias = layer.weights() if isinstance(layer, ConvNorm) else (conv.weight, conv.bias)
+        if bias is not None and conv.groups == 1 and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple):
+            x = layer.strided(x) if isinstance(layer, ConvNorm) else x
+            return fused_conv_relu(x, weight, bias, shortcut, conv.stride, conv.padding, conv.dilation)
+    output: Tensor = layer(x)
+    return F.relu(output if shortcut is None else output.add_(shortcut), inplace=True)
 
 
 def _constants(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:

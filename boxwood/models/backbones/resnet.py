@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwood.errors import UserError
-from boxwood.models.backbones.backbone import Backbone, ConvNorm, imagenet_weights, make_norm
+from boxwood.models.backbones.backbone import Backbone, ConvNorm, conv_relu, imagenet_weights, make_norm
 from boxwood.models.backbones.config import Norm, ResNetConfig
 from boxwood.models.backbones.non_local import insert_blocks
 
@@ -61,7 +61,7 @@ class ResNet(Backbone):
             insert_blocks(self, config.non_local)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.relu(self.conv1(images), inplace=True)
+        x = conv_relu(self.conv1, images)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.channels)]:
@@ -86,8 +86,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.conv1(x), inplace=True)
-        return F.relu(self.conv2(x).add_(shortcut), inplace=True)
+        x = conv_relu(self.conv1, x)
+        return conv_relu(self.conv2, x, shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -105,9 +105,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.conv1(x), inplace=True)
-        x = F.relu(self.conv2(x), inplace=True)
-        return F.relu(self.conv3(x).add_(shortcut), inplace=True)
+        x = conv_relu(self.conv1, x)
+        x = conv_relu(self.conv2, x)
+        return conv_relu(self.conv3, x, shortcut)
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwood.models.backbones.backbone import Backbone, imagenet_weights
+from boxwood.models.backbones.backbone import Backbone, conv_relu, imagenet_weights
 from boxwood.models.backbones.config import VGG16Config, VGGCNNM1024Config
 
 __all__ = ["VGG16", "VGGCNNM1024"]
@@ -49,7 +49,7 @@ class VGG16(Backbone):
             if index > 0:
                 x = F.max_pool2d(x, 2)
             for conv in stage:
-                x = F.relu(conv(x), inplace=True)
+                x = conv_relu(conv, x)
             if index >= 2:
                 maps.append(x)
         return maps
@@ -91,11 +91,11 @@ class VGGCNNM1024(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = images
         for conv in (self.conv1, self.conv2):
-            x = F.relu(conv(x), inplace=True)
+            x = conv_relu(conv, x)
             x = F.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)  # alpha is divided by size, as Caffe2 does
             x = F.max_pool2d(x, 3, stride=2)
         for conv in (self.conv3, self.conv4, self.conv5):
-            x = F.relu(conv(x), inplace=True)
+            x = conv_relu(conv, x)
         return [x]
 
     @property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwood.models.backbones.backbone import conv_relu
 from boxwood.models.backbones.non_local import NonLocalBlock
 from boxwood.models.heads.config import ConvKeypointHeadConfig
 from boxwood.models.heads.head import RoIHead, convolutions
@@ -22,7 +22,7 @@ class ConvKeypointHead(RoIHead):
 
     def forward(self, features: Tensor) -> Tensor:
         for index, conv in enumerate(self.convs):
-            features = F.relu(conv(features), inplace=True)
+            features = conv_relu(conv, features)
             if index % 2 and self.non_local:
                 features = self.non_local[index // 2](features)
         return features

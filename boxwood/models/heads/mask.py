@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwood.models.backbones.backbone import conv_relu
 from boxwood.models.heads.config import ConvMaskHeadConfig
 from boxwood.models.heads.head import RoIHead, convolutions, msra_fill
 
@@ -21,5 +22,5 @@ class ConvMaskHead(RoIHead):
 
     def forward(self, features: Tensor) -> Tensor:
         for conv in self.convs:
-            features = F.relu(conv(features), inplace=True)
+            features = conv_relu(conv, features)
         return F.relu(self.deconv(features), inplace=True)
