@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -35,7 +36,9 @@ def validate(state: TrainingState, val_set: Dataset, interruption: Interruption,
     """
     config = state.config
     measure = config.measure(categories=state.categories)
-    with preserved_random_state(), whole_weights(state.model):
+    # A graph that was compiled for training steps would be compiled twice more: without gradients, and in eval mode.
+    uncompiled = torch.compiler.set_stance("force_eager") if config.train.compile else nullcontext()
+    with preserved_random_state(), whole_weights(state.model), uncompiled:
         losses = _validation_losses(state, _batches(state, val_set, interruption, LOSS_BATCH, with_targets=True))
         evaluator = measure.build(
             val_set.to_coco(),

@@ -21,7 +21,7 @@ from boxwood.evaluation import Metrics
 from boxwood.evaluation.measures import CocoEvaluatorConfig, Voc2010EvaluatorConfig
 from boxwood.run_config import AdamWConfig, OptimizerConfig, ParameterRule, RunConfig, ScheduleConfig, SGDConfig, StepScheduleConfig
 from boxwood.structures import Batch, Detections, Sample
-from boxwood.training import TrainingDiverged, train
+from boxwood.training import TrainingDiverged, loop, train
 from boxwood.training.checkpoint import newest_checkpoint
 from boxwood.training.state import TrainingState
 from boxwood.weights import read_weights, save_weights
@@ -685,3 +685,24 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch
     with pytest.raises(TrainingDiverged, match=r"at step 3: the losses are finite but the gradient is not \(norm nan\)") as error:
         train(tiny_run(), tmp_path / "run")
     assert "loss_root 0" in error.value.details and ".png): 1 boxes" in error.value.details
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it where a graph begins in the middle
+def test_validation_compiles_no_further_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+    at_validation: list[int] = []
+    whole, validate = torch.nn.Module.compile, loop.validate
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def watched(*arguments: Any) -> None:
+        at_validation.append(len(graphs))
+        validate(*arguments)
+        at_validation.append(len(graphs))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: whole(self, backend=backend))
+    monkeypatch.setattr(loop, "validate", watched)
+    train(tiny_run(steps=2, compile=True), tmp_path / "run")
+    assert at_validation[0] == at_validation[1] > 0
