@@ -26,6 +26,7 @@ LEVELS: tuple[set[str], ...] = (
     {"zoo", "pixels"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
+    {"interactions"},
     {"structures", "optimizer_config", "loggers"},
     {"models", "data", "evaluation"},
     {"run_config"},
