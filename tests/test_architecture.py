@@ -202,6 +202,7 @@ WITHOUT_TORCH = (
     "models/config.py",
     "models/backbones/config.py",
     "models/heads/config.py",
+    "models/heads/interaction_config.py",
     "models/tasks/task.py",
     "data/config.py",
 )
