@@ -6,8 +6,10 @@ Known Object   over the images alone of which some class of the same object is k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,17 @@ from numpy.typing import NDArray
 
 from boxwood.errors import UserError
 from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
+from boxwood.evaluation.interaction_files import write_hico_results
 from boxwood.evaluation.interactions import PredictedInteractions, Ties, Verbs, grouped, overlaps, ranked
 from boxwood.structures import Categories
 
 __all__ = ["RECALL_LEVELS", "HicoEvaluator", "HoiPrecision", "hico_precisions"]
 
+logger = logging.getLogger(__name__)
+
 Array = NDArray[np.float64]
+HARDEST = 20
+"""How many of the pairs that are missed most are in the metrics."""
 RECALL_LEVELS: dict[str, Array] = {"multiplied": np.linspace(0, 10, 11) * 0.1, "exact": np.linspace(0, 10, 11) / 10}
 """Multiples of 0.1 as the official program makes them, of which .30000000000000004 is not reached by a recall of 3/10; or the
 rounded tenths."""
@@ -79,7 +86,18 @@ class HicoEvaluator(CollectingEvaluator):
             f"AP by HICO-DET's rules: an IoU of {self.min_overlap:g} of human and object, precision at eleven recalls ({levels}); "
             f"the means are over all {len(table)} classes, those without truth or predictions with 0"
         ]
-        return {"hico": numbers, "per_class": per_class, "notes": notes}
+        missed = {hoi: round(row.pairs * (1 - np.nan_to_num(row.default_recall))) for hoi, row in table.items() if row.pairs}
+        hardest = sorted((hoi for hoi in missed if missed[hoi]), key=lambda hoi: -missed[hoi])[:HARDEST]
+        pairs = [{"pair": named[hoi], "count": table[hoi].pairs, "found": table[hoi].pairs - missed[hoi]} for hoi in hardest]
+        return {"hico": numbers, "per_class": per_class, "hardest_pairs": pairs, "notes": notes}
+
+    def write_results(self, folder: Path) -> None:
+        """Write ``detections_01.mat`` to ``detections_80.mat``, which HICO-DET's program reads; a line in the log where
+        scipy, which writes them, is not installed."""
+        try:
+            write_hico_results(folder, PredictedInteractions.of_results(self.results, self.verbs), self.tree)
+        except UserError as error:
+            logger.warning("not written: %s", error)
 
 
 def hico_precisions(

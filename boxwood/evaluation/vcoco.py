@@ -7,14 +7,17 @@ scenario 2   the same; where the truth has none, any prediction is right
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.evaluation.evaluator import CollectingEvaluator, Metrics
+from boxwood.evaluation.interaction_files import write_vcoco_results
 from boxwood.evaluation.interactions import AGENT, PredictedInteractions, Ties, Verbs, grouped, overlaps, ranked
 from boxwood.evaluation.voc import average_precision
 from boxwood.structures import Categories
@@ -22,6 +25,8 @@ from boxwood.structures import Categories
 __all__ = ["ActionPrecision", "VcocoEvaluator", "vcoco_precisions"]
 
 Array = NDArray[np.float64]
+HARDEST = 20
+"""How many of the pairs that are missed most are in the metrics."""
 LEFT_OUT = ("point",)
 """Verbs without which papers give AP_role: 24 of V-COCO's 25 roles."""
 
@@ -54,8 +59,8 @@ class _Persons:
     boxes: Array
     """(P, 4) xyxy, continuous."""
     known: list[bool]
-    targets: list[dict[int, list[Array | None]]]
-    """Of each person the verbs that he does, by index, with the box of each role or None."""
+    targets: list[dict[int, list[tuple[Array, int] | None]]]
+    """Of each person the verbs that he does, by index, with the box and the category id of each role's object, or None."""
 
 
 class VcocoEvaluator(CollectingEvaluator):
@@ -75,7 +80,7 @@ class VcocoEvaluator(CollectingEvaluator):
     def compute(self) -> Metrics:
         """The metrics of all detections; an image of the truth that was not added has none."""
         predicted = PredictedInteractions.of_results(self.results, self.verbs)
-        tables = vcoco_precisions(self.tree, predicted, self.min_overlap, self.ties)
+        tables, pairs = _compare(self.tree, predicted, self.min_overlap, self.ties)
         agent, first, second = tables["agent"], tables["scenario_1"], tables["scenario_2"]
         papers = [name for name in first if name.rpartition("-")[0] not in LEFT_OUT]
         numbers = {
@@ -95,7 +100,12 @@ class VcocoEvaluator(CollectingEvaluator):
             notes.append(f"the means are of {len(papers)} roles, without {', '.join(left_out)} as in papers; of all: {with_all}")
         if unknown := [name for name, row in {**first, **agent}.items() if not row.positives]:
             notes.append(f"nobody does {len(unknown)} verbs or roles ({', '.join(unknown[:5])}), which are in no mean")
-        return {"vcoco": numbers, "per_class": per_class, "per_agent": {n: _known(r.ap) for n, r in agent.items()}, "notes": notes}
+        per_agent = {name: _known(row.ap) for name, row in agent.items()}
+        return {"vcoco": numbers, "per_class": per_class, "per_agent": per_agent, "hardest_pairs": pairs, "notes": notes}
+
+    def write_results(self, folder: Path) -> None:
+        """Write ``results.pkl``, which V-COCO's program reads."""
+        write_vcoco_results(folder / "results.pkl", PredictedInteractions.of_results(self.results, self.verbs), self.verbs)
 
 
 def vcoco_precisions(
@@ -106,14 +116,25 @@ def vcoco_precisions(
     The mean over 25 roles is what V-COCO's program prints. Where that program stops, at verbs without positives or predictions and
     images without persons, AP is NaN or 0, and all predictions of such an image are wrong.
     """
+    return _compare(truth, predicted, min_overlap, ties)[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _compare(
+    truth: Mapping[str, Any], predicted: PredictedInteractions, min_overlap: float, ties: Ties
+) -> tuple[dict[str, dict[str, ActionPrecision]], list[dict[str, Any]]]:
+    """The tables of `vcoco_precisions`, and the pairs of verb and object that are missed most."""
     verbs = Verbs.of(truth)
     persons = _persons_of(truth, verbs)
+    found: dict[int, set[tuple[str, int, int, int]]] = {}
     positives = [sum(verb in does for image in persons.values() for does in image.targets) for verb in range(len(verbs.names))]
     judged: dict[tuple[str, int, int], _Judged] = {}
     predicted = predicted[~np.isnan(predicted.scores)]
     for image_id, rows in grouped(predicted.image_ids).items():
         if image_id in persons:
-            _judge_image(persons[image_id], predicted[rows], min_overlap, ties, judged)
+            found[image_id] = _judge_image(persons[image_id], predicted[rows], min_overlap, ties, judged)
     tables: dict[str, dict[str, ActionPrecision]] = {}
     for table in ("agent", "scenario_1", "scenario_2"):
         actions = [(verb, AGENT) for verb in range(len(verbs.names))] if table == "agent" else verbs.actions()
@@ -121,10 +142,24 @@ def vcoco_precisions(
             verbs.action_name(*action): _precision(judged.get((table, *action), _Judged()), positives[action[0]], ties)
             for action in actions
         }
-    return tables
+    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    return tables, _hardest(persons, found, verbs, names)
 
 
-# ------------------------------------------------------------------------------------------------------------ internals
+def _hardest(
+    persons: Mapping[int, _Persons], found: Mapping[int, set[tuple[str, int, int, int]]], verbs: Verbs, names: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Verbs with a role and the class of its object, of which most are not found in scenario 1 by any prediction, most first."""
+    counts, hits = Counter[str](), Counter[str]()
+    for image_id, image in persons.items():
+        for person, does in enumerate(image.targets):
+            for verb, targets in does.items():
+                for role, target in enumerate(targets):
+                    pair = f"{verbs.action_name(verb, role)} {'nothing seen' if target is None else names[target[1]]}"
+                    counts[pair] += 1
+                    hits[pair] += ("scenario_1", verb, role, person) in found.get(image_id, ())
+    missed = sorted(counts, key=lambda pair: hits[pair] - counts[pair])
+    return [{"pair": pair, "count": counts[pair], "found": hits[pair]} for pair in missed[:HARDEST] if hits[pair] < counts[pair]]
 
 
 def _persons_of(truth: Mapping[str, Any], verbs: Verbs) -> dict[int, _Persons]:
@@ -136,13 +171,13 @@ def _persons_of(truth: Mapping[str, Any], verbs: Verbs) -> dict[int, _Persons]:
         if row.get("human_id") is not None:
             of_human.setdefault(row["human_id"], {})[place[row["verb_id"]]] = row["targets"]
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
-    boxes, humans = dict[int, Array](), dict[int, list[Mapping[str, Any]]]()
+    boxes, humans = dict[int, tuple[Array, int]](), dict[int, list[Mapping[str, Any]]]()
     for annotation in truth["annotations"]:
         box = None
         if annotation["image_id"] in sizes and not annotation.get("ignore") and annotation["area"] > 0:
             box = _visible(annotation["bbox"], *sizes[annotation["image_id"]])
         if box is not None:
-            boxes[annotation["id"]] = box
+            boxes[annotation["id"]] = box, annotation["category_id"]
             if annotation["category_id"] in human_categories:
                 humans.setdefault(annotation["image_id"], []).append(annotation)
     persons = {}
@@ -152,7 +187,7 @@ def _persons_of(truth: Mapping[str, Any], verbs: Verbs) -> dict[int, _Persons]:
         for row in rows:
             does = of_human.get(row["id"], {}) if row.get("verbs_known") else {}
             targets.append({verb: [boxes.get(found.get(role) or 0) for role in verbs.roles[verb]] for verb, found in does.items()})
-        corners = np.array([boxes[row["id"]] for row in rows]).reshape(-1, 4)
+        corners = np.array([boxes[row["id"]][0] for row in rows]).reshape(-1, 4)
         persons[image_id] = _Persons(corners, [bool(row.get("verbs_known")) for row in rows], targets)
     return persons
 
@@ -171,8 +206,9 @@ def _judge_image(
     min_overlap: float,
     ties: Ties,
     judged: dict[tuple[str, int, int], _Judged],
-) -> None:
-    """Append the results of an image's predictions to those of each verb and role."""
+) -> set[tuple[str, int, int, int]]:
+    """Append the results of an image's predictions to those of each verb and role; returns table, verb, role and person of the
+    right ones."""
     ious = overlaps(predicted.humans, persons.boxes)
     best = ious.argmax(axis=1) if len(persons.boxes) else np.zeros(len(predicted), dtype=np.int64)
     empty = [bool(row.all()) for row in np.isnan(predicted.objects)]
@@ -190,12 +226,13 @@ def _judge_image(
                 if target is None:
                     right = empty[row] or table == "scenario_2"
                 else:
-                    right = bool(overlaps(predicted.objects[row : row + 1], target[None])[0, 0] >= min_overlap)
+                    right = bool(overlaps(predicted.objects[row : row + 1], target[0][None])[0, 0] >= min_overlap)
             if right:
                 matched.add((table, verb, role, person))
             of_action = judged.setdefault((table, verb, role), _Judged())
             of_action.scores.append(float(predicted.scores[row]))
             of_action.right.append(right)
+    return matched
 
 
 def _precision(judged: _Judged, positives: int, ties: Ties) -> ActionPrecision:

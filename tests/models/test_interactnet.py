@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwood.errors import UserError
+from boxwood.fields import Affine
+from boxwood.inference.tta import AugmentedDetector
 from boxwood.interactions import DetectedInteractions, InteractionFacts, Interactions
 from boxwood.models.heads import InteractionHeadConfig
+from boxwood.models.inference_config import BoxViewsConfig, TTAConfig
 from boxwood.models.postprocess import Instances
 from boxwood.models.second_stage import RoISample
 from boxwood.models.tasks import InteractionTask
@@ -275,3 +278,22 @@ def test_boxes_of_objects_are_scaled_to_the_original() -> None:
     expected[..., 3:7] *= torch.tensor([3.0, 2, 3, 2])
     torch.testing.assert_close(scaled, expected)
     assert any(record.get("interactions") for record in large.to_coco(1, (1, 2, 3)))
+
+
+def test_interactions_of_a_mirrored_image_are_mirrored() -> None:
+    """Of both views together, so that the network's answers to either do not matter."""
+    network: Any = build("interactnet_fpn", TEST.model_copy(update={"score_threshold": 0.02, "nms_threshold": 0.9}))
+    test = network.test.model_copy(update={"tta": TTAConfig(boxes=BoxViewsConfig(flip=True))})
+    image = batch([(96, 128)]).images[0]
+    both = []
+    for pixels in (image, image.flip(-1)):
+        data = Batch(pixels[None], torch.tensor([(96, 128)]), ((96, 128),), (1,), ("a",), (0,))
+        with torch.no_grad():
+            detector = AugmentedDetector(network, (), test)
+            both += detector.detections(detector(data), data)
+    first, second = both
+    assert len(first) == len(second) > 2
+    torch.testing.assert_close(first.scores, second.scores, atol=1e-4, rtol=0)
+    claims = first.fields["interactions"].transformed(Affine.flip((96, 128)))
+    assert isinstance(claims, DetectedInteractions) and claims.values[..., 0].any()
+    torch.testing.assert_close(claims.values, second.fields["interactions"].values, atol=2e-2, rtol=0)  # type: ignore[attr-defined]
