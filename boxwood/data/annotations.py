@@ -17,7 +17,7 @@ from boxwood.data.formats.lvis import has_addresses_alone, named_by_address, rea
 from boxwood.data.formats.open_images import read_open_images
 from boxwood.data.formats.reading import Reading, files_below, xml_root_tag
 from boxwood.data.formats.tensorflow_csv import has_tensorflows_columns, read_tensorflow_csv
-from boxwood.data.formats.vcoco import read_vcoco
+from boxwood.data.formats.vcoco import is_vcoco, read_vcoco
 from boxwood.data.formats.voc import has_annotation_folder, has_xml_beside_pictures, read_voc
 from boxwood.data.formats.webdataset import is_webdataset, read_webdataset
 from boxwood.data.formats.yolo import read_yolo
@@ -112,6 +112,8 @@ def format_of(source: Path) -> Format:
     suffix = source.suffix.lower()
     if suffix == ".csv":
         return "tensorflow_csv" if has_tensorflows_columns(source) else "open_images"
+    if suffix == ".json" and is_vcoco(source):
+        return "vcoco"
     if suffix == ".json" and is_label_studio(source):
         return "label_studio"
     of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat"}

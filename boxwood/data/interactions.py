@@ -29,6 +29,8 @@ from boxwood.interactions import AGENT, InteractionFacts, Interactions
 __all__ = ["SECTIONS", "InteractionTable", "read_interactions", "with_known_targets"]
 
 SECTIONS = ("verbs", "interactions", "hois")
+MAX_ROLES = 100
+"""Of a verb; the memory of a file's interactions is as large as the most roles of a verb."""
 NOTHING = np.iinfo(np.int64).min
 """In place of an id, where there is none."""
 Ids = NDArray[np.int64]
@@ -203,10 +205,12 @@ class _Columns(Columns):
         roles = []
         for row, record in enumerate(self.records):
             given = record.get("roles")
-            if not isinstance(given, list) or not all(
-                isinstance(role, dict) and isinstance(role.get("name"), str) for role in given
+            if (
+                not isinstance(given, list)
+                or len(given) > MAX_ROLES
+                or not all(isinstance(role, dict) and isinstance(role.get("name"), str) for role in given)
             ):
-                self.refuse(row, "roles", "a list of mappings with 'name' and 'include'")
+                self.refuse(row, "roles", f"a list of at most {MAX_ROLES} mappings with 'name' and 'include'")
             names = [role["name"] for role in given]
             if len(set(names)) < len(names) or "agent" in names or not all(names):
                 self.refuse(row, "roles", "different names other than 'agent'")

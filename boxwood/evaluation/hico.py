@@ -113,10 +113,7 @@ def hico_precisions(
     image_ids = [image["id"] for image in truth["images"]]
     pairs = _pairs_of(truth)
     object_of = {hoi["id"]: hoi["category_id"] for hoi in hois}
-    shown: dict[int, set[int]] = {}
-    for image in truth["images"]:
-        for hoi in image.get("hois", {}).get("positive", ()):
-            shown.setdefault(object_of[hoi], set()).add(image["id"])
+    shown = _shown(truth, object_of)
     classes = [
         class_of.get((verb, category), 0) for verb, category in zip(predicted.verbs.tolist(), predicted.category_ids.tolist())
     ]
@@ -131,7 +128,7 @@ def hico_precisions(
         inside = np.isin(of_class.image_ids[order], sorted(shown.get(hoi["category_id"], ())))
         levels = RECALL_LEVELS[recall_levels]
         default, known = _precision(right, count, levels), _precision(right[inside], count, levels)
-        table[hoi["id"]] = HoiPrecision(default[0], known[0], default[1], known[1], count, bool(hoi["rare"]))
+        table[hoi["id"]] = HoiPrecision(default[0], known[0], default[1], known[1], count, bool(hoi.get("rare")))
     return table
 
 
@@ -149,6 +146,19 @@ def _hois_of(truth: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
             "boxwood data convert --from hico, or take the measure hoi_vcoco"
         )
     return hois
+
+
+def _shown(truth: Mapping[str, Any], object_of: Mapping[int, int]) -> dict[int, set[int]]:
+    """By the category of an object the images of which one of its classes is known to be shown."""
+    shown: dict[int, set[int]] = {}
+    for image in truth["images"]:
+        labels = image.get("hois", {})
+        positive = labels.get("positive", []) if isinstance(labels, dict) else None
+        if not isinstance(positive, list) or not all(type(hoi) is int and hoi in object_of for hoi in positive):
+            raise UserError(f"image id {image['id']}: 'hois' must list ids of classes under 'positive'; convert the data again")
+        for hoi in positive:
+            shown.setdefault(object_of[hoi], set()).add(image["id"])
+    return shown
 
 
 def _parts(table: Mapping[int, HoiPrecision]) -> dict[str, list[HoiPrecision]]:

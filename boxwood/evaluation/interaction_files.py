@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood import safe_pickle
-from boxwood.columns import is_number, is_whole, short
+from boxwood.columns import MAX_COORDINATE, is_number, is_whole, short
 from boxwood.errors import UserError
 from boxwood.evaluation.interactions import AGENT, PredictedInteractions, Verbs
 from boxwood.files import make_folder, write_whole
@@ -134,8 +134,11 @@ def _plain(value: Any) -> Any:
 
 
 def _numbers(value: Any, length: int) -> list[float] | None:
-    """Numbers of a list, an array or alone; None for NaN. None where there is something else."""
+    """Numbers of a list, an array or alone, in which None stands for NaN; None where there is something else, or a number from a
+    million on."""
     value = value.tolist() if isinstance(value, np.ndarray) and value.size == length else _plain(value)
     values = value if isinstance(value, list | tuple) else [value]
     numbers = [math.nan if _plain(number) is None else _plain(number) for number in values]
-    return [float(number) for number in numbers] if len(numbers) == length and all(map(is_number, numbers)) else None
+    if len(numbers) != length or not all(is_number(number) and not abs(number) >= MAX_COORDINATE for number in numbers):
+        return None
+    return [float(number) for number in numbers]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood.columns import are_numbers, is_number, short
+from boxwood.columns import MAX_COORDINATE, are_numbers, is_number, is_whole, short
 from boxwood.errors import UserError
 from boxwood.evaluation.truth import Results
 
@@ -119,7 +119,7 @@ def _entry(entry: Any, verbs: Verbs, names: Mapping[str, int], image_id: int) ->
     def refuse(problem: str) -> UserError:
         return UserError(f"image id {image_id}: 'interactions': {problem}; write the detections again")
 
-    if not isinstance(entry, dict) or entry.get("verb") not in names:
+    if not isinstance(entry, dict) or not isinstance(entry.get("verb"), str) or entry["verb"] not in names:
         raise refuse(f"expected a mapping with a verb of the data set, got {short(entry)}")
     verb, role, target = names[entry["verb"]], entry.get("role"), entry.get("object")
     score: Any = entry.get("score")
@@ -130,10 +130,18 @@ def _entry(entry: Any, verbs: Verbs, names: Mapping[str, int], image_id: int) ->
     if target is None:
         return verb, AGENT if role == "agent" else verbs.roles[verb].index(role), None, -1, float(score)
     box: Any = target.get("bbox") if isinstance(target, dict) else None
-    if role == "agent" or not isinstance(box, list) or len(box) != 4 or not are_numbers(box) or not np.isfinite(box).all():
+    if (
+        role == "agent"
+        or not isinstance(box, list)
+        or len(box) != 4
+        or not are_numbers(box)
+        or not all(abs(side) < MAX_COORDINATE for side in box)
+    ):
         raise refuse(f"'object' must have 'bbox', four numbers x, y, w, h, and an agent has none, got {short(target)}")
     x, y, width, height = (float(number) for number in box)
     category = target.get("category_id", -1)
+    if not is_whole(category):
+        raise refuse(f"'category_id' of an object must be a whole number, got {short(category)}")
     return verb, verbs.roles[verb].index(role), [x, y, x + width, y + height], category, float(score)
 
 

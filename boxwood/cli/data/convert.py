@@ -54,8 +54,10 @@ def convert(
       VOC         a folder with Annotations/*.xml, or with *.xml beside pictures (LabelImg, Roboflow); --split trainval takes
                   those of ImageSets/Main/trainval.txt, or of the folder trainval
       YOLO        a data.yaml, with text files in labels/ beside images/ (B: a folder); --split train by default
-      V-COCO      a vcoco_test.json, with --from vcoco, and --instances the COCO file of its images (B: a folder, --to vcoco)
-      HICO-DET    the folder of anno.mat and anno_bbox.mat; --split train or test, both by default (B: a folder, --to hico)
+      V-COCO      a vcoco_test.json, and with --instances the COCO file of its images (B: a folder, --to vcoco --split test);
+                  MIT licence, COCO's annotations CC BY 4.0
+      HICO-DET    the folder of anno.mat and anno_bbox.mat; --split train or test, both by default (B: a folder, --to hico);
+                  its images and annotations come without a clear licence: for research
       WebDataset  tar files, or a folder of them, with KEY.jpg and KEY.json of each image (B: a folder)
       only read:
       Cityscapes  a part of gtFine, such as gtFine/train

@@ -20,6 +20,7 @@ from boxwood.data.formats.vcoco import write_vcoco
 from boxwood.data.formats.voc import write_voc
 from boxwood.data.formats.webdataset import write_webdataset
 from boxwood.data.formats.yolo import write_yolo
+from boxwood.data.interactions import SECTIONS
 from boxwood.data.layouts import DataSource, data_sources
 from boxwood.data.quality.checks import check_identities, locate_images, refuse
 from boxwood.data.shards import open_pictures
@@ -108,8 +109,8 @@ def convert(
     coco, pictures, lost = _read_sound(source, source_format, split, *map(_path, (images, classes, instances)))
     if to in WITH_INTERACTIONS and not coco.get("verbs"):
         raise UserError(f"{source}: has no human-object interactions ('verbs'), which {to} consists of; take another output format")
-    if source_format == "coco" and to in WITH_INTERACTIONS:
-        coco, lost = read_tree(source), ()  # all its keys, which their writers carry
+    if source_format == "coco" and to in WITH_INTERACTIONS:  # all keys of its rows, which their writers carry
+        coco, lost = {**read_tree(source), **{key: coco[key] for key in SECTIONS if key in coco}}, ()
     if to == "webdataset":
         not_carried = [*lost, *_write_with_pictures(coco, source, images or pictures, out)]
     else:

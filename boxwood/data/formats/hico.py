@@ -32,6 +32,8 @@ MAX_VALUES = 400_000_000
 """Of one array; HICO's largest has 23 million."""
 SPLITS = ("train", "test")
 BOX = ("x1", "x2", "y1", "y2")
+KINDS = {"positive": 1, "negative": -1, "ambiguous": 0}
+"""The numbers of anno.mat."""
 
 
 def is_hico(folder: Path) -> bool:
@@ -87,6 +89,8 @@ def write_hico(coco: Mapping[str, Any], folder: Path) -> list[str]:
     """
     if not coco.get("hois"):
         raise UserError(f"{folder}: HICO-DET's files need the classes of verb and object, and the source has no 'hois'; add them")
+    if [hoi["id"] for hoi in coco["hois"]] != list(range(1, len(coco["hois"]) + 1)):
+        raise UserError(f"{folder}: the ids of 'hois' must be 1, 2, ... in this order, as HICO-DET's are; correct the source")
     names = {category["id"]: category.get("hico_name", category["name"].replace(" ", "_")) for category in coco["categories"]}
     verbs = {verb["id"]: verb["name"] for verb in coco["verbs"]}
     actions = [
@@ -99,10 +103,9 @@ def write_hico(coco: Mapping[str, Any], folder: Path) -> list[str]:
     lost: Counter[str] = Counter()
     for part, rows in images.items():
         labels[f"list_{part}"] = np.array([row["file_name"].rpartition("/")[2] for row in rows], dtype=object).reshape(-1, 1)
+        structs = [_image_struct(row, grouped.get(row["id"], {}), _checked_labels(row, len(actions))) for row in rows]
         labels[f"anno_{part}"] = _label_table(rows, len(actions))
-        boxes[f"bbox_{part}"] = _structs(
-            [_image_struct(row, grouped.get(row["id"], {})) for row in rows], ("filename", "size", "hoi")
-        )
+        boxes[f"bbox_{part}"] = _structs(structs, ("filename", "size", "hoi"))
     lost["crowd regions' marks"] = sum(bool(row.get("iscrowd")) for row in coco["annotations"])
     make_folder(folder)
     save_mat(folder / "anno.mat", labels)
@@ -286,9 +289,8 @@ def _image_labels(content: Mapping[str, Any], part: str, where: Path, count: int
             f"{where}: expected 'anno_{part}' of {count} x {len(names)} numbers, got {list(table.shape)}; copy the file"
         )
     table = table.reshape(count, len(names))
-    kinds = {"positive": 1, "negative": -1, "ambiguous": 0}
     labels = {
-        name: {kind: (np.flatnonzero(table[:, place] == value) + 1).tolist() for kind, value in kinds.items()}
+        name: {kind: (np.flatnonzero(table[:, place] == value) + 1).tolist() for kind, value in KINDS.items()}
         for place, name in enumerate(names)
     }
     if len(labels) < len(names):
@@ -318,20 +320,32 @@ def _grouped(coco: Mapping[str, Any]) -> dict[int, dict[int, dict[str, list[Any]
     return grouped
 
 
-def _image_struct(image: Mapping[str, Any], groups: Mapping[int, Mapping[str, list[Any]]]) -> dict[str, Any]:
-    labels = image.get("hois", {})
-    blocks = labels.get("groups")
-    if blocks is None:
-        raise UserError(f"image id {image['id']}: HICO-DET's files need 'hois.groups', the class of each group of boxes; add them")
-    hois = []
+def _checked_labels(image: Mapping[str, Any], count: int) -> Mapping[str, Any]:
+    """``hois`` of an image. Raises `UserError` where it lacks the class of a group of boxes, or names an unknown class."""
+    labels = image.get("hois")
+    groups = labels.get("groups") if isinstance(labels, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(block, dict) and "invisible" in block for block in groups):
+        raise UserError(f"image id {image['id']}: lacks 'hois.groups', the class of each group of boxes; add them")
+    named = [block.get("hoi_id") for block in groups]
+    named += [number for kind in KINDS for number in (labels or {}).get(kind, ())]
+    if wrong := [number for number in named if type(number) is not int or not 1 <= number <= count]:
+        raise UserError(f"image id {image['id']}: 'hois' names the class {short(wrong[0])} of {count}; correct the file")
+    return labels or {}
+
+
+def _image_struct(
+    image: Mapping[str, Any], groups: Mapping[int, Mapping[str, list[Any]]], labels: Mapping[str, Any]
+) -> dict[str, Any]:
+    blocks, hois = labels["groups"], []
+    if lost := sorted(set(groups) - set(range(len(blocks)))):
+        raise UserError(f"image id {image['id']}: has boxes of group {lost[0]} of {len(blocks)}; correct 'hois.groups'")
     for number, block in enumerate(blocks):
         group = groups.get(number, {"humans": [], "objects": [], "interactions": []})
         humans, objects = ([row["id"] for row in group[key]] for key in ("humans", "objects"))
-        pairs = [
-            (humans.index(row["human_id"]) + 1, objects.index(row["targets"]["obj"]) + 1)
-            for row in group["interactions"]
-            if row.get("human_id") is not None
-        ]
+        named = [row for row in group["interactions"] if row.get("human_id") is not None]
+        if any(row["human_id"] not in humans or row["targets"].get("obj") not in objects for row in named):
+            raise UserError(f"image id {image['id']}: an interaction of group {number} has boxes of others; correct it")
+        pairs = [(humans.index(row["human_id"]) + 1, objects.index(row["targets"]["obj"]) + 1) for row in named]
         hois.append(
             {
                 "id": float(block["hoi_id"]),
@@ -366,6 +380,6 @@ def _structs(rows: Sequence[Mapping[str, Any]], fields: Sequence[str] | None = N
 def _label_table(images: Sequence[Mapping[str, Any]], count: int) -> NDArray[np.float64]:
     table = np.full((count, len(images)), np.nan)
     for column, image in enumerate(images):
-        for kind, value in (("positive", 1), ("negative", -1), ("ambiguous", 0)):
+        for kind, value in KINDS.items():
             table[np.array(image.get("hois", {}).get(kind, ()), dtype=np.int64) - 1, column] = value
     return table

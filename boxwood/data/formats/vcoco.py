@@ -13,16 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from boxwood.columns import is_whole, read_json, short
-from boxwood.data.coco_file import read_coco_tree
+from boxwood.data.coco_file import coco_file_of, read_coco_tree
 from boxwood.data.formats.reading import Reading, descriptions
 from boxwood.errors import UserError
 from boxwood.files import make_folder, write_text
 
-__all__ = ["read_vcoco", "write_vcoco"]
+__all__ = ["is_vcoco", "read_vcoco", "write_vcoco"]
 
 KEYS = ("action_name", "role_name", "include", "image_id", "ann_id", "label", "role_object_id")
 INSTANCES = "instances_vcoco_all_2014.json"
 """V-COCO's name of the COCO file of its images, which its program ``script_pick_annotations.py`` makes."""
+
+
+def is_vcoco(source: Path) -> bool:
+    """Whether a .json file is named as V-COCO's are and holds a list, which no COCO file does."""
+    try:
+        with source.open("rb") as file:
+            return source.stem.startswith("vcoco_") and file.read(64).lstrip()[:1] == b"["
+    except OSError:
+        return False
 
 
 def read_vcoco(source: Path, instances: Path | None = None) -> Reading:
@@ -36,9 +45,11 @@ def read_vcoco(source: Path, instances: Path | None = None) -> Reading:
     verbs = read_json(source, "name a file of V-COCO such as vcoco_test.json")
     if not isinstance(verbs, list) or not verbs or not all(isinstance(verb, dict) for verb in verbs):
         raise UserError(f"{source}: is no file of V-COCO, which is a list of verbs; name one such as vcoco_test.json")
-    tree = read_coco_tree(instances or _instances_of(source))
-    names = {category["name"]: category["id"] for category in tree["categories"] if isinstance(category, dict)}
-    of_annotation = {row["id"]: row for row in tree["annotations"] if isinstance(row, dict) and is_whole(row.get("id"))}
+    coco_path = instances or _instances_of(source)
+    tree = read_coco_tree(coco_path)
+    coco_file_of(tree, coco_path)  # which refuses malformed rows
+    names = {category["name"]: category["id"] for category in tree["categories"]}
+    of_annotation = {row["id"]: row for row in tree["annotations"]}
     tables = [_Verb(source, number, verb, of_annotation, names) for number, verb in enumerate(verbs)]
     for table in tables[1:]:
         if table.persons != tables[0].persons:
@@ -183,7 +194,7 @@ def _split(source: Path) -> set[int] | None:
         path = folder / f"{source.stem}.ids"
         if path.is_file():
             words = path.read_text(encoding="utf-8", errors="replace").split()
-            if wrong := [word for word in words if not (word.isascii() and word.isdecimal())]:
+            if wrong := [word for word in words if not (word.isascii() and word.isdecimal() and len(word) < 19)]:
                 raise UserError(f"{path}: expected an image id a line, got {short(wrong[0])}; copy the file again")
             return set(map(int, words))
     return None

@@ -1,6 +1,7 @@
 """V-COCO and HICO-DET: read, written again, and what is wrong in them."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,15 @@ def test_wrong_vcoco_files(tmp_path: Path, change: Callable[[Any], Any], problem
     with pytest.raises(UserError, match=problem) as error:
         read_vcoco(source)
     assert str(source) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_released_files_are_recognised_by_name_and_content(tmp_path: Path) -> None:
+    source = write_vcoco_case(tmp_path, "edge")
+    assert format_of(source) == "vcoco"
+    (tmp_path / "vcoco_train.json").write_text(json.dumps(small()))
+    assert format_of(tmp_path / "vcoco_train.json") == "coco"
+    table = read_annotations(source).interactions
+    assert table is not None and len(table.facts.actions) == 29
 
 
 def test_vcoco_without_its_coco_file_or_with_that_of_other_images(tmp_path: Path) -> None:
@@ -311,6 +321,24 @@ def test_wrong_hico_files(tmp_path: Path) -> None:
         write_hico({"verbs": [], "categories": []}, tmp_path / "out")
 
 
+HOIS: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda tree: tree["images"][0].update(hois={}), "image id 1: lacks 'hois.groups'"),
+    (lambda tree: tree["images"][0]["hois"].update(positive=[601]), "image id 1: 'hois' names the class 601 of 600"),
+    (lambda tree: tree["images"][0]["hois"].update(groups=[]), "image id 1: has boxes of group 0 of 0"),
+    (lambda tree: tree["hois"].reverse(), "the ids of 'hois' must be 1, 2, ..."),
+    (lambda tree: tree["interactions"][0]["targets"].update(obj=10**6), "an interaction of group 0 has boxes of others"),
+]
+
+
+@pytest.mark.parametrize(("change", "problem"), HOIS, ids=[problem for _, problem in HOIS])
+def test_what_cannot_be_written_as_hico_is_one_line(tmp_path: Path, change: Callable[[Any], Any], problem: str) -> None:
+    pytest.importorskip("scipy")
+    tree = read_hico(write_hico_case(tmp_path, "edge"), "train").coco
+    change(tree)
+    with pytest.raises(UserError, match=re.escape(problem)):
+        write_hico(tree, tmp_path / "out")
+
+
 # ------------------------------------------------------------------------------------------------------------- COCO file
 
 
@@ -356,7 +384,7 @@ WRONG: list[tuple[tuple[Any, ...], Any, str]] = [
     (("interactions", 0, "hoi_id"), 4, "'hoi_id' must be the id of one of 'hois'"),
     (("verbs",), [], "'verbs' is empty"),
     (("verbs", 1, "name"), "kick", "verbs row 1 .*'name' must be another one than those before"),
-    (("verbs", 1, "roles"), 3, "'roles' must be a list of mappings"),
+    (("verbs", 1, "roles"), 3, "'roles' must be a list of at most 100 mappings"),
     (("verbs", 0, "roles"), [{"name": "obj", "include": [9]}], "'roles' must be roles whose 'include' lists ids of categories"),
     (("interactions",), {}, "'interactions' must be a list, got a dict"),
 ]
