@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from boxwood.errors import UserError
 from boxwood.pixels import decode_image, from_array, from_pillow, is_image_source
 
-__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "instance_colors", "one_by_one", "side_by_side"]
+__all__ = ["Crop", "class_color", "contact_sheet", "draw_instances", "draw_link", "instance_colors", "one_by_one", "side_by_side"]
 
 Color: TypeAlias = tuple[int, int, int]
 Crop: TypeAlias = Callable[[int], tuple[int, int, NDArray[np.bool_]]]
@@ -301,6 +301,27 @@ def _draw_pose(
             draw.ellipse((x - r * scale, y - r * scale, x + r * scale, y + r * scale), ink)
     layer = layer.reduce(scale)
     picture.paste(layer, (int(low[0]), int(low[1])), layer)
+
+
+def draw_link(
+    picture: Image.Image, start: tuple[float, float], end: tuple[float, float], text: str, color: Color, line: int
+) -> None:
+    """A line from one point to another, with dots at its ends and ``text`` on a plate at its middle; text alone where both points
+    are the same."""
+    if not np.isfinite([*start, *end]).all():
+        return
+    if start != end:
+        points = np.array([[*start, 1], [*end, 1]], dtype=np.float64)
+        _draw_pose(picture, points, color, [(0, 1)], line)
+    font = ImageFont.load_default(_text_size(picture, 0.85))
+    pad = max(2, line)
+    text = _shorten(text, font, picture.width - 2 * pad)
+    wide, high = font.getlength(text) + 2 * pad, _text_size(picture, 0.85) * 1.2 + pad
+    left = min(max((start[0] + end[0] - wide) / 2, 0), max(0, picture.width - wide))
+    top = min(max((start[1] + end[1] - high) / 2, 0), max(0, picture.height - high))
+    draw = ImageDraw.Draw(picture, "RGBA")
+    draw.rounded_rectangle((left, top, left + wide, top + high), pad, (*color, 225), (*DARK, 120))
+    draw.text((left + pad, top + high / 2), text, _ink_on(color), font, anchor="lm")
 
 
 # ----------------------------------------------------------------------------------------------------------- names

@@ -40,6 +40,7 @@ from boxwood.fields import (
     Segmentations,
     field_of,
 )
+from boxwood.interactions import InteractionFacts
 from boxwood.ops.boxes import area, clip
 from boxwood.ops.masks import Crops, mask_crops, paste_masks
 
@@ -89,6 +90,7 @@ class Categories:
     ids: tuple[int, ...]
     names: tuple[str, ...]
     keypoints: KeypointFacts | None = None
+    interactions: InteractionFacts | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -26,6 +26,7 @@ LEVELS: tuple[set[str], ...] = (
     {"zoo", "pixels"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
+    {"interactions"},
     {"structures", "optimizer_config", "loggers"},
     {"models", "data", "evaluation"},
     {"run_config"},
@@ -201,6 +202,7 @@ WITHOUT_TORCH = (
     "models/config.py",
     "models/backbones/config.py",
     "models/heads/config.py",
+    "models/heads/interaction_config.py",
     "models/tasks/task.py",
     "data/config.py",
 )

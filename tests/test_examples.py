@@ -19,11 +19,13 @@ from PIL import Image
 import boxwood as package
 from boxwood.data import MixtureConfig
 from boxwood.data.annotations import read_annotations
+from boxwood.data.synthetic.figures import write_figures
 from boxwood.models.backbones import check_backbone
 from boxwood.weights import read_weights
 from examples.non_local_block import PlainWithBlockConfig
 from examples.own_backbone import PlainConfig
 from tests.conftest import Boxwood, tiny
+from tests.training.test_interactnet import run_on as interactnet_on
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -346,3 +348,13 @@ def test_distill(
     train_set = package.recipe(tmp_path / "run").data.train
     assert isinstance(train_set, MixtureConfig) and train_set.ratio == (1, 1)
     assert read_annotations(tmp_path / "labels.json").num_automatic() > 0
+
+
+def test_interactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_figures(tmp_path / "figures", train=2, val=1)
+    package.train(interactnet_on(tmp_path / "figures", steps=1), tmp_path / "run")
+    picture, drawn = tmp_path / "figures/val/000001.png", tmp_path / "drawn.png"
+    run("interactions.py", tmp_path / "run", picture, "--score", 0, "--out", drawn, monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(": walk, score " in line for line in lines) and any(": kick (obj) " in line and " at [" in line for line in lines)
+    assert Image.open(drawn).size == (128, 128)

@@ -36,7 +36,8 @@ def eval(
     default.
 
     --measure is coco, voc2007 or voc2010 (PASCAL VOC's AP, and the result files of its development kit), lvis (AP of rare, common
-    and frequent classes), cityscapes, proposals (average recall, without classes), or a user-defined class, my_work:MyMeasure.
+    and frequent classes), cityscapes, hoi_vcoco and hoi_hico (human-object interactions), proposals (average recall, without
+    classes), or a user-defined class, my_work:MyMeasure.
 
     \b
       boxwood eval runs/nuts

@@ -10,12 +10,14 @@ from typing import Any, Literal, TypeAlias
 from boxwood.data.coco_file import CocoFile, coco_file_in_parts, coco_file_of, read_coco_tree
 from boxwood.data.formats.cityscapes import read_cityscapes
 from boxwood.data.formats.cvat import read_cvat
+from boxwood.data.formats.hico import is_hico, read_hico
 from boxwood.data.formats.label_studio import is_label_studio, read_label_studio
 from boxwood.data.formats.labelme import read_labelme
 from boxwood.data.formats.lvis import has_addresses_alone, named_by_address, read_lvis
 from boxwood.data.formats.open_images import read_open_images
 from boxwood.data.formats.reading import Reading, files_below, xml_root_tag
 from boxwood.data.formats.tensorflow_csv import has_tensorflows_columns, read_tensorflow_csv
+from boxwood.data.formats.vcoco import is_vcoco, read_vcoco
 from boxwood.data.formats.voc import has_annotation_folder, has_xml_beside_pictures, read_voc
 from boxwood.data.formats.webdataset import is_webdataset, read_webdataset
 from boxwood.data.formats.yolo import read_yolo
@@ -31,17 +33,19 @@ Format: TypeAlias = Literal[
     "coco",
     "cityscapes",
     "cvat",
+    "hico",
     "label_studio",
     "labelme",
     "lvis",
     "open_images",
     "tensorflow_csv",
+    "vcoco",
     "voc",
     "webdataset",
     "yolo",
 ]
 
-WITH_SPLITS = ("voc", "yolo", "cvat")
+WITH_SPLITS = ("voc", "yolo", "cvat", "hico")
 PARTS = ("train", "val")
 Holdout: TypeAlias = tuple[Literal["train", "val"], float]
 """A part of the images, and the fraction of the images in val."""
@@ -108,6 +112,8 @@ def format_of(source: Path) -> Format:
     suffix = source.suffix.lower()
     if suffix == ".csv":
         return "tensorflow_csv" if has_tensorflows_columns(source) else "open_images"
+    if suffix == ".json" and is_vcoco(source):
+        return "vcoco"
     if suffix == ".json" and is_label_studio(source):
         return "label_studio"
     of_suffix: dict[str, Format] = {".yaml": "yolo", ".yml": "yolo", ".xml": "cvat"}
@@ -115,6 +121,8 @@ def format_of(source: Path) -> Format:
 
 
 def _format_of_folder(folder: Path) -> Format:
+    if is_hico(folder):
+        return "hico"
     if has_annotation_folder(folder):
         return "voc"
     if are_shards(folder) and is_webdataset(folder):
@@ -137,13 +145,21 @@ def _format_of_folder(folder: Path) -> Format:
 
 
 def read_format(
-    source: Path, form: str, *, split: str | None = None, images: Path | None = None, classes: Path | None = None
+    source: Path,
+    form: str,
+    *,
+    split: str | None = None,
+    images: Path | None = None,
+    classes: Path | None = None,
+    instances: Path | None = None,
 ) -> Reading:
     """Read a format other than COCO's.
 
-    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes. Raises
-    `UserError` where nothing is read of which a class could be made.
+    ``split`` and ``images`` are those of `read_annotations`, ``classes`` is Open Images' table of the names of classes,
+    ``instances`` the COCO file of V-COCO's images. Raises `UserError` where nothing is read of which a class could be made.
     """
+    if form == "vcoco":
+        return read_vcoco(source, instances)
     reading = _read_format(source, form, split, images, classes)
     if not reading.coco["categories"]:
         not_read = f"; not read: {', '.join(reading.lost)}" if reading.lost else ""
@@ -154,6 +170,8 @@ def read_format(
 def _read_format(source: Path, form: str, split: str | None, images: Path | None, classes: Path | None) -> Reading:
     if form == "voc":
         return read_voc(source, split, images)
+    if form == "hico":
+        return read_hico(source, split)
     if form == "yolo":
         return Reading(*read_yolo(source, split or "train"))
     if form == "labelme":

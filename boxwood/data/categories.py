@@ -68,6 +68,7 @@ def categories_of(file: CocoFile) -> Categories:
 
     Raises `UserError` where what a category says of keypoints cannot be used (`keypoint_declaration`).
     """
+    facts = None if file.interactions is None else file.interactions.facts
     rows = sorted(file.categories, key=lambda category: int(category["id"]))
     ids, names = tuple(int(row["id"]) for row in rows), tuple(str(row["name"]) for row in rows)
     declared = [keypoint_declaration(row) for row in rows]
@@ -77,10 +78,10 @@ def categories_of(file: CocoFile) -> Categories:
     declared = [declaration for declaration in declared if declaration.names]
     num_given = file.keypoints.shape[1] // 3
     if not declared or any(other.names != declared[0].names for other in declared) or len(declared[0].names) != num_given:
-        return Categories(ids, names)  # `boxwood.data.quality.keypoints` reports what differs.
+        return Categories(ids, names, interactions=facts)  # `boxwood.data.quality.keypoints` reports what differs.
     skeleton = next((declaration.skeleton for declaration in declared if declaration.skeleton), ())
     sigmas = next((declaration.sigmas for declaration in declared if declaration.sigmas), ())
-    return Categories(ids, names, keypoint_facts(declared[0].names, skeleton, sigmas))
+    return Categories(ids, names, keypoint_facts(declared[0].names, skeleton, sigmas), facts)
 
 
 def keypoint_declaration(category: dict[str, Any]) -> KeypointDeclaration:

@@ -28,6 +28,7 @@ from boxwood.data.quality.keypoints import check_keypoints, placed_keypoints
 from boxwood.data.sampler import repeat_factors
 from boxwood.data.shards import open_pictures
 from boxwood.errors import UserError
+from boxwood.fields import InstanceField
 from boxwood.pixels import ValueRange
 from boxwood.structures import Bitmap, Polygons, Sample
 
@@ -86,6 +87,8 @@ class CocoDataset:
             logger.info(
                 "%s: %d of %d annotations were made by a detector (source: auto)", annotations, automatic, len(self.file.ids)
             )
+        if (table := self.file.interactions) is not None and table.strange_targets:
+            logger.warning("%s: %d objects are of classes that their role does not include", annotations, table.strange_targets)
         self._boxes, self._usable = repaired.boxes, repaired.usable
         self.categories = categories_of(self.file)
         order = np.argsort(self.categories.ids)
@@ -153,7 +156,14 @@ class CocoDataset:
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(annotations, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
             proposals=None if proposals is None else torch.from_numpy(proposals),
+            fields=self._interactions(image_id, annotations),
         )
+
+    def _interactions(self, image_id: int, annotations: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, InstanceField]:
+        table = self.file.interactions
+        if table is None:
+            return {}
+        return {"interactions": table.of_image(image_id, self.file.ids[annotations], table.known[annotations])}
 
     def _used_masks(self, mask_classes: Sequence[int | str] | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """(A,) the annotations with a mask, of one of these classes. Raises `UserError` where classes leave none."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from boxwood.columns import Columns, are_numbers, are_run_lengths, is_area, is_number, read_json
 from boxwood.data.coco_variants import Variant, as_meant, without_root_class
+from boxwood.data.interactions import SECTIONS, InteractionTable, read_interactions
 from boxwood.data.json_parts import JsonSections
 from boxwood.errors import UserError
 from boxwood.ops.contours import instance_area
@@ -46,8 +47,8 @@ __all__ = [
 NO_MASK, POLYGONS, RLE_TEXT, RLE_COUNTS = 0, 1, 2, 3
 """How an annotation's mask is given: not at all, as polygons, as compressed or as uncompressed run lengths."""
 
-IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void")
-"""What LVIS's and Cityscapes' rules of evaluation ask of images, beyond COCO's keys."""
+IMAGE_EXTRAS = ("neg_category_ids", "not_exhaustive_category_ids", "void", "hois")
+"""What LVIS's, Cityscapes' and HICO-DET's rules of evaluation ask of images, beyond COCO's keys."""
 EXTRA_LEVELS = 8
 """Of lists and mappings in them, at most."""
 ANNOTATION_EXTRAS = ("score", "source")
@@ -116,6 +117,7 @@ class CocoFile:
     """(I + 1,) image i has the annotations ``by_image[starts[i] : starts[i + 1]]``."""
     readings: tuple[Variant, ...] = ()
     """What was written in another way than COCO's, and how it was read."""
+    interactions: InteractionTable | None = None
 
     def file_name(self, image: int) -> str:
         return self.file_names[image].decode()
@@ -124,6 +126,11 @@ class CocoFile:
         """How many annotations a detector made (``source: auto``)."""
         rows = np.flatnonzero(np.diff(self.annotation_extras.offsets)).tolist()
         return sum(json.loads(self.annotation_extras[row]).get("source") == "auto" for row in rows)
+
+    def extra_of(self, key: str) -> NDArray[np.bool_]:
+        """(A,) whether an annotation has the value true under one of `origin_keys`."""
+        extras = (self.annotation_extras[row] for row in range(len(self.ids)))
+        return np.array([bool(extra) and json.loads(extra).get(key) is True for extra in extras], dtype=np.bool_)
 
     def describe(self, annotation: int) -> str:
         """The words by which a message names an annotation."""
@@ -171,6 +178,7 @@ class CocoFile:
             "images": images,
             "annotations": [self.annotation(row) for row in np.flatnonzero(finite).tolist()],
             "categories": [dict(category) for category in self.categories],
+            **({} if self.interactions is None else self.interactions.sections()),
         }
 
     def annotation(self, row: int) -> dict[str, Any]:
@@ -215,12 +223,12 @@ def coco_file_in_parts(path: Path, name: str | Path) -> CocoFile | None:
     collecting = gc.isenabled()
     gc.disable()  # as in `read_json`
     try:
-        sections = JsonSections(path, ("images", "annotations"), ("categories",))
+        sections = JsonSections(path, ("images", "annotations"), ("categories", *SECTIONS))
         categories = _section(sections.others, "categories", name)
         if without_root_class({"categories": categories.records, "annotations": []})[1]:
             return None
         parts = {key: (_CocoColumns(rows, name, key) for rows in sections.rows(key)) for key in ("images", "annotations")}
-        return _arrays(parts["images"], parts["annotations"], categories, name, ())
+        return _arrays(parts["images"], parts["annotations"], categories, sections.others, name, ())
     except (OSError, ValueError, KeyError, RecursionError, UserError, msgspec.MsgspecError):
         return None
     finally:
@@ -249,17 +257,18 @@ def _arrays_of(tree: dict[str, Any], path: str | Path, readings: Sequence[Varian
     images, annotations, categories = (_section(tree, key, path) for key in ("images", "annotations", "categories"))
     if not images.records:
         raise UserError(f"{path}: 'images' is empty; a data set needs at least one image")
-    return _arrays([images], [annotations], categories, path, readings)
+    return _arrays([images], [annotations], categories, tree, path, readings)
 
 
 def _arrays(
     images: Iterable[_CocoColumns],
     annotations: Iterable[_CocoColumns],
     categories: _CocoColumns,
+    others: dict[str, Any],
     path: str | Path,
     readings: Sequence[Variant],
 ) -> CocoFile:
-    """The arrays of a file whose images and annotations come in parts."""
+    """The arrays of a file whose images and annotations come in parts; ``others`` has its other sections."""
     if not categories.records:
         raise UserError(f"{path}: 'categories' is empty; a data set needs at least one class")
     categories.integers("id")
@@ -269,7 +278,7 @@ def _arrays(
     image_ids = of_images["image_ids"]
     image_rows = _lookup(image_ids, of_annotations["annotation_image_ids"])
     by_image = np.argsort(image_rows, kind="stable")
-    return CocoFile(
+    file = CocoFile(
         path=str(path),
         categories=list(categories.records),
         **of_images,
@@ -279,6 +288,10 @@ def _arrays(
         starts=np.searchsorted(image_rows[by_image], np.arange(len(image_ids) + 1)),
         readings=tuple(readings),
     )
+    columns = {"ids": file.ids, "image_ids": file.annotation_image_ids, "category_ids": file.category_ids}
+    known = file.extra_of("verbs_known") if "verbs" in others else np.zeros(0, dtype=np.bool_)
+    file.interactions = read_interactions(others, file.path, **columns, known=known, categories=file.categories)
+    return file
 
 
 class _Growing:
@@ -330,13 +343,16 @@ def _joined(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def origin_keys(row: dict[str, Any]) -> dict[str, Any]:
-    """What an annotation has of `ANNOTATION_EXTRAS`: a score that is a number and a source that is a text; others are not read.
+    """What an annotation has of `ANNOTATION_EXTRAS`, a score that is a number and a source that is a text, and of the keys of
+    interactions, verbs_known that is true or false and a group that is a whole number; others are not read.
 
     >>> origin_keys({"id": 3, "score": 0.5, "source": ["auto"]})
     {'score': 0.5}
     """
     scored = {"score": row["score"]} if is_number(row.get("score")) else {}
-    return scored | ({"source": row["source"]} if isinstance(row.get("source"), str) else {})
+    typed = {"source": row.get("source")} if isinstance(row.get("source"), str) else {}
+    typed |= {"verbs_known": row["verbs_known"]} if isinstance(row.get("verbs_known"), bool) else {}
+    return scored | typed | ({"group": row["group"]} if type(row.get("group")) is int else {})
 
 
 def read_image_ids(path: str | Path) -> set[int]:

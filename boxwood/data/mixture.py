@@ -42,6 +42,8 @@ class MixtureDataset:
         for number, part in enumerate(parts):
             if part.categories.keypoints != self.categories.keypoints:
                 raise UserError(f"part 0 of a mixture and part {number} have different keypoints; give both the same ones")
+            if part.categories.interactions != self.categories.interactions:
+                raise UserError(f"part 0 of a mixture and part {number} have different verbs; give both the same ones")
         used = [number for number in range(len(parts)) if ratio is None or ratio[number]]
         self.parts = [ordered[number] for number in used]
         self.transforms = [transforms[number] if transforms else () for number in used]
@@ -98,6 +100,14 @@ class MixtureDataset:
                 "the parts of a mixture have images with the same ids, so their ground truth cannot be combined; set data.val to "
                 "one data set"
             )
-        annotations = [annotation for tree in trees for annotation in tree["annotations"]]
-        numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)]
-        return {**trees[0], "images": images, "annotations": numbered}
+        numbered: list[dict[str, Any]] = []
+        interactions: list[dict[str, Any]] = []
+        for tree in trees:
+            new_ids = {row["id"]: number for number, row in enumerate(tree["annotations"], start=len(numbered) + 1)}
+            numbered += [{**row, "id": new_ids[row["id"]]} for row in tree["annotations"]]
+            for row in tree.get("interactions", ()):
+                targets = {role: new_ids.get(target) for role, target in row["targets"].items()}
+                human = new_ids.get(row["human_id"])
+                interactions.append({**row, "id": len(interactions) + 1, "human_id": human, "targets": targets})
+        combined = {**trees[0], "images": images, "annotations": numbered}
+        return combined | ({"interactions": interactions} if "interactions" in combined else {})

@@ -56,8 +56,11 @@ def subset(tree: Mapping[str, Any], file: CocoFile, rows: NDArray[np.bool_]) -> 
     Annotations of unknown images are in every part, so that the checks of a part find them.
     """
     taken = rows[file.image_rows] | (file.image_rows < 0)
+    images = set(file.image_ids[rows].tolist())
+    of_part = [row for row in tree.get("interactions", ()) if row["image_id"] in images]
     return {
         **tree,
+        **({"interactions": of_part} if "interactions" in tree else {}),
         "images": [row for row, wanted in zip(tree["images"], rows.tolist(), strict=True) if wanted],
         "annotations": [row for row, wanted in zip(tree["annotations"], taken.tolist(), strict=True) if wanted],
     }

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from boxwood.evaluation.cityscapes import CityscapesEvaluator
     from boxwood.evaluation.coco import CocoEvaluator
     from boxwood.evaluation.evaluator import CollectingEvaluator, Evaluator, Metrics, evaluate
+    from boxwood.evaluation.hico import HicoEvaluator
     from boxwood.evaluation.lvis import LvisEvaluator
     from boxwood.evaluation.measures import EvaluatorConfig, Measure, choose_measure, make_evaluator
     from boxwood.evaluation.proposals import ProposalEvaluator
     from boxwood.evaluation.table import format_table, save_detections, save_metrics
+    from boxwood.evaluation.vcoco import VcocoEvaluator
     from boxwood.evaluation.voc import VocEvaluator
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "CollectingEvaluator",
     "Evaluator",
     "EvaluatorConfig",
+    "HicoEvaluator",
     "LvisEvaluator",
     "Measure",
     "Metrics",
     "ProposalEvaluator",
+    "VcocoEvaluator",
     "VocEvaluator",
     "choose_measure",
     "evaluate",
@@ -50,6 +54,7 @@ __getattr__ = lazy_names(
             "Metrics",
             "evaluate",
         ),
+        "hico": ("HicoEvaluator",),
         "lvis": ("LvisEvaluator",),
         "measures": (
             "EvaluatorConfig",
@@ -63,6 +68,7 @@ __getattr__ = lazy_names(
             "save_detections",
             "save_metrics",
         ),
+        "vcoco": ("VcocoEvaluator",),
         "voc": ("VocEvaluator",),
     },
 )

@@ -1,6 +1,6 @@
 """Measures: the rules by which detections are scored. Each is a component that builds an evaluator.
 
-    coco (proposals where boxes have no classes), voc2007, voc2010, lvis, cityscapes
+    coco (proposals where boxes have no classes), voc2007, voc2010, lvis, cityscapes, hoi_vcoco, hoi_hico
 
 ``evaluator`` of a configuration chooses one for training and `boxwood eval`; ``boxwood eval --measure`` chooses another. A user
 adds one as a class in any module (``examples/own_measure.py``). Evaluators are imported when they are built, so that a
@@ -27,9 +27,11 @@ __all__ = [
     "CityscapesEvaluatorConfig",
     "CocoEvaluatorConfig",
     "EvaluatorConfig",
+    "HicoEvaluatorConfig",
     "LvisEvaluatorConfig",
     "Measure",
     "ProposalEvaluatorConfig",
+    "VcocoEvaluatorConfig",
     "Voc2007EvaluatorConfig",
     "Voc2010EvaluatorConfig",
     "choose_measure",
@@ -160,6 +162,45 @@ class CityscapesEvaluatorConfig(EvaluatorConfig):
         from boxwood.evaluation.cityscapes import CityscapesEvaluator
 
         return CityscapesEvaluator(truth, categories)
+
+
+class VcocoEvaluatorConfig(EvaluatorConfig):
+    """V-COCO's AP of verbs and of their objects; AP_role of scenario 1 selects the best weights."""
+
+    short_kind: ClassVar[str] = "hoi_vcoco"
+
+    min_overlap: float = Field(0.5, gt=0, le=1)
+    """The least IoU of a right human, and of a right object."""
+    ties: Literal["first", "last"] = "last"
+    """Which of two equal scores is compared first, the earlier or the later prediction; V-COCO's program takes the later one."""
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        from boxwood.evaluation.vcoco import VcocoEvaluator
+
+        return VcocoEvaluator(truth, categories, self.min_overlap, self.ties)
+
+
+class HicoEvaluatorConfig(EvaluatorConfig):
+    """HICO-DET's mean AP of classes of verb and object, by the settings Default and Known Object."""
+
+    short_kind: ClassVar[str] = "hoi_hico"
+
+    min_overlap: float = Field(0.5, gt=0, le=1)
+    """The least IoU of a right human, and of a right object."""
+    recall_levels: Literal["multiplied", "exact"] = "multiplied"
+    """The eleven recalls: multiples of 0.1 in floating point, as in the official program, whose third is .30000000000000004, or
+    exact tenths. AP differs where a recall is exactly .3, .6 or .7."""
+    ties: Literal["first", "last"] = "first"
+    """Which of two equal scores is compared first, the earlier or the later prediction."""
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        from boxwood.evaluation.hico import HicoEvaluator
+
+        return HicoEvaluator(truth, categories, self.min_overlap, self.recall_levels, self.ties)
 
 
 Measure: TypeAlias = str | EvaluatorConfig

@@ -41,7 +41,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
     `UserError`, naming the row, where a record is malformed, has an unknown category, a box with a negative side, a number from
     a million on, or a mask of another size than its image.
     """
-    rles, keypoints = None, None
+    rles, keypoints, others = None, None, None
     tasks: tuple[str, ...] = ("bbox",)
     if (table := _boxes_alone(path, categories)) is not None:
         image_ids, labels, scores, boxes = table
@@ -53,6 +53,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
         tasks = columns.tasks()
         rles = columns.masks(sizes) if "segm" in tasks else None
         keypoints = columns.keypoints() if "keypoints" in tasks else None
+        others = columns.interactions()
         boxes = columns.boxes() if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
     # Stable: of equal scores the first of the file stays first, as in the COCO API.
     order = np.lexsort((-scores, image_ids))
@@ -67,6 +68,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
             labels[rows],
             None if rles is None else [rles[row] for row in rows.tolist()],
             None if keypoints is None else keypoints[rows],
+            None if others is None else [others[row] for row in rows.tolist()],
         )
     return results, tasks
 
@@ -117,6 +119,7 @@ class _Box(msgspec.Struct, gc=False):
     score: float
     segmentation: None = None
     keypoints: None = None
+    interactions: None = None
 
 
 BOX = np.dtype([("image_id", np.int64), ("category_id", np.int64), ("bbox", np.float64, (4,)), ("score", np.float64)])
@@ -184,6 +187,12 @@ class _Columns(Columns):
         if self.records and (count == 0 or count % 3):
             self.refuse(0, "keypoints", "x, y and a score of each")
         return self.bounded("keypoints", self.vectors("keypoints", count, finite=True), f"{count} numbers")
+
+    def interactions(self) -> list[dict[str, Any]] | None:
+        """What each detection does, as `boxwood.interactions.DetectedInteractions` writes it; None where no record says it."""
+        found = [{"interactions": record["interactions"]} if "interactions" in record else {} for record in self.records]
+        self.check("interactions", [row.get("interactions", []) for row in found], lambda v: isinstance(v, list), "a list")
+        return found if any(found) else None
 
     def bounded(self, key: str, numbers: NDArray[np.float64], expected: str) -> NDArray[np.float64]:
         """The numbers (N, ...), none of them so large that sums and products of them would leave the range of numbers."""

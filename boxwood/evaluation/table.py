@@ -26,6 +26,8 @@ HEADS = {
     "lvis_bbox": "LVIS box AP",
     "lvis_segm": "LVIS mask AP",
     "cityscapes": "Cityscapes AP",
+    "vcoco": "V-COCO AP",
+    "hico": "HICO-DET AP",
 }
 """Column heads of the tasks in the table of classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -23,10 +23,12 @@ from boxwood.errors import UserError
 from boxwood.evaluation import (
     CocoEvaluator,
     CollectingEvaluator,
+    HicoEvaluator,
     LvisEvaluator,
     Measure,
     Metrics,
     ProposalEvaluator,
+    VcocoEvaluator,
     VocEvaluator,
     format_table,
     make_evaluator,
@@ -128,7 +130,8 @@ class Evaluation:
 
     def save(self, out: str | Path) -> None:
         """Write what `boxwood eval` writes to the folder ``out``: ``metrics.json``, ``detections.json`` (of an RPN alone
-        ``proposals.safetensors``), ``report.html``, and the result files of VOC's development kit where its AP was computed.
+        ``proposals.safetensors``), ``report.html``, and the result files of VOC's, V-COCO's or HICO-DET's programs where their AP
+        was computed.
 
         Does nothing on other ranks than 0.
         """
@@ -145,6 +148,8 @@ class Evaluation:
             save_detections(self.evaluator.records, out / "detections.json")
         if isinstance(self.evaluator, VocEvaluator):
             self.evaluator.write_devkit(out / "voc", "val")
+        if isinstance(self.evaluator, VcocoEvaluator | HicoEvaluator):
+            self.evaluator.write_results(out / ("vcoco" if isinstance(self.evaluator, VcocoEvaluator) else "hico"))
         self.report(out / "report.html")
 
     def add_analysis(self) -> None:
@@ -175,7 +180,7 @@ def evaluate(
     a model in memory, a `Predictor` or a `Detector`, which is not changed. ``overrides`` (``key=value``) change the
     configuration. ``data`` replaces its ``data.val``, whose transforms stay; a detector in memory needs ``data``, whose
     transforms are applied. ``measure`` chooses the rules: ``coco``, ``voc2007``, ``voc2010``, ``lvis``, ``cityscapes``,
-    ``module:Class`` or an `EvaluatorConfig`; None: the configuration's ``evaluator``, else COCO's.
+    ``hoi_vcoco``, ``hoi_hico``, ``module:Class`` or an `EvaluatorConfig`; None: the configuration's ``evaluator``, else COCO's.
 
     With ``detections``, a file of COCO results, Detectron's ``detections.pkl`` or a file of proposals, that file is scored and no
     network runs; where ``overrides`` set a ``test.KEY``, the selection of ``test.*`` (NMS, score threshold, number) is applied to

@@ -77,14 +77,14 @@ class RCNN(Network):
         self.backbone = config.backbone.build()
         self.fpn = build_fpn(config.fpn, self.backbone.channels, self.backbone.strides)
         self.rpn = None if config.rpn is None else RPN(config.rpn, self.fpn.channels, self.fpn.strides, self.geometry)
-        self.box_head, self.box_tail = self._build_head("box_head", config.box_head)
+        self.box_head, self.box_tail = self.build_head("box_head", config.box_head)
         self.class_logits = nn.Linear(self.box_head.channels, num_classes + 1)
         self.box_deltas = nn.Linear(self.box_head.channels, 4 * (1 if config.rois.class_agnostic else num_classes))
         _initialize(self.class_logits, 0.01)
         _initialize(self.box_deltas, 0.001)
         self.tasks = config.all_tasks()
         for task in self.tasks:
-            head, tail = self._build_head(f"{task.prefix}_head", task.head)
+            head, tail = self.build_head(f"{task.prefix}_head", task.head)
             # In this order: an optimizer's state in a checkpoint is by the place of each parameter.
             modules: dict[str, nn.Module] = {f"{task.prefix}_head": head}
             modules |= {} if tail is None else {f"{task.prefix}_tail": tail}
@@ -97,7 +97,7 @@ class RCNN(Network):
         if self.backbone.tail_channels is not None and all(head.source != "tail" for head in heads):
             freeze_tail(self.backbone)
 
-    def _build_head(self, name: str, config: RoIHeadConfig) -> tuple[RoIHead, nn.Module | None]:
+    def build_head(self, name: str, config: RoIHeadConfig) -> tuple[RoIHead, nn.Module | None]:
         """A head, and the copy of the tail that it alone trains."""
         if config.source == "maps":
             return config.build(self.fpn.channels), None
@@ -264,7 +264,8 @@ class RCNN(Network):
         losses |= box_losses(output.class_logits, output.box_deltas, sample, self.config.rois)
         if rows is not None:
             for task in self.tasks:
-                losses[f"loss_{task.prefix}"] = task.loss(self, output.task_logits[task.name], rows, sample, targets)
+                loss = task.loss(self, output.task_logits[task.name], rows, sample, targets)
+                losses |= loss if isinstance(loss, dict) else {f"loss_{task.prefix}": loss}
         return losses
 
 

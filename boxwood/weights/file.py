@@ -227,6 +227,9 @@ def _categories(text: str, path: Path) -> Categories:
         raise ValueError(f"{len(names)} names of classes for {len(set(ids))} ids")
     if facts and (len(facts.flip) != len(facts.names) or not all(0 <= other < len(facts.names) for other in facts.flip)):
         raise ValueError("keypoints whose mirror images are none of them")
+    verbs = categories.interactions
+    if verbs and not len(verbs.verbs) == len(verbs.verb_ids) == len(verbs.roles):
+        raise ValueError(f"{len(verbs.verbs)} names of verbs for {len(verbs.verb_ids)} ids and roles of {len(verbs.roles)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         logger.warning(
             "%s: %d names of classes stand more than once (%s)", path, len(twice), some_of([name[:40] for name in twice])

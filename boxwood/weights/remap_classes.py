@@ -37,7 +37,11 @@ def remap_classes(
         raise UserError(f"the weights have more than one class '{twice[0]}', so its outputs are not known; name other classes")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = replace(categories, keypoints=categories.keypoints or old.keypoints)
+        built = replace(
+            categories,
+            keypoints=categories.keypoints or old.keypoints,
+            interactions=categories.interactions or old.interactions,
+        )
         initial = without_pretrained(saved.config.model).build(built, TestConfig()).state_dict()
     outputs_of = outputs_per_class(saved.config.model, old)
     if not outputs_of:
@@ -59,7 +63,7 @@ def remap_classes(
 
 def outputs_per_class(config: ModelConfig, categories: Categories) -> dict[str, int]:
     """The tensors whose first dimension grows with the number of classes, and how much it grows for each class."""
-    one_more = Categories((*categories.ids, max(categories.ids) + 1), (*categories.names, "one more"), categories.keypoints)
+    one_more = replace(categories, ids=(*categories.ids, max(categories.ids) + 1), names=(*categories.names, "one more"))
     with torch.device("meta"):
         shapes, larger = (
             {name: value.shape for name, value in without_pretrained(config).build(classes, TestConfig()).state_dict().items()}

@@ -22,6 +22,8 @@ from boxwood.data.annotations import read_annotations
 from boxwood.data.coco import categories_of
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.proposals import read_proposals, write_proposals
+from boxwood.evaluation.interaction_files import read_vcoco_results
+from boxwood.evaluation.interactions import Verbs
 from boxwood.evaluation.results import read_results
 from boxwood.interop.caffe import read_caffemodel
 from boxwood.interop.detectron import read_detectron
@@ -52,6 +54,22 @@ class Door:
 
 
 CATEGORIES = Categories((1, 2), ("cat", "dog"))
+KICK = Verbs((1,), ("kick",), (("obj",),))
+INTERACTIONS = {
+    "images": [{"id": 1, "file_name": "1.png", "height": 20, "width": 30}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 5, 6], "area": 30.0, "iscrowd": 0, "verbs_known": True},
+        {"id": 2, "image_id": 1, "category_id": 2, "bbox": [9, 2, 5, 6], "area": 30.0, "iscrowd": 0},
+    ],
+    "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
+    "verbs": [{"id": 1, "name": "kick", "roles": [{"name": "obj", "include": [2]}]}],
+    "interactions": [{"id": 1, "image_id": 1, "human_id": 1, "verb_id": 1, "targets": {"obj": 2}}],
+}
+VCOCO = [
+    {"action_name": "kick", "role_name": ["agent", "obj"], "include": [[], ["dog"]], "image_id": [1], "ann_id": [1], "label": [1]}
+    | {"role_object_id": [1, 2]}
+]
+VCOCO_RESULTS = [{"image_id": 1, "person_box": [1.0, 2.0, 5.0, 7.0], "kick_agent": 0.5, "kick_obj": [9.0, 2.0, 13.0, 7.0, 0.25]}]
 SIZES = {1: (20, 30), 2: (20, 30)}
 COCO = {
     "images": [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in (1, 2)],
@@ -195,6 +213,9 @@ def _doors() -> dict[str, Door]:
         "caffe": Door("a.caffemodel", _caffe(), read_caffemodel),
         "coco": Door("a.json", _text(COCO), read_coco),
         "detections": Door("a.json", _text(DETECTIONS), results),
+        "interactions": Door("a.json", _text(INTERACTIONS), read_coco_file),
+        "vcoco": Door("vcoco_a.json", _text(VCOCO), read_annotations, (("instances_vcoco_all_2014.json", _text(INTERACTIONS)),)),
+        "pickle of interactions": Door("a.pkl", pickle.dumps(VCOCO_RESULTS, 2), lambda path: read_vcoco_results(path, KICK)),
         "proposals": Door("a.json", _text([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]), read_proposals),
         "proposals of boxwood": Door("a.safetensors", _proposals(), read_proposals),
         "yolo": Door("data.yaml", YOLO, read_annotations, (*png, ("labels/1.txt", LABELS))),

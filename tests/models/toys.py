@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood.interactions import InteractionFacts, Interactions
 from boxwood.models.backbones import Backbone, BackboneConfig, ResNetConfig
 from boxwood.models.config import (
     FPNConfig,
@@ -25,13 +26,25 @@ from boxwood.models.config import (
     RoIConfig,
     RPNConfig,
 )
-from boxwood.models.heads import AverageHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, MaskXHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import (
+    AverageHeadConfig,
+    ConvKeypointHeadConfig,
+    ConvMaskHeadConfig,
+    InteractionHeadConfig,
+    MaskXHeadConfig,
+    TwoFCHeadConfig,
+)
 from boxwood.models.inference_config import TestConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 
 __all__ = ["ARCHITECTURES", "CATEGORIES", "TEST", "batch", "build"]
 
-CATEGORIES = Categories((1, 2, 3), ("disc", "ring", "star"), KeypointFacts(("left", "right"), (1, 0), sigmas=(0.1, 0.1)))
+CATEGORIES = Categories(
+    (1, 2, 3),
+    ("disc", "ring", "star"),
+    KeypointFacts(("left", "right"), (1, 0), sigmas=(0.1, 0.1)),
+    InteractionFacts((1, 2, 3), ("hold", "roll", "cut"), (("obj",), (), ("instr", "obj"))),
+)
 TEST = TestConfig(score_threshold=0.05, detections_per_image=10)
 PROPOSALS = 12
 """The largest number of given proposals per image, for Fast R-CNN."""
@@ -101,6 +114,7 @@ ARCHITECTURES: dict[str, Callable[[], ModelConfig]] = {
     "mask_rcnn_fpn": lambda: _rcnn(mask_head=_mask_head()),
     "mask_x_rcnn_fpn": lambda: _rcnn(mask_head=MaskXHeadConfig(convs=1, width=16, resolution=7)),
     "keypoint_rcnn_fpn": lambda: _rcnn(keypoint_head=ConvKeypointHeadConfig(convs=1, width=16)),
+    "interactnet_fpn": lambda: _rcnn(interaction_head=InteractionHeadConfig(width=16, human="disc")),
     "faster_rcnn_c4": _c4,
     "mask_rcnn_c4": lambda: _c4(mask_head=ConvMaskHeadConfig(convs=0, width=16, source="tail")),
     "rpn_fpn": lambda: ProposerConfig(backbone=FiveConvsConfig(), fpn=FPNConfig(channels=16), rpn=_rpn()),
@@ -171,14 +185,19 @@ def boxes(size: tuple[int, int], number: int, generator: torch.Generator) -> Ten
 
 
 def target(size: tuple[int, int], number: int, generator: torch.Generator) -> Target:
-    """``number`` instances with masks and keypoints, and an ignored region where there are two or more."""
+    """``number`` instances with masks, keypoints and interactions, and an ignored region where there are two or more."""
     truth = boxes(size, number, generator)
     bitmaps = (torch.rand(number, 28, 28, generator=generator) > 0.3).to(torch.uint8)
     keypoints = truth[:, None, :2] + torch.rand(number, 2, 2, generator=generator) * (truth[:, None, 2:] - truth[:, None, :2])
+    labels = torch.randint(len(CATEGORIES), (number,), generator=generator)
+    humans = [row for row, label in enumerate(labels.tolist()) if label == 0]
+    pairs = [(row, action, (row + action) % (number + 1) - 1) for row in humans for action in (0, 1, 3)]
+    deeds = Interactions(labels == 0, torch.tensor(pairs, dtype=torch.int64).view(-1, 3))
     return Target(
         truth,
-        torch.randint(len(CATEGORIES), (number,), generator=generator),
+        labels,
         boxes(size, int(number >= 2), generator),
         InstanceMasks(bitmaps, truth),
         torch.cat([keypoints, torch.full((number, 2, 1), 2.0)], dim=2),
+        fields={"interactions": deeds},
     )

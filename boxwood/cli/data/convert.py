@@ -12,16 +12,18 @@ READ = (
     "coco",
     "cityscapes",
     "cvat",
+    "hico",
     "label_studio",
     "labelme",
     "lvis",
     "open_images",
     "tensorflow_csv",
+    "vcoco",
     "voc",
     "webdataset",
     "yolo",
 )
-WRITTEN = ("coco", "voc", "webdataset", "yolo")
+WRITTEN = ("coco", "hico", "vcoco", "voc", "webdataset", "yolo")
 
 
 @click.command()
@@ -34,6 +36,7 @@ WRITTEN = ("coco", "voc", "webdataset", "yolo")
     "--images", type=click.Path(path_type=Path), metavar="DIR", help="Their images, which Open Images and WebDataset need."
 )
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE.csv", help="The names of classes, of Open Images.")
+@click.option("--instances", type=click.Path(path_type=Path), metavar="FILE.json", help="The COCO file of V-COCO's images.")
 def convert(
     origin: Path,
     target: Path,
@@ -42,6 +45,7 @@ def convert(
     split: str | None,
     images: Path | None,
     classes: Path | None,
+    instances: Path | None,
 ) -> None:
     """Write the annotations A in another format, as B. Pictures stay where they are; WebDataset's layout has copies.
 
@@ -50,6 +54,10 @@ def convert(
       VOC         a folder with Annotations/*.xml, or with *.xml beside pictures (LabelImg, Roboflow); --split trainval takes
                   those of ImageSets/Main/trainval.txt, or of the folder trainval
       YOLO        a data.yaml, with text files in labels/ beside images/ (B: a folder); --split train by default
+      V-COCO      a vcoco_test.json, and with --instances the COCO file of its images (B: a folder, --to vcoco --split test);
+                  MIT licence, COCO's annotations CC BY 4.0
+      HICO-DET    the folder of anno.mat and anno_bbox.mat; --split train or test, both by default (B: a folder, --to hico);
+                  its images and annotations come without a clear licence: for research
       WebDataset  tar files, or a folder of them, with KEY.jpg and KEY.json of each image (B: a folder)
       only read:
       Cityscapes  a part of gtFine, such as gtFine/train
@@ -68,7 +76,7 @@ def convert(
     """
     from boxwood.data.formats.convert import convert as run
 
-    done = run(origin, into, target, source_format=form, split=split, images=images, classes=classes)
+    done = run(origin, into, target, source_format=form, split=split, images=images, classes=classes, instances=instances)
     click.echo(
         f"{target}: {done.num_images:,} images, {done.num_instances:,} instances and {done.num_crowds:,} crowd regions "
         f"of {done.num_classes} classes"

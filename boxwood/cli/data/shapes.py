@@ -14,9 +14,12 @@ __all__ = ["shapes"]
 @click.option("--train", type=click.IntRange(min=1), default=600, show_default=True, help="Pictures to train on.")
 @click.option("--val", type=click.IntRange(min=1), default=100, show_default=True, help="Pictures to evaluate on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed gives other pictures.")
-def shapes(out: Path, train: int, val: int, seed: int) -> None:
+@click.option("--interactions", is_flag=True, help="Figures who do things with objects, with human-object interactions.")
+def shapes(out: Path, train: int, val: int, seed: int, interactions: bool) -> None:
     """Generate pictures of textured shapes in COCO's format, with boxes, masks and keypoints: a data set without a download."""
+    from boxwood.data.synthetic.figures import write_figures
     from boxwood.data.synthetic.shapes import write_shapes
 
-    write_shapes(out, train=train, val=val, seed=seed)
+    write = write_figures if interactions else write_shapes
+    write(out, train=train, val=val, seed=seed)
     click.echo(f"{train} pictures in {out / 'train'} with {out / 'train.json'}, {val} in {out / 'val'} with {out / 'val.json'}")

@@ -1,5 +1,5 @@
-"""`boxwood data convert`: read annotations in any known format and write them in COCO's, VOC's or YOLO's, or in WebDataset's with
-the pictures."""
+"""`boxwood data convert`: read annotations in any known format and write them in COCO's, VOC's, YOLO's, V-COCO's or HICO-DET's, or
+in WebDataset's with the pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import numpy as np
 
 from boxwood.data.annotations import format_of, read_format, read_tree
 from boxwood.data.coco_file import ANNOTATION_EXTRAS, IMAGE_EXTRAS, coco_file_of, origin_keys
+from boxwood.data.formats.hico import write_hico
 from boxwood.data.formats.reading import Reading, descriptions
+from boxwood.data.formats.vcoco import write_vcoco
 from boxwood.data.formats.voc import write_voc
 from boxwood.data.formats.webdataset import write_webdataset
 from boxwood.data.formats.yolo import write_yolo
+from boxwood.data.interactions import SECTIONS
 from boxwood.data.layouts import DataSource, data_sources
 from boxwood.data.quality.checks import check_identities, locate_images, refuse
 from boxwood.data.shards import open_pictures
@@ -30,16 +33,19 @@ READ = (
     "coco",
     "cityscapes",
     "cvat",
+    "hico",
     "label_studio",
     "labelme",
     "lvis",
     "open_images",
     "tensorflow_csv",
+    "vcoco",
     "voc",
     "webdataset",
     "yolo",
 )
-WRITTEN = ("coco", "voc", "webdataset", "yolo")
+WRITTEN = ("coco", "hico", "vcoco", "voc", "webdataset", "yolo")
+WITH_INTERACTIONS = ("hico", "vcoco")
 DEFAULTS = frozenset(("iscrowd", "ignore", "num_keypoints", "segmentation", "keypoints"))
 """Keys that a row of COCO's lacks where they would say nothing."""
 NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -76,14 +82,15 @@ def convert(
     split: str | None = None,
     images: str | Path | None = None,
     classes: str | Path | None = None,
+    instances: str | Path | None = None,
 ) -> Conversion:
     """Write annotations in another format; pictures stay where they are, except that ``webdataset`` has copies of them.
 
-    ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc``, ``yolo`` or ``webdataset`` (a folder); None means coco where ``out``
-    is a ``.json``.
-    ``source_format`` is one of `READ`; None detects it. ``split`` is the part of the data set: for VOC a file of
-    ``ImageSets/Main`` or a folder, for YOLO ``train``, ``val`` or ``test``, for CVAT a subset. Open Images needs ``images``, the
-    folder or tar files of the pictures, and ``classes``, its table of class names.
+    ``to`` is ``coco`` (``out`` is a ``.json`` file), ``voc``, ``yolo``, ``vcoco``, ``hico`` or ``webdataset`` (a folder); None
+    means coco where ``out`` is a ``.json``. ``source_format`` is one of `READ`; None detects it. ``split`` is the part of the data
+    set: for VOC a file of ``ImageSets/Main`` or a folder, for YOLO ``train``, ``val`` or ``test``, for HICO-DET ``train`` or
+    ``test``, for CVAT a subset. Open Images needs ``images``, the folder or tar files of the pictures, and ``classes``, its table
+    of class names. ``instances`` is the COCO file of V-COCO's images.
 
     Raises `UserError` where the source cannot be read, an annotation refers to a missing image or class, or ``out`` does not suit
     the format.
@@ -92,21 +99,25 @@ def convert(
     source_format = source_format or format_of(source)
     to = to or ("coco" if out.suffix == ".json" else None)
     if to is None:
-        raise UserError(f"{out}: the format is not clear; name VOC, YOLO or WebDataset with --to, or a .json file for COCO")
+        raise UserError(f"{out}: the format is not clear; name a format such as voc or yolo with --to, or a .json file for COCO")
     if to not in WRITTEN:
         raise UserError(f"'{to}': is no output format; choose one of {', '.join(WRITTEN)}")
     if to == "coco" and out.suffix != ".json":
         raise UserError(f"{out}: COCO files are written as .json; change the ending")
     if to != "coco" and out.suffix in (".json", ".yaml", ".tar"):
         raise UserError(f"{out}: {to} is written to a folder; name one")
-    coco, pictures, lost = _read_sound(source, source_format, split, _path(images), _path(classes))
+    coco, pictures, lost = _read_sound(source, source_format, split, *map(_path, (images, classes, instances)))
+    if to in WITH_INTERACTIONS and not coco.get("verbs"):
+        raise UserError(f"{source}: has no human-object interactions ('verbs'), which {to} consists of; take another output format")
+    if source_format == "coco" and to in WITH_INTERACTIONS:  # all keys of its rows, which their writers carry
+        coco, lost = {**read_tree(source), **{key: coco[key] for key in SECTIONS if key in coco}}, ()
     if to == "webdataset":
         not_carried = [*lost, *_write_with_pictures(coco, source, images or pictures, out)]
     else:
         not_carried = [*lost, *_write(coco, out, to, split or "train")]
     crowds = sum(bool(annotation["iscrowd"]) for annotation in coco["annotations"])
-    instances = len(coco["annotations"]) - crowds
-    return Conversion(out, len(coco["images"]), instances, crowds, len(coco["categories"]), pictures, not_carried)
+    num_instances = len(coco["annotations"]) - crowds
+    return Conversion(out, len(coco["images"]), num_instances, crowds, len(coco["categories"]), pictures, not_carried)
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
@@ -116,7 +127,9 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _read_sound(source: Path, source_format: str, split: str | None, images: Path | None, classes: Path | None) -> Reading:
+def _read_sound(
+    source: Path, source_format: str, split: str | None, images: Path | None, classes: Path | None, instances: Path | None
+) -> Reading:
     """As `read_format`, without boxes of nan. Raises `UserError` where ids are repeated or refer to a missing image or class."""
     if source_format == "coco":
         tree = read_tree(source)
@@ -125,7 +138,7 @@ def _read_sound(source: Path, source_format: str, split: str | None, images: Pat
         as_meant = [f"{variant.count:,} {variant.problem} ({variant.reading})" for variant in file.readings]
         reading = Reading(coco, None, [*as_meant, *_not_in(coco, tree)])
     else:
-        reading = read_format(source, source_format, split=split, images=images, classes=classes)
+        reading = read_format(source, source_format, split=split, images=images, classes=classes, instances=instances)
         file = coco_file_of(reading.coco, source)
     refuse(check_identities(file), str(source))
     finite = np.isfinite(file.boxes).all(axis=1)
@@ -147,7 +160,7 @@ def _not_in(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
 
 def _not_written(coco: Mapping[str, Any], to: str) -> list[str]:
     """The keys of rows that neither VOC nor YOLO has, counted; their writers count the others."""
-    lost: Counter[str] = Counter()
+    lost: Counter[str] = Counter({"interactions": len(coco.get("interactions", ()))})
     # VOC's writer carries or counts the extras of annotations; YOLO's kpt_names has the keypoints of a category.
     more = {"yolo": {"categories": {"keypoints"}}, "voc": {"annotations": set(ANNOTATION_EXTRAS)}}[to]
     for section, keys in WRITTEN_KEYS.items():
@@ -174,8 +187,9 @@ def _write_with_pictures(coco: dict[str, Any], source: Path, images: str | Path 
     file, findings = locate_images(coco_file_of(coco, source), images)
     refuse(findings, str(source))
     names = [file.file_name(row) for row in range(len(file.image_ids))]
+    interactions = descriptions({"interactions": len(coco.get("interactions", ()))})
     located = [{**image, "file_name": name} for image, name in zip(coco["images"], names, strict=True)]
-    return write_webdataset({**coco, "images": located}, open_pictures(images), out)
+    return [*interactions, *write_webdataset({**coco, "images": located}, open_pictures(images), out)]
 
 
 def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
@@ -183,5 +197,7 @@ def _write(coco: dict[str, Any], out: Path, to: str, split: str) -> list[str]:
     if to == "coco":
         write_text(out, json.dumps(coco, ensure_ascii=False) + "\n")
         return []
+    if to in WITH_INTERACTIONS:
+        return write_vcoco(coco, out, split) if to == "vcoco" else write_hico(coco, out)
     lost = write_voc(coco, out, split) if to == "voc" else write_yolo(coco, out, split)
     return [*_not_written(coco, to), *lost]

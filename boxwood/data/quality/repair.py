@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from boxwood.columns import is_area
 from boxwood.data.coco_file import POLYGONS, RLE_COUNTS, RLE_TEXT, CocoFile, coco_file_of
 from boxwood.data.images import read_header, read_image
+from boxwood.data.interactions import with_known_targets
 from boxwood.data.quality.box_layouts import recognised_layout, turned
 from boxwood.data.quality.checks import check_boxes, check_masks
 from boxwood.data.quality.keypoints import placed_keypoints
@@ -45,6 +46,7 @@ def repaired(
     """
     has_annotations = bool(tree["annotations"])
     tree, done = readable_rows(tree, path, folder)
+    tree = with_known_targets(tree, done)
     file = coco_file_of(tree, path)
     images, sizes = _images(tree, file, Path(folder), exif, done)
     categories, replacement = _categories(tree, done)
@@ -87,7 +89,7 @@ def repaired(
     if has_annotations and not annotations:
         counts = ", ".join(f"{count:,} {what}" for what, count in done.items())
         raise UserError(f"{file.path}: no annotation of it can be used, so nothing is left to repair ({counts}); annotate again")
-    content = {**tree, "images": images, "annotations": annotations, "categories": categories}
+    content = with_known_targets({**tree, "images": images, "annotations": annotations, "categories": categories}, done)
     return content, [f"{count:,} {what}" for what, count in done.items()]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TwoFCHeadConfig,
     )
     from boxwood.models.heads.head import RoIHead
+    from boxwood.models.heads.interaction_config import InteractionHeadConfig
 
 __all__ = [
     "AverageHeadConfig",
@@ -29,6 +30,7 @@ __all__ = [
     "ConvFCHeadConfig",
     "ConvKeypointHeadConfig",
     "ConvMaskHeadConfig",
+    "InteractionHeadConfig",
     "KeypointHeadConfig",
     "MaskHeadConfig",
     "MaskXHeadConfig",
@@ -53,5 +55,6 @@ __getattr__ = lazy_names(
             "TwoFCHeadConfig",
         ),
         "head": ("RoIHead",),
+        "interaction_config": ("InteractionHeadConfig",),
     },
 )

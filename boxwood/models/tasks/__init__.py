@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from boxwood.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from boxwood.models.tasks.interaction import InteractionTask
     from boxwood.models.tasks.keypoint import KeypointTask
     from boxwood.models.tasks.mask import MaskTask
     from boxwood.models.tasks.mask_x import MaskXTask
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InstanceTask",
+    "InteractionTask",
     "KeypointTask",
     "MaskTask",
     "MaskXTask",
@@ -23,6 +25,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "interaction": ("InteractionTask",),
         "keypoint": ("KeypointTask",),
         "mask": ("MaskTask",),
         "mask_x": ("MaskXTask",),

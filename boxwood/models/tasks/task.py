@@ -66,9 +66,11 @@ class InstanceTask(Component):
         """The head and the predictors on features of RoIs: (R, C, P, P) -> (R, ...)."""
 
     @abstractmethod
-    def loss(self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
-        """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample. Rows that are not positive
-        have to be left out."""
+    def loss(
+        self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]
+    ) -> Tensor | dict[str, Tensor]:
+        """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample, or several by their whole
+        names, which are logged one by one. Rows that are not positive have to be left out."""
 
     def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
         """The part of the logits that inference uses (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
