@@ -26,7 +26,7 @@ LEVELS: tuple[set[str], ...] = (
     {"zoo", "pixels"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
-    {"structures", "optimizer_config", "loggers"},
+    {"structures", "dense_pose", "optimizer_config", "loggers"},
     {"models", "data", "evaluation"},
     {"run_config"},
     {"weights"},
@@ -201,6 +201,7 @@ WITHOUT_TORCH = (
     "models/config.py",
     "models/backbones/config.py",
     "models/heads/config.py",
+    "models/heads/dense_pose_config.py",
     "models/tasks/task.py",
     "data/config.py",
 )

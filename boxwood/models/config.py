@@ -23,6 +23,7 @@ from boxwood.config import Component, Config
 from boxwood.errors import UserError
 from boxwood.models.backbones.config import BackboneConfig, Cells, Layers, Norm, ResNetConfig, Width
 from boxwood.models.heads.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads.dense_pose_config import DensePoseHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.tasks.task import InstanceTask
 
@@ -221,21 +222,24 @@ class RCNNConfig(ModelConfig):
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
+    dense_pose_head: DensePoseHeadConfig | None = None
     tasks: Annotated[tuple[InstanceTask, ...], Field(max_length=100)] = ()
     """Further predictions for each instance."""
 
     def all_tasks(self) -> tuple[InstanceTask, ...]:
-        """Masks and keypoints where there are heads for them, then ``tasks``."""
+        """Masks, keypoints and dense pose where there are heads for them, then ``tasks``."""
         from boxwood.models.tasks.keypoint import KeypointTask
 
         masks = [self.mask_head.task()] if self.mask_head else []
         keypoints = [KeypointTask(head=self.keypoint_head)] if self.keypoint_head else []
-        return (*masks, *keypoints, *self.tasks)
+        dense_pose = [self.dense_pose_head.task()] if self.dense_pose_head else []
+        return (*masks, *keypoints, *dense_pose, *self.tasks)
 
     @property
     def title(self) -> str:
         names = [self.mask_head.title] if self.mask_head else []
         names += ["Keypoint"] if self.keypoint_head else []
+        names += ["DensePose"] if self.dense_pose_head else []
         names += [task.title for task in self.tasks if task.title]
         algorithm = " and ".join(names) if names else "Fast" if self.rpn is None else "Faster"
         given = " on given proposals" if names and self.rpn is None else ""
@@ -245,6 +249,7 @@ class RCNNConfig(ModelConfig):
     def task_names(self) -> tuple[str, ...]:
         names = ["masks"] if self.mask_head else []
         names += ["keypoints"] if self.keypoint_head else []
+        names += ["dense_pose"] if self.dense_pose_head else []
         return (*names, *(task.name for task in self.tasks))
 
     @property

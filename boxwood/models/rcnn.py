@@ -203,7 +203,7 @@ class RCNN(Network):
         """
         if head.source == "tail" and shared is not None:
             return shared
-        strides, fixed = self.fpn.backbone_strides, self.fixed_shapes
+        strides, fixed = self.fpn.backbone_strides[: len(maps)], self.fixed_shapes
         maps = maps[: len(strides)]  # the coarsest of a pyramid serves the RPN alone
         pooled = pool_regions(maps, strides, boxes, rows, head.resolution, self.config.rois, self.geometry, fixed_shapes=fixed)
         if head.source == "maps":
@@ -225,7 +225,7 @@ class RCNN(Network):
     ) -> Tensor:
         """A task's logits for ``rows`` of the flattened (B, K, 4) boxes -> (R, ...)."""
         tail = self._modules.get(f"{task.prefix}_tail")
-        return task.logits(self, self._features(maps, boxes, rows, task.head, tail, shared))
+        return task.logits(self, self._features(task.maps(self, maps), boxes, rows, task.head, tail, shared))
 
     def task_values(self, task: InstanceTask, batch: Batch, boxes: Tensor, labels: Tensor) -> Tensor:
         """A task's values (D, ...) in ``boxes`` (D, 4) with ``labels`` (D,) of ``batch``'s one image."""
@@ -260,7 +260,7 @@ class RCNN(Network):
         losses |= box_losses(output.class_logits, output.box_deltas, sample, self.config.rois)
         if rows is not None:
             for task in self.tasks:
-                losses[f"loss_{task.prefix}"] = task.loss(self, output.task_logits[task.name], rows, sample, targets)
+                losses |= task.losses(self, output.task_logits[task.name], rows, sample, targets)
         return losses
 
 

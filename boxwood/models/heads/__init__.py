@@ -21,14 +21,22 @@ if TYPE_CHECKING:
         RoIHeadConfig,
         TwoFCHeadConfig,
     )
+    from boxwood.models.heads.dense_pose_config import (
+        ConvDensePoseHeadConfig,
+        DeepLabDensePoseHeadConfig,
+        DensePoseHeadConfig,
+    )
     from boxwood.models.heads.head import RoIHead
 
 __all__ = [
     "AverageHeadConfig",
     "BoxHeadConfig",
+    "ConvDensePoseHeadConfig",
     "ConvFCHeadConfig",
     "ConvKeypointHeadConfig",
     "ConvMaskHeadConfig",
+    "DeepLabDensePoseHeadConfig",
+    "DensePoseHeadConfig",
     "KeypointHeadConfig",
     "MaskHeadConfig",
     "MaskXHeadConfig",
@@ -52,6 +60,7 @@ __getattr__ = lazy_names(
             "MaskXHeadConfig",
             "TwoFCHeadConfig",
         ),
+        "dense_pose_config": ("ConvDensePoseHeadConfig", "DeepLabDensePoseHeadConfig", "DensePoseHeadConfig"),
         "head": ("RoIHead",),
     },
 )

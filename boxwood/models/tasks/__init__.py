@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from boxwood.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from boxwood.models.tasks.dense_pose import DensePoseTask
     from boxwood.models.tasks.keypoint import KeypointTask
     from boxwood.models.tasks.mask import MaskTask
     from boxwood.models.tasks.mask_x import MaskXTask
     from boxwood.models.tasks.task import InstanceTask
 
 __all__ = [
+    "DensePoseTask",
     "InstanceTask",
     "KeypointTask",
     "MaskTask",
@@ -23,6 +25,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "dense_pose": ("DensePoseTask",),
         "keypoint": ("KeypointTask",),
         "mask": ("MaskTask",),
         "mask_x": ("MaskXTask",),

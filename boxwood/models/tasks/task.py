@@ -61,6 +61,10 @@ class InstanceTask(Component):
         """`predictors`, for a task whose layers depend on other parts of ``network``, of which the box head is built."""
         return self.predictors(channels, network.categories)
 
+    def maps(self, network: Network, maps: list[Tensor]) -> list[Tensor]:
+        """The maps that the head reads, of the strides of the finest of ``maps``; here ``maps``, the pyramid or the one map."""
+        return maps
+
     @abstractmethod
     def logits(self, network: Network, features: Tensor) -> Tensor:
         """The head and the predictors on features of RoIs: (R, C, P, P) -> (R, ...)."""
@@ -69,6 +73,12 @@ class InstanceTask(Component):
     def loss(self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
         """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample. Rows that are not positive
         have to be left out."""
+
+    def losses(
+        self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """`loss` by its name, for a task whose loss has parts that are logged one by one; here it is one."""
+        return {f"loss_{self.prefix}": self.loss(network, logits, rows, sample, targets)}
 
     def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
         """The part of the logits that inference uses (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
