@@ -26,6 +26,7 @@ from torch import Tensor
 
 from boxwood.errors import UserError
 from boxwood.fields import Affine, InstanceField
+from boxwood.files import IMAGE_FORMATS
 from boxwood.ops.dense_pose import BOX_SIDE, MIRRORED_COARSE, MIRRORED_PARTS, surface_of
 
 __all__ = [
@@ -131,8 +132,10 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as content:
             if missing := [name for name in names if name not in content.files]:
-                raise UserError(f"{path}: lacks the array {missing[0]}; boxwood data bodies writes such a file")
+                raise UserError(f"{path}: lacks the array {missing[0]}; boxwood data shapes --surface writes such a file")
             return {name: content[name] for name in names}
+    except UserError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, MemoryError) as error:
         raise UserError(f"{path}: cannot be read as .npz ({' '.join(str(error).split())[:80]}); write it again") from None
 
@@ -311,8 +314,8 @@ def decode_png(text: str, shape: Sequence[int]) -> NDArray[np.uint8]:
     """`encode_png` back, also with line ends in the text. Raises ValueError where it is no PNG of ``shape`` (3, h, w)."""
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            if picture.mode != "RGB" or [3, picture.height, picture.width] != list(shape):
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as picture:
+            if picture.format != "PNG" or picture.mode != "RGB" or [3, picture.height, picture.width] != list(shape):
                 raise ValueError(f"a PNG of {picture.mode}, {picture.width} x {picture.height}, where {list(shape)} was expected")
             planes: NDArray[np.uint8] = np.asarray(picture).transpose(2, 0, 1)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -22,7 +22,8 @@ __all__ = ["fingerprint"]
 
 def fingerprint(dataset: Dataset) -> dict[str, str]:
     """A digest of each part of a data set, by its name: ``images`` (ids and sizes, in their order), ``classes``, ``boxes`` (with
-    their images and classes), ``masks``, ``keypoints``, ``proposals``. Pixels and the names of files are not read.
+    their images and classes), ``masks``, ``keypoints``, ``dense_pose``, ``proposals``.
+    Pixels and the names of files are not read.
 
     A user-defined data set has ``images``, ``classes`` and ``annotations``, from its `to_coco`.
     """
@@ -50,6 +51,8 @@ def _of_coco(dataset: CocoDataset) -> dict[str, str]:
         "masks": [*polygons, file.rles.buffer, file.rles.offsets, file.rle_sizes],
         "keypoints": [file.keypoint_rows, file.keypoints],
     }
+    if len(file.dense_pose.buffer):
+        columns["dense_pose"] = [file.dense_pose.buffer, file.dense_pose.offsets]
     if proposals is not None:
         columns["proposals"] = [proposals.image_ids, proposals.starts, proposals.boxes, proposals.scores]
     classes = json.dumps([dataset.categories.ids, dataset.categories.names]).encode()

@@ -225,7 +225,8 @@ class RCNN(Network):
     ) -> Tensor:
         """A task's logits for ``rows`` of the flattened (B, K, 4) boxes -> (R, ...)."""
         tail = self._modules.get(f"{task.prefix}_tail")
-        return task.logits(self, self._features(task.maps(self, maps), boxes, rows, task.head, tail, shared))
+        maps = [decoder(maps)] if (decoder := self._modules.get(f"{task.prefix}_decoder")) else maps
+        return task.logits(self, self._features(maps, boxes, rows, task.head, tail, shared))
 
     def task_values(self, task: InstanceTask, batch: Batch, boxes: Tensor, labels: Tensor) -> Tensor:
         """A task's values (D, ...) in ``boxes`` (D, 4) with ``labels`` (D,) of ``batch``'s one image."""
@@ -260,7 +261,8 @@ class RCNN(Network):
         losses |= box_losses(output.class_logits, output.box_deltas, sample, self.config.rois)
         if rows is not None:
             for task in self.tasks:
-                losses |= task.losses(self, output.task_logits[task.name], rows, sample, targets)
+                loss = task.loss(self, output.task_logits[task.name], rows, sample, targets)
+                losses |= loss if isinstance(loss, dict) else {f"loss_{task.prefix}": loss}
         return losses
 
 

@@ -65,7 +65,8 @@ class DensePoseTask(InstanceTask):
         if sample is not None and field_of(sample.fields, self.name, DensePose) is None:
             raise UserError(
                 f"{key}: has no dense pose, and a DensePose head learns nothing else: annotations need dp_x, dp_y, dp_I, dp_U and "
-                "dp_V as those of DensePose-COCO have (boxwood data bodies writes such a set); or set model.dense_pose_head=null"
+                "dp_V as those of DensePose-COCO have (boxwood data shapes --surface writes such a set); or set "
+                "model.dense_pose_head=null"
             )
 
     def predictors(self, channels: int, categories: Categories) -> dict[str, nn.Module]:
@@ -82,22 +83,16 @@ class DensePoseTask(InstanceTask):
             )
         return {"dense_pose_decoder": Decoder(fpn.channels, fpn.backbone_strides), **modules}  # type: ignore[arg-type]
 
-    def maps(self, network: Network, maps: list[Tensor]) -> list[Tensor]:
-        return [network.get_submodule("dense_pose_decoder")(maps)] if self.head.decoder else maps
-
     def logits(self, network: Network, features: Tensor) -> Tensor:
         """-> (R, M, S, S)."""
         hidden = network.get_submodule("dense_pose_head")(features)
         maps: Tensor = network.get_submodule("dense_pose_maps")(hidden, network.geometry)
         return maps
 
-    def loss(self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
-        return torch.stack(list(self.losses(network, logits, rows, sample, targets).values())).sum()
-
-    def losses(
+    def loss(
         self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """``loss_dense_pose_coarse``, ``_fine`` and ``_u`` and ``_v``; with predicted confidence of both ``_uv``."""
+        """``loss_dense_pose_coarse``, ``_fine``, ``_u`` and ``_v``; with predicted confidence of both ``_uv``."""
         losses = dense_pose_losses(logits, rows, sample, targets, self.head, len(network.categories), network.geometry)
         return {f"loss_dense_pose_{name}": loss for name, loss in losses.items()}
 

@@ -33,7 +33,8 @@ class InstanceTask(Component):
     """A prediction of a two-stage detector for each region besides class and box.
 
     Every method is given the network, so a task may read weights of other tasks. The names of its modules in the state dict are
-    ``{prefix}_head``, ``{prefix}_tail`` where the head has a copy of the backbone's tail, and those of `predictors`.
+    ``{prefix}_head``, ``{prefix}_tail`` where the head has a copy of the backbone's tail, and those of `predictors`. One of these
+    called ``{prefix}_decoder`` makes a map of the finest one's stride of all maps, which the head then reads.
     """
 
     name: ClassVar[str]
@@ -61,24 +62,16 @@ class InstanceTask(Component):
         """`predictors`, for a task whose layers depend on other parts of ``network``, of which the box head is built."""
         return self.predictors(channels, network.categories)
 
-    def maps(self, network: Network, maps: list[Tensor]) -> list[Tensor]:
-        """The maps that the head reads, of the strides of the finest of ``maps``; here ``maps``, the pyramid or the one map."""
-        return maps
-
     @abstractmethod
     def logits(self, network: Network, features: Tensor) -> Tensor:
         """The head and the predictors on features of RoIs: (R, C, P, P) -> (R, ...)."""
 
     @abstractmethod
-    def loss(self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]) -> Tensor:
-        """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample. Rows that are not positive
-        have to be left out."""
-
-    def losses(
+    def loss(
         self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """`loss` by its name, for a task whose loss has parts that are logged one by one; here it is one."""
-        return {f"loss_{self.prefix}": self.loss(network, logits, rows, sample, targets)}
+    ) -> Tensor | dict[str, Tensor]:
+        """The scalar ``loss_{prefix}`` of logits (R, ...) of ``rows`` of the flattened (B, K) sample, or several by their whole
+        names, which are logged one by one. Rows that are not positive have to be left out."""
 
     def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
         """The part of the logits that inference uses (R, ...) of boxes with these labels (R,) -> (R, ...); here all of them."""
