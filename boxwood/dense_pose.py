@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -34,6 +35,8 @@ __all__ = [
     "DensePose",
     "DetectedDensePose",
     "Symmetry",
+    "body_mask",
+    "coarse_parts",
     "decode_png",
     "encode_png",
     "placed_box",
@@ -78,9 +81,9 @@ class Symmetry:
     def maps(self, coarse: Tensor, fine: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicted maps (..., channels, S, S) of a mirrored image, as they would be in the image itself."""
         coarse, fine, u, v = (maps.flip(-1) for maps in (coarse, fine, u, v))
-        u, v = u.clamp(0, 1), v.clamp(0, 1)
         parts = torch.arange(u.shape[-3], device=u.device)[:, None, None].expand(u.shape)
-        _, u, v = self.points(parts, u, v)
+        # The background's U and V mean nothing and stay as they are.
+        _, u, v = self.points(parts, torch.where(parts > 0, u.clamp(0, 1), u), torch.where(parts > 0, v.clamp(0, 1), v))
         order = list(MIRRORED_PARTS)
         if coarse.shape[-3] > 2:
             coarse = coarse[..., list(MIRRORED_COARSE), :, :]
@@ -225,6 +228,33 @@ def filled(points: Tensor, most: int) -> Tensor:
     return torch.cat([points, rest], dim=1)
 
 
+def coarse_parts(masks: Any) -> NDArray[np.uint8]:
+    """(256, 256) coarse parts of ``dp_masks``, of which a later one covers those before; 1 for all of a body that is one mask.
+    Raises ValueError where one is damaged."""
+    parts = np.zeros((BOX_SIDE, BOX_SIDE), dtype=np.uint8)
+    for number, mask in enumerate([masks] if isinstance(masks, dict) else masks, start=1):
+        if mask:
+            parts[_decoded(mask) > 0] = number
+    return parts
+
+
+def body_mask(masks: Any) -> NDArray[np.uint8]:
+    """(256, 256) 0 and 1: the whole body of ``dp_masks``. Raises ValueError where one is damaged."""
+    return np.minimum(coarse_parts(masks), 1)
+
+
+def _decoded(mask: dict[str, Any]) -> NDArray[np.uint8]:
+    if isinstance(mask["counts"], list):
+        if sum(mask["counts"]) != BOX_SIDE**2:
+            raise ValueError(f"its counts make {sum(mask['counts'])} pixels, not {BOX_SIDE**2}")
+        mask = coco_mask.frPyObjects(mask, *mask["size"])
+    try:
+        pixels: NDArray[np.uint8] = coco_mask.decode(mask)
+    except Exception as error:  # the decoder raises errors of several types
+        raise ValueError(str(error)) from None
+    return pixels
+
+
 # ---------------------------------------------------------------------------------------------------------- detections
 
 
@@ -335,7 +365,7 @@ def part_colors() -> NDArray[np.float32]:
 def iso_lines(values: NDArray[np.float32], parts: NDArray[np.int64], width: int = 1) -> NDArray[np.bool_]:
     """(h, w) bool: where ``values`` (h, w) pass one of `ISO_LINES` steps from 0 to 1 inside a part, in lines ``width`` pixels
     wide."""
-    steps = np.floor(values * ISO_LINES)
+    steps = np.floor(values * ISO_LINES).clip(0, ISO_LINES - 1)
     lines = np.zeros(parts.shape, dtype=np.bool_)
     for ahead, behind in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         lines[behind] |= (steps[ahead] != steps[behind]) & (parts[ahead] == parts[behind]) & (parts[behind] > 0)

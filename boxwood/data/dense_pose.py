@@ -16,14 +16,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
 from boxwood.columns import Columns, are_numbers, are_run_lengths
-from boxwood.dense_pose import DensePose, Symmetry
+from boxwood.dense_pose import DensePose, Symmetry, coarse_parts
 from boxwood.ops.dense_pose import BOX_SIDE, COARSE_OF_PART
 
-__all__ = ["body_mask", "coarse_parts", "dense_pose_field", "dense_pose_of", "packed_dense_pose"]
+__all__ = ["dense_pose_field", "dense_pose_of", "packed_dense_pose"]
 
 POINT_KEYS = ("dp_x", "dp_y", "dp_I", "dp_U", "dp_V")
 KEYS = (*POINT_KEYS, "dp_masks")
@@ -83,34 +82,7 @@ def dense_pose_field(annotations: Sequence[dict[str, Any]], boxes: NDArray[np.fl
     )
 
 
-def coarse_parts(masks: Any) -> NDArray[np.uint8]:
-    """(256, 256) coarse parts of ``dp_masks``, of which a later one covers those before; 1 for all of a body that is one mask.
-    Raises ValueError where one is damaged."""
-    parts = np.zeros((BOX_SIDE, BOX_SIDE), dtype=np.uint8)
-    for number, mask in enumerate([masks] if isinstance(masks, dict) else masks, start=1):
-        if mask:
-            parts[_decoded(mask) > 0] = number
-    return parts
-
-
-def body_mask(masks: Any) -> NDArray[np.uint8]:
-    """(256, 256) 0 and 1: the whole body of ``dp_masks``. Raises ValueError where one is damaged."""
-    return np.minimum(coarse_parts(masks), 1)
-
-
 # ------------------------------------------------------------------------------------------------------------ internals
-
-
-def _decoded(mask: dict[str, Any]) -> NDArray[np.uint8]:
-    if isinstance(mask["counts"], list):
-        if sum(mask["counts"]) != BOX_SIDE**2:
-            raise ValueError(f"its counts make {sum(mask['counts'])} pixels, not {BOX_SIDE**2}")
-        mask = coco_mask.frPyObjects(mask, *mask["size"])
-    try:
-        pixels: NDArray[np.uint8] = coco_mask.decode(mask)
-    except Exception as error:  # the decoder raises errors of several types
-        raise ValueError(str(error)) from None
-    return pixels
 
 
 def _check(columns: Columns, row: int, present: dict[str, Any]) -> None:

@@ -26,6 +26,9 @@ HEADS = {
     "lvis_bbox": "LVIS box AP",
     "lvis_segm": "LVIS mask AP",
     "cityscapes": "Cityscapes AP",
+    "dense_pose": "GPS AP",
+    "dense_pose_gpsm": "GPSm AP",
+    "dense_pose_iou": "dense pose IoU AP",
 }
 """Column heads of the tasks in the table of classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

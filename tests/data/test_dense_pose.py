@@ -17,9 +17,8 @@ from torch import Tensor
 
 from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.data.coco import CocoDataset
-from boxwood.data.dense_pose import body_mask, coarse_parts
 from boxwood.data.loader import collate
-from boxwood.dense_pose import DensePose, Symmetry, read_symmetry
+from boxwood.dense_pose import DensePose, Symmetry, body_mask, coarse_parts, read_symmetry
 from boxwood.errors import UserError
 from boxwood.fields import Affine
 from boxwood.ops.dense_pose import COARSE_OF_PART, MIRRORED_COARSE, MIRRORED_PARTS
