@@ -1,7 +1,8 @@
 """Files of detections, read to score or draw them without the network: COCO results, and Detectron's ``detections.pkl``.
 
 A COCO results file is a list of records, each with ``image_id``, ``category_id``, ``score`` and one or more of ``bbox`` (x, y,
-width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of each), in pixels of the original image.
+width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of each), in pixels of the original image. Dense pose,
+``uv_shape`` and ``uv_data``, is read beside a box.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ __all__ = ["read_records", "read_results", "select_again"]
 
 SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """The key of a record that holds the shape of each task."""
+DENSE_POSE = ("uv_shape", "uv_data")
+"""The keys of dense pose, which the measure checks."""
 
 Sizes = Mapping[int, tuple[int, int]]
 Select = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -41,7 +44,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
     `UserError`, naming the row, where a record is malformed, has an unknown category, a box with a negative side, a number from
     a million on, or a mask of another size than its image.
     """
-    rles, keypoints = None, None
+    rles, keypoints, others = None, None, None
     tasks: tuple[str, ...] = ("bbox",)
     if (table := _boxes_alone(path, categories)) is not None:
         image_ids, labels, scores, boxes = table
@@ -53,6 +56,8 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
         tasks = columns.tasks()
         rles = columns.masks(sizes) if "segm" in tasks else None
         keypoints = columns.keypoints() if "keypoints" in tasks else None
+        if "bbox" in tasks and records and DENSE_POSE[1] in records[0]:
+            others = [{key: record[key] for key in DENSE_POSE if key in record} for record in records]
         boxes = columns.boxes() if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
     # Stable: of equal scores the first of the file stays first, as in the COCO API.
     order = np.lexsort((-scores, image_ids))
@@ -67,6 +72,7 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
             labels[rows],
             None if rles is None else [rles[row] for row in rows.tolist()],
             None if keypoints is None else keypoints[rows],
+            None if others is None else [others[row] for row in rows.tolist()],
         )
     return results, tasks
 
@@ -117,6 +123,7 @@ class _Box(msgspec.Struct, gc=False):
     score: float
     segmentation: None = None
     keypoints: None = None
+    uv_data: None = None
 
 
 BOX = np.dtype([("image_id", np.int64), ("category_id", np.int64), ("bbox", np.float64, (4,)), ("score", np.float64)])

@@ -20,6 +20,7 @@ from boxwood.errors import UserError
 from boxwood.evaluation import make_evaluator
 from boxwood.evaluation.dense_pose import AREAS, DensePoseEvaluator, _stretching, match
 from boxwood.evaluation.measures import DensePoseEvaluatorConfig
+from boxwood.evaluation.results import read_results
 from boxwood.evaluation.surface import KAPPAS, PART_GROUPS, Surface, read_surface, similarity
 from boxwood.evaluation.truth import ImageResults
 from boxwood.structures import Categories, Detections
@@ -182,6 +183,22 @@ def test_no_detections_and_no_dense_pose() -> None:
         annotation.pop("dp_x", None)
     with pytest.raises(UserError, match="needs annotations with dp_x"):
         DensePoseEvaluator(without, PERSON, None)
+
+
+def test_detections_are_read_from_a_file(surface: Surface, tmp_path: Path, expected: Any) -> None:
+    records = [
+        {"image_id": r["image_id"], "category_id": 1, "bbox": r["bbox"], "score": r["score"], "uv_shape": r["iuv_shape_chw"],
+         "uv_data": r["iuv_png_base64"]} for r in read("eval_detections.json.gz")
+    ]  # fmt: skip
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps(records))
+    truth = read("eval_truth.json.gz")
+    evaluator = DensePoseEvaluator(truth, PERSON, surface)
+    evaluator.results, tasks = read_results(
+        path, PERSON, {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    )
+    assert tasks == ("bbox",)
+    assert evaluator.compute()["dense_pose_gpsm"] == pytest.approx(expected["metrics"]["GPSM"], abs=1e-6)
 
 
 def test_faulty_maps_of_detections_are_one_line(surface: Surface) -> None:
