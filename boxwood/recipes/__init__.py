@@ -16,11 +16,24 @@ from types import ModuleType
 import boxwood
 from boxwood.config import ConfigError, apply_overrides, did_you_mean, from_tree, overlay, read_yaml
 from boxwood.errors import UserError
-from boxwood.recipes import backbones, c4_and_vgg, coco, demo, detectron, distillation, group_norm, mask_x, non_local, small
+from boxwood.recipes import (
+    backbones,
+    c4_and_vgg,
+    coco,
+    demo,
+    dense_pose,
+    detectron,
+    distillation,
+    group_norm,
+    mask_x,
+    non_local,
+    small,
+)
 from boxwood.recipes.backbones import *
 from boxwood.recipes.c4_and_vgg import *
 from boxwood.recipes.coco import *
 from boxwood.recipes.demo import *
+from boxwood.recipes.dense_pose import *
 from boxwood.recipes.distillation import *
 from boxwood.recipes.group_norm import *
 from boxwood.recipes.mask_x import *
@@ -28,7 +41,7 @@ from boxwood.recipes.non_local import *
 from boxwood.recipes.small import *
 from boxwood.run_config import RunConfig
 
-MODULES = (coco, backbones, c4_and_vgg, group_norm, non_local, mask_x, small, demo, distillation)
+MODULES = (coco, backbones, c4_and_vgg, group_norm, non_local, mask_x, dense_pose, small, demo, distillation)
 """The docstring of each says what its recipes have in common."""
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)

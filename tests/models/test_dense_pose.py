@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,16 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.dense_pose import DensePose
+from boxwood.errors import UserError
 from boxwood.fields import InstanceMasks
 from boxwood.models.backbones.config import NonLocalConfig
-from boxwood.models.heads import ConvDensePoseHeadConfig, DeepLabDensePoseHeadConfig, DensePoseHeadConfig
+from boxwood.models.heads import (
+    ConvDensePoseHeadConfig,
+    ConvKeypointHeadConfig,
+    ConvMaskHeadConfig,
+    DeepLabDensePoseHeadConfig,
+    DensePoseHeadConfig,
+)
 from boxwood.models.heads.dense_pose import Decoder, DensePosePredictor, channels_of, split_maps
+from boxwood.models.inference_config import DensePoseViewsConfig, TestConfig, TTAConfig
 from boxwood.models.second_stage import RoISample
+from boxwood.models.tasks import DensePoseTask
 from boxwood.models.tasks.dense_pose import _targets, dense_pose_losses
 from boxwood.ops.dense_pose import cells_of, coarse_targets, read_cells
 from boxwood.ops.geometry import CONTINUOUS
 from boxwood.ops.roi_align import assign_levels, pool_levels
-from boxwood.structures import Target
+from boxwood.structures import Batch, Sample, Target
+from tests.models.toys import ARCHITECTURES, CATEGORIES, TEST, batch, build
 
 FACTS = Path(__file__).parents[1] / "facts" / "dense_pose"
 CLOSE = {"rtol": 3e-5, "atol": 3e-5}
@@ -290,3 +303,182 @@ def test_rois_learn_that_overlap_a_person_with_dense_pose_by_more_than_0_7() -> 
     sample = sample_of(facts["proposal_boxes"], torch.arange(count)[None], torch.ones(1, count, dtype=torch.bool))
     _, _, learns = _targets(torch.arange(count), sample, [target], ConvDensePoseHeadConfig(), 8, 1, CONTINUOUS)
     assert learns.nonzero()[:, 0].tolist() == facts["kept"].tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------- the whole network
+
+
+def losses_of(model: Any, images: Batch) -> dict[str, Tensor]:
+    assert images.targets is not None
+    losses: dict[str, Tensor] = model.losses(model(images), images.targets)
+    return losses
+
+
+def gradients_of(model: Any, losses: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    model.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def without_dense_pose(target: Target, rows: slice = slice(None)) -> None:
+    field = target.fields["dense_pose"]
+    assert isinstance(field, DensePose)
+    annotated, segmented = field.annotated.clone(), field.segmented.clone()
+    annotated[rows] = False
+    segmented[rows] = False
+    target.fields["dense_pose"] = replace(field, annotated=annotated, segmented=segmented)
+
+
+def no_persons(images: Batch) -> None:
+    for target in images.targets or ():
+        without_dense_pose(target)
+
+
+def no_field(images: Batch) -> None:
+    for target in images.targets or ():
+        del target.fields["dense_pose"]
+
+
+def no_field_in_the_first_image(images: Batch) -> None:
+    assert images.targets is not None
+    del images.targets[0].fields["dense_pose"]
+
+
+def none_in_the_first_image(images: Batch) -> None:
+    assert images.targets is not None
+    without_dense_pose(images.targets[0])
+
+
+def no_coarse_parts(images: Batch) -> None:
+    for target in images.targets or ():
+        field = target.fields["dense_pose"]
+        assert isinstance(field, DensePose)
+        target.fields["dense_pose"] = replace(field, segmented=torch.zeros_like(field.segmented))
+
+
+@pytest.mark.parametrize("confidence", [None, "iid_iso", "indep_aniso"])
+@pytest.mark.parametrize("change", [no_persons, no_field, no_field_in_the_first_image, none_in_the_first_image, no_coarse_parts])
+def test_images_that_lack_dense_pose_train(
+    change: Callable[[Batch], None], confidence: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image whose regions carry no dense pose is not left out of anything: every parameter has a finite gradient, on fixed
+    shapes and others."""
+    config: Any = ARCHITECTURES["dense_pose_rcnn_fpn"]()
+    config.dense_pose_head.confidence = confidence
+    monkeypatch.setitem(ARCHITECTURES, "dense_pose_rcnn_fpn", lambda: config)
+    images = batch(((96, 128), (64, 96)), (3, 2))
+    change(images)
+    results = []
+    for fixed in (False, True):
+        model = build("dense_pose_rcnn_fpn").train()
+        model.fixed_shapes = fixed
+        losses = losses_of(model, images)
+        gradients = gradients_of(model, losses)
+        assert [name for name, value in gradients.items() if value is None or not value.isfinite().all()] == []
+        results.append({name: loss.item() for name, loss in losses.items()})
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    dense = {name: value for name, value in results[0].items() if "dense_pose" in name}
+    if change in (no_persons, no_field):
+        assert set(dense.values()) == {0.0}
+    if change is no_coarse_parts:
+        assert dense.pop("loss_dense_pose_coarse") == 0 and all(value > 0 for value in dense.values())
+
+
+def test_coarse_parts_are_learnt_from_masks_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = ARCHITECTURES["dense_pose_rcnn_fpn"]()
+    config.dense_pose_head.coarse_from_masks = True
+    monkeypatch.setitem(ARCHITECTURES, "dense_pose_rcnn_fpn", lambda: config)
+    images = batch(((96, 128), (64, 96)), (3, 2))
+    no_persons(images)
+    losses = losses_of(build("dense_pose_rcnn_fpn").train(), images)
+    assert losses["loss_dense_pose_coarse"] > 0 and losses["loss_dense_pose_fine"] == 0
+    assert images.targets is not None
+    bitmaps: Any = images.targets[0].masks
+    bitmaps.bitmaps[:] = 0  # a person without a mask
+    bitmaps = images.targets[1].masks
+    bitmaps.bitmaps[:] = 0
+    assert losses_of(build("dense_pose_rcnn_fpn").train(), images)["loss_dense_pose_coarse"] == 0
+    del images.targets[0].fields["masks"]
+    with pytest.raises(UserError, match="coarse_from_masks=true: the data set has no masks"):
+        losses_of(build("dense_pose_rcnn_fpn").train(), images)
+    with pytest.raises(ValueError, match="coarse_from_masks: masks tell body from background"):
+        ConvDensePoseHeadConfig(coarse_from_masks=True, coarse=15)
+
+
+def test_two_halves_of_a_batch_have_the_losses_of_the_whole() -> None:
+    """The sums of U and V are for two images, so the batch's size does not matter."""
+    facts = golden("losses")
+    head = ConvDensePoseHeadConfig()
+    maps = torch.cat([value.detach() for value in maps_of(facts, head).values()], dim=1)
+    sample, truth = golden_sample(facts), truth_of(facts)
+    once = dense_pose_losses(maps, torch.arange(3), sample, truth, head, 1)
+    twice = dense_pose_losses(
+        torch.cat([maps, maps]),
+        torch.tensor([0, 1, 2, 4, 5, 6]),
+        RoISample(*(torch.cat([getattr(sample, n)] * 2) for n in ("boxes", "valid", "labels", "instances", "deltas", "scales"))),
+        [*truth, *truth],
+        head,
+        1,
+    )
+    for name, loss in once.items():
+        assert twice[name].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_dense_pose_masks_and_keypoints_in_one_network() -> None:
+    config: Any = ARCHITECTURES["dense_pose_rcnn_fpn"]()
+    config.mask_head, config.keypoint_head = ConvMaskHeadConfig(convs=1, width=8), ConvKeypointHeadConfig(convs=1, width=8)
+    assert config.task_names == ("masks", "keypoints", "dense_pose")
+    assert config.title.startswith("Mask and Keypoint and DensePose R-CNN")
+    torch.manual_seed(0)
+    model = config.build(CATEGORIES, TEST).train()
+    losses = losses_of(model, batch(((96, 128), (64, 96)), (3, 1)))
+    assert {"loss_mask", "loss_keypoint", "loss_dense_pose_fine"} < set(losses)
+    images = batch([(96, 128)])
+    with torch.no_grad():
+        (detections,) = model.eval().detections(model(images), images)
+    assert set(detections.fields) == {"masks", "keypoints", "dense_pose"}
+    for _, record in detections.records():
+        assert {"segmentation", "keypoints", "uv_data"} <= record.keys()
+
+
+def test_data_without_dense_pose_is_refused_before_training() -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), 1, "a.png", (8, 8), torch.zeros(0, 4), nothing, nothing.bool())
+    config = ARCHITECTURES["dense_pose_rcnn_fpn"]()
+    with pytest.raises(UserError, match=r"data\.train: has no dense pose, .*dp_x.*boxwood data shapes --surface"):
+        config.check_data(CATEGORIES, lambda: sample, "data.train")
+
+
+def test_a_decoder_needs_a_pyramid() -> None:
+    config: Any = ARCHITECTURES["faster_rcnn_c4"]()
+    config.dense_pose_head = ConvDensePoseHeadConfig(convs=1, width=8)
+    with pytest.raises(UserError, match=r"model\.dense_pose_head\.decoder=true: joins the levels of a pyramid"):
+        config.build(CATEGORIES, TEST)
+    config.dense_pose_head = ConvDensePoseHeadConfig(convs=1, width=8, decoder=False, source="tail", resolution=14)
+    assert "dense_pose_decoder" not in config.build(CATEGORIES, TEST)._modules
+
+
+# ------------------------------------------------------------------------------------------------------------ several views
+
+
+def test_maps_of_views_are_averaged_and_a_mirrored_one_needs_the_table(tmp_path: Path) -> None:
+    table = tmp_path / "body.npz"
+    u, v = np.meshgrid(np.arange(256, dtype=np.float32) / 255, np.arange(256, dtype=np.float32) / 255)
+    np.savez(table, symmetry_u=np.broadcast_to(1 - u, (24, 256, 256)), symmetry_v=np.broadcast_to(v, (24, 256, 256)))
+    head = ConvDensePoseHeadConfig(confidence="iid_iso")
+    task = DensePoseTask(head=head)
+    network: Any = SimpleNamespace(test=TestConfig(tta=TTAConfig(dense_pose=DensePoseViewsConfig(flip=True))))
+    values = torch.randn(1, 102, 6, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"set test\.tta\.dense_pose\.symmetry to UV_symmetry_transforms\.mat"):
+        task.mirrored(network, values)
+    network.test.tta.dense_pose.symmetry = str(table)
+    mirrored = split_maps(task.mirrored(network, values), head)
+    before = split_maps(values, head)
+    torch.testing.assert_close(mirrored["coarse"], before["coarse"].flip(-1))
+    torch.testing.assert_close(mirrored["fine"][:, 3], before["fine"][:, 4].flip(-1))  # hands
+    clipped = (255 * before["u"][:, 4].clamp(0, 1)).floor() / 255
+    torch.testing.assert_close(mirrored["u"][:, 3], 1 - clipped.flip(-1))
+    torch.testing.assert_close(mirrored["sigma"], before["sigma"].flip(-1))
+    used = torch.ones(2, 1, 1, 1, 1, dtype=torch.bool)
+    torch.testing.assert_close(task.merge(network.test.tta, torch.stack([values, 3 * values]), used), 2 * values)
+    assert isinstance(task.views(TTAConfig()), DensePoseViewsConfig) and not task.views(TTAConfig()).flip

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood.dense_pose import DensePose
 from boxwood.models.backbones import Backbone, BackboneConfig, ResNetConfig
 from boxwood.models.config import (
     FPNConfig,
@@ -25,7 +26,14 @@ from boxwood.models.config import (
     RoIConfig,
     RPNConfig,
 )
-from boxwood.models.heads import AverageHeadConfig, ConvKeypointHeadConfig, ConvMaskHeadConfig, MaskXHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads import (
+    AverageHeadConfig,
+    ConvDensePoseHeadConfig,
+    ConvKeypointHeadConfig,
+    ConvMaskHeadConfig,
+    MaskXHeadConfig,
+    TwoFCHeadConfig,
+)
 from boxwood.models.inference_config import TestConfig
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
 
@@ -101,6 +109,9 @@ ARCHITECTURES: dict[str, Callable[[], ModelConfig]] = {
     "mask_rcnn_fpn": lambda: _rcnn(mask_head=_mask_head()),
     "mask_x_rcnn_fpn": lambda: _rcnn(mask_head=MaskXHeadConfig(convs=1, width=16, resolution=7)),
     "keypoint_rcnn_fpn": lambda: _rcnn(keypoint_head=ConvKeypointHeadConfig(convs=1, width=16)),
+    "dense_pose_rcnn_fpn": lambda: _rcnn(
+        dense_pose_head=ConvDensePoseHeadConfig(convs=1, width=16, resolution=7, parts=3, segmentation_confidence=True)
+    ),
     "faster_rcnn_c4": _c4,
     "mask_rcnn_c4": lambda: _c4(mask_head=ConvMaskHeadConfig(convs=0, width=16, source="tail")),
     "rpn_fpn": lambda: ProposerConfig(backbone=FiveConvsConfig(), fpn=FPNConfig(channels=16), rpn=_rpn()),
@@ -171,14 +182,28 @@ def boxes(size: tuple[int, int], number: int, generator: torch.Generator) -> Ten
 
 
 def target(size: tuple[int, int], number: int, generator: torch.Generator) -> Target:
-    """``number`` instances with masks and keypoints, and an ignored region where there are two or more."""
+    """``number`` instances with masks, keypoints and dense pose, which the last of several lacks, and an ignored region where there
+    are two or more."""
     truth = boxes(size, number, generator)
     bitmaps = (torch.rand(number, 28, 28, generator=generator) > 0.3).to(torch.uint8)
     keypoints = truth[:, None, :2] + torch.rand(number, 2, 2, generator=generator) * (truth[:, None, 2:] - truth[:, None, :2])
-    return Target(
+    made = Target(
         truth,
         torch.randint(len(CATEGORIES), (number,), generator=generator),
         boxes(size, int(number >= 2), generator),
         InstanceMasks(bitmaps, truth),
         torch.cat([keypoints, torch.full((number, 2, 1), 2.0)], dim=2),
     )
+    made.fields["dense_pose"] = dense_pose(truth)
+    return made
+
+
+def dense_pose(truth: Tensor) -> DensePose:
+    """Random points of three parts in boxes (N, 4), 5 of each instance but the last of several."""
+    number, generator = len(truth), torch.Generator().manual_seed(len(truth))
+    places = 256 * torch.rand(number, 5, 2, generator=generator)
+    parts = torch.randint(1, 4, (number, 5, 1), generator=generator)
+    points = torch.cat([places, parts, torch.rand(number, 5, 2, generator=generator)], dim=2)
+    segmentation = torch.randint(0, 15, (number, 256, 256), dtype=torch.uint8, generator=generator)
+    known = torch.arange(number) < max(1, number - 1)
+    return DensePose(points, truth, segmentation, known, known)

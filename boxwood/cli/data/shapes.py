@@ -14,9 +14,16 @@ __all__ = ["shapes"]
 @click.option("--train", type=click.IntRange(min=1), default=600, show_default=True, help="Pictures to train on.")
 @click.option("--val", type=click.IntRange(min=1), default=100, show_default=True, help="Pictures to evaluate on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed gives other pictures.")
-def shapes(out: Path, train: int, val: int, seed: int) -> None:
-    """Generate pictures of textured shapes in COCO's format, with boxes, masks and keypoints: a data set without a download."""
+@click.option("--surface", is_flag=True, help="Jointed figures with dense pose in place of shapes.")
+def shapes(out: Path, train: int, val: int, seed: int, surface: bool) -> None:
+    """Generate pictures of textured shapes in COCO's format, with boxes, masks and keypoints: a data set without a download.
+
+    With --surface they are figures whose surface is known, with dense pose as in DensePose-COCO, and DIR/body.npz measures and
+    mirrors it.
+    """
+    from boxwood.data.synthetic.bodies import write_bodies
     from boxwood.data.synthetic.shapes import write_shapes
 
-    write_shapes(out, train=train, val=val, seed=seed)
+    write = write_bodies if surface else write_shapes
+    write(out, train=train, val=val, seed=seed)
     click.echo(f"{train} pictures in {out / 'train'} with {out / 'train.json'}, {val} in {out / 'val'} with {out / 'val.json'}")

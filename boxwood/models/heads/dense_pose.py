@@ -71,7 +71,7 @@ class Decoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         total: Tensor | None = None
         level: Any
-        for index, (level, x) in enumerate(zip(self.levels, maps, strict=True)):
+        for index, (level, x) in enumerate(zip(self.levels, maps[: len(self.levels)], strict=True)):
             for conv in level:
                 x = F.relu(conv(x))
                 if index > 0:

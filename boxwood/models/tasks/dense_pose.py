@@ -62,12 +62,16 @@ class DensePoseTask(InstanceTask):
 
     def check_data(self, categories: Categories, first: FirstSample, key: str) -> None:
         sample = first()
-        if sample is not None and field_of(sample.fields, self.name, DensePose) is None:
+        field = None if sample is None else field_of(sample.fields, self.name, DensePose)
+        if sample is not None and field is None:
             raise UserError(
                 f"{key}: has no dense pose, and a DensePose head learns nothing else: annotations need dp_x, dp_y, dp_I, dp_U and "
                 "dp_V as those of DensePose-COCO have (boxwood data shapes --surface writes such a set); or set "
                 "model.dense_pose_head=null"
             )
+        most = 0 if field is None or not field.points.numel() else int(field.points[..., 2].max())
+        if most > self.head.parts:
+            raise UserError(f"{key}: has part {most}, and model.dense_pose_head.parts is {self.head.parts}; set it to 24")
 
     def predictors(self, channels: int, categories: Categories) -> dict[str, nn.Module]:
         return {"dense_pose_maps": DensePosePredictor(self.head, channels)}
