@@ -30,11 +30,12 @@ def list_(task: str | None, source: str | None, backbone: str | None, schedule: 
         click.echo(json.dumps([entry.facts() for entry in selected], indent=1))
         return
     width = max((len(entry.name) for entry in selected), default=4)
-    with_gps = any(entry.gps_ap is not None for entry in selected)
-    click.echo(f"{'name':{width}}   box  mask   kpt    AR" + ("   GPS" if with_gps else ""))
+    heads = ("box", "mask", "kpt", "AR", *(("GPS",) if any(entry.gps_ap is not None for entry in selected) else ()))
+    column = 5 if len(heads) > 4 else 6  # the lines stay within 80 columns
+    click.echo(f"{'name':{width}}" + "".join(f"{head:>{column}}" for head in heads))
     for entry in selected:
-        numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000, entry.gps_ap)
-        cells = "".join(f"{'' if number is None else f'{number:.1f}':>6}" for number in numbers)
+        numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000, entry.gps_ap)[: len(heads)]
+        cells = "".join(f"{'' if number is None else f'{number:.1f}':>{column}}" for number in numbers)
         click.echo(f"{entry.name:{width}}{cells}".rstrip() + ("" if entry.url else "  -"))
     if any(entry.url is None for entry in selected):
         click.echo("- its weights are not published")

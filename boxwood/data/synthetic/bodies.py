@@ -1,9 +1,10 @@
 """Generated pictures of jointed figures whose surface is known, with dense pose, as a COCO data set: dense correspondence without
 a download, and without a licence.
 
-A figure is 14 ellipsoids with DensePose's 24 charts: torso, head and limbs have one at the back and one at the front, hands and
-feet have one alone. V runs along an ellipsoid's axis, U around it, from the figure's right to its left. Colours say nothing of the
-part; stripes, a face and hair tell front from back. `surface` has the distances by which the pictures are measured.
+A figure is 14 ellipsoids with DensePose's 24 charts: torso and limbs have one at the back and one at the front, the head one at
+each side, hands and feet have one alone. V runs along an ellipsoid's axis, U around it: from the figure's right to its left, on the
+head from the back to the front. Colours say nothing of the part; stripes, a face and hair tell front from back. `surface` has the
+distances by which the pictures are measured.
 
 Frames: a figure's metres x (to its left), y (up), z (to its front); the picture's pixels.
 """
@@ -58,6 +59,8 @@ class Limb:
     """Metres."""
     width: float
     depth: float
+    sides: bool = False
+    """Its charts are those of the right (``back``) and of the left side (``front``)."""
 
 
 def _pair(name: str, right: tuple[int, int], left: tuple[int, int], length: float, width: float, depth: float) -> list[Limb]:
@@ -72,7 +75,7 @@ LIMBS = [
     *_pair("lower_leg", (11, 13), (12, 14), 0.46, 0.13, 0.13),
     *_pair("upper_arm", (16, 18), (15, 17), 0.32, 0.11, 0.11),
     *_pair("lower_arm", (20, 22), (19, 21), 0.30, 0.09, 0.09),
-    Limb("head", 23, 24, 0.27, 0.20, 0.22),
+    Limb("head", 23, 24, 0.27, 0.20, 0.22, sides=True),
 ]
 PLACE = {limb.name: index for index, limb in enumerate(LIMBS)}
 
@@ -212,10 +215,10 @@ def _draw_limb(seen: Seen, limb: Limb, center: Array, frame: Array, body: Figure
     z = (-b - np.sqrt(inside.clip(min=0))) / a
     nearer = (inside > 0) & (z + center[2] < seen.depth[window])
     point = plane + z[..., None] * unit[:, 2]  # on the unit sphere: along, to the left, to the front
-    is_front = point[..., 2] > 0
+    across, ahead = (point[..., 2], point[..., 1]) if limb.sides else (point[..., 1], point[..., 2])
+    is_front = ahead > 0
     two = limb.front != limb.back
-    ahead = np.abs(point[..., 2]) if two else point[..., 2]
-    around = np.arctan2(point[..., 1], ahead) / (np.pi if two else 2 * np.pi) + 0.5
+    around = np.arctan2(across, np.abs(ahead) if two else ahead) / (np.pi if two else 2 * np.pi) + 0.5
     normal = point @ unit
     facing = -normal[..., 2] / np.linalg.norm(normal, axis=2).clip(min=1e-9)
     columns = {
@@ -230,8 +233,8 @@ def _draw_limb(seen: Seen, limb: Limb, center: Array, frame: Array, body: Figure
         getattr(seen, name)[window][nearer] = values[nearer]
 
 
-FRONTS = sorted({limb.front for limb in LIMBS if limb.front != limb.back})
-HEAD_FRONT, HEAD_BACK = LIMBS[PLACE["head"]].front, LIMBS[PLACE["head"]].back
+FRONTS = sorted({limb.front for limb in LIMBS if limb.front != limb.back and not limb.sides})
+HEAD = (LIMBS[PLACE["head"]].back, LIMBS[PLACE["head"]].front)
 
 
 def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
@@ -249,14 +252,13 @@ def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
         clothes = trousers if "leg" in limb.name else shirt
         bare = limb.name == "head" or "hand" in limb.name
         tones[[limb.back, limb.front]] = skin if bare else hair if "foot" in limb.name else clothes
-    tones[HEAD_BACK] = hair
     surface = tones[part]
-    striped = np.isin(part, FRONTS) & (part != HEAD_FRONT) & (np.floor(v * 9).astype(int) % 2 == 0)
+    striped = np.isin(part, FRONTS) & (np.floor(v * 9).astype(int) % 2 == 0)
     surface[striped] *= 0.6
-    face = part == HEAD_FRONT
-    eyes = face & (np.abs(v - 0.58) < 0.05) & (np.abs(np.abs(u - 0.5) - 0.17) < 0.06)
-    mouth = face & (np.abs(v - 0.33) < 0.03) & (np.abs(u - 0.5) < 0.14)
-    surface[face & (v > 0.74)] = hair
+    head = np.isin(part, HEAD)
+    eyes = head & (np.abs(v - 0.58) < 0.05) & (np.abs(u - 0.83) < 0.06)
+    mouth = head & (np.abs(v - 0.33) < 0.03) & (u > 0.86)
+    surface[head & ((v > 0.74) | (u < 0.5))] = hair
     surface[eyes | mouth] = 0.1
     surface *= (0.45 + 0.55 * seen.shade[window])[..., None]
 
@@ -364,8 +366,8 @@ def surface() -> dict[str, NDArray[Any]]:
             u, v = steps[columns], steps[rows]
             along, angle = np.sin((v - 0.5) * np.pi), (u - 0.5) * (np.pi if two else 2 * np.pi)
             ring = np.sqrt(1 - along**2)
-            ahead = np.cos(angle) * ring * (-1 if behind else 1)
-            local = np.stack([along, np.sin(angle) * ring, ahead], axis=1)
+            across, ahead = np.sin(angle) * ring, np.cos(angle) * ring * (-1 if behind else 1)
+            local = np.stack([along, ahead, across] if limb.sides else [along, across, ahead], axis=1)
             points.append(centers[index] + (local * np.array([limb.length, limb.width, limb.depth]) / 2) @ frames[index])
             parts.append(np.full(len(u), part))
             uv.append(np.stack([u, v], axis=1))
@@ -376,13 +378,15 @@ def surface() -> dict[str, NDArray[Any]]:
     distances = _shortest(xyz, grid)
     higher, lower = np.tril_indices(len(xyz), -1)
     fine = np.arange(256, dtype=np.float32) / 255
+    mirrored_u = np.broadcast_to(1 - fine, (24, 256, 256)).copy()
+    mirrored_u[[chart - 1 for chart in HEAD]] = fine
     return {
         "chart_part": part.astype(np.int64),
         "chart_u": place[:, 0],
         "chart_v": place[:, 1],
         "chart_vertex": np.arange(len(part)),
         "distances": distances[higher, lower].astype(np.float32),
-        "symmetry_u": np.broadcast_to(1 - fine, (24, 256, 256)).copy(),
+        "symmetry_u": mirrored_u,
         "symmetry_v": np.broadcast_to(fine[:, None], (24, 256, 256)).copy(),
     }
 
