@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from boxwood import zoo as zoo
     from boxwood.data.formats.convert import convert
     from boxwood.data.quality.checks import Finding
+    from boxwood.data.synthetic.bodies import write_bodies as bodies
     from boxwood.data.synthetic.shapes import write_shapes as shapes
     from boxwood.errors import UserError
     from boxwood.inference.evaluate import Evaluation, evaluate
@@ -75,6 +76,7 @@ __all__ = [
     "UserError",
     "__version__",
     "bench",
+    "bodies",
     "check",
     "config_schema",
     "convert",
@@ -129,6 +131,7 @@ _HOME = {  # name -> module, or module:name where it is called otherwise there
     "UserError": "boxwood.errors",
     **dict.fromkeys(("Batch", "Categories", "Detections", "Sample", "Target"), "boxwood.structures"),
     "bench": "boxwood.library.benchmark",
+    "bodies": "boxwood.data.synthetic.bodies:write_bodies",
     "check": "boxwood.library.check",
     "config_schema": "boxwood.library.configuration",
     "convert": "boxwood.data.formats.convert",

@@ -108,6 +108,8 @@ class OptimizerConfig(Component):
     """The rate rises linearly from this fraction over ``warmup_steps``."""
     clip_norm: float | None = None
     """Gradients are scaled down to this total norm; None leaves them."""
+    clip_value: float | None = Field(None, gt=0)
+    """Each number of the gradients is cut to at most this, up and down; None leaves them."""
     lr_factors: tuple[ParameterRule, ...] = ()
     """Other learning rates and weight decays by name of the parameter. The first rule whose pattern matches applies, alone."""
 

@@ -49,6 +49,7 @@ def test_every_example_is_short_and_tested() -> None:
         assert 20 <= len(path.read_text().splitlines()) <= 80, path
         assert path.stem in tests.replace(".py", ""), path
     assert {path.stem for path in EXAMPLES} >= {
+        "dense_pose_texture",
         "distill",
         "evaluate",
         "non_local_block",
@@ -232,6 +233,21 @@ def test_some_masks(boxwood: Boxwood, shapes: Path, tmp_path: Path) -> None:
     assert outcome.status == 0 and "segm_without_masks" in outcome.out, outcome.err
     diff = boxwood("config", "diff", "examples.some_masks:recipe", "examples.some_masks:baseline").out
     assert [line for line in diff.splitlines() if line.startswith("model.")] == ['model.mask_head.inputs: "cls+box" -> null']
+
+
+def test_dense_pose_texture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    package.bodies(tmp_path, train=2, val=1, size=(96, 128))
+    config = package.recipe("demo_bodies", "train.steps=1", "train.batch_size=2", "data.workers=0")
+    for part in (config.data.train, config.data.val):
+        part.annotations, part.images = (str(tmp_path / Path(str(name)).name) for name in (part.annotations, part.images))  # type: ignore[attr-defined]
+    config.data.train.symmetry = config.evaluator.surface = str(tmp_path / "body.npz")  # type: ignore[attr-defined,union-attr]
+    package.train(config, tmp_path / "run")
+    picture, out = tmp_path / "val" / "000000.jpg", tmp_path / "painted.png"
+    run("dense_pose_texture.py", picture, "--model", tmp_path / "run", "--score", 0, "--out", out, monkeypatch=monkeypatch)
+    count = len(package.load(tmp_path / "run", score=0)(picture))
+    assert f"{out}: {count} painted" in capsys.readouterr().out and count > 0
+    with Image.open(out) as painted, Image.open(picture) as before:
+        assert painted.size == before.size
 
 
 def test_own_training_loop(

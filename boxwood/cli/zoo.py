@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from boxwood.zoo.table import LICENCE, SOURCES, TASKS, Entry, find, select
+from boxwood.zoo.table import SOURCES, TASKS, Entry, find, select
 
 __all__ = ["zoo"]
 
 
 @click.group()
 def zoo() -> None:
-    """The models that Detectron and torchvision published: list, look up, download."""
+    """The models that Detectron, torchvision and DensePose published: list, look up, download."""
 
 
 @zoo.command("list")
@@ -30,10 +30,12 @@ def list_(task: str | None, source: str | None, backbone: str | None, schedule: 
         click.echo(json.dumps([entry.facts() for entry in selected], indent=1))
         return
     width = max((len(entry.name) for entry in selected), default=4)
-    click.echo(f"{'name':{width}}   box  mask   kpt    AR")
+    heads = ("box", "mask", "kpt", "AR", *(("GPS",) if any(entry.gps_ap is not None for entry in selected) else ()))
+    column = 5 if len(heads) > 4 else 6  # the lines stay within 80 columns
+    click.echo(f"{'name':{width}}" + "".join(f"{head:>{column}}" for head in heads))
     for entry in selected:
-        numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000)
-        cells = "".join(f"{'' if number is None else f'{number:.1f}':>6}" for number in numbers)
+        numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.ar_1000, entry.gps_ap)[: len(heads)]
+        cells = "".join(f"{'' if number is None else f'{number:.1f}':>{column}}" for number in numbers)
         click.echo(f"{entry.name:{width}}{cells}".rstrip() + ("" if entry.url else "  -"))
     if any(entry.url is None for entry in selected):
         click.echo("- its weights are not published")
@@ -50,22 +52,30 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(entry.facts(), indent=1))
         return
-    by = "Detectron" if entry.source == "detectron" else "torchvision"
-    aps = {"box AP": entry.box_ap, "mask AP": entry.mask_ap, "keypoint AP": entry.keypoint_ap, "AR@1000": entry.ar_1000}
+    by = {"detectron": "Detectron", "torchvision": "torchvision", "densepose": "DensePose"}[entry.source]
+    aps = {
+        "box AP": entry.box_ap,
+        "mask AP": entry.mask_ap,
+        "keypoint AP": entry.keypoint_ap,
+        "AR@1000": entry.ar_1000,
+        "GPS AP": entry.gps_ap,
+        "GPSm AP": entry.gpsm_ap,
+    }
     speeds = (
         (entry.train_seconds, "{} s a training step"),
         (entry.net_seconds, "{} s an image in the network"),
         (entry.other_seconds, "{} s an image besides"),
         (entry.train_memory_gb, "{} GB in training"),
     )
+    machine = "on 8 P100 (2017)" if entry.source == "detectron" else "on its makers' GPUs"
     rows = {
         "task": entry.task,
         "backbone": entry.backbone,
         "schedule": entry.schedule,
         f"published by {by}": ", ".join(f"{key} {value:.1f}" for key, value in aps.items() if value is not None),
-        "on 8 P100 (2017)": ", ".join(text.format(f"{value:g}") for value, text in speeds if value is not None),
+        machine: ", ".join(text.format(f"{value:g}") for value, text in speeds if value is not None),
         "recipe": entry.recipe or "",
-        "licence": LICENCE[entry.source],
+        "licence": entry.licence,
         "weights": entry.url or "not published",
         "here": _where(entry, local_path),
         "results": "\n".join(entry.result_urls),

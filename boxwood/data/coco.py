@@ -13,6 +13,7 @@ import torch
 from boxwood.data.annotations import Holdout, read_annotations
 from boxwood.data.categories import categories_of
 from boxwood.data.coco_file import POLYGONS
+from boxwood.data.dense_pose import dense_pose_field, dense_pose_of
 from boxwood.data.images import read_header, read_image
 from boxwood.data.proposals import ProposalFile, merged, prepared, read_proposals
 from boxwood.data.quality.checks import (
@@ -27,6 +28,7 @@ from boxwood.data.quality.checks import (
 from boxwood.data.quality.keypoints import check_keypoints, placed_keypoints
 from boxwood.data.sampler import repeat_factors
 from boxwood.data.shards import open_pictures
+from boxwood.dense_pose import DensePose, read_symmetry
 from boxwood.errors import UserError
 from boxwood.fields import InstanceField
 from boxwood.pixels import ValueRange
@@ -49,6 +51,9 @@ class CocoDataset:
 
     With ``mask_classes`` (names or category ids) instances of other classes have no mask, whatever the file says.
 
+    Where annotations have dense pose, samples have the field ``dense_pose``; ``symmetry`` is the file by which it is mirrored
+    (`boxwood.dense_pose.read_symmetry`).
+
     Raises `UserError` where the file or the folder has errors (`boxwood.data.quality.checks`), and where the proposals do not
     belong to these images. So it does where ``mask_classes`` names an unknown class, or no mask is left.
     """
@@ -67,6 +72,7 @@ class CocoDataset:
         proposal_limit: int | None = 2000,
         mask_classes: Sequence[int | str] | None = None,
         repeat_threshold: float | None = None,
+        symmetry: str | Path | None = None,
     ) -> None:
         self.file = read_annotations(annotations, images, split, holdout)
         self.folder = str(images)
@@ -95,6 +101,8 @@ class CocoDataset:
         self._labels = order[np.searchsorted(np.array(self.categories.ids)[order], self.file.category_ids)]
         self._masks = self._used_masks(mask_classes)
         self._has_masks = bool(self._masks.any())
+        self._has_dense_pose = bool(len(self.file.dense_pose.buffer))
+        self._symmetry = None if symmetry is None else read_symmetry(str(symmetry))
         self._warned_of_exif = False
         self._rows = self._kept_rows(keep_empty)
         if value_range is None:
@@ -156,14 +164,17 @@ class CocoDataset:
             keypoints=None if facts is None else torch.from_numpy(self._keypoints(annotations, len(facts.names))),
             keypoint_flip=() if facts is None else facts.flip,
             proposals=None if proposals is None else torch.from_numpy(proposals),
-            fields=self._interactions(image_id, annotations),
+            fields=self._fields(image_id, annotations),
         )
 
-    def _interactions(self, image_id: int, annotations: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, InstanceField]:
-        table = self.file.interactions
-        if table is None:
-            return {}
-        return {"interactions": table.of_image(image_id, self.file.ids[annotations], table.known[annotations])}
+    def _fields(self, image_id: int, annotations: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, InstanceField]:
+        """Interactions and dense pose, where the file has them."""
+        fields: dict[str, InstanceField] = {}
+        if (table := self.file.interactions) is not None:
+            fields["interactions"] = table.of_image(image_id, self.file.ids[annotations], table.known[annotations])
+        if self._has_dense_pose:
+            fields["dense_pose"] = self._dense_pose(annotations)
+        return fields
 
     def _used_masks(self, mask_classes: Sequence[int | str] | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """(A,) the annotations with a mask, of one of these classes. Raises `UserError` where classes leave none."""
@@ -256,6 +267,15 @@ class CocoDataset:
             return Polygons([])
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         return Bitmap(np.ascontiguousarray(mask[top:bottom, left:right]), (float(left), float(top), float(right), float(bottom)))
+
+    def _dense_pose(self, annotations: np.ndarray[Any, np.dtype[np.int64]]) -> DensePose:
+        file = self.file
+        rows = [dense_pose_of(file.dense_pose[annotation]) for annotation in annotations.tolist()]
+        try:
+            return dense_pose_field(rows, file.boxes[annotations], self._symmetry)
+        except ValueError as error:
+            image = file.describe(int(annotations[0]))
+            raise UserError(f"{file.path}: 'dp_masks' beside {image} cannot be decoded ({error}); correct the file") from None
 
     def _keypoints(
         self, annotations: np.ndarray[Any, np.dtype[np.int64]], num_keypoints: int

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from boxwood.columns import Columns, are_numbers, are_run_lengths, is_area, is_number, read_json
 from boxwood.data.coco_variants import Variant, as_meant, without_root_class
+from boxwood.data.dense_pose import dense_pose_of, packed_dense_pose
 from boxwood.data.interactions import SECTIONS, InteractionTable, read_interactions
 from boxwood.data.json_parts import JsonSections
 from boxwood.errors import UserError
@@ -111,6 +112,8 @@ class CocoFile:
     """(., 3K) x, y, visibility."""
     annotation_extras: Texts
     """(A) JSON of what an annotation has of `ANNOTATION_EXTRAS` (`origin_keys`); empty where it has nothing."""
+    dense_pose: Texts
+    """(A) what an annotation has of dense pose (`boxwood.data.dense_pose.dense_pose_of`); empty where it has nothing."""
     by_image: NDArray[np.int64]
     """(A,) annotation rows, those of one image side by side in the order of the file."""
     starts: NDArray[np.int64]
@@ -202,7 +205,7 @@ class CocoFile:
             annotation["num_keypoints"] = int((keypoints[2::3] > 0).sum())
         if extras := self.annotation_extras[row]:
             annotation |= json.loads(extras)
-        return annotation
+        return annotation | dense_pose_of(self.dense_pose[row])
 
 
 def read_coco_file(path: str | Path) -> CocoFile:
@@ -414,6 +417,7 @@ class _CocoColumns(Columns):
             "crowd": self.integers("iscrowd", default=0) != 0,
             "ignore": np.array([bool(row.get("ignore")) for row in self.records], dtype=np.bool_),
             "annotation_extras": _json_texts([origin_keys(row) for row in self.records]),
+            "dense_pose": Texts.of(packed_dense_pose(self)),
             **self.masks(),
             **self.keypoints(),
         }

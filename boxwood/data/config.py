@@ -67,6 +67,9 @@ class CocoConfig(DatasetConfig):
     mask_classes: str | tuple[int | str, ...] | None = None
     """The classes whose masks teach, by name or category id: a list, ``voc`` or ``nonvoc`` for the classes of COCO that PASCAL VOC
     has or lacks, or a text file with one class a line. Instances of other classes have boxes alone. None: every mask teaches."""
+    symmetry: str | None = None
+    """The file ``UV_symmetry_transforms.mat``, by which dense pose is mirrored: it derives from SMPL, whose licence is not
+    commercial, and lies at https://dl.fbaipublicfiles.com/densepose/data/. None: mirroring is refused."""
     repeat_threshold: float | None = Field(None, gt=0, le=1)
     """Images with a class that occurs in less than this fraction of all images are repeated in training; LVIS: 0.001
     (`boxwood.data.sampler.repeat_factors`)."""
@@ -99,6 +102,7 @@ class CocoConfig(DatasetConfig):
             proposal_limit=self.proposal_limit,
             mask_classes=None if self.mask_classes is None else listed_classes(self.mask_classes),
             repeat_threshold=self.repeat_threshold,
+            symmetry=self.symmetry,
         )
 
 

@@ -22,8 +22,8 @@ __all__ = ["fingerprint"]
 
 def fingerprint(dataset: Dataset) -> dict[str, str]:
     """A digest of each part of a data set, by its name: ``images`` (ids and sizes, in their order), ``classes``, ``boxes`` (with
-    their images and classes), ``masks``, ``keypoints``, ``proposals`` and ``interactions``. Pixels and the names of files are not
-    read.
+    their images and classes), ``masks``, ``keypoints``, ``dense_pose``, ``proposals`` and ``interactions``. Pixels and the names of
+    files are not read.
 
     A user-defined data set has ``images``, ``classes`` and ``annotations``, from its `to_coco`.
     """
@@ -53,6 +53,8 @@ def _of_coco(dataset: CocoDataset) -> dict[str, str]:
     }
     if (table := file.interactions) is not None:
         columns["interactions"] = [table.image_ids, table.human_ids, table.verb_rows, table.targets, table.visible, table.known]
+    if len(file.dense_pose.buffer):
+        columns["dense_pose"] = [file.dense_pose.buffer, file.dense_pose.offsets]
     if proposals is not None:
         columns["proposals"] = [proposals.image_ids, proposals.starts, proposals.boxes, proposals.scores]
     classes = json.dumps([dataset.categories.ids, dataset.categories.names]).encode()

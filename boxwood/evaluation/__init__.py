@@ -48,6 +48,7 @@ __getattr__ = lazy_names(
         "backend": ("Backend",),
         "cityscapes": ("CityscapesEvaluator",),
         "coco": ("CocoEvaluator",),
+        "dense_pose": ("DensePoseEvaluator",),
         "evaluator": (
             "CollectingEvaluator",
             "Evaluator",

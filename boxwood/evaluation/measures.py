@@ -1,6 +1,6 @@
 """Measures: the rules by which detections are scored. Each is a component that builds an evaluator.
 
-    coco (proposals where boxes have no classes), voc2007, voc2010, lvis, cityscapes, hoi_vcoco, hoi_hico
+    coco (proposals where boxes have no classes), voc2007, voc2010, lvis, cityscapes, hoi_vcoco, hoi_hico, dense_pose
 
 ``evaluator`` of a configuration chooses one for training and `boxwood eval`; ``boxwood eval --measure`` chooses another. A user
 adds one as a class in any module (``examples/own_measure.py``). Evaluators are imported when they are built, so that a
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CityscapesEvaluatorConfig",
     "CocoEvaluatorConfig",
+    "DensePoseEvaluatorConfig",
     "EvaluatorConfig",
     "HicoEvaluatorConfig",
     "LvisEvaluatorConfig",
@@ -201,6 +202,35 @@ class HicoEvaluatorConfig(EvaluatorConfig):
         from boxwood.evaluation.hico import HicoEvaluator
 
         return HicoEvaluator(truth, categories, self.min_overlap, self.recall_levels, self.ties)
+
+
+class DensePoseEvaluatorConfig(EvaluatorConfig):
+    """AP of dense pose by geodesic point similarity (GPS), and COCO's AP."""
+
+    short_kind: ClassVar[str] = "dense_pose"
+
+    surface: str | None = None
+    """The folder with ``SMPL_subdiv.mat``, ``SMPL_SUBDIV_TRANSFORM.mat`` and ``Pdist_matrix.pkl``, which are not for commercial use
+    and lie at https://dl.fbaipublicfiles.com/densepose/data/; or the ``body.npz`` of generated bodies. None: without GPS."""
+    kappa: float | None = Field(None, gt=0)
+    """Metres at which a point counts e^-0.5; None: by part, as in all released evaluators. The paper has 0.255."""
+    lowest_threshold: float = Field(0.5, ge=0.05, le=0.95)
+    """AP is the mean over thresholds from this to 0.95, 0.05 apart; detectron2 has 0.2 for animals."""
+
+    def build(
+        self, truth: Mapping[str, Any], categories: Categories, *, detections_per_image: int = 100, maxdets: int | None = None
+    ) -> CollectingEvaluator:
+        """``maxdets`` is of boxes, masks and keypoints, as of ``coco``."""
+        from boxwood.evaluation.dense_pose import DensePoseEvaluator
+        from boxwood.evaluation.surface import read_surface
+
+        surface = None if self.surface is None else read_surface(self.surface)
+        limit = maxdets or max(100, detections_per_image)
+        return DensePoseEvaluator(truth, categories, surface, self.kappa, self.lowest_threshold, limit)
+
+    def primary(self, metrics: Metrics) -> float:
+        """AP by GPSm where it is known, else by the masks' IoU, else of boxes."""
+        return _first_known(metrics, ("dense_pose_gpsm", "AP"), ("dense_pose_iou", "AP"), ("bbox", "AP"))
 
 
 Measure: TypeAlias = str | EvaluatorConfig

@@ -1,7 +1,8 @@
 """Files of detections, read to score or draw them without the network: COCO results, and Detectron's ``detections.pkl``.
 
 A COCO results file is a list of records, each with ``image_id``, ``category_id``, ``score`` and one or more of ``bbox`` (x, y,
-width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of each), in pixels of the original image.
+width, height), ``segmentation`` (run lengths) and ``keypoints`` (x, y, score of each), in pixels of the original image. Dense pose,
+``uv_shape`` and ``uv_data``, is read beside a box.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ __all__ = ["read_records", "read_results", "select_again"]
 
 SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """The key of a record that holds the shape of each task."""
+DENSE_POSE = ("uv_shape", "uv_data")
+"""The keys of dense pose, which the measure checks."""
 
 Sizes = Mapping[int, tuple[int, int]]
 Select = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -54,6 +57,9 @@ def read_results(path: Path, categories: Categories, sizes: Sizes) -> tuple[Resu
         rles = columns.masks(sizes) if "segm" in tasks else None
         keypoints = columns.keypoints() if "keypoints" in tasks else None
         others = columns.interactions()
+        if "bbox" in tasks and records and DENSE_POSE[1] in records[0]:
+            poses = [{key: record[key] for key in DENSE_POSE if key in record} for record in records]
+            others = poses if others is None else [deeds | pose for deeds, pose in zip(others, poses, strict=True)]
         boxes = columns.boxes() if "bbox" in tasks else _boxes_of(rles, keypoints, len(records))
     # Stable: of equal scores the first of the file stays first, as in the COCO API.
     order = np.lexsort((-scores, image_ids))
@@ -120,6 +126,7 @@ class _Box(msgspec.Struct, gc=False):
     segmentation: None = None
     keypoints: None = None
     interactions: None = None
+    uv_data: None = None
 
 
 BOX = np.dtype([("image_id", np.int64), ("category_id", np.int64), ("bbox", np.float64, (4,)), ("score", np.float64)])

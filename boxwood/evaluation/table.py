@@ -28,6 +28,9 @@ HEADS = {
     "cityscapes": "Cityscapes AP",
     "vcoco": "V-COCO AP",
     "hico": "HICO-DET AP",
+    "dense_pose": "GPS AP",
+    "dense_pose_gpsm": "GPSm AP",
+    "dense_pose_iou": "dense pose IoU AP",
 }
 """Column heads of the tasks in the table of classes."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

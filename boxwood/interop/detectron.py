@@ -36,10 +36,13 @@ __all__ = ["DetectronFile", "convert", "count_classes", "read_detectron", "with_
 HARMLESS = (
     (r".*_momentum|lr", "of the optimizer"),
     (r"(fc1000|fc8|pred)_[wb]", "of ImageNet's classifier"),
-    (r"kps_score_[wb]", "a fixed filter"),
+    (r"(kps_score|AnnIndex|Index_UV|[UV]_estimated)_[wb]", "a fixed filter"),
     (r".*_jcvbackup", "a copy of weights of more classes"),
 )
 """Blobs that the network does not need, and why."""
+
+DENSE_POSE = {"coarse": "AnnIndex", "fine": "Index_UV", "u": "U", "v": "V"}
+"""Our names of the maps of dense pose, and those of the DensePose program, which built on Detectron."""
 
 Blobs = Mapping[str, np.ndarray[Any, Any]]
 
@@ -220,6 +223,8 @@ def _rules(config: ModelConfig) -> Rules:
         (r"mask_mlp", lambda m: "mask_mlp_logits_raw"),
         (r"keypoint_head\.convs\.(\d)", lambda m: f"conv_fcn{int(m[1]) + 1}"),
         (r"keypoint_logits", lambda m: "kps_score_lowres"),
+        (r"dense_pose_head\.convs\.(\d)", lambda m: f"body_conv_fcn{int(m[1]) + 1}"),
+        (r"dense_pose_maps\.layers\.(\w+)", lambda m: f"{DENSE_POSE.get(m[1], m[1])}_lowres"),
         (r"reduce", lambda m: "conv_dim_reduce"),
         (r"class_maps", lambda m: "conv_cls"),
         (r"box_maps", lambda m: "conv_bbox_pred"),

@@ -105,6 +105,8 @@ def convert(
 
     def candidates(name: str) -> list[str]:
         module, part, leaf = split_name(name)
+        if module.startswith("dense_pose_head.aspp."):
+            return [_of_aspp(module, part, leaf)]
         theirs = their_name(module, rules, f"{config.title}: detectron2")
         return [f"{theirs}.norm.{leaf}" if part == "norm" else f"{theirs}.{leaf}"]
 
@@ -143,6 +145,32 @@ def _anchors(config: ModelConfig) -> AnchorsConfig | None:
     return config.head if isinstance(config, RetinaNetConfig) else getattr(config, "rpn", None)
 
 
+DENSE_POSE = {
+    "coarse": "ann_index",
+    "fine": "index_uv",
+    "u": "u",
+    "v": "v",
+    "sigma": "sigma_2",
+    "kappa_u": "kappa_u",
+    "kappa_v": "kappa_v",
+    "fine_confidence": "fine_segm_confidence",
+    "coarse_confidence": "coarse_segm_confidence",
+}
+"""Our names of the maps of dense pose, and detectron2's of their layers."""
+ASPP_BRANCHES = 4
+"""Convolutions side by side in DeepLab's head, ahead of the one that reads the region's mean."""
+
+
+def _of_aspp(module: str, part: str, leaf: str) -> str:
+    """detectron2's name of a tensor of DeepLab's head; its branches are numbered layers."""
+    aspp = "roi_heads.densepose_head.ASPP"
+    if module.endswith(".project"):
+        return f"{aspp}.project.0.{leaf}"
+    pooled = module.endswith(".pooled")  # which has the pooling as its first layer
+    branch = str(ASPP_BRANCHES) if pooled else module.rpartition(".")[2]
+    return f"{aspp}.convs.{branch}.{int(part == 'norm') + int(pooled)}.{leaf}"
+
+
 def _rules(config: ModelConfig) -> Rules:
     assert isinstance(config, RCNNConfig | RetinaNetConfig | ProposerConfig) and isinstance(config.backbone, ResNetConfig)
     c4 = config.backbone.last_stage == "tail"
@@ -150,6 +178,7 @@ def _rules(config: ModelConfig) -> Rules:
     backbone = "backbone." if config.fpn is None else "backbone.bottom_up."
     finest = 3 if isinstance(config, RetinaNetConfig) else 2
     box, mask, keypoint = "roi_heads.box_head", "roi_heads.mask_head", "roi_heads.keypoint_head"
+    dense_pose = "roi_heads.densepose"
     one_stage = isinstance(config, RetinaNetConfig)
     predictor = "head" if one_stage else "roi_heads.box_predictor"
 
@@ -178,4 +207,8 @@ def _rules(config: ModelConfig) -> Rules:
         (r"mask_logits", lambda m: f"{mask}.predictor"),
         (r"keypoint_head\.convs\.(\d+)", lambda m: f"{keypoint}.conv_fcn{int(m[1]) + 1}"),
         (r"keypoint_logits", lambda m: f"{keypoint}.score_lowres"),
+        (r"dense_pose_decoder\.levels\.(\d)\.(\d)", lambda m: f"roi_heads.decoder.p{int(m[1]) + 2}.{2 * int(m[2])}"),
+        (r"dense_pose_decoder\.predictor", lambda m: "roi_heads.decoder.predictor"),
+        (r"dense_pose_head\.convs\.(\d+)", lambda m: f"{dense_pose}_head.body_conv_fcn{int(m[1]) + 1}"),
+        (r"dense_pose_maps\.layers\.(\w+)", lambda m: f"{dense_pose}_predictor.{DENSE_POSE[m[1]]}_lowres"),
     )

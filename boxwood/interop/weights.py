@@ -20,7 +20,7 @@ from boxwood.config import apply_overrides
 from boxwood.data import CocoConfig, DataConfig, ResizeShortestEdge
 from boxwood.data.known_classes import COCO, published_categories
 from boxwood.errors import UserError
-from boxwood.interop import caffe, detectron, detectron2, torchvision
+from boxwood.interop import caffe, dense_pose, detectron, detectron2, torchvision
 from boxwood.interop.detectron2_config import find_config, read_config
 from boxwood.interop.detectron_config.pickled import from_embedded
 from boxwood.interop.foreign import errors_of_file
@@ -102,6 +102,8 @@ def _from_detectron(
 ) -> Imported:
     where = str(path)
     notes: tuple[str, ...] = ()
+    if config is None and (recognized := dense_pose.of_blobs(file.blobs, where)) is not None:
+        config, notes = apply_overrides(recognized, overrides), (dense_pose.NOTE,)
     if config is None:
         if file.config is None:
             raise UserError(f"{path}: is an ImageNet backbone without a configuration; name one with --model")
@@ -124,7 +126,12 @@ def _from_detectron2(
     where, state = str(path), read_tensors(path)
     detectron2.check_architecture(state, where)
     beside = find_config(path)
-    if config is not None:
+    notes: tuple[str, ...]
+    recognized = dense_pose.of_state(state, where) if config is None and config_file is None and beside is None else None
+    if recognized is not None:
+        config, bgr, notes = apply_overrides(recognized, overrides), True, (dense_pose.NOTE,)
+        count = detectron2.count_classes(state, config.model, where)
+    elif config is not None:
         bgr, notes = True, tuple(_notes_of_callers(config.model, beside))
         detectron2.check_model(config.model, where)
         notes += tuple(f"differs: {problem}" for problem in detectron2.contradictions(state, config.model, bgr))

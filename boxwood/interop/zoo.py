@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from boxwood.interop.weights import Imported, import_weights
+from boxwood.interop.weights import Imported, Source, import_weights
 from boxwood.run_config import RunConfig
 from boxwood.zoo.download import local_file
 from boxwood.zoo.table import SOURCES, find
@@ -15,19 +15,22 @@ logger = logging.getLogger(__name__)
 
 
 def is_published(name: str) -> bool:
-    """Whether ``name`` has the form of a name of the model zoo: ``detectron/...`` or ``torchvision/...``."""
+    """Whether ``name`` has the form of a name of the model zoo: ``detectron/...``, ``torchvision/...`` or ``densepose/...``."""
     return name.startswith(tuple(f"{source}/" for source in SOURCES))
 
 
 def read_published(name: str, config: RunConfig | None = None) -> Imported:
     """The weights of the zoo's entry ``name``, from the cache or downloaded.
 
-    A detector's file holds its configuration; an ImageNet backbone (``detectron/imagenet/R-50``) needs ``config``. Raises
-    `UserError` where there is no such entry, its file cannot be downloaded, or it does not fit the configuration.
+    A detector's file holds its configuration, or its tensors tell it; an ImageNet backbone (``detectron/imagenet/R-50``) needs
+    ``config``. Raises `UserError` where there is no such entry, its file cannot be downloaded, or it does not fit the
+    configuration.
     """
     entry = find(name)
     path = local_file(entry)
-    imported = import_weights(path, "detectron" if entry.source == "detectron" else "torchvision", config)
+    caffe2 = entry.source == "detectron" or name.startswith("densepose/caffe2/")
+    source: Source = "detectron" if caffe2 else "detectron2" if entry.source == "densepose" else "torchvision"
+    imported = import_weights(path, source, config)
     logger.info("%s: %s", name, imported.report.summary())
     for note in imported.notes:
         logger.info("%s: %s", name, note)

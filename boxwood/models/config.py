@@ -23,6 +23,7 @@ from boxwood.config import Component, Config
 from boxwood.errors import UserError
 from boxwood.models.backbones.config import BackboneConfig, Cells, Layers, Norm, ResNetConfig, Width
 from boxwood.models.heads.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, TwoFCHeadConfig
+from boxwood.models.heads.dense_pose_config import DensePoseHeadConfig
 from boxwood.models.heads.interaction_config import InteractionHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.tasks.task import InstanceTask
@@ -222,23 +223,26 @@ class RCNNConfig(ModelConfig):
     box_head: BoxHeadConfig = Field(default_factory=TwoFCHeadConfig)
     mask_head: MaskHeadConfig | None = None
     keypoint_head: KeypointHeadConfig | None = None
+    dense_pose_head: DensePoseHeadConfig | None = None
     interaction_head: InteractionHeadConfig | None = None
     tasks: Annotated[tuple[InstanceTask, ...], Field(max_length=100)] = ()
     """Further predictions for each instance."""
 
     def all_tasks(self) -> tuple[InstanceTask, ...]:
-        """Masks, keypoints and interactions where there are heads for them, then ``tasks``."""
+        """Masks, keypoints, dense pose and interactions where there are heads for them, then ``tasks``."""
         from boxwood.models.tasks.keypoint import KeypointTask
 
         masks = [self.mask_head.task()] if self.mask_head else []
         keypoints = [KeypointTask(head=self.keypoint_head)] if self.keypoint_head else []
+        dense_pose = [self.dense_pose_head.task()] if self.dense_pose_head else []
         interactions = [self.interaction_head.task()] if self.interaction_head else []
-        return (*masks, *keypoints, *interactions, *self.tasks)
+        return (*masks, *keypoints, *dense_pose, *interactions, *self.tasks)
 
     @property
     def title(self) -> str:
         names = [self.mask_head.title] if self.mask_head else []
         names += ["Keypoint"] if self.keypoint_head else []
+        names += ["DensePose"] if self.dense_pose_head else []
         names += ["InteractNet"] if self.interaction_head else []
         names += [task.title for task in self.tasks if task.title]
         algorithm = " and ".join(names) if names else "Fast" if self.rpn is None else "Faster"
@@ -249,6 +253,7 @@ class RCNNConfig(ModelConfig):
     def task_names(self) -> tuple[str, ...]:
         names = ["masks"] if self.mask_head else []
         names += ["keypoints"] if self.keypoint_head else []
+        names += ["dense_pose"] if self.dense_pose_head else []
         names += ["interactions"] if self.interaction_head else []
         return (*names, *(task.name for task in self.tasks))
 

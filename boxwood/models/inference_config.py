@@ -10,6 +10,7 @@ from boxwood.config import Config
 
 __all__ = [
     "BoxViewsConfig",
+    "DensePoseViewsConfig",
     "KeypointViewsConfig",
     "MaskViewsConfig",
     "SoftNMSConfig",
@@ -87,6 +88,13 @@ class KeypointViewsConfig(ViewsConfig):
     of which a keypoint's score is the logarithm."""
 
 
+class DensePoseViewsConfig(ViewsConfig):
+    """Maps of dense pose of several views, in the final boxes: the mean of the raw maps."""
+
+    symmetry: str | None = None
+    """The file ``UV_symmetry_transforms.mat``, without which no view may be mirrored."""
+
+
 class TTAConfig(Config):
     """Augmentation at test time, in `boxwood eval` and `boxwood predict` (Detectron's BBOX_AUG, MASK_AUG and KPS_AUG); a part
     that is None is predicted in one view."""
@@ -94,6 +102,7 @@ class TTAConfig(Config):
     boxes: BoxViewsConfig | None = None
     masks: MaskViewsConfig | None = None
     keypoints: KeypointViewsConfig | None = None
+    dense_pose: DensePoseViewsConfig | None = None
 
 
 class TestConfig(Config):

@@ -207,7 +207,7 @@ class RCNN(Network):
         """
         if head.source == "tail" and shared is not None:
             return shared
-        strides, fixed = self.fpn.backbone_strides, self.fixed_shapes
+        strides, fixed = self.fpn.backbone_strides[: len(maps)], self.fixed_shapes
         maps = maps[: len(strides)]  # the coarsest of a pyramid serves the RPN alone
         pooled = pool_regions(maps, strides, boxes, rows, head.resolution, self.config.rois, self.geometry, fixed_shapes=fixed)
         if head.source == "maps":
@@ -229,6 +229,7 @@ class RCNN(Network):
     ) -> Tensor:
         """A task's logits for ``rows`` of the flattened (B, K, 4) boxes -> (R, ...)."""
         tail = self._modules.get(f"{task.prefix}_tail")
+        maps = [decoder(maps)] if (decoder := self._modules.get(f"{task.prefix}_decoder")) else maps
         return task.logits(self, self._features(maps, boxes, rows, task.head, tail, shared))
 
     def task_values(self, task: InstanceTask, batch: Batch, boxes: Tensor, labels: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from boxwood.recipes import (
     c4_and_vgg,
     coco,
     demo,
+    dense_pose,
     detectron,
     distillation,
     group_norm,
@@ -33,6 +34,7 @@ from boxwood.recipes.backbones import *
 from boxwood.recipes.c4_and_vgg import *
 from boxwood.recipes.coco import *
 from boxwood.recipes.demo import *
+from boxwood.recipes.dense_pose import *
 from boxwood.recipes.distillation import *
 from boxwood.recipes.group_norm import *
 from boxwood.recipes.interactnet import *
@@ -41,7 +43,7 @@ from boxwood.recipes.non_local import *
 from boxwood.recipes.small import *
 from boxwood.run_config import RunConfig
 
-MODULES = (coco, backbones, c4_and_vgg, group_norm, non_local, mask_x, interactnet, small, demo, distillation)
+MODULES = (coco, backbones, c4_and_vgg, group_norm, non_local, mask_x, dense_pose, interactnet, small, demo, distillation)
 """The docstring of each says what its recipes have in common."""
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = tuple(getattr(module, name) for module in MODULES for name in module.__all__)

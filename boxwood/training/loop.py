@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from boxwood.data.class_order import in_order_of
 from boxwood.data.dataset import Dataset
@@ -178,6 +178,8 @@ def update(state: TrainingState, batches: Iterator[Batch]) -> None:
     norm = get_total_norm(gradients)
     if state.config.optim.clip_norm is not None:
         clip_grads_with_norm_(parameters, state.config.optim.clip_norm, norm)
+    if state.config.optim.clip_value is not None:
+        clip_grad_value_(parameters, state.config.optim.clip_value)
     norm = whole(norm)
     state.watch.guard(state.step + 1, norm, local_parts(gradients), overflow_is_ordinary=state.scaler.is_enabled())
     if not state.watch.deferred:

@@ -2,7 +2,7 @@
 
 Files are below ``BOXWOOD_CACHE`` (or the user's cache folder) as on the server; torchvision's are where torch looks for them.
 ``BOXWOOD_ZOO_MIRROR`` is the address of a copy: it replaces ``https://dl.fbaipublicfiles.com/detectron``, and has torchvision's
-files in ``torchvision/``.
+files in ``torchvision/``, DensePose's in ``densepose/``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from boxwood.errors import UserError
 from boxwood.files import make_folder
-from boxwood.zoo.table import PREFIX, Entry, find
+from boxwood.zoo.table import DENSEPOSE, PREFIX, Entry, find, md5_prefix
 
 __all__ = ["cache_folder", "download_model", "fetch", "local_file", "local_path"]
 
 logger = logging.getLogger(__name__)
 
 TORCHVISION = "https://download.pytorch.org/models/"
+WITH_SUM = "DensePoseKeyPointsMask_ResNet50_FPN_s1x-e2e.pkl"
+"""The one file of DensePose with a published MD5 sum beside it."""
 TRIES = 4
 PAUSE = 1.0
 """Seconds before the second try; doubled before each further one."""
@@ -71,7 +74,9 @@ def local_file(entry: Entry) -> Path:
 def fetch(url: str) -> Path:
     """The path of the file published at ``url``, downloaded if it is not in the cache. Raises `UserError` as `local_file` does."""
     path = local_path(url)
-    verify: Callable[[Path], str] = _by_name if url.startswith(TORCHVISION) else lambda part: _by_md5(part, _mirrored(url))
+    verify: Callable[[Path], str] = _by_name if url.startswith(TORCHVISION) else partial(_by_md5, url=_mirrored(url))
+    if url.startswith(DENSEPOSE) and not url.endswith(WITH_SUM):
+        verify = partial(_by_start_of_md5, url=url)
     if path.is_file() and not url.startswith(TORCHVISION) and _is_cut(path):
         logger.warning("%s: its length has changed since it was verified; it is downloaded again", path)
         path.unlink()
@@ -99,6 +104,8 @@ def local_path(url: str) -> Path:
     """The path of the file published at ``url`` in the cache, whether it exists or not."""
     if url.startswith(TORCHVISION):
         return _torch_folder() / url.removeprefix(TORCHVISION)
+    if url.startswith(DENSEPOSE):
+        return cache_folder() / "densepose" / url.removeprefix(DENSEPOSE)
     return cache_folder() / "detectron" / url.removeprefix(PREFIX)
 
 
@@ -129,7 +136,8 @@ def _torch_folder() -> Path:
 def _mirrored(url: str) -> str:
     mirror = os.environ.get("BOXWOOD_ZOO_MIRROR", "").rstrip("/")
     if mirror:
-        url = url.replace(TORCHVISION, f"{mirror}/torchvision/").replace(PREFIX, f"{mirror}/")
+        others = url.replace(TORCHVISION, f"{mirror}/torchvision/").replace(DENSEPOSE, f"{mirror}/densepose/")
+        url = others.replace(PREFIX, f"{mirror}/")
     if not url.startswith(("http://", "https://")):
         raise UserError(f"BOXWOOD_ZOO_MIRROR={mirror}: must begin with http:// or https://")
     return url
@@ -315,6 +323,16 @@ def _by_md5(part: Path, url: str) -> str:
         raise UserError(f"{url}.md5sum: holds no MD5 sum, so the file cannot be verified; {_mirror_hint()}")
     sum_ = _digest(part, "md5")
     return "" if sum_ == match[1].lower() else f"has the MD5 sum {sum_} instead of {match[1].lower()}"
+
+
+def _by_start_of_md5(part: Path, url: str) -> str:
+    """How a file differs from the start of its MD5 sum, which its name has; empty if it does not, or the name has none."""
+    wanted = md5_prefix(url)
+    if not wanted:
+        logger.warning("%s: its makers published no check sum, so it is not verified", url)
+        return ""
+    sum_ = _digest(part, "md5")
+    return "" if sum_.startswith(wanted) else f"has the MD5 sum {sum_}, which should begin with {wanted}"
 
 
 def _start_of(response: Any) -> bytes:

@@ -3,11 +3,13 @@
 ``models.tsv`` has one row for each: the 85 of Detectron's tables, its 7 ImageNet backbones, and torchvision's detectors. A name is
 ``detectron/`` and the name of the configuration. Rows that share a configuration have an ending: ``+tta`` with augmentation at test
 time, ``+gn-readme`` listed a second time beside the models with group norm, ``+frozen`` from an earlier run that was struck out.
+``dense_pose.tsv`` has detectron2's 22 models of DensePose on COCO and the 7 of the program before it.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,21 +17,29 @@ from typing import Any, Literal
 
 from boxwood.errors import UserError
 
-__all__ = ["LICENCE", "PREFIX", "SOURCES", "TASKS", "Entry", "entries", "find", "select"]
+__all__ = ["DENSEPOSE", "LICENCE", "PREFIX", "SOURCES", "TASKS", "Entry", "entries", "find", "md5_prefix", "select"]
 
-SOURCES = ("detectron", "torchvision")
-TASKS = ("box", "mask", "keypoint", "proposals", "imagenet")
+SOURCES = ("detectron", "torchvision", "densepose")
+TASKS = ("box", "mask", "keypoint", "dense_pose", "proposals", "imagenet")
 PREFIX = "https://dl.fbaipublicfiles.com/detectron/"
 """The address of Detectron's published files."""
-LICENCE = {"detectron": "CC BY-SA 3.0", "torchvision": "BSD 3-Clause, as torchvision; its data have terms of their own"}
+DENSEPOSE = "https://dl.fbaipublicfiles.com/densepose/"
+"""That of DensePose's."""
+LICENCE = {
+    "detectron": "CC BY-SA 3.0",
+    "torchvision": "BSD 3-Clause, as torchvision; its data have terms of their own",
+    "densepose": "CC BY-SA 3.0; the annotations they learnt from are not for commercial use",
+    "densepose/caffe2": "that of its program is CC BY-NC; the weights come without a statement",
+}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A published model. Numbers are as published: AP and AR in percent on COCO 2014 minival, which is COCO 2017's val set."""
+    """A published model. Numbers are as published: AP and AR in percent on COCO 2014 minival, which is COCO 2017's val set; those
+    of DensePose on the persons with dense pose in it."""
 
     name: str
-    task: Literal["box", "mask", "keypoint", "proposals", "imagenet"]
+    task: Literal["box", "mask", "keypoint", "dense_pose", "proposals", "imagenet"]
     backbone: str
     schedule: str
     box_ap: float | None
@@ -39,7 +49,7 @@ class Entry:
     """Average recall of 1,000 proposals."""
     train_memory_gb: float | None
     train_seconds: float | None
-    """Seconds of a step on 8 P100."""
+    """Seconds of a step on 8 P100; of DensePose's models on the GPUs of its makers."""
     net_seconds: float | None
     """Seconds of the network for an image, on one P100."""
     other_seconds: float | None
@@ -49,6 +59,14 @@ class Entry:
     path: str
     """The path of the weights below `PREFIX`, or a whole URL; empty if they were not published."""
     remark: str
+    gps_ap: float | None = None
+    """By geodesic point similarity, with kappa by part."""
+    gpsm_ap: float | None = None
+    """By GPS and the mask's IoU together; ``mask_ap`` is then that by the IoU alone."""
+
+    @property
+    def licence(self) -> str:
+        return LICENCE["densepose/caffe2" if self.name.startswith("densepose/caffe2/") else self.source]
 
     @property
     def source(self) -> str:
@@ -57,11 +75,14 @@ class Entry:
     @property
     def url(self) -> str | None:
         """The URL of the weights; None if they were not published."""
-        return None if not self.path else self.path if self.source == "torchvision" else PREFIX + self.path
+        return None if not self.path else PREFIX + self.path if self.source == "detectron" else self.path
 
     @property
     def recipe(self) -> str | None:
-        """The name of the configuration that trains it; None for a backbone and for torchvision's models."""
+        """The name of the configuration that trains it; None for a backbone and for models of torchvision and of Caffe2."""
+        if match := re.fullmatch(r"densepose/R_(\d+)_FPN_(?:(\w+)_)?s1x(?:_(\w+))?", self.name):
+            variant = (match[2] or match[3] or "").lower()
+            return f"dense_pose_rcnn_r{match[1]}_fpn_s1x{'_' if variant else ''}{variant}"
         return self.name.partition("+")[0] if self.source == "detectron" and self.task != "imagenet" else None
 
     @property
@@ -92,12 +113,23 @@ class Entry:
         return facts | {
             "source": self.source,
             "recipe": self.recipe,
-            "licence": LICENCE[self.source],
+            "licence": self.licence,
             "url": self.url,
             "md5_url": f"{self.url}.md5sum" if self.url and self.source == "detectron" else None,
+            "md5_prefix": md5_prefix(self.url or "") or None,
             "proposals": self.proposals,
             "results": list(self.result_urls),
         }
+
+
+def md5_prefix(url: str) -> str:
+    """The first letters of a file's MD5 sum, where its name ends with them, as those of detectron2's models do; else nothing.
+
+    >>> md5_prefix("https://dl.fbaipublicfiles.com/densepose/densepose_rcnn_R_50_FPN_s1x/165712039/model_final_162be9.pkl")
+    '162be9'
+    """
+    match = re.fullmatch(r".*/model_final_([0-9a-f]{6})\.pkl", url)
+    return match[1] if match else ""
 
 
 @cache
@@ -107,9 +139,12 @@ def entries() -> tuple[Entry, ...]:
     >>> len([entry for entry in entries() if entry.source == "detectron" and entry.task != "imagenet"])
     85
     """
-    head, *rows = files("boxwood.zoo").joinpath("models.tsv").read_text(encoding="utf-8").splitlines()
-    columns = head.split("\t")
-    return tuple(_entry(dict(zip(columns, row.split("\t"), strict=True))) for row in rows)
+    found: list[Entry] = []
+    for name in ("models.tsv", "dense_pose.tsv"):
+        head, *rows = files("boxwood.zoo").joinpath(name).read_text(encoding="utf-8").splitlines()
+        columns = head.split("\t")
+        found += [_entry(dict(zip(columns, row.split("\t"), strict=True))) for row in rows]
+    return tuple(found)
 
 
 def find(name: str) -> Entry:
@@ -142,7 +177,8 @@ def select(
 
 def _entry(row: dict[str, str]) -> Entry:
     values: dict[str, object] = dict(row)
-    for key in ("box_ap", "mask_ap", "keypoint_ap", "ar_1000", "train_memory_gb", "train_seconds", "net_seconds", "other_seconds"):
-        values[key] = float(row[key]) if row[key] else None
-    values["results"] = tuple(filter(None, row["results"].split(",")))
+    aps = ("box_ap", "mask_ap", "keypoint_ap", "ar_1000", "gps_ap", "gpsm_ap")
+    for key in (*aps, "train_memory_gb", "train_seconds", "net_seconds", "other_seconds"):
+        values[key] = float(row[key]) if row.get(key) else None
+    values["results"] = tuple(filter(None, row.get("results", "").split(",")))
     return Entry(**values)  # type: ignore[arg-type]  # the columns are the fields

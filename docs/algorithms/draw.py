@@ -166,6 +166,7 @@ def third_stage(name: str, output: str, finish: str) -> tuple[dict[str, Box], tu
 
 MASK, MASK_ARROWS = third_stage("mask", "R x C x 28 x 28", "masks: own class's")
 KEYPOINT, KEYPOINT_ARROWS = third_stage("keypoint", "R x J x 56 x 56", "keypoints: the peaks")
+DENSE_POSE, DENSE_POSE_ARROWS = third_stage("dense pose", "R x 77 x 112 x 112", "part, U, V of each pixel")
 BOX_LOSSES = Box(3, 2, "loss", "losses", ("RPN, class, box",))
 DETECTIONS = Box(4, 2, "data", "detections", ("boxes, labels, scores",))
 TO_RESULTS = (Arrow("predictions", "losses", training=True), Arrow("select", "detections"))
@@ -234,6 +235,18 @@ PICTURES = {
             Arrow("transfer", "output"),
             Arrow("output", "losses", training=True, shift=20),
         ),
+    ),
+    "dense_pose": Picture(
+        "DensePose R-CNN: Faster R-CNN, then maps of the parts of the body and of their coordinates",
+        {
+            **FASTER,
+            **DENSE_POSE,
+            "truth": Box(0, 2, "data", "truth", ("boxes, labels; points:", "part, U, V; coarse parts")),
+            "align again": Box(1, 2, "function", "RoIAlign", ("from the decoder's map,", "28 x 28")),
+            "decoder": Box(1, 3, "learned", "decoder", ("P2 to P5 in one map", "of stride 4")),
+            "losses": Box(3, 3, "loss", "losses", ("RPN, class, box; coarse,", "part, U, V")),
+        },
+        (*WITH_RPN, *SECOND_STAGE_ARROWS, *DENSE_POSE_ARROWS, Arrow("decoder", "align again")),
     ),
     "interactnet": Picture(
         "InteractNet: Faster R-CNN, then what each person does, where its object is, and which object that is",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood.dense_pose import DensePose
 from boxwood.interactions import InteractionFacts, Interactions
 from boxwood.models.backbones import Backbone, BackboneConfig, ResNetConfig
 from boxwood.models.config import (
@@ -28,6 +29,7 @@ from boxwood.models.config import (
 )
 from boxwood.models.heads import (
     AverageHeadConfig,
+    ConvDensePoseHeadConfig,
     ConvKeypointHeadConfig,
     ConvMaskHeadConfig,
     InteractionHeadConfig,
@@ -114,6 +116,9 @@ ARCHITECTURES: dict[str, Callable[[], ModelConfig]] = {
     "mask_rcnn_fpn": lambda: _rcnn(mask_head=_mask_head()),
     "mask_x_rcnn_fpn": lambda: _rcnn(mask_head=MaskXHeadConfig(convs=1, width=16, resolution=7)),
     "keypoint_rcnn_fpn": lambda: _rcnn(keypoint_head=ConvKeypointHeadConfig(convs=1, width=16)),
+    "dense_pose_rcnn_fpn": lambda: _rcnn(
+        dense_pose_head=ConvDensePoseHeadConfig(convs=1, width=16, resolution=7, parts=3, segmentation_confidence=True)
+    ),
     "interactnet_fpn": lambda: _rcnn(interaction_head=InteractionHeadConfig(width=16, human="disc")),
     "faster_rcnn_c4": _c4,
     "mask_rcnn_c4": lambda: _c4(mask_head=ConvMaskHeadConfig(convs=0, width=16, source="tail")),
@@ -185,7 +190,8 @@ def boxes(size: tuple[int, int], number: int, generator: torch.Generator) -> Ten
 
 
 def target(size: tuple[int, int], number: int, generator: torch.Generator) -> Target:
-    """``number`` instances with masks, keypoints and interactions, and an ignored region where there are two or more."""
+    """``number`` instances with masks, keypoints, interactions and dense pose, which the last of several lacks, and an ignored
+    region where there are two or more."""
     truth = boxes(size, number, generator)
     bitmaps = (torch.rand(number, 28, 28, generator=generator) > 0.3).to(torch.uint8)
     keypoints = truth[:, None, :2] + torch.rand(number, 2, 2, generator=generator) * (truth[:, None, 2:] - truth[:, None, :2])
@@ -193,7 +199,7 @@ def target(size: tuple[int, int], number: int, generator: torch.Generator) -> Ta
     humans = [row for row, label in enumerate(labels.tolist()) if label == 0]
     pairs = [(row, action, (row + action) % (number + 1) - 1) for row in humans for action in (0, 1, 3)]
     deeds = Interactions(labels == 0, torch.tensor(pairs, dtype=torch.int64).view(-1, 3))
-    return Target(
+    made = Target(
         truth,
         labels,
         boxes(size, int(number >= 2), generator),
@@ -201,3 +207,16 @@ def target(size: tuple[int, int], number: int, generator: torch.Generator) -> Ta
         torch.cat([keypoints, torch.full((number, 2, 1), 2.0)], dim=2),
         fields={"interactions": deeds},
     )
+    made.fields["dense_pose"] = dense_pose(truth)
+    return made
+
+
+def dense_pose(truth: Tensor) -> DensePose:
+    """Random points of three parts in boxes (N, 4), 5 of each instance but the last of several."""
+    number, generator = len(truth), torch.Generator().manual_seed(len(truth))
+    places = 256 * torch.rand(number, 5, 2, generator=generator)
+    parts = torch.randint(1, 4, (number, 5, 1), generator=generator)
+    points = torch.cat([places, parts, torch.rand(number, 5, 2, generator=generator)], dim=2)
+    segmentation = torch.randint(0, 15, (number, 256, 256), dtype=torch.uint8, generator=generator)
+    known = torch.arange(number) < max(1, number - 1)
+    return DensePose(points, truth, segmentation, known, known)

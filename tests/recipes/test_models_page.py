@@ -19,11 +19,13 @@ def published(name: str) -> str:
     """The published AP in a docstring, with its publisher and the publisher's name of the model."""
     text = " ".join(getattr(recipes, name).__doc__.split())
     match = re.search(
-        r"(?:Detectron's (``\S+``)|The paper) published ((?:[a-z]+ )?A[PR] [\d.]+\d(?: and [a-z]+ AP [\d.]+\d)?)", text
+        r"(?:Detectron's (``\S+``)|The paper|(detectron2)) published ((?:[a-z]+ )?A[PR] [\d.]+\d(?: and [A-Za-z]+ AP [\d.]+\d)?)",
+        text,
     )
     if match is None:
         return "none"
-    return f"{match[2]}, {'the paper' if match[1] is None else 'Detectron ' + match[1].replace('``', '`')}"
+    who = match[2] or ("the paper" if match[1] is None else "Detectron " + match[1].replace("``", "`"))
+    return f"{match[3]}, {who}"
 
 
 def row(name: str) -> str:

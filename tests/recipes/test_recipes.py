@@ -121,3 +121,36 @@ def test_data_distillation() -> None:
         assert [round(drop * 90_000) for drop in schedule.drops] == [63_000, 81_000] and schedule.gamma == 0.1
         assert student.optim.lr / student.train.batch_size == pytest.approx(0.02 / 16)
         assert (student.model, student.data.val, student.train.weights) == (teacher.model, teacher.data.val, None)
+
+
+def test_dense_pose_is_detectron2s() -> None:
+    """The settings of its configurations: learning rate, first factor of the warm-up, clipping, weights of the losses."""
+    expected = {
+        "": (0.01, 0.1, None, None, (5.0, 1.0, 0.01)),
+        "legacy": (0.002, 0.1, None, None, (2.0, 0.3, 0.1)),
+        "dl": (0.01, 0.1, None, None, (5.0, 1.0, 0.01)),
+        "wc1": (0.01, 0.025, 1.0, None, (5.0, 1.0, 0.0005)),
+        "wc2": (0.01, 0.025, 1.0, None, (5.0, 1.0, 0.0005)),
+        "dl_wc1": (0.01, 0.1, 1.0, None, (5.0, 1.0, 0.0005)),
+        "dl_wc2": (0.01, 0.1, 1.0, None, (5.0, 1.0, 0.0005)),
+        "wc1m": (0.01, 0.025, 1.0, None, (5.0, 1.0, 0.0005)),
+        "wc2m": (0.01, 0.025, 1.0, None, (5.0, 1.0, 0.0005)),
+        "dl_wc1m": (0.01, 0.1, 1.0, None, (5.0, 1.0, 0.0005)),
+        "dl_wc2m": (0.01, 0.1, 1.0, None, (5.0, 1.0, 0.0005)),
+    }
+    for depth, (variant, numbers) in itertools.product((50, 101), expected.items()):
+        config = getattr(recipes, f"dense_pose_rcnn_r{depth}_fpn_s1x{'_' if variant else ''}{variant}")()
+        if (depth, variant) == (50, "wc1m"):
+            numbers = (0.01, 0.025, None, 100.0, (5.0, 1.0, 0.0005))
+        optim, head = config.optim, config.model.dense_pose_head
+        weights = (head.coarse_weight, head.fine_weight, head.uv_weight)
+        assert (optim.lr, optim.warmup_factor, optim.clip_value, optim.clip_norm, weights) == numbers, variant
+        assert (optim.weight_decay, optim.bias_weight_decay, optim.bias_lr_factor, optim.warmup_steps) == (1e-4, 1e-4, 1, 1000)
+        assert [round(drop * config.train.steps) for drop in optim.schedule.drops] == [100_000, 120_000]
+        assert (config.train.steps, config.train.batch_size, config.train.weights) == (130_000, 16, f"detectron/imagenet/R-{depth}")
+        assert (config.model.rois.aligned, config.model.rois.sampling_ratio, config.model.backbone.stride_in) == (False, 2, "1x1")
+        assert (head.kind() == "deeplab_dense_pose") == variant.startswith("dl")
+        assert head.confidence == ("iid_iso" if "wc1" in variant else "indep_aniso" if "wc2" in variant else None)
+        assert head.segmentation_confidence == variant.endswith("m")
+        assert (head.decoder, head.resolution, head.coarse) == ((False, 14, 15) if variant == "legacy" else (True, 28, 2))
+        assert config.data.train.parts[0].symmetry and config.evaluator.kind() == "dense_pose"

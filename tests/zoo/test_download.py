@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from boxwood.errors import UserError
 from boxwood.zoo import download
 from boxwood.zoo.download import cache_folder, fetch, local_file, local_path
-from boxwood.zoo.table import PREFIX, find
+from boxwood.zoo.table import DENSEPOSE, PREFIX, find
 from tests.zoo.server import Site, serve
 
 CONTENT = bytes(range(256)) * 2000
@@ -250,3 +250,16 @@ def test_the_file_is_complete_after_any_failures(site: Site, cuts: list[int], ra
             message = str(error)
         assert "cannot be downloaded" in message and not local_path(URL).exists()
     raise AssertionError("no connection was cut any more, and the download failed")
+
+
+def test_a_model_of_dense_pose_is_verified_by_the_letters_in_its_name(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """The names of detectron2's files end with six letters of the MD5 sum; the older program's files have nothing."""
+    letters = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()[:6]
+    other = "000000" if letters != "000000" else "111111"
+    for name in (f"config/1/model_final_{letters}.pkl", f"config/1/model_final_{other}.pkl", "DensePose_ResNet50_FPN_s1x-e2e.pkl"):
+        site.put(f"/densepose/{name}", CONTENT)
+    right = fetch(f"{DENSEPOSE}config/1/model_final_{letters}.pkl")
+    assert right == cache_folder() / "densepose" / "config" / "1" / f"model_final_{letters}.pkl" and right.read_bytes() == CONTENT
+    assert f"which should begin with {other}, so it was deleted" in error_message(f"{DENSEPOSE}config/1/model_final_{other}.pkl")
+    assert fetch(f"{DENSEPOSE}DensePose_ResNet50_FPN_s1x-e2e.pkl").read_bytes() == CONTENT
+    assert "DensePose_ResNet50_FPN_s1x-e2e.pkl: its makers published no check sum, so it is not verified" in caplog.text

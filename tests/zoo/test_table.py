@@ -12,7 +12,7 @@ from torchvision.models import detection
 
 from boxwood.errors import UserError
 from boxwood.recipes import names
-from boxwood.zoo.table import PREFIX, entries, find
+from boxwood.zoo.table import DENSEPOSE, PREFIX, entries, find, md5_prefix
 from tests.conftest import Boxwood
 from tests.facts import FACTS
 
@@ -22,19 +22,19 @@ PUBLISHED = FACTS / "detectron" / "zoo.json"
 
 def test_names() -> None:
     model_names = [entry.name for entry in entries()]
-    assert len(model_names) == len(set(model_names)) == 85 + 7 + 7
+    assert len(model_names) == len(set(model_names)) == 85 + 7 + 7 + 22 + 7
     with pytest.raises(UserError, match="did you mean 'detectron/retinanet_R-50-FPN_1x'"):
         find("detectron/retinanet_R50_FPN_1x")
 
 
 def test_every_model_has_its_recipe() -> None:
     recipes = {entry.recipe for entry in entries() if entry.recipe}
-    assert recipes <= set(names()) and len(recipes) == 80
+    assert recipes <= set(names()) and len(recipes) == 80 + 22
 
 
 def test_every_row_is_as_published() -> None:
     published = json.loads(PUBLISHED.read_text())
-    ours = [entry for entry in entries() if entry.recipe]
+    ours = [entry for entry in entries() if entry.recipe and entry.source == "detectron"]
     assert len(ours) == len(published["baselines"])
     for entry, row in zip(ours, published["baselines"], strict=True):
         assert entry.recipe == "detectron/" + row["config"].rpartition("/")[2].removesuffix(".yaml")
@@ -69,8 +69,27 @@ def test_torchvisions_rows_agree_with_its_metadata() -> None:
         )
 
 
+def test_rows_of_dense_pose_are_as_published() -> None:
+    published = {row["weights"]: row for row in json.loads((FACTS / "dense_pose" / "zoo.json").read_text())}
+    rows = [entry for entry in entries() if entry.source == "densepose"]
+    # The five models of chimpanzees read boxes and surfaces with two kinds of RoIAlign, and are not listed.
+    assert {entry.url for entry in rows} == {url for url in published if "Atop10P" not in url}
+    for entry in rows:
+        assert entry.url is not None
+        row = published[entry.url]
+        numbers = (entry.box_ap, entry.mask_ap, entry.keypoint_ap, entry.gps_ap, entry.gpsm_ap)
+        keys = ("box_ap", "segm_ap" if "segm_ap" in row else "mask_ap", "keypoint_ap", "gps_ap", "gpsm_ap")
+        assert numbers == tuple(row.get(key) for key in keys)
+        assert md5_prefix(entry.url) == row.get("md5_prefix", "")
+        assert entry.licence.startswith("CC BY-SA 3.0") == (row["framework"] == "detectron2")
+        assert ("R-101" in entry.backbone) == ("R_101" in row["config"] or "ResNet101_FPN_s1x" in row["config"])
+
+
 def test_urls_are_below_the_prefix() -> None:
-    assert all(entry.url is None or entry.url.startswith((PREFIX, "https://download.pytorch.org/models/")) for entry in entries())
+    assert all(
+        entry.url is None or entry.url.startswith((PREFIX, DENSEPOSE, "https://download.pytorch.org/models/"))
+        for entry in entries()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- the command
@@ -85,7 +104,7 @@ def test_list_imports_no_large_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     lines = done.stdout.splitlines()
-    assert len(lines) == 1 + 99 + 1 and max(map(len, lines)) <= 80
+    assert len(lines) == 1 + 128 + 1 and max(map(len, lines)) <= 80
 
 
 def test_list_is_filtered(boxwood: Boxwood) -> None:

@@ -21,15 +21,23 @@ if TYPE_CHECKING:
         RoIHeadConfig,
         TwoFCHeadConfig,
     )
+    from boxwood.models.heads.dense_pose_config import (
+        ConvDensePoseHeadConfig,
+        DeepLabDensePoseHeadConfig,
+        DensePoseHeadConfig,
+    )
     from boxwood.models.heads.head import RoIHead
     from boxwood.models.heads.interaction_config import InteractionHeadConfig
 
 __all__ = [
     "AverageHeadConfig",
     "BoxHeadConfig",
+    "ConvDensePoseHeadConfig",
     "ConvFCHeadConfig",
     "ConvKeypointHeadConfig",
     "ConvMaskHeadConfig",
+    "DeepLabDensePoseHeadConfig",
+    "DensePoseHeadConfig",
     "InteractionHeadConfig",
     "KeypointHeadConfig",
     "MaskHeadConfig",
@@ -54,6 +62,7 @@ __getattr__ = lazy_names(
             "MaskXHeadConfig",
             "TwoFCHeadConfig",
         ),
+        "dense_pose_config": ("ConvDensePoseHeadConfig", "DeepLabDensePoseHeadConfig", "DensePoseHeadConfig"),
         "head": ("RoIHead",),
         "interaction_config": ("InteractionHeadConfig",),
     },

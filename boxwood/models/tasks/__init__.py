@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from boxwood.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from boxwood.models.tasks.dense_pose import DensePoseTask
     from boxwood.models.tasks.interaction import InteractionTask
     from boxwood.models.tasks.keypoint import KeypointTask
     from boxwood.models.tasks.mask import MaskTask
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from boxwood.models.tasks.task import InstanceTask
 
 __all__ = [
+    "DensePoseTask",
     "InstanceTask",
     "InteractionTask",
     "KeypointTask",
@@ -25,6 +27,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "dense_pose": ("DensePoseTask",),
         "interaction": ("InteractionTask",),
         "keypoint": ("KeypointTask",),
         "mask": ("MaskTask",),

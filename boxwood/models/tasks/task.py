@@ -33,7 +33,8 @@ class InstanceTask(Component):
     """A prediction of a two-stage detector for each region besides class and box.
 
     Every method is given the network, so a task may read weights of other tasks. The names of its modules in the state dict are
-    ``{prefix}_head``, ``{prefix}_tail`` where the head has a copy of the backbone's tail, and those of `predictors`.
+    ``{prefix}_head``, ``{prefix}_tail`` where the head has a copy of the backbone's tail, and those of `predictors`. One of these
+    called ``{prefix}_decoder`` makes a map of the finest one's stride of all maps, which the head then reads.
     """
 
     name: ClassVar[str]

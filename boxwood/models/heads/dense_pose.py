@@ -1,0 +1,153 @@
+"""The networks of DensePose R-CNN (Güler, Neverova and Kokkinos, 2018), with detectron2's improvements.
+
+    levels of the pyramid -> Decoder -> one map -> features of RoIs                  (R, C, P, P)
+    features of RoIs -> ConvDensePoseHead or DeepLabDensePoseHead                    (R, W, P, P)
+                     -> DensePosePredictor -> maps of parts and surface coordinates  (R, M, 4 P, 4 P)
+
+Letters: R RoIs of the batch in one row, C channels of the pyramid, W of the head, P cells a side, M channels of all maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwood.models.backbones.backbone import ConvNorm, make_norm
+from boxwood.models.backbones.non_local import NonLocalBlock
+from boxwood.models.heads.dense_pose_config import ConvDensePoseHeadConfig, DeepLabDensePoseHeadConfig, DensePoseHeadConfig
+from boxwood.models.heads.head import RoIHead, convolutions, msra_fill
+from boxwood.ops.geometry import Geometry
+
+__all__ = ["Decoder", "DensePosePredictor", "channels_of", "split_maps"]
+
+LEAST_CONFIDENCE = 0.01
+"""Confidences are more than this."""
+
+
+def channels_of(head: DensePoseHeadConfig) -> dict[str, int]:
+    """The maps that a head leads to, in their order, and the channels of each; those of parts begin with the background."""
+    charts = head.parts + 1
+    channels = {"coarse": head.coarse, "fine": charts, "u": charts, "v": charts}
+    if head.confidence is not None:
+        channels["sigma"] = charts
+    if head.confidence == "indep_aniso":
+        channels |= {"kappa_u": charts, "kappa_v": charts}
+    if head.segmentation_confidence:
+        channels |= {"fine_confidence": 1, "coarse_confidence": 1}
+    return channels
+
+
+def split_maps(maps: Tensor, head: DensePoseHeadConfig) -> dict[str, Tensor]:
+    """The maps (R, M, S, S) by name (`channels_of`), each (R, channels, S, S)."""
+    channels = channels_of(head)
+    return dict(zip(channels, torch.split(maps, list(channels.values()), dim=1), strict=True))
+
+
+class Decoder(nn.Module):
+    """All levels of a pyramid in one map of the finest level's size (Kirillov et al., Panoptic FPN, 2019, figure 3).
+
+    A level of stride s goes through log2(s / 4) times a 3x3 convolution and doubling (once a convolution alone for s = 4); the
+    results are added.
+    """
+
+    def __init__(self, channels: int, strides: Sequence[int], width: int | None = None) -> None:
+        super().__init__()
+        width = width or channels
+        self.levels = nn.ModuleList()
+        for stride in strides:
+            steps = (stride // strides[0]).bit_length() - 1
+            inputs = [channels, *[width] * (max(steps, 1) - 1)]
+            self.levels.append(nn.ModuleList(nn.Conv2d(number, width, 3, padding=1) for number in inputs))
+        self.predictor = nn.Conv2d(width, channels, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                msra_fill(module)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        total: Tensor | None = None
+        level: Any
+        for index, (level, x) in enumerate(zip(self.levels, maps[: len(self.levels)], strict=True)):
+            for conv in level:
+                x = F.relu(conv(x))
+                if index > 0:
+                    x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            total = x if total is None else total + x
+        decoded: Tensor = self.predictor(total)
+        return decoded
+
+
+class ConvDensePoseHead(RoIHead):
+    def __init__(self, config: ConvDensePoseHeadConfig, channels: int) -> None:
+        super().__init__()
+        self.convs, self.channels = convolutions(config.convs, channels, config.width, None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for conv in self.convs:
+            features = F.relu(conv(features), inplace=True)
+        return features
+
+
+class DeepLabDensePoseHead(RoIHead):
+    def __init__(self, config: DeepLabDensePoseHeadConfig, channels: int) -> None:
+        super().__init__()
+        self.aspp = ASPP(channels, config.dilations)
+        self.non_local = None if config.non_local is None else NonLocalBlock(channels, config.non_local)
+        self.convs, self.channels = convolutions(config.convs, channels, config.width, "gn")
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = self.aspp(features)
+        if self.non_local is not None:
+            features = self.non_local(features)
+        for conv in self.convs:
+            features = F.relu(conv(features), inplace=True)
+        return features
+
+
+class ASPP(nn.Module):
+    """A 1x1 convolution, 3x3 convolutions of several dilations and the mean over the region, side by side (Chen et al., DeepLabv3,
+    2017, section 3.3); a 1x1 convolution joins them. As many channels come out as go in."""
+
+    def __init__(self, channels: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+
+        def branch(kernel: int, dilation: int = 1) -> ConvNorm:
+            conv = nn.Conv2d(channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
+            return ConvNorm(conv, make_norm("gn", channels))
+
+        self.branches = nn.ModuleList([branch(1), *(branch(3, dilation) for dilation in dilations)])
+        self.pooled = branch(1)
+        self.project = nn.Conv2d((len(dilations) + 2) * channels, channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        parts = [F.relu(branch(features)) for branch in self.branches]
+        mean = F.relu(self.pooled(features.mean(dim=(2, 3), keepdim=True)))
+        return F.relu(self.project(torch.cat([*parts, mean.expand_as(features)], dim=1)))
+
+
+class DensePosePredictor(nn.Module):
+    """A deconvolution for each kind of map, which doubles the resolution; the maps are then enlarged to twice the size again."""
+
+    def __init__(self, head: DensePoseHeadConfig, channels: int) -> None:
+        super().__init__()
+        self.head = head
+        self.layers = nn.ModuleDict()
+        for name, number in channels_of(head).items():
+            layer = nn.ConvTranspose2d(channels, number, 4, stride=2, padding=1)
+            msra_fill(layer)
+            self.layers[name] = layer
+
+    def forward(self, features: Tensor, geometry: Geometry) -> Tensor:
+        """(R, W, P, P) -> (R, M, 4 P, 4 P), the maps of `channels_of` one after the other. U and V are not bounded; confidences
+        are positive and multiplied into the logits."""
+        maps = geometry.enlarge(torch.cat([layer(features) for layer in self.layers.values()], dim=1))
+        if not self.head.segmentation_confidence:
+            return maps
+        ends = dict(zip(self.layers, accumulate(channels_of(self.head).values()), strict=True))
+        coarse, fine, others, raw = maps.tensor_split((ends["coarse"], ends["fine"], maps.shape[1] - 2), dim=1)
+        confidences = F.softplus(raw) + LEAST_CONFIDENCE
+        return torch.cat([coarse * confidences[:, 1:], fine * confidences[:, :1], others, confidences], dim=1)
