@@ -115,7 +115,8 @@ def _posed(angles: dict[str, tuple[float, float]]) -> tuple[Array, Array]:
         frames[index] = np.stack([turn @ [0, 1.0, 0], turn @ [1.0, 0, 0], turn @ [0, 0, 1.0]])
         step = frames[index, 0] * limb.length * (-1 if downwards else 1) * 0.92  # limbs overlap a little
         centers[index] = start + step / 2
-        return start + step
+        end: Array = start + step
+        return end
 
     neck = put("torso", np.zeros(3), np.eye(3), downwards=False)
     put("head", neck - [0, 0.02, 0], _turn(0, angles["head"][1]) @ _turn(2, angles["head"][0]), downwards=False)
@@ -374,17 +375,17 @@ def surface() -> dict[str, NDArray[Any]]:
             around = 2 * GRID - 1 - columns if behind else columns
             places.append(np.stack([np.full(len(u), index), rows, around], axis=1))
     order = np.argsort(np.concatenate(parts), kind="stable")
-    part, place, xyz, grid = (np.concatenate(column)[order] for column in (parts, uv, points, places))
+    charts, place, xyz, grid = (np.concatenate(column)[order] for column in (parts, uv, points, places))
     distances = _shortest(xyz, grid)
     higher, lower = np.tril_indices(len(xyz), -1)
     fine = np.arange(256, dtype=np.float32) / 255
     mirrored_u = np.broadcast_to(1 - fine, (24, 256, 256)).copy()
     mirrored_u[[chart - 1 for chart in HEAD]] = fine
     return {
-        "chart_part": part.astype(np.int64),
+        "chart_part": charts.astype(np.int64),
         "chart_u": place[:, 0],
         "chart_v": place[:, 1],
-        "chart_vertex": np.arange(len(part)),
+        "chart_vertex": np.arange(len(charts)),
         "distances": distances[higher, lower].astype(np.float32),
         "symmetry_u": mirrored_u,
         "symmetry_v": np.broadcast_to(fine[:, None], (24, 256, 256)).copy(),
@@ -460,4 +461,7 @@ def write_bodies(out: str | Path, train: int = 600, val: int = 100, seed: int = 
 
 
 def _write(path: Path, content: bytes) -> None:
-    write_whole(path, lambda temporary: temporary.write_bytes(content))
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_whole(path, write)
