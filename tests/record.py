@@ -22,6 +22,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from boxwood import Batch, Categories, Detections, RunConfig, Target, recipes
 from boxwood.config import from_tree, to_tree
 from boxwood.inference.tta import augmented
+from boxwood.interactions import InteractionFacts
 from boxwood.models.config import without_pretrained
 from boxwood.structures import InstanceMasks, KeypointFacts
 
@@ -289,6 +291,7 @@ COCO = Categories(
     tuple(range(1, 81)),
     tuple(f"class{label}" for label in range(80)),
     KeypointFacts(tuple(f"point{i}" for i in range(17)), tuple(range(17)), (), (0.05,) * 17),
+    InteractionFacts((1, 2), ("hold", "walk"), (("obj",), ())),
 )
 """As many classes and keypoints as COCO has, so that the recipes' networks have their usual sizes."""
 
@@ -530,8 +533,14 @@ def state_of_recipe(config: RunConfig) -> list[str]:
     model = json.dumps(to_tree(config.model))
     if model not in STATES:  # recipes with other schedules have the same model
         with torch.device("meta"):
-            STATES[model] = state_of(without_pretrained(config.model).build(COCO, config.test))
+            STATES[model] = state_of(without_pretrained(config.model).build(_classes_of(config), config.test))
     return STATES[model]
+
+
+def _classes_of(config: RunConfig) -> Categories:
+    """`COCO`, whose first class is that of the humans where the recipe has interactions."""
+    head = getattr(config.model, "interaction_head", None)
+    return COCO if head is None else replace(COCO, names=(head.human, *COCO.names[1:]))
 
 
 STATES: dict[str, list[str]] = {}

@@ -85,7 +85,7 @@ class ConvNorm(nn.Module):
             self.step, conv.stride = conv.stride[0], (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.strided(x)
+        x = x if self.step == 1 else x[..., :: self.step, :: self.step]
         if not self.frozen:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]  # calls of modules are untyped
         conv, (weight, bias) = self.conv, self.folded()
@@ -101,10 +101,6 @@ class ConvNorm(nn.Module):
             self.conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
             self.conv.bias = nn.Parameter(bias, requires_grad=False)
             self.norm, self.frozen = nn.Identity(), False
-
-    def strided(self, x: Tensor) -> Tensor:
-        """The cells that the convolution reads."""
-        return x if self.step == 1 else x[..., :: self.step, :: self.step]
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """The weight and bias of a convolution that does the same; the bias is None where none does."""
@@ -130,20 +126,23 @@ class ConvNorm(nn.Module):
 
 
 def conv_relu(layer: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-    """ReLU of ``layer(x)`` (B, C, H, W), plus ``shortcut`` of the same shape where it is given.
-
-    On a GPU it is one operator where ``layer`` is a convolution, or one with a frozen norm.
-    """
-    conv = layer.conv if isinstance(layer, ConvNorm) else layer
-    hooks = layer._forward_hooks or layer._forward_pre_hooks  # a hook sees the output without the ReLU
-    if fuses_relu(x) and type(conv) in (nn.Conv2d, Conv3x3) and not hooks:
-        assert isinstance(conv, nn.Conv2d)
-        weight, bias = layer.weights() if isinstance(layer, ConvNorm) else (conv.weight, conv.bias)
-        if bias is not None and conv.groups == 1 and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple):
-            x = layer.strided(x) if isinstance(layer, ConvNorm) else x
-            return fused_conv_relu(x, weight, bias, shortcut, conv.stride, conv.padding, conv.dilation)
+    """ReLU of ``layer(x)`` (B, C, H, W), plus ``shortcut`` of the same shape where it is given; on a GPU as one operator."""
+    if fuses_relu(x) and (fused := _conv_relu_on_gpu(layer, x, shortcut)) is not None:
+        return fused
     output: Tensor = layer(x)
     return F.relu(output if shortcut is None else output.add_(shortcut), inplace=True)
+
+
+def _conv_relu_on_gpu(layer: nn.Module, x: Tensor, shortcut: Tensor | None) -> Tensor | None:
+    """`conv_relu` of a convolution with a bias, or with a frozen norm; None of any other layer."""
+    conv = layer.conv if isinstance(layer, ConvNorm) and layer.step == 1 else layer
+    if type(conv) not in (nn.Conv2d, Conv3x3) or layer._forward_hooks or layer._forward_pre_hooks:  # they see more than the ReLU
+        return None
+    assert isinstance(conv, nn.Conv2d)
+    weight, bias = layer.weights() if isinstance(layer, ConvNorm) else (conv.weight, conv.bias)
+    if bias is None or conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return None
+    return fused_conv_relu(x, weight, bias, shortcut, conv.stride, conv.padding, conv.dilation)
 
 
 def _constants(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
