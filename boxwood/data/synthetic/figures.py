@@ -30,6 +30,8 @@ VERBS = ("hold", "lift", "kick", "sit_on", "look", "walk")
 """All but walk have an object."""
 _ARMS, _LEGS = ((("hold", 0.4), ("lift", 0.25), ("", 0.35)), (("kick", 0.25), ("sit_on", 0.25), ("walk", 0.25), ("", 0.25)))
 _LOOKS, _MISSING = 0.35, 0.1
+NOSE = 2.4
+"""Radius of the red nose of a figure that looks at something."""
 _FINE = 4
 """Pictures are drawn so many times as large, each way."""
 _TRIES = 60
@@ -76,7 +78,7 @@ class _Figure:
         body_x, top, _, bottom = self.lines[0]
         xs = [c for x1, _, x2, _ in self.lines[1:] for c in (x1 - margin, x1 + margin, x2 - margin, x2 + margin)]
         ys = [c for _, y1, _, y2 in self.lines[1:] for c in (y1 - margin, y1 + margin, y2 - margin, y2 + margin)]
-        xs += [x - radius, x + radius, body_x - self.width / 2, body_x + self.width / 2]
+        xs += [x + self.nose * (radius + NOSE), x - radius, x + radius, body_x - self.width / 2, body_x + self.width / 2]
         return min(xs), min([*ys, y - radius, top]), max(xs), max([*ys, bottom])
 
 
@@ -228,8 +230,8 @@ def _paint(figures: list[_Figure], things: list[_Thing], rng: Rng) -> NDArray[np
         x, y, radius = figure.head
         draw.ellipse(scaled(x - radius, y - radius, x + radius, y + radius), limbs)
         if figure.nose:
-            tip = x + figure.nose * radius * 0.7
-            draw.ellipse(scaled(tip - 1.8, y - 1.8, tip + 1.8, y + 1.8), (235, 20, 20))
+            tip = x + figure.nose * radius
+            draw.ellipse(scaled(tip - NOSE, y - NOSE, tip + NOSE, y + NOSE), (235, 20, 20))
     small = np.asarray(canvas.reduce(_FINE), dtype=np.float32) / np.float32(255)
     return develop(small, rng)
 
