@@ -21,7 +21,10 @@ from tests.models.toys import ARCHITECTURES, TEST, batch, build
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 SIZES = ((96, 128), (64, 96), (90, 120), (96, 100)) * 2
 INSTANCES = (3, 0, 2, 1) * 2
-SLOW = ("mask_rcnn_fpn", "faster_rcnn_fpn", "keypoint_rcnn_fpn", "faster_rcnn_c4", "mask_rcnn_c4", "mask_x_rcnn_fpn", "rfcn")
+SLOW = (
+    *("mask_rcnn_fpn", "faster_rcnn_fpn", "keypoint_rcnn_fpn", "dense_pose_rcnn_fpn", "faster_rcnn_c4", "mask_rcnn_c4"),
+    *("mask_x_rcnn_fpn", "rfcn"),
+)
 """Architectures that `make check` leaves out."""
 
 

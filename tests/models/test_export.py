@@ -99,7 +99,10 @@ def assert_same_instances(name: str, program: nn.Module, sizes: Sequence[tuple[i
         torch.testing.assert_close(got[key][valid], values[valid], rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
-SLOW = ("faster_rcnn_fpn", "mask_rcnn_fpn", "keypoint_rcnn_fpn", "faster_rcnn_c4", "mask_rcnn_c4", "mask_x_rcnn_fpn", "rfcn")
+SLOW = (
+    *("faster_rcnn_fpn", "mask_rcnn_fpn", "keypoint_rcnn_fpn", "dense_pose_rcnn_fpn", "faster_rcnn_c4", "mask_rcnn_c4"),
+    *("mask_x_rcnn_fpn", "rfcn"),
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ARCHITECTURES])
