@@ -26,6 +26,7 @@ SLOW = (
     "mask_rcnn_fpn",
     "faster_rcnn_fpn",
     "keypoint_rcnn_fpn",
+    "dense_pose_rcnn_fpn",
     "faster_rcnn_c4",
     "mask_rcnn_c4",
     "mask_x_rcnn_fpn",

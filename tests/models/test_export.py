@@ -104,6 +104,7 @@ SLOW = (
     "faster_rcnn_fpn",
     "mask_rcnn_fpn",
     "keypoint_rcnn_fpn",
+    "dense_pose_rcnn_fpn",
     "faster_rcnn_c4",
     "mask_rcnn_c4",
     "mask_x_rcnn_fpn",

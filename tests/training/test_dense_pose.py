@@ -16,7 +16,7 @@ from boxwood.evaluation.measures import DensePoseEvaluatorConfig
 from boxwood.inference.evaluate import evaluate
 from boxwood.models.heads import ConvDensePoseHeadConfig
 from boxwood.recipes import demo_bodies
-from boxwood.run_config import RunConfig, SGDConfig, TrainConfig
+from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainConfig
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.models.toys import ARCHITECTURES
@@ -35,7 +35,7 @@ def run_on(folder: Path, steps: int = 3) -> RunConfig:
     """A few steps of a tiny network."""
     config, model = demo_bodies(), ARCHITECTURES["dense_pose_rcnn_fpn"]()
     model.dense_pose_head = ConvDensePoseHeadConfig(convs=1, width=16, resolution=7)  # type: ignore[attr-defined]  # of RCNNConfig
-    config.model, config.optim = model, SGDConfig(lr=0.01, warmup_steps=0, clip_value=0.1)
+    config.model, config.optim = model, SGDConfig(lr=0.01, warmup_steps=0, clip_value=0.1, schedule=StepScheduleConfig(drops=()))
     config = apply_overrides(config, ["data.workers=0"])
     for split in ("train", "val"):
         data = getattr(config.data, split)

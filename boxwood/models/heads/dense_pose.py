@@ -9,9 +9,8 @@ Letters: R RoIs of the batch in one row, C channels of the pyramid, W of the hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,23 +61,31 @@ class Decoder(nn.Module):
         for stride in strides:
             steps = (stride // strides[0]).bit_length() - 1
             inputs = [channels, *[width] * (max(steps, 1) - 1)]
-            self.levels.append(nn.ModuleList(nn.Conv2d(number, width, 3, padding=1) for number in inputs))
+            self.levels.append(DecoderLevel((nn.Conv2d(number, width, 3, padding=1) for number in inputs), doubles=steps > 0))
         self.predictor = nn.Conv2d(width, channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 msra_fill(module)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        total: Tensor | None = None
-        level: Any
-        for index, (level, x) in enumerate(zip(self.levels, maps[: len(self.levels)], strict=True)):
-            for conv in level:
-                x = F.relu(conv(x))
-                if index > 0:
-                    x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            total = x if total is None else total + x
-        decoded: Tensor = self.predictor(total)
+        parts = [level(x) for level, x in zip(self.levels, maps[: len(self.levels)], strict=True)]
+        decoded: Tensor = self.predictor(sum(parts[1:], parts[0]))
         return decoded
+
+
+class DecoderLevel(nn.ModuleList):
+    """The convolutions of one level, after each of which the map is doubled where ``doubles``."""
+
+    def __init__(self, convs: Iterable[nn.Module], *, doubles: bool) -> None:
+        super().__init__(convs)
+        self.doubles = doubles
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self:
+            x = F.relu(conv(x))
+            if self.doubles:
+                x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return x
 
 
 class ConvDensePoseHead(RoIHead):
