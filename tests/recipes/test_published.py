@@ -147,7 +147,7 @@ def test_a_number_has_a_publisher(name: str) -> None:
     text = words(name)
     for sentence in re.split(r"(?<=[.;]) ", text):
         if re.search(r"A[PR] \d", sentence):
-            assert re.match(r"(RPN|Detectron's ``\S+`` published|The paper published)", sentence), sentence
+            assert re.match(r"(RPN|detectron2 published|Detectron's ``\S+`` published|The paper published)", sentence), sentence
     if "mobilenetv2" not in name and "r18" not in name and "demo" not in name:
         assert "publish" in text
 
