@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from boxwood.columns import Columns, are_numbers, are_run_lengths
-from boxwood.dense_pose import DensePose, Symmetry, coarse_parts
-from boxwood.ops.dense_pose import BOX_SIDE, COARSE_OF_PART
+
+if TYPE_CHECKING:  # it needs torch, which a folder of labelled pictures is read without
+    from boxwood.dense_pose import DensePose, Symmetry
 
 __all__ = ["dense_pose_field", "dense_pose_of", "packed_dense_pose"]
 
+BOX_SIDE = 256
+"""An annotated box counts as so many units a side, whatever its size in the image."""
 POINT_KEYS = ("dp_x", "dp_y", "dp_I", "dp_U", "dp_V")
 KEYS = (*POINT_KEYS, "dp_masks")
 RANGES = {
@@ -35,7 +37,7 @@ RANGES = {
 }
 """The lowest and the highest number of each key, and the words for it; points that lie a little beside their box are read."""
 MOST_POINTS = 10_000
-COARSE_PARTS = max(COARSE_OF_PART)
+COARSE_PARTS = 14
 
 
 def packed_dense_pose(columns: Columns) -> list[bytes]:
@@ -61,6 +63,10 @@ def dense_pose_of(packed: bytes) -> dict[str, Any]:
 def dense_pose_field(annotations: Sequence[dict[str, Any]], boxes: NDArray[np.float64], symmetry: Symmetry | None) -> DensePose:
     """The field of the N instances of an image; ``boxes`` (N, 4) x, y, width, height are the annotated ones. Raises ValueError
     where a mask is damaged."""
+    import torch
+
+    from boxwood.dense_pose import DensePose, coarse_parts
+
     count = len(annotations)
     numbers = [len(annotation.get("dp_x", ())) for annotation in annotations]
     points = np.zeros((count, max(numbers, default=0), 5), dtype=np.float32)

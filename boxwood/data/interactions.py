@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from boxwood.columns import Columns, is_whole
 from boxwood.errors import UserError
-from boxwood.interactions import AGENT, InteractionFacts, Interactions
+
+if TYPE_CHECKING:  # it needs torch, which a folder of labelled pictures is read without
+    from boxwood.interactions import InteractionFacts, Interactions
 
 __all__ = ["SECTIONS", "InteractionTable", "read_interactions", "with_known_targets"]
 
@@ -89,6 +90,10 @@ class InteractionTable:
         """The field of an image whose instances have these ids (N,), of which the humans ``known`` (N,)."""
         first, last = (np.searchsorted(self.image_ids[self.by_image], image_id, side=side) for side in ("left", "right"))
         place = {number: row for row, number in enumerate(annotation_ids.tolist())}
+        import torch
+
+        from boxwood.interactions import AGENT, Interactions
+
         actions = {action: index for index, action in enumerate(self.facts.actions)}
         pairs = []
         for row in self.by_image[first:last].tolist():
@@ -120,7 +125,7 @@ def read_interactions(
         return None
     verbs, rows, hois = (_Columns(_list(tree, key, path), path, key) for key in SECTIONS)
     facts = verbs.facts(categories)
-    facts = InteractionFacts(facts.verb_ids, facts.verbs, facts.roles, hois.pairs(facts, categories))
+    facts = replace(facts, classes=hois.pairs(facts, categories))
     place = {number: row for row, number in enumerate(facts.verb_ids)}
     for row, number in enumerate(rows.integers("verb_id").tolist()):
         if number not in place:
@@ -199,6 +204,8 @@ class _Columns(Columns):
 
     def facts(self, categories: Sequence[Mapping[str, Any]]) -> InteractionFacts:
         """Those of the section ``verbs``."""
+        from boxwood.interactions import InteractionFacts
+
         if not self.records:
             raise UserError(f"{self.path}: 'verbs' is empty; name the verbs of its interactions")
         known = {int(row["id"]) for row in categories}

@@ -158,7 +158,7 @@ def dense_pose_rcnn_r50_fpn_s1x_dl_wc2() -> RunConfig:
 
 
 def dense_pose_rcnn_r50_fpn_s1x_wc1m() -> RunConfig:
-    """DensePose R-CNN, ResNet-50-FPN, one predicted variance, weights of the segmentations, 130,000 steps of 16 images.
+    """DensePose R-CNN, ResNet-50-FPN, one predicted variance, segmentation weights, 130,000 steps of 16 images.
     detectron2 published box AP 60.6 and GPS AP 64.0, GPSm AP 65.4.
     """
     config = _confident(50, "iid_iso", segmentation=True)
@@ -167,21 +167,21 @@ def dense_pose_rcnn_r50_fpn_s1x_wc1m() -> RunConfig:
 
 
 def dense_pose_rcnn_r50_fpn_s1x_wc2m() -> RunConfig:
-    """DensePose R-CNN, ResNet-50-FPN, predicted variance and direction, weights of the segmentations, 130,000 steps of 16
+    """DensePose R-CNN, ResNet-50-FPN, predicted variance and direction, segmentation weights, 130,000 steps of 16
     images. detectron2 published box AP 60.7 and GPS AP 64.2, GPSm AP 65.5.
     """
     return _confident(50, "indep_aniso", segmentation=True)
 
 
 def dense_pose_rcnn_r50_fpn_s1x_dl_wc1m() -> RunConfig:
-    """DensePose R-CNN, ResNet-50-FPN, DeepLab's head, one predicted variance, weights of the segmentations, 130,000 steps of
+    """DensePose R-CNN, ResNet-50-FPN, DeepLab's head, one predicted variance, segmentation weights, 130,000 steps of
     16 images. detectron2 published box AP 60.7 and GPS AP 65.2, GPSm AP 66.7.
     """
     return _confident(50, "iid_iso", deeplab=True, segmentation=True)
 
 
 def dense_pose_rcnn_r50_fpn_s1x_dl_wc2m() -> RunConfig:
-    """DensePose R-CNN, ResNet-50-FPN, DeepLab's head, variance and direction, weights of the segmentations, 130,000 steps of
+    """DensePose R-CNN, ResNet-50-FPN, DeepLab's head, variance and direction, segmentation weights, 130,000 steps of
     16 images. detectron2 published box AP 60.8 and GPS AP 65.0, GPSm AP 66.4.
     """
     return _confident(50, "indep_aniso", deeplab=True, segmentation=True)
@@ -237,28 +237,28 @@ def dense_pose_rcnn_r101_fpn_s1x_dl_wc2() -> RunConfig:
 
 
 def dense_pose_rcnn_r101_fpn_s1x_wc1m() -> RunConfig:
-    """DensePose R-CNN, ResNet-101-FPN, one predicted variance, weights of the segmentations, 130,000 steps of 16 images.
+    """DensePose R-CNN, ResNet-101-FPN, one predicted variance, segmentation weights, 130,000 steps of 16 images.
     detectron2 published box AP 62.0 and GPS AP 64.8, GPSm AP 66.0.
     """
     return _confident(101, "iid_iso", segmentation=True)
 
 
 def dense_pose_rcnn_r101_fpn_s1x_wc2m() -> RunConfig:
-    """DensePose R-CNN, ResNet-101-FPN, predicted variance and direction, weights of the segmentations, 130,000 steps of 16
+    """DensePose R-CNN, ResNet-101-FPN, predicted variance and direction, segmentation weights, 130,000 steps of 16
     images. detectron2 published box AP 62.5 and GPS AP 64.5, GPSm AP 66.0.
     """
     return _confident(101, "indep_aniso", segmentation=True)
 
 
 def dense_pose_rcnn_r101_fpn_s1x_dl_wc1m() -> RunConfig:
-    """DensePose R-CNN, ResNet-101-FPN, DeepLab's head, one predicted variance, weights of the segmentations, 130,000 steps
+    """DensePose R-CNN, ResNet-101-FPN, DeepLab's head, one predicted variance, segmentation weights, 130,000 steps
     of 16 images. detectron2 published box AP 62.0 and GPS AP 66.4, GPSm AP 67.1.
     """
     return _confident(101, "iid_iso", deeplab=True, segmentation=True)
 
 
 def dense_pose_rcnn_r101_fpn_s1x_dl_wc2m() -> RunConfig:
-    """DensePose R-CNN, ResNet-101-FPN, DeepLab's head, variance and direction, weights of the segmentations, 130,000 steps
+    """DensePose R-CNN, ResNet-101-FPN, DeepLab's head, variance and direction, segmentation weights, 130,000 steps
     of 16 images. detectron2 published box AP 61.9 and GPS AP 66.1, GPSm AP 67.1.
     """
     return _confident(101, "indep_aniso", deeplab=True, segmentation=True)

@@ -28,7 +28,7 @@ def test_config_list_names_every_recipe(boxwood: Boxwood) -> None:
     assert listed[: len(single)] == single
     for name in names()[len(single) :]:  # Detectron's 87 recipes, grouped by kind
         assert sum(name.startswith(sort.removesuffix("*")) for sort in listed[len(single) :]) >= 1, name
-    assert max(map(len, lines)) < 160 and not any("publish" in line for line in lines)
+    assert max(map(len, lines)) < 165 and not any("publish" in line for line in lines)
 
 
 def test_config_show_can_be_trained_from(boxwood: Boxwood, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from boxwood.columns import short
 from boxwood.data.formats.reading import Reading, descriptions
-from boxwood.data.known_classes import COCO
 from boxwood.errors import UserError
 from boxwood.files import make_folder, write_whole
 
@@ -274,6 +273,8 @@ def _action(where: Path, number: int, row: Mapping[str, Any], lost: Counter[str]
 
 def _categories_of(names: Iterable[str]) -> dict[str, int]:
     """The ids of HICO's objects: COCO's, and from 91 on those of others."""
+    from boxwood.data.known_classes import COCO  # it needs torch
+
     known = dict(zip(COCO.names, COCO.ids, strict=True))
     others = sorted({name for name in names if name.replace("_", " ") not in known} - {"person"})
     ids = {name: known[name.replace("_", " ")] for name in names if name not in others} | {"person": 1}
