@@ -373,4 +373,5 @@ def test_interactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     run("interactions.py", tmp_path / "run", picture, "--score", 0, "--out", drawn, monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert any(": walk, score " in line for line in lines) and any(": kick (obj) " in line and " at [" in line for line in lines)
-    assert Image.open(drawn).size == (128, 128)
+    with Image.open(drawn) as image:
+        assert image.size == (128, 128)

@@ -55,11 +55,14 @@ def save_weights(path: Path | str, state: Mapping[str, Tensor], config: RunConfi
 
     Raises `UserError` where the file cannot be written; an existing file is then unchanged.
     """
+    facts = asdict(categories)
+    if categories.interactions is None:
+        del facts["interactions"]  # which 0.1 does not know
     metadata = {
         "format": "boxwood",
         "format_version": str(FORMAT_VERSION),
         "config": to_yaml(config),
-        "categories": json.dumps(asdict(categories), ensure_ascii=False),
+        "categories": json.dumps(facts, ensure_ascii=False),
     }
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
