@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from boxwood import recipes
+from boxwood.interactions import InteractionFacts
 from boxwood.models import ModelConfig
 from boxwood.models.config import without_pretrained
 from boxwood.structures import Batch, Categories, InstanceMasks, KeypointFacts, Target
@@ -37,6 +38,10 @@ LOSSES = {
     "DensePose R-CNN": {
         *("loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"),
         *("loss_dense_pose_coarse", "loss_dense_pose_fine", "loss_dense_pose_u", "loss_dense_pose_v"),
+    },
+    "InteractNet R-CNN": {
+        *("loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"),
+        *("loss_interaction_action", "loss_interaction_target", "loss_interaction_pair"),
     },
     "Keypoint R-CNN": {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_keypoint"},
     "RetinaNet": {"loss_class", "loss_box"},
@@ -100,7 +105,11 @@ def test_every_recipe_trains_detects_and_is_restored(name: str) -> None:
     config = getattr(recipes, name)()
     config.model = with_few_regions(config.model)
     torch.manual_seed(0)
-    model: Any = config.model.build(CLASSES, config.test).train()
+    classes = CLASSES
+    if getattr(config.model, "interaction_head", None):
+        verbs = InteractionFacts((1, 2), ("hold", "walk"), (("obj",), ()))
+        classes = replace(CLASSES, names=("person", *CLASSES.names[1:]), interactions=verbs)
+    model: Any = config.model.build(classes, config.test).train()
     for key, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d) and key.endswith("conv3.norm"):
             module.weight.fill_(0.2)  # with random weights and no statistics, activations of a hundred blocks would overflow
@@ -126,7 +135,7 @@ def test_every_recipe_trains_detects_and_is_restored(name: str) -> None:
     config.test.score_threshold, config.test.detections_per_image = 0.0, 4
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         detections = model.detections(model(plain), plain)
-        save_weights(Path(folder, "model.safetensors"), model.state_dict(), config, CLASSES)
+        save_weights(Path(folder, "model.safetensors"), model.state_dict(), config, classes)
         del model
         saved = read_weights(Path(folder, "model.safetensors"))
         assert saved.config == config
