@@ -4,10 +4,7 @@ and Triton compiles it for NVIDIA's GPUs.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from types import ModuleType
-from unittest import mock
 
 import pytest
 import torch
@@ -18,26 +15,17 @@ from torch import Tensor
 import boxwood.ops.nms
 from boxwood.ops.nms import nms_mask
 from tests.conftest import repeatable
+from tests.ops.kernels import kernel_module
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # 0 / 0 where both boxes are empty
-
-
-def kernel_module() -> ModuleType:
-    """A copy of the module, whose kernel is made as the environment says now."""
-    spec = importlib.util.find_spec("boxwood.ops.nms_kernel")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, {spec.name: module}):
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def interpreted() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        return kernel_module()
+        return kernel_module("boxwood.ops.nms_kernel")
 
 
 def survivors_by(module: ModuleType, boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
@@ -90,7 +78,7 @@ def test_it_compiles_for_gpus(capability: int) -> None:
     from triton.compiler import ASTSource
 
     types = {"boxes": "*fp32", "ends": "*i64", "alive": "*i32", "threshold": "fp32", "BLOCK": "constexpr"}
-    source = ASTSource(fn=kernel_module()._suppress, signature=types, constexprs={"BLOCK": 1024})
+    source = ASTSource(fn=kernel_module("boxwood.ops.nms_kernel")._suppress, signature=types, constexprs={"BLOCK": 1024})
     options = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": False}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert compiled.asm["cubin"]

@@ -4,8 +4,6 @@ operator, and Triton compiles it for NVIDIA's GPUs.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from types import ModuleType
@@ -21,20 +19,11 @@ from torch import Tensor
 
 import boxwood.ops.roi_align
 from tests.conftest import repeatable
+from tests.ops.kernels import kernel_module
 
 triton = pytest.importorskip("triton")
 
 STRIDES = (4, 8, 16, 32)
-
-
-def kernel_module() -> ModuleType:
-    """A copy of the module, whose kernel is made as the environment says now."""
-    spec = importlib.util.find_spec("boxwood.ops.roi_align_kernel")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, {spec.name: module}):
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +31,7 @@ def interpreted() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # functions of a kernel look for it when they are called
         patch.setattr("torch.cuda.device_of", mock.Mock(return_value=nullcontext()))
-        yield kernel_module()
+        yield kernel_module("boxwood.ops.roi_align_kernel")
 
 
 def pooled_by_torchvision(
@@ -124,7 +113,9 @@ def test_it_compiles_for_gpus(capability: int, dtype: str, backward: bool, monke
     types |= {"cells": f"*{dtype}", "levels": "*i64", "rois": "*fp32", "images": "*i64", "channels": "i32"}
     constants = {"SIZE": 7, "POINTS": 2, "ALIGNED": True, "LEVELS": 4, "BACKWARD": backward, "BLOCK": 256}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(types) if not name.startswith(("h", "w", "s"))}
-    source = ASTSource(kernel_module()._pool, types | dict.fromkeys(constants, "constexpr"), constants, aligned)
+    source = ASTSource(
+        kernel_module("boxwood.ops.roi_align_kernel")._pool, types | dict.fromkeys(constants, "constexpr"), constants, aligned
+    )
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 2})
     assert compiled.asm["cubin"]
     assert "ld.global.v" in compiled.asm["ptx"]
