@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from boxwood.dense_pose import DensePose
 from boxwood.errors import UserError
 from boxwood.fields import InstanceMasks
+from boxwood.interop.detectron2 import DENSE_POSE
 from boxwood.models.backbones.config import NonLocalConfig
 from boxwood.models.heads import (
     ConvDensePoseHeadConfig,
@@ -37,19 +38,7 @@ from tests.models.toys import ARCHITECTURES, CATEGORIES, TEST, batch, build
 
 FACTS = Path(__file__).parents[1] / "facts" / "dense_pose"
 CLOSE = {"rtol": 3e-5, "atol": 3e-5}
-THEIRS = {
-    "coarse": "ann_index",
-    "fine": "index_uv",
-    "u": "u",
-    "v": "v",
-    "sigma": "sigma_2",
-    "kappa_u": "kappa_u",
-    "kappa_v": "kappa_v",
-    "fine_confidence": "fine_segm_confidence",
-    "coarse_confidence": "coarse_segm_confidence",
-}
-"""Our names of the maps, and detectron2's names of the layers that predict them."""
-OUTPUTS = THEIRS | {"coarse": "coarse_segm", "fine": "fine_segm"}
+OUTPUTS = DENSE_POSE | {"coarse": "coarse_segm", "fine": "fine_segm"}
 
 
 def golden(*names: str) -> dict[str, Tensor]:
@@ -77,7 +66,7 @@ def fill_predictor(predictor: DensePosePredictor, facts: dict[str, Tensor]) -> N
     fill(
         predictor,
         {
-            f"layers.{ours}.{leaf}": facts[f"predictor.{THEIRS[ours]}_lowres.{leaf}"]
+            f"layers.{ours}.{leaf}": facts[f"predictor.{DENSE_POSE[ours]}_lowres.{leaf}"]
             for ours in channels_of(predictor.head)
             for leaf in ("weight", "bias")
         },
@@ -114,7 +103,7 @@ def test_fifteen_coarse_channels_are_detectron2s() -> None:
     network = config.build(6)
     fill_convolutions(network.convs, facts)  # type: ignore[arg-type]
     predictor = DensePosePredictor(config, 8)
-    known = {f"layers.{ours}.{leaf}": facts[f"predictor.{THEIRS[ours]}_lowres.{leaf}"]
+    known = {f"layers.{ours}.{leaf}": facts[f"predictor.{DENSE_POSE[ours]}_lowres.{leaf}"]
              for ours in ("coarse", "u") for leaf in ("weight", "bias")}  # fmt: skip
     predictor.load_state_dict(known, strict=False)
     features = network(facts["x"])
