@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from boxwood.interop.onnx import FixedSizeProgram
 from boxwood.models.ground_truth import padded
 from boxwood.structures import Batch
 from tests.models.toys import ARCHITECTURES, PROPOSALS, batch, build
@@ -23,26 +24,9 @@ OTHERS = (((160, 224), (160, 180)), ((160, 352), (130, 340)), ((320, 192), (320,
 """Heights and widths of the images of a batch."""
 
 
-class Program(nn.Module):
-    """The exported program: tensors in, the tensors of the final instances out, in pixels of the network's input."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.model.fixed_shapes = True
-
-    def forward(self, images: Tensor, sizes: Tensor, proposals: Tensor | None = None, counts: Tensor | None = None) -> Outputs:
-        """``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) int64; for a network without RPN ``proposals`` (B, K, 4), of which the
-        first ``counts`` (B,) of each image count."""
-        given = None
-        if proposals is not None and counts is not None:
-            counted = torch.arange(proposals.shape[1], device=counts.device) < counts[:, None]
-            given = tuple((proposals * counted[..., None]).unbind(0))  # a row of zeros is no proposal
-        return instances_of(self.model(Batch(images, sizes, (), proposals=given, originals=sizes)))
-
-
-def instances_of(output: Any) -> Outputs:
-    instances = output.instances
+def instances_of(model: Any, images: Batch) -> Outputs:
+    """The outputs of `FixedSizeProgram`, by the network as it is."""
+    instances = model(images).instances
     return {
         "boxes": instances.boxes,
         "scores": instances.scores,
@@ -76,7 +60,7 @@ def dimensions(name: str) -> tuple[dict[int, Any], ...]:
 def export(name: str, *, dynamic: bool, strict: bool, sizes: Sequence[tuple[int, int]]) -> ExportedProgram:
     with torch.no_grad():
         return torch.export.export(
-            Program(build(name)),
+            FixedSizeProgram(build(name)),
             arguments(batch(sizes, proposals=name == "fast_rcnn_fpn")),
             dynamic_shapes=dimensions(name) if dynamic else None,
             strict=strict,
@@ -90,7 +74,7 @@ def assert_same_instances(name: str, program: nn.Module, sizes: Sequence[tuple[i
     if nothing:
         images.sizes[-1] = 0
     with torch.no_grad():
-        expected, got = instances_of(build(name)(images)), program(*arguments(images))
+        expected, got = instances_of(build(name), images), program(*arguments(images))
     assert got.keys() == expected.keys()
     assert torch.equal(got["valid"], expected["valid"])
     assert expected["valid"].any(dim=1).tolist() == [True] * (len(sizes) - nothing) + [False] * nothing

@@ -158,8 +158,8 @@ def random_figure(rng: Rng, size: tuple[int, int]) -> Figure:
     view = np.diag([-1.0, -1.0, -1.0]) @ _turn(2, rng.normal(0, 0.12)) @ _turn(0, rng.normal(0, 0.08)) @ _turn(1, heading)
     # The figure's left is at the right of the picture where it looks at the viewer: mirror x once more.
     view = np.diag([-1.0, 1.0, 1.0]) @ view
-    scale = min(size) * np.exp(rng.uniform(np.log(0.22), np.log(0.46)))
-    place = np.array([rng.uniform(0.15, 0.85) * size[1], rng.uniform(0.42, 0.58) * size[0]])
+    scale = min(size) * np.exp(rng.uniform(np.log(0.34), np.log(0.5)))
+    place = np.array([rng.uniform(0.2, 0.8) * size[1], rng.uniform(0.45, 0.55) * size[0]])
     return Figure(centers @ view.T, frames @ view.T, scale, place)
 
 
@@ -276,8 +276,8 @@ def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
 
 
 def random_figures(rng: Rng, size: tuple[int, int]) -> tuple[list[Figure], Seen, Picture]:
-    """One to three figures from back to front, what is seen of them, and their picture (H, W, 3) float32, 0..1."""
-    figures = [random_figure(rng, size) for _ in range(int(rng.integers(1, 4)))]
+    """One or two figures from back to front, what is seen of them, and their picture (H, W, 3) float32, 0..1."""
+    figures = [random_figure(rng, size) for _ in range(int(rng.integers(1, 3)))]
     seen, picture = _render(figures, size), ground(rng, size)
     for number in range(len(figures)):
         _paint(picture, seen, number, rng)
