@@ -11,9 +11,10 @@ Letters: B images, C channels, H x W the map, R RoIs, P cells a side, G sampling
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,9 @@ OUTSIDE = -1e6
 
 MOST_LEVELS = 4
 """Of a pyramid, that the kernel for a GPU takes."""
+
+READS = 8
+"""Of each pixel of a map, from which on `_WeightedSums` is faster (measured; docs/benchmarks.md)."""
 
 __all__ = ["assign_levels", "pool_levels", "roi_align", "roi_align_planes", "roi_pool"]
 
@@ -216,8 +220,55 @@ def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: 
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
     table = _rows_of_pixels(features)
     entries = (rois.shape[0] * size * size, 4 * most * most)
-    pooled = F.embedding_bag(pixel.reshape(entries), table, per_sample_weights=weight.reshape(entries).to(table.dtype), mode="sum")
+    pixel, weight = pixel.reshape(entries), weight.reshape(entries).to(table.dtype)
+    pooled = (_WeightedSums.apply if _reads_pixels_often(table, pixel) else _weighted_sums)(table, pixel, weight)
     return pooled.view(rois.shape[0], size, size, channels).permute(0, 3, 1, 2)
+
+
+def _weighted_sums(table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Rows ``pixel`` (N, K) of the table (M, C), weighted and added -> (N, C)."""
+    return F.embedding_bag(pixel, table, per_sample_weights=weight, mode="sum")
+
+
+class _WeightedSums(torch.autograd.Function):
+    """`_weighted_sums` with a faster gradient where each row of the table is read many times: the transposed sums are one product
+    with a sparse matrix, whose rows are the pixels, and which threads share."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(pixel, weight)
+        ctx.rows = table.shape[0]
+        return _weighted_sums(table, pixel, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        pixel, weight = ctx.saved_tensors
+        sorted_pixels, order = pixel.flatten().sort()
+        starts = torch.searchsorted(sorted_pixels, torch.arange(ctx.rows + 1, dtype=torch.int32), out_int32=True)
+        columns = (order // pixel.shape[1]).int()
+        size = (ctx.rows, pixel.shape[0])
+        matrix = torch.sparse_csr_tensor(starts, columns, weight.flatten()[order], size, check_invariants=False)
+        return matrix @ gradient, None, None
+
+
+def _reads_pixels_often(table: Tensor, pixel: Tensor) -> bool:
+    """Whether `_WeightedSums` is the faster one: a gradient is computed, and the entries are many beside the rows."""
+    needs_gradient = table.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return needs_gradient and table.dtype == torch.float32 and pixel.numel() >= READS * table.shape[0] and _has_sparse_products()
+
+
+@cache
+def _has_sparse_products() -> bool:
+    """Whether this build of PyTorch multiplies sparse matrices of compressed rows; it warns once that they are new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            places = torch.tensor([0, 1], dtype=torch.int32)
+            torch.sparse_csr_tensor(places, places[:1], torch.ones(1), (1, 1), check_invariants=False) @ torch.ones(1, 1)
+        except RuntimeError:
+            return False
+    return True
 
 
 def _rows_of_pixels(features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from boxwood.evaluation.measures import DensePoseEvaluatorConfig
 from boxwood.models import RCNNConfig
 from boxwood.models.backbones import ResNetConfig
 from boxwood.models.config import FPNConfig, RoIConfig, RPNConfig
-from boxwood.models.heads import ConvDensePoseHeadConfig, ConvFCHeadConfig, ConvMaskHeadConfig
+from boxwood.models.heads import ConvFCHeadConfig, ConvMaskHeadConfig, DeepLabDensePoseHeadConfig
 from boxwood.run_config import AdamWConfig, CosineScheduleConfig, RunConfig, TrainConfig
 
 __all__ = ["demo_bodies", "demo_shapes"]
@@ -60,12 +60,13 @@ def demo_bodies() -> RunConfig:
         boxwood train demo_bodies --out demo/bodies-run
     """
     config = demo_shapes()
-    assert isinstance(config.model, RCNNConfig) and config.model.rpn is not None
+    assert isinstance(config.model, RCNNConfig) and config.model.rpn is not None and config.model.fpn is not None
+    config.model.fpn.channels = 64  # the dense head's group norm wants a multiple of 32
     config.model.rpn.anchor_ratios = (0.7, 1.4)
     config.model.mask_head = None
     config.model.rois.positive_fraction = 0.25
-    config.model.dense_pose_head = ConvDensePoseHeadConfig(
-        convs=4, width=64, resolution=14, coarse_weight=1.0, fine_weight=1.0, uv_weight=0.02
+    config.model.dense_pose_head = DeepLabDensePoseHeadConfig(
+        convs=2, width=64, dilations=(2, 4), resolution=14, coarse_weight=1.0, fine_weight=1.0, uv_weight=0.02
     )
     resize = ResizeShortestEdge(short=(176,), long=320)
     config.data = DataConfig(
@@ -73,7 +74,7 @@ def demo_bodies() -> RunConfig:
             annotations="demo/bodies/train.json",
             images="demo/bodies/train",
             symmetry="demo/bodies/body.npz",
-            transforms=(resize, HorizontalFlip(p=0.5)),
+            transforms=(resize,),  # a mirror image would have the suit's colours on the wrong sides
         ),
         val=CocoConfig(annotations="demo/bodies/val.json", images="demo/bodies/val", transforms=(resize,)),
     )

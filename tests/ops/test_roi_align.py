@@ -9,6 +9,7 @@ import torch
 import torchvision.ops
 from torch import Tensor
 
+import boxwood.ops.roi_align as module
 from boxwood.ops.roi_align import assign_levels, pool_levels, roi_align, roi_align_planes
 
 STRIDE = 4
@@ -102,6 +103,24 @@ def test_a_ramp_is_read_at_the_cells_centres() -> None:
     maps = x.expand(1, 1, 20, 20)
     pooled = roi_align(maps, torch.tensor([[10.0, 20, 38, 48]]), torch.tensor([0]), 7, scale=1 / STRIDE)
     torch.testing.assert_close(pooled[0, 0, 0], 10 + 4 * (torch.arange(7) + 0.5))
+
+
+@pytest.mark.parametrize("reads", [0, 10**9], ids=["sparse product", "embedding bag"])
+def test_both_gradients_are_those_of_the_dense_matrix(reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READS", reads)
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randn(11, 5, generator=generator, requires_grad=True)
+    pixel = torch.randint(0, 11, (7, 4), generator=generator, dtype=torch.int32)
+    weight, upstream = torch.rand(7, 4, generator=generator), torch.randn(7, 5, generator=generator)
+    assert module._reads_pixels_often(table, pixel) == (reads == 0)
+    sums = (module._WeightedSums.apply if reads == 0 else module._weighted_sums)(table, pixel, weight)
+    matrix = torch.zeros(7, 11)
+    for row in range(7):
+        for column, value in zip(pixel[row].tolist(), weight[row].tolist(), strict=True):
+            matrix[row, column] += value
+    torch.testing.assert_close(sums, matrix @ table)
+    sums.backward(upstream)
+    torch.testing.assert_close(table.grad, matrix.T @ upstream)
 
 
 def test_no_rois() -> None:

@@ -3,8 +3,8 @@ a download, and without a licence.
 
 A figure is 14 ellipsoids with DensePose's 24 charts: torso and limbs have one at the back and one at the front, the head one at
 each side, hands and feet have one alone. V runs along an ellipsoid's axis, U around it: from the figure's right to its left, on the
-head from the back to the front. Colours say nothing of the part; stripes, a face and hair tell front from back. `surface` has the
-distances by which the pictures are measured.
+head from the back to the front. So that few steps are enough, a figure's suit tells its sides: it is red on the right, blue on the
+left, and has white stripes in front. `surface` has the distances by which the pictures are measured.
 
 Frames: a figure's metres x (to its left), y (up), z (to its front); the picture's pixels.
 """
@@ -235,31 +235,45 @@ def _draw_limb(seen: Seen, limb: Limb, center: Array, frame: Array, body: Figure
 
 
 FRONTS = sorted({limb.front for limb in LIMBS if limb.front != limb.back and not limb.sides})
-HEAD = (LIMBS[PLACE["head"]].back, LIMBS[PLACE["head"]].front)
+TORSO, HEAD = ((LIMBS[PLACE[name]].back, LIMBS[PLACE[name]].front) for name in ("torso", "head"))
+HUES = {"right": (-0.05, 0.1), "left": (0.5, 0.65)}
+"""Of the clothes on each side: red to orange, cyan to blue."""
+CLOTHES = {
+    "arm": ((0.6, 0.95), (0.65, 0.95)),
+    "leg": ((0.6, 0.95), (0.35, 0.6)),
+    "hand": ((0.2, 0.4), (0.7, 1)),
+    "foot": ((0.5, 1), (0.15, 0.3)),
+}
+"""Saturation and value."""
 
 
 def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
-    """Paint figure ``number``: clothes of random colours, striped in front; a face, and hair behind it."""
+    """Paint figure ``number``: a suit of two colours, with white stripes in front; a face, and hair behind it."""
     rows, columns = (np.flatnonzero((seen.figure == number).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return
     window = tuple(slice(line[0] // FINE * FINE, -(-(line[-1] + 1) // FINE) * FINE) for line in (rows, columns))
     picture = picture[tuple(slice(part.start // FINE, part.stop // FINE) for part in window)]
     fine, part, u, v = (values[window] for values in (seen.figure == number, seen.part, seen.u, seen.v))
-    shirt, trousers, hair = (color(rng, (0.25, 0.9), (0.35, 0.95)) for _ in range(3))
     skin = color(rng, (0.2, 0.5), (0.5, 0.95)) * np.array([1.0, 0.8, 0.65], dtype=np.float32)
     tones = np.zeros((25, 3), dtype=np.float32)
-    for limb in LIMBS:
-        clothes = trousers if "leg" in limb.name else shirt
-        bare = limb.name == "head" or "hand" in limb.name
-        tones[[limb.back, limb.front]] = skin if bare else hair if "foot" in limb.name else clothes
+    for side, hue in HUES.items():
+        for kind, (saturation, value) in CLOTHES.items():
+            tone = color(rng, saturation, value, hue)
+            for limb in LIMBS:
+                if limb.name.startswith(side) and limb.name.endswith(kind):
+                    tones[[limb.back, limb.front]] = tone
+    right, left = (LIMBS[PLACE[f"{side}_upper_arm"]].back for side in HUES)
     surface = tones[part]
-    striped = np.isin(part, FRONTS) & (np.floor(v * 9).astype(int) % 2 == 0)
-    surface[striped] *= 0.6
-    head = np.isin(part, HEAD)
+    torso, head, on_right = np.isin(part, TORSO), np.isin(part, HEAD), u < 0.5
+    surface[torso & on_right], surface[torso & ~on_right] = tones[right], tones[left]
+    striped = np.isin(part, FRONTS) & (np.floor(v * 7).astype(int) % 2 == 1)
+    surface[striped] = 0.3 * surface[striped] + 0.7
+    surface[head] = skin
+    hair = head & ((v > 0.74) | (u < 0.5))
+    surface[hair] = np.where((part == HEAD[0])[..., None], tones[right], tones[left])[hair]
     eyes = head & (np.abs(v - 0.58) < 0.05) & (np.abs(u - 0.83) < 0.06)
     mouth = head & (np.abs(v - 0.33) < 0.03) & (u > 0.86)
-    surface[head & ((v > 0.74) | (u < 0.5))] = hair
     surface[eyes | mouth] = 0.1
     surface *= (0.45 + 0.55 * seen.shade[window])[..., None]
 

@@ -20,9 +20,10 @@ Picture = NDArray[np.float32]
 Rng = np.random.Generator
 
 
-def color(rng: Rng, saturation: tuple[float, float], value: tuple[float, float]) -> Field:
-    """A random colour, (3,) float32 RGB, of any hue and a saturation and value within the given ranges."""
-    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)), dtype=np.float32)
+def color(rng: Rng, saturation: tuple[float, float], value: tuple[float, float], hue: tuple[float, float] = (0.0, 1.0)) -> Field:
+    """A random colour, (3,) float32 RGB, of a hue, saturation and value within the given ranges."""
+    hsv = (rng.uniform(*hue) % 1, rng.uniform(*saturation), rng.uniform(*value))
+    return np.array(colorsys.hsv_to_rgb(*hsv), dtype=np.float32)
 
 
 def mix(field: Field, first: Field, second: Field) -> Picture:
