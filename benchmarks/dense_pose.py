@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 import boxwood
-from boxwood.data import CocoConfig
 from boxwood.data.synthetic.bodies import write_bodies
 from boxwood.dense_pose import decode_png, encode_png
 from boxwood.evaluation.dense_pose import DensePoseEvaluator
@@ -76,8 +75,7 @@ def configuration(folder: Path, seed: int, steps: int | None) -> RunConfig:
     for name in ("train", "val"):
         part = getattr(config.data, name)
         part.annotations, part.images = str(folder / f"{name}.json"), str(folder / name)
-    assert isinstance(config.data.train, CocoConfig) and config.evaluator is not None
-    config.data.train.symmetry = str(folder / "body.npz")
+    assert config.evaluator is not None
     config.evaluator.surface = str(folder / "body.npz")  # type: ignore[attr-defined]  # of dense pose
     config.train.steps = steps or config.train.steps
     return config
