@@ -369,7 +369,7 @@ def test_distill(
 def test_interactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_figures(tmp_path / "figures", train=2, val=1)
     package.train(interactnet_on(tmp_path / "figures", steps=1), tmp_path / "run")
-    picture, drawn = tmp_path / "figures/val/000001.png", tmp_path / "drawn.png"
+    picture, drawn = tmp_path / "figures/val/000000.png", tmp_path / "drawn.png"
     run("interactions.py", tmp_path / "run", picture, "--score", 0, "--out", drawn, monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert any(": walk, score " in line for line in lines) and any(": kick (obj) " in line and " at [" in line for line in lines)

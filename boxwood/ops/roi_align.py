@@ -22,6 +22,9 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+# PyTorch says so once of matrices in compressed rows, which `_WeightedSums` needs.
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
+
 OUTSIDE = -1e6
 """Pixels: a RoI there touches no map."""
 
@@ -65,12 +68,7 @@ def roi_align(
     if rois.shape[0] == 0 and not fixed_shapes:  # the gradient of zeros lies in memory as that of RoIs
         return _rows_of_pixels(features)[:0].view(0, size, size, features.shape[1]).permute(0, 3, 1, 2)
     if features.device.type != "cpu" or (fixed_shapes and sampling_ratio == 0):
-        import torchvision.ops
-
-        return _in_float32(
-            lambda table, indexed: torchvision.ops.roi_align(table, indexed, size, scale, sampling_ratio, aligned),
-            *(features, rois, images),
-        )
+        return _in_float32("roi_align", features, rois, images, size, scale, sampling_ratio, aligned)
     rois = rois.detach().float() * scale - (0.5 if aligned else 0.0)
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0 if aligned else 1.0)
     if sampling_ratio > 0:
@@ -81,8 +79,7 @@ def roi_align(
     pooled = features.new_empty(len(rois), features.shape[1], size, size)
     for most in sorted(set(longest.tolist())):
         rows = (longest == most).nonzero()[:, 0]
-        part = _pool(features, rois[rows], extent[rows], images[rows], size, points[rows], most)
-        pooled = pooled.index_copy(0, rows, part)
+        pooled = pooled.index_copy(0, rows, _pool(features, rois[rows], extent[rows], images[rows], size, points[rows], most))
     return pooled
 
 
@@ -91,9 +88,7 @@ def roi_pool(features: Tensor, rois: Tensor, images: Tensor, size: int, *, scale
 
     What came before RoIAlign, with its arguments: (B, C, H, W), (R, 4), (R,) -> (R, C, P, P). torchvision's operator does the work.
     """
-    import torchvision.ops
-
-    return _in_float32(lambda table, indexed: torchvision.ops.roi_pool(table, indexed, size, scale), features, rois, images)
+    return _in_float32("roi_pool", features, rois, images, size, scale)
 
 
 def pool_levels(
@@ -201,12 +196,15 @@ def assign_levels(boxes: Tensor, num_levels: int, *, canonical_size: float = 224
     return level.clamp(0, num_levels - 1).to(torch.int64)
 
 
-def _in_float32(pool: Callable[[Tensor, Tensor], Tensor], features: Tensor, rois: Tensor, images: Tensor) -> Tensor:
+def _in_float32(operator: str, features: Tensor, rois: Tensor, images: Tensor, *settings: Any) -> Tensor:
     """An operator of torchvision on ``features`` and ``rois``. Maps of 16 bits are widened for it: their type would round the RoIs,
     by up to 4 pixels where they are near 1000, and float16 ends at 65504."""
+    import torchvision.ops
+
     table = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     indexed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1)
-    return pool(table, indexed.to(table.dtype)).to(features.dtype)
+    pooled: Tensor = getattr(torchvision.ops, operator)(table, indexed.to(table.dtype), *settings)
+    return pooled.to(features.dtype)
 
 
 def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: int, points: Tensor, most: int) -> Tensor:
@@ -221,54 +219,29 @@ def _pool(features: Tensor, rois: Tensor, extent: Tensor, images: Tensor, size: 
     table = _rows_of_pixels(features)
     entries = (rois.shape[0] * size * size, 4 * most * most)
     pixel, weight = pixel.reshape(entries), weight.reshape(entries).to(table.dtype)
-    pooled = (_WeightedSums.apply if _reads_pixels_often(table, pixel) else _weighted_sums)(table, pixel, weight)
+    if torch.compiler.is_compiling() or table.dtype != torch.float32 or pixel.numel() < READS * len(table):
+        pooled = F.embedding_bag(pixel, table, per_sample_weights=weight, mode="sum")
+    else:
+        pooled = _WeightedSums.apply(table, pixel, weight)
     return pooled.view(rois.shape[0], size, size, channels).permute(0, 3, 1, 2)
 
 
-def _weighted_sums(table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
-    """Rows ``pixel`` (N, K) of the table (M, C), weighted and added -> (N, C)."""
-    return F.embedding_bag(pixel, table, per_sample_weights=weight, mode="sum")
-
-
 class _WeightedSums(torch.autograd.Function):
-    """`_weighted_sums` with a faster gradient where each row of the table is read many times: the transposed sums are one product
-    with a sparse matrix, whose rows are the pixels, and which threads share."""
+    """Rows ``pixel`` (N, K) of a table (M, C), weighted and added -> (N, C), with a gradient that is faster than `embedding_bag`'s
+    where each row of the table is read many times: a product with a sparse matrix, whose rows are the pixels."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(pixel, weight)
-        ctx.rows = table.shape[0]
-        return _weighted_sums(table, pixel, weight)
+        ctx.arguments = pixel, weight, len(table)
+        return F.embedding_bag(pixel, table, per_sample_weights=weight, mode="sum")
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        pixel, weight = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        pixel, weight, rows = ctx.arguments
         sorted_pixels, order = pixel.flatten().sort()
-        starts = torch.searchsorted(sorted_pixels, torch.arange(ctx.rows + 1, dtype=torch.int32), out_int32=True)
-        columns = (order // pixel.shape[1]).int()
-        size = (ctx.rows, pixel.shape[0])
-        matrix = torch.sparse_csr_tensor(starts, columns, weight.flatten()[order], size, check_invariants=False)
-        return matrix @ gradient, None, None
-
-
-def _reads_pixels_often(table: Tensor, pixel: Tensor) -> bool:
-    """Whether `_WeightedSums` is the faster one: a gradient is computed, and the entries are many beside the rows."""
-    needs_gradient = table.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return needs_gradient and table.dtype == torch.float32 and pixel.numel() >= READS * table.shape[0] and _has_sparse_products()
-
-
-@cache
-def _has_sparse_products() -> bool:
-    """Whether this build of PyTorch multiplies sparse matrices of compressed rows; it warns once that they are new."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            places = torch.tensor([0, 1], dtype=torch.int32)
-            torch.sparse_csr_tensor(places, places[:1], torch.ones(1), (1, 1), check_invariants=False) @ torch.ones(1, 1)
-        except RuntimeError:
-            return False
-    return True
+        starts = torch.searchsorted(sorted_pixels, torch.arange(rows + 1, dtype=torch.int32), out_int32=True)
+        columns, values = (order // pixel.shape[1]).int(), weight.flatten()[order]
+        return torch.sparse_csr_tensor(starts, columns, values, (rows, len(pixel))) @ gradient, None, None
 
 
 def _rows_of_pixels(features: Tensor) -> Tensor:
@@ -284,9 +257,8 @@ def _axis(start: Tensor, extent: Tensor, limit: int, size: int, points: Tensor, 
     """
     number = points[:, None, None]
     count = number.clamp(min=1).float()
-    cell = torch.arange(size, dtype=torch.float32)[None, :, None]
-    point = torch.arange(most, dtype=torch.float32)[None, None, :]
-    position = start[:, None, None] + (cell + (point + 0.5) / count) * (extent[:, None, None] / size)
+    cell, point = (torch.arange(number, dtype=torch.float32) for number in (size, most))
+    position = start[:, None, None] + (cell[:, None] + (point + 0.5) / count) * (extent[:, None, None] / size)
     weight = ((position >= -1) & (position <= limit) & (point < number)) / count
     position = position.clamp(0, limit - 1)
     low = position.floor().clamp(max=max(limit - 2, 0))

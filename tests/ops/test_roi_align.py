@@ -58,6 +58,7 @@ def theirs(maps: Tensor, rois: Tensor, images: Tensor, size: int, sampling_ratio
 @pytest.mark.parametrize("size", [7, 14])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("reads", [0, 10**9], ids=["sparse product", "embedding bag"])
 def test_values_and_gradients_are_torchvisions(aligned: bool, sampling_ratio: int, size: int, channels_last: bool) -> None:
     memory = torch.channels_last if channels_last else torch.contiguous_format
     mine = features().contiguous(memory_format=memory).requires_grad_()
@@ -105,15 +106,12 @@ def test_a_ramp_is_read_at_the_cells_centres() -> None:
     torch.testing.assert_close(pooled[0, 0, 0], 10 + 4 * (torch.arange(7) + 0.5))
 
 
-@pytest.mark.parametrize("reads", [0, 10**9], ids=["sparse product", "embedding bag"])
-def test_both_gradients_are_those_of_the_dense_matrix(reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "READS", reads)
+def test_the_sparse_gradient_is_that_of_the_dense_matrix() -> None:
     generator = torch.Generator().manual_seed(3)
     table = torch.randn(11, 5, generator=generator, requires_grad=True)
     pixel = torch.randint(0, 11, (7, 4), generator=generator, dtype=torch.int32)
     weight, upstream = torch.rand(7, 4, generator=generator), torch.randn(7, 5, generator=generator)
-    assert module._reads_pixels_often(table, pixel) == (reads == 0)
-    sums = (module._WeightedSums.apply if reads == 0 else module._weighted_sums)(table, pixel, weight)
+    sums = module._WeightedSums.apply(table, pixel, weight)
     matrix = torch.zeros(7, 11)
     for row in range(7):
         for column, value in zip(pixel[row].tolist(), weight[row].tolist(), strict=True):

@@ -11,8 +11,6 @@ Frames: a figure's metres x (to its left), y (up), z (to its front); the picture
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,10 +20,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from boxwood.data.synthetic.paint import Picture, color, develop, ground
-from boxwood.files import make_folder, write_whole
+from boxwood.data.synthetic.writing import CONTRIBUTOR, Tree, write_set
+from boxwood.files import write_whole
 from boxwood.ops.contours import run_lengths
 from boxwood.ops.dense_pose import BOX_SIDE, COARSE_OF_PART
 
@@ -445,37 +443,23 @@ def write_bodies(out: str | Path, train: int = 600, val: int = 100, seed: int = 
 
     Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.
     """
-    for split, (name, count) in enumerate((("train", train), ("val", val))):
-        folder = Path(out, name)
-        make_folder(folder)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number in range(count):
-            rng = np.random.default_rng([seed, 2 + split, number])
-            figures, seen, picture = random_figures(rng, size)
-            encoded = io.BytesIO()
-            Image.fromarray(develop(picture, rng)).save(encoded, "JPEG", quality=93)
-            file_name = f"{number:06d}.jpg"
-            _write(folder / file_name, encoded.getvalue())
-            images.append({"id": number + 1, "file_name": file_name, "height": size[0], "width": size[1]})
-            for index, figure in enumerate(figures):
-                annotation = figure_annotation(figure, seen, index, rng)
-                if annotation is not None:
-                    annotations.append({"id": len(annotations) + 1, "image_id": number + 1, **annotation})
-        tree = {
-            "info": {"description": "Generated figures with dense pose", "contributor": "Boxwood"},
-            "images": images,
-            "annotations": annotations,
-            "categories": [{"id": 1, "name": "figure", "supercategory": "shape", "keypoints": list(KEYPOINTS)}],
-        }
-        _write(Path(out, f"{name}.json"), json.dumps(tree).encode())
-    arrays = io.BytesIO()
-    np.savez_compressed(arrays, **surface())  # type: ignore[arg-type]  # names of arrays
-    _write(Path(out, "body.npz"), arrays.getvalue())
+
+    def draw(tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng([seed, 2 + split, number])
+        figures, seen, picture = random_figures(rng, size)
+        pixels = develop(picture, rng)
+        for index, figure in enumerate(figures):
+            annotation = figure_annotation(figure, seen, index, rng)
+            if annotation is not None:
+                tree["annotations"].append({"id": len(tree["annotations"]) + 1, "image_id": number + 1, **annotation})
+        return pixels
+
+    categories = [{"id": 1, "name": "figure", "supercategory": "shape", "keypoints": list(KEYPOINTS)}]
+    info = {"description": "Generated figures with dense pose", "contributor": CONTRIBUTOR}
+    write_set(out, train, val, {"info": info, "categories": categories}, draw, image_format="JPEG")
+    write_whole(Path(out, "body.npz"), _write_surface)
 
 
-def _write(path: Path, content: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_whole(path, write)
+def _write_surface(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **surface())  # type: ignore[arg-type]  # names of arrays

@@ -8,9 +8,7 @@ is missing, and several that nobody uses lie about.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from boxwood.data.synthetic.paint import color, develop, mix, smooth_noise
-from boxwood.files import make_folder, write_text, write_whole
+from boxwood.data.synthetic.writing import CONTRIBUTOR, Tree, write_set
 
 __all__ = ["CLASSES", "SIZE", "VERBS", "write_figures"]
 
@@ -87,18 +85,15 @@ def write_figures(out: str | Path, train: int = 3000, val: int = 400, seed: int 
 
     Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.
     """
-    for split, (name, count) in enumerate((("train", train), ("val", val))):
-        folder = Path(out, name)
-        make_folder(folder)
-        tree = _empty_tree()
-        for number in range(1, count + 1):
-            rng = np.random.default_rng([seed, split, number])
-            figures, things = _scene(rng)
-            file_name = f"{number:06d}.png"
-            write_whole(folder / file_name, partial(Image.fromarray(_paint(figures, things, rng)).save, format="PNG"))
-            tree["images"].append({"id": number, "file_name": file_name, "height": SIZE, "width": SIZE})
-            _annotate(tree, number, figures, things)
-        write_text(Path(out, f"{name}.json"), json.dumps(tree))
+
+    def draw(tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng([seed, split, number + 1])
+        figures, things = _scene(rng)
+        pixels = _paint(figures, things, rng)
+        _annotate(tree, number + 1, figures, things)
+        return pixels
+
+    write_set(out, train, val, _sections(), draw, image_format="PNG")
 
 
 # -------------------------------------------------------------------------------------------------------------- geometry
@@ -236,19 +231,17 @@ def _paint(figures: list[_Figure], things: list[_Thing], rng: Rng) -> NDArray[np
     return develop(small, rng)
 
 
-def _empty_tree() -> dict[str, Any]:
+def _sections() -> Tree:
     roles: list[Any] = [[] if name == "walk" else [{"name": "obj", "include": []}] for name in VERBS]
     return {
-        "info": {"description": "Generated figures who do things with objects", "contributor": "Boxwood"},
-        "images": [],
-        "annotations": [],
+        "info": {"description": "Generated figures who do things with objects", "contributor": CONTRIBUTOR},
         "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
         "verbs": [{"id": number, "name": name, "roles": roles[number - 1]} for number, name in enumerate(VERBS, start=1)],
         "interactions": [],
     }
 
 
-def _annotate(tree: dict[str, Any], image_id: int, figures: list[_Figure], things: list[_Thing]) -> None:
+def _annotate(tree: Tree, image_id: int, figures: list[_Figure], things: list[_Thing]) -> None:
     """Append the annotations and interactions of a picture."""
     ids: dict[int, int] = {}
     parts: list[_Figure | _Thing] = [*figures, *things]

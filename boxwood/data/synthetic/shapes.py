@@ -6,9 +6,6 @@ lean, overlap and leave the picture; the truth is what can be seen of each.
 
 from __future__ import annotations
 
-import io
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from boxwood.data.synthetic.paint import Picture, color, develop, ground, mix, texture
-from boxwood.files import make_folder
+from boxwood.data.synthetic.writing import CONTRIBUTOR, Tree, write_set
 from boxwood.ops.contours import run_lengths, signed_area, simplified, traced
 
 __all__ = ["CLASSES", "KEYPOINTS", "Scene", "Shape", "annotation", "compose_scene", "random_scene", "write_shapes"]
@@ -299,37 +296,19 @@ def write_shapes(out: str | Path, train: int = 600, val: int = 100, seed: int = 
 
     Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.
     """
-    for split, (name, count) in enumerate((("train", train), ("val", val))):
-        folder = Path(out, name)
-        make_folder(folder)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number in range(count):
-            rng = np.random.default_rng([seed, split, number])
-            scene = random_scene(rng, size)
-            file_name = f"{number:06d}.jpg"
-            encoded = io.BytesIO()
-            Image.fromarray(develop(compose_scene(scene, rng), rng)).save(encoded, "JPEG", quality=93)
-            _write(folder / file_name, encoded.getvalue())
-            images.append({"id": number + 1, "file_name": file_name, "height": size[0], "width": size[1]})
-            for index in range(len(scene.shapes)):
-                annotations.append({"id": len(annotations) + 1, "image_id": number + 1, **annotation(scene, index)})
-        _write(Path(out, f"{name}.json"), json.dumps(_coco(images, annotations)).encode())
 
+    def draw(tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng([seed, split, number])
+        scene = random_scene(rng, size)
+        picture = develop(compose_scene(scene, rng), rng)
+        for index in range(len(scene.shapes)):
+            row = {"id": len(tree["annotations"]) + 1, "image_id": number + 1, **annotation(scene, index)}
+            tree["annotations"].append(row)
+        return picture
 
-def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "info": {"description": "Generated textured shapes", "contributor": "Boxwood"},
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": number, "name": name, "supercategory": "shape", "keypoints": list(KEYPOINTS)}
-            for number, name in enumerate(CLASSES, start=1)
-        ],
-    }
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    categories = [
+        {"id": number, "name": name, "supercategory": "shape", "keypoints": list(KEYPOINTS)}
+        for number, name in enumerate(CLASSES, start=1)
+    ]
+    info = {"description": "Generated textured shapes", "contributor": CONTRIBUTOR}
+    write_set(out, train, val, {"info": info, "categories": categories}, draw, image_format="JPEG")

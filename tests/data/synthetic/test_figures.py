@@ -21,10 +21,10 @@ def test_a_data_set_with_interactions(tmp_path: Path) -> None:
     assert facts is not None and facts.verbs == VERBS and facts.has_object.count(False) == 1
     assert len(data) == 3 and all(bool(data[index].fields["interactions"].known.any()) for index in range(3))  # type: ignore[attr-defined]
     write_figures(tmp_path / "b", train=2, val=1)
-    for name in ("train/000002.png", "val/000001.png", "val.json"):
+    for name in ("train/000001.png", "val/000000.png", "val.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     write_figures(tmp_path / "c", train=1, val=1, seed=1)
-    assert (tmp_path / "c/train/000001.png").read_bytes() != (tmp_path / "a/train/000001.png").read_bytes()
+    assert (tmp_path / "c/train/000000.png").read_bytes() != (tmp_path / "a/train/000000.png").read_bytes()
 
 
 def test_boxes_are_where_the_figures_are(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_boxes_are_where_the_figures_are(tmp_path: Path) -> None:
     file = read_coco_file(tmp_path / "train.json")
     inside, outside = [], []
     for row in range(4):
-        pixels = np.asarray(Image.open(tmp_path / f"train/{row + 1:06d}.png"), dtype=np.float64)
+        pixels = np.asarray(Image.open(tmp_path / f"train/{row:06d}.png"), dtype=np.float64)
         covered = np.zeros(pixels.shape[:2], dtype=np.bool_)
         for x, y, w, h in file.boxes[file.by_image[file.starts[row] : file.starts[row + 1]]]:
             assert x >= 0 and y >= 0 and x + w <= 128 and y + h <= 128
