@@ -52,19 +52,22 @@ VARIANTS: dict[str, dict[str, bool]] = {
 
 
 class FourConvsConfig(BackboneConfig):
+    width: int = 48
+
     def build(self) -> Backbone:
-        return FourConvs()
+        return FourConvs(self.width)
 
 
 class FourConvs(Backbone):
     """Four 3x3 convolutions with group norm; the first two halve the resolution."""
 
-    channels, strides = (48,), (4,)
+    strides = (4,)
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
+        self.channels = (width,)
         layers: list[nn.Module] = []
-        for inputs, outputs, stride in ((3, 24, 2), (24, 48, 2), (48, 48, 1), (48, 48, 1)):
+        for inputs, outputs, stride in ((3, width // 2, 2), (width // 2, width, 2), (width, width, 1), (width, width, 1)):
             conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             layers += [conv, nn.GroupNorm(8, outputs), nn.ReLU(inplace=True)]
