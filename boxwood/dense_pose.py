@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -48,10 +49,13 @@ __all__ = [
 ]
 
 WHERE_FROM = (
-    "it derives from SMPL, whose licence is not commercial, so it does not come with Boxwood: download it from "
+    "it derives from SMPL and is not for commercial use, so it does not come with Boxwood: download it from "
     "https://dl.fbaipublicfiles.com/densepose/data/"
 )
 """The end of messages about files that may not be passed on."""
+GENERATE = "boxwood data shapes --surface writes such a file"
+MOST_BYTES = 2_000_000_000
+"""Of the arrays of a generated body, which have 20 million."""
 TABLE_SIDE = 256
 NO_PART = -1.0
 """The part of rows that only fill up the points of an instance."""
@@ -118,7 +122,9 @@ def read_symmetry(path: str) -> Symmetry:
     if len(tables) != 2 or any(
         table.shape != (24, TABLE_SIDE, TABLE_SIDE) or table.dtype.kind != "f" or not np.isfinite(table).all() for table in tables
     ):
-        raise UserError(f"{path}: expected U_transforms and V_transforms of 24 cells of 256 x 256 numbers; {WHERE_FROM}")
+        of_npz = f"symmetry_u and symmetry_v of 24 x 256 x 256 numbers; {GENERATE}"
+        of_matlab = f"U_transforms and V_transforms of 24 cells of 256 x 256 numbers; {WHERE_FROM}"
+        raise UserError(f"{path}: expected {of_npz if where.suffix == '.npz' else of_matlab}")
     return Symmetry(*(torch.from_numpy(table.astype(np.float32)) for table in tables))
 
 
@@ -131,25 +137,30 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         content = loadmat(str(path), variable_names=list(names))
     except Exception as error:  # scipy raises errors of several types for a damaged file
-        raise UserError(
-            f"{path}: cannot be read as a MATLAB file ({' '.join(str(error).split())[:80]}); download it again"
-        ) from None
+        raise UserError(f"{path}: cannot be read as a MATLAB file ({' '.join(str(error).split())[:80]}); {WHERE_FROM}") from None
     if missing := [name for name in names if name not in content]:
-        raise UserError(f"{path}: lacks the variable {missing[0]}; expected {', '.join(names)}")
+        raise UserError(f"{path}: lacks the variable {missing[0]}; expected {', '.join(names)}; {WHERE_FROM}")
     return {name: np.asarray(content[name]) for name in names}
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The arrays ``names`` of an .npz file. Raises `UserError` where it cannot be read or lacks one."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if missing := [name for name in names if name not in content.files]:
-                raise UserError(f"{path}: lacks the array {missing[0]}; boxwood data shapes --surface writes such a file")
-            return {name: content[name] for name in names}
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if missing := [name for name in names if name not in members]:
+                raise UserError(f"{path}: lacks the array {missing[0]}; {GENERATE}")
+            if sum(members[name].file_size for name in names) > MOST_BYTES:
+                raise UserError(f"{path}: its arrays take more than {MOST_BYTES:,} bytes; {GENERATE}")
+            arrays = {}
+            for name in names:
+                with archive.open(members[name]) as member:
+                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            return arrays
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as .npz ({' '.join(str(error).split())[:80]}); write it again") from None
+    except Exception as error:  # of several types for a damaged file
+        raise UserError(f"{path}: cannot be read as .npz ({' '.join(str(error).split())[:80]}); {GENERATE}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- truth
@@ -283,7 +294,10 @@ class DetectedDensePose(InstanceField):
         maps = self.maps
         if affine.mirrors:
             if self.symmetry is None:
-                raise UserError("dense pose cannot be mirrored without the symmetry of the body model")
+                raise UserError(
+                    "detected dense pose cannot be mirrored without the symmetry of the body model: give DetectedDensePose "
+                    "symmetry=boxwood.dense_pose.read_symmetry(FILE)"
+                )
             maps = torch.cat([*self.symmetry.maps(*self._kinds(maps)), maps[:, self._end :].flip(-1)], dim=1)
             if affine.scale_y < 0:
                 maps = maps.flip((-1, -2))

@@ -83,7 +83,10 @@ class DensePoseEvaluator(CocoEvaluator):
     ) -> None:
         super().__init__(truth, categories, max_detections=max_detections)
         if not any(annotation.get("dp_x") for annotation in truth["annotations"]):
-            raise UserError("the measure dense_pose needs annotations with dp_x, dp_y, dp_I, dp_U and dp_V, and the truth has none")
+            raise UserError(
+                "the measure dense_pose needs annotations with dp_x, dp_y, dp_I, dp_U and dp_V, and the truth has none; set "
+                "data.val.annotations to a file that has them, or evaluator.kind to another measure"
+            )
         self.surface, self.kappa = surface, kappa
         self.thresholds = np.linspace(lowest, 0.95, round((0.95 - lowest) / 0.05) + 1)
         self.persons: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
