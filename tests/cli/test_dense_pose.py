@@ -1,4 +1,4 @@
-"""Bad inputs of dense pose: each is one line on stderr that says what to do, and exit status 2."""
+"""Predictions of dense pose; and bad inputs: each is one line on stderr that says what to do, and exit status 2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from boxwood.cli import main
 from boxwood.data.synthetic.bodies import write_bodies
-from boxwood.dense_pose import encode_png
+from boxwood.dense_pose import decode_png, encode_png
 from tests.conftest import Boxwood
 
 PUBLISHED = "it derives from SMPL and is not for commercial use, so it does not come with Boxwood: download it from https://dl.fb"
@@ -57,6 +57,18 @@ def run(bodies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["train", "demo_bodies", *settings(bodies), "--out", str(out)])
     assert exited.value.code == 0
     return out
+
+
+def test_predictions_are_written_and_drawn(run: Path, bodies: Path, boxwood: Boxwood, tmp_path: Path) -> None:
+    outcome = boxwood("predict", bodies / "val", "--model", run, "--score", "0", "--out", tmp_path / "seen")
+    assert outcome.status == 0, outcome.err
+    records = json.loads((tmp_path / "seen" / "predictions.json").read_text())
+    assert records
+    for record in records:
+        _, _, width, height = record["bbox"]
+        planes = decode_png(record["uv_data"], record["uv_shape"])
+        assert planes.shape == (3, max(1, int(height)), max(1, int(width))) and planes[0].max() <= 24
+    assert (tmp_path / "seen" / "000000.jpg").is_file()
 
 
 Refused = Callable[..., str]

@@ -95,7 +95,8 @@ class DensePoseTask(InstanceTask):
 
     def learns(self, network: Network, sample: RoISample, targets: Sequence[Target]) -> Tensor:
         rows = torch.arange(sample.valid.numel(), device=sample.valid.device)
-        learns = _learns(rows, sample, targets, len(network.categories), network.geometry, with_all=self.head.coarse_from_masks)
+        with_all = self.head.coarse_from_masks
+        learns: Tensor = _learns(rows, sample, targets, len(network.categories), network.geometry, with_all=with_all)
         return learns.view_as(sample.valid)
 
     def loss(
