@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from boxwood.columns import short
 from boxwood.errors import UserError
 from boxwood.fields import Affine, InstanceField
 from boxwood.files import IMAGE_FORMATS
@@ -42,18 +44,29 @@ __all__ = [
     "placed_box",
     "read_matlab",
     "read_symmetry",
+    "stored_planes",
+    "surface_layer",
 ]
 
 WHERE_FROM = (
-    "it derives from SMPL, whose licence is not commercial, so it does not come with Boxwood: download it from "
+    "it derives from SMPL and is not for commercial use, so it does not come with Boxwood: download it from "
     "https://dl.fbaipublicfiles.com/densepose/data/"
 )
 """The end of messages about files that may not be passed on."""
+GENERATE = "boxwood data shapes --surface writes such a file"
+MOST_BYTES = 2_000_000_000
+"""Of the arrays of a generated body, which have 20 million."""
 TABLE_SIDE = 256
 NO_PART = -1.0
 """The part of rows that only fill up the points of an instance."""
-ISO_LINES = 10
-"""U and V from 0 to 1 are drawn with so many lines."""
+ISO_STEPS = (10, 5, 2)
+"""U and V from 0 to 1 are drawn in so many steps: the first with which lines cover no more than `MOST_LINES` of a part."""
+MOST_LINES = 0.35
+MOST_PARTS = 200
+"""Of a network, and so of what is drawn."""
+DARK_LINE, LIGHT_LINE = 254, 255
+"""The colours of a layer behind those of the parts."""
+PART_OPACITY = 0.65
 
 
 # ------------------------------------------------------------------------------------------------------------ symmetry
@@ -109,7 +122,9 @@ def read_symmetry(path: str) -> Symmetry:
     if len(tables) != 2 or any(
         table.shape != (24, TABLE_SIDE, TABLE_SIDE) or table.dtype.kind != "f" or not np.isfinite(table).all() for table in tables
     ):
-        raise UserError(f"{path}: expected U_transforms and V_transforms of 24 cells of 256 x 256 numbers; {WHERE_FROM}")
+        of_npz = f"symmetry_u and symmetry_v of 24 x 256 x 256 numbers; {GENERATE}"
+        of_matlab = f"U_transforms and V_transforms of 24 cells of 256 x 256 numbers; {WHERE_FROM}"
+        raise UserError(f"{path}: expected {of_npz if where.suffix == '.npz' else of_matlab}")
     return Symmetry(*(torch.from_numpy(table.astype(np.float32)) for table in tables))
 
 
@@ -122,25 +137,30 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         content = loadmat(str(path), variable_names=list(names))
     except Exception as error:  # scipy raises errors of several types for a damaged file
-        raise UserError(
-            f"{path}: cannot be read as a MATLAB file ({' '.join(str(error).split())[:80]}); download it again"
-        ) from None
+        raise UserError(f"{path}: cannot be read as a MATLAB file ({' '.join(str(error).split())[:80]}); {WHERE_FROM}") from None
     if missing := [name for name in names if name not in content]:
-        raise UserError(f"{path}: lacks the variable {missing[0]}; expected {', '.join(names)}")
+        raise UserError(f"{path}: lacks the variable {missing[0]}; expected {', '.join(names)}; {WHERE_FROM}")
     return {name: np.asarray(content[name]) for name in names}
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The arrays ``names`` of an .npz file. Raises `UserError` where it cannot be read or lacks one."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if missing := [name for name in names if name not in content.files]:
-                raise UserError(f"{path}: lacks the array {missing[0]}; boxwood data shapes --surface writes such a file")
-            return {name: content[name] for name in names}
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if missing := [name for name in names if name not in members]:
+                raise UserError(f"{path}: lacks the array {missing[0]}; {GENERATE}")
+            if sum(members[name].file_size for name in names) > MOST_BYTES:
+                raise UserError(f"{path}: its arrays take more than {MOST_BYTES:,} bytes; {GENERATE}")
+            arrays = {}
+            for name in names:
+                with archive.open(members[name]) as member:
+                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            return arrays
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as .npz ({' '.join(str(error).split())[:80]}); write it again") from None
+    except Exception as error:  # of several types for a damaged file
+        raise UserError(f"{path}: cannot be read as .npz ({' '.join(str(error).split())[:80]}); {GENERATE}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- truth
@@ -274,7 +294,10 @@ class DetectedDensePose(InstanceField):
         maps = self.maps
         if affine.mirrors:
             if self.symmetry is None:
-                raise UserError("dense pose cannot be mirrored without the symmetry of the body model")
+                raise UserError(
+                    "detected dense pose cannot be mirrored without the symmetry of the body model: give DetectedDensePose "
+                    "symmetry=boxwood.dense_pose.read_symmetry(FILE)"
+                )
             maps = torch.cat([*self.symmetry.maps(*self._kinds(maps)), maps[:, self._end :].flip(-1)], dim=1)
             if affine.scale_y < 0:
                 maps = maps.flip((-1, -2))
@@ -310,14 +333,8 @@ class DetectedDensePose(InstanceField):
         """Parts in colours, and lines of equal U (dark) and V (light)."""
         left, top, _, _ = placed_box(box)
         parts, (u, v) = (values.numpy() for values in self.surface(row, box))
-        area = (left, top, left + parts.shape[1], top + parts.shape[0])
-        below = np.asarray(picture.crop(area).convert("RGB"), dtype=np.float32)
-        on_body = parts > 0
-        hues = part_colors()[parts]
-        painted = np.where(on_body[..., None], 0.45 * below + 0.55 * hues, below)
-        for values, tone in ((u, 30.0), (v, 245.0)):
-            painted[iso_lines(values, parts, max(1, line // 2))] = tone
-        picture.paste(Image.fromarray(painted.clip(0, 255).astype(np.uint8)), (left, top))
+        layer = surface_layer(parts, u, v, max(1, line // 2)).convert("RGBA")
+        picture.paste(layer, (left, top), layer)
 
 
 def placed_box(box: Sequence[float]) -> tuple[int, int, int, int]:
@@ -344,6 +361,9 @@ def decode_png(text: str, shape: Sequence[int]) -> NDArray[np.uint8]:
     """`encode_png` back, also with line ends in the text. Raises ValueError where it is no PNG of ``shape`` (3, h, w)."""
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"no PNG in base64 ({error})") from None
+    try:
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as picture:
             if picture.format != "PNG" or picture.mode != "RGB" or [3, picture.height, picture.width] != list(shape):
                 raise ValueError(f"a PNG of {picture.mode}, {picture.width} x {picture.height}, where {list(shape)} was expected")
@@ -353,22 +373,62 @@ def decode_png(text: str, shape: Sequence[int]) -> NDArray[np.uint8]:
     return planes
 
 
+def stored_planes(record: Mapping[str, Any], box: Sequence[float]) -> NDArray[np.uint8]:
+    """The (3, h, w) uint8 part, 255 U and 255 V of a record of results; ``box`` is x, y, width, height. Raises ValueError where it
+    has none, or one of another size than the box."""
+    shape, text = record.get("uv_shape"), record.get("uv_data")
+    width, height = (max(1, int(side)) for side in box[2:])
+    if shape != [3, height, width] or not isinstance(text, str):
+        raise ValueError(f"expected 'uv_shape' [3, {height}, {width}], as large as the box, and 'uv_data'; got {short(shape)}")
+    try:
+        return decode_png(text, shape)
+    except ValueError as error:
+        raise ValueError(f"'uv_data' is {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
 @cache
-def part_colors() -> NDArray[np.float32]:
-    """(25, 3) RGB of each part: neighbours in number differ in hue, the background is black."""
+def part_colors(parts: int = 24) -> NDArray[np.float32]:
+    """(parts + 1, 3) RGB of each part: neighbours in number differ in hue, the background is black."""
     import colorsys
 
-    hues = [((part * 0.381966) % 1.0, 0.75, 0.95 if part % 2 else 0.75) for part in range(24)]
+    hues = [((part * 0.381966) % 1.0, 0.75, 0.95 if part % 2 else 0.75) for part in range(parts)]
     return np.array([(0.0, 0.0, 0.0), *(tuple(255 * c for c in colorsys.hsv_to_rgb(*hue)) for hue in hues)], dtype=np.float32)
 
 
-def iso_lines(values: NDArray[np.float32], parts: NDArray[np.int64], width: int = 1) -> NDArray[np.bool_]:
-    """(h, w) bool: where ``values`` (h, w) pass one of `ISO_LINES` steps from 0 to 1 inside a part, in lines ``width`` pixels
-    wide."""
-    steps = np.floor(values * ISO_LINES).clip(0, ISO_LINES - 1)
+def surface_layer(parts: NDArray[Any], u: NDArray[np.float32], v: NDArray[np.float32], line: int = 1) -> Image.Image:
+    """Parts (h, w) in colours through which the picture below is seen, and lines of equal U (dark) and V (light), ``line`` pixels
+    wide: an image of mode P, few bytes as a PNG. There is nothing where the part is 0 or beyond `MOST_PARTS`. A small part has
+    fewer lines, or none."""
+    parts = np.where(parts <= MOST_PARTS, parts, 0).astype(np.int64)
+    indices = parts.astype(np.uint8)
+    size, plain = np.bincount(parts.ravel(), minlength=MOST_PARTS + 1), np.ones(MOST_PARTS + 1, dtype=np.bool_)
+    for steps in ISO_STEPS:
+        dark, light = (iso_lines(values, parts, line, steps) for values in (u, v))
+        covered = np.bincount(parts[dark | light], minlength=MOST_PARTS + 1)
+        legible = plain & (covered <= MOST_LINES * size)
+        indices[dark & legible[parts]], indices[light & legible[parts]] = DARK_LINE, LIGHT_LINE
+        plain &= ~legible
+    layer = Image.fromarray(indices)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: MOST_PARTS + 1] = part_colors(MOST_PARTS)
+    palette[DARK_LINE], palette[LIGHT_LINE] = 30, 245
+    layer.putpalette(palette.tobytes())
+    opacity = np.full(256, round(PART_OPACITY * 255), dtype=np.uint8)
+    opacity[0], opacity[DARK_LINE:] = 0, 255
+    layer.info["transparency"] = opacity.tobytes()
+    return layer
+
+
+def iso_lines(values: NDArray[np.float32], parts: NDArray[np.int64], width: int = 1, steps: int = 10) -> NDArray[np.bool_]:
+    """(h, w) bool: where ``values`` (h, w) pass from one of ``steps`` from 0 to 1 to another inside a part, in lines ``width``
+    pixels wide."""
+    levels = np.floor(values * steps).clip(0, steps - 1)
     lines = np.zeros(parts.shape, dtype=np.bool_)
     for ahead, behind in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        lines[behind] |= (steps[ahead] != steps[behind]) & (parts[ahead] == parts[behind]) & (parts[behind] > 0)
+        lines[behind] |= (levels[ahead] != levels[behind]) & (parts[ahead] == parts[behind]) & (parts[behind] > 0)
     if width > 1:
         spread = F.max_pool2d(torch.from_numpy(lines)[None].float(), 2 * (width // 2) + 1, 1, width // 2)[0] > 0
         lines = spread.numpy() & (parts > 0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwood.dense_pose import DetectedDensePose, Symmetry, decode_png, encode_png, iso_lines, part_colors
+from boxwood.dense_pose import DetectedDensePose, Symmetry, decode_png, encode_png, iso_lines, part_colors, surface_layer
 from boxwood.errors import UserError
 from boxwood.evaluation.dense_pose import _placed
 from boxwood.fields import Affine
@@ -81,15 +81,34 @@ def test_parts_are_drawn_in_colours_with_lines_of_equal_u_and_v() -> None:
     maps[:, 2 + 3] = 1.0
     maps[:, 27 + 3] = torch.linspace(0.04, 0.96, 8)  # U grows to the right
     maps[:, 52 + 3] = torch.linspace(0.04, 0.96, 8)[:, None]
-    picture = Image.new("RGB", (60, 50), (100, 100, 100))
-    DetectedDensePose(maps, 2).draw(picture, 0, (10.0, 5.0, 50.0, 45.0), (255, 0, 0), 1)
+    picture = Image.new("RGB", (100, 90), (100, 100, 100))
+    DetectedDensePose(maps, 2).draw(picture, 0, (10.0, 5.0, 90.0, 85.0), (255, 0, 0), 1)
     pixels: Any = np.asarray(picture).astype(int)
-    assert (pixels[:5] == 100).all() and (pixels[:, :10] == 100).all() and (pixels[:, 50:] == 100).all()
-    hue = (0.45 * 100 + 0.55 * part_colors()[3]).astype(int)
-    inside = pixels[5:45, 10:50]
-    assert (np.abs(inside - hue).max(axis=2) <= 1).mean() > 0.5
+    assert (pixels[:5] == 100).all() and (pixels[:, :10] == 100).all() and (pixels[:, 90:] == 100).all()
+    hue = (0.35 * 100 + 0.65 * part_colors()[3]).astype(int)
+    inside = pixels[5:85, 10:90]
+    assert (np.abs(inside - hue).max(axis=2) <= 1).mean() > 0.7
     dark, light = (inside == 30).all(axis=2), (inside == 245).all(axis=2)
     assert dark.any(axis=0).sum() == 9 and light.any(axis=1).sum() == 9  # between ten steps
+
+
+def test_small_parts_have_fewer_lines() -> None:
+    """Of 10, 5 or 2 steps the most whose lines cover no more than 0.35 of the part: 9 / n + 9 / n and so on of n x n pixels."""
+    counted = {}
+    for side in (60, 30, 12, 4):
+        v, u = np.meshgrid((np.arange(side) + 0.5) / side, (np.arange(side) + 0.5) / side, indexing="ij")
+        layer = surface_layer(np.full((side, side), 2), u.astype(np.float32), v.astype(np.float32))
+        pixels = np.asarray(layer.convert("RGBA")).astype(int)
+        dark, light = (pixels == [30, 30, 30, 255]).all(axis=2), (pixels == [245, 245, 245, 255]).all(axis=2)
+        counted[side] = (int(dark.any(axis=0).sum()), int(light.any(axis=1).sum()))
+    assert counted == {60: (9, 9), 30: (4, 4), 12: (1, 1), 4: (0, 0)}
+
+
+def test_a_layer_is_clear_beside_the_body_and_at_parts_without_a_colour() -> None:
+    layer = surface_layer(np.array([[0, 1, 30, 200, 201, 255]]), *np.zeros((2, 1, 6), dtype=np.float32))
+    pixels = np.asarray(layer.convert("RGBA"))
+    assert pixels[0, :, 3].tolist() == [0, 166, 166, 166, 0, 0]
+    assert pixels[0, 1, :3].tolist() == part_colors()[1].astype(np.uint8).tolist()
 
 
 def test_lines_do_not_run_along_the_borders_of_parts() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-from boxwood.dense_pose import body_mask, decode_png
+from boxwood.dense_pose import body_mask, stored_planes
 from boxwood.errors import UserError
 from boxwood.evaluation.coco import CocoEvaluator, mean_of_known
 from boxwood.evaluation.evaluator import Metrics
@@ -83,7 +83,10 @@ class DensePoseEvaluator(CocoEvaluator):
     ) -> None:
         super().__init__(truth, categories, max_detections=max_detections)
         if not any(annotation.get("dp_x") for annotation in truth["annotations"]):
-            raise UserError("the measure dense_pose needs annotations with dp_x, dp_y, dp_I, dp_U and dp_V, and the truth has none")
+            raise UserError(
+                "the measure dense_pose needs annotations with dp_x, dp_y, dp_I, dp_U and dp_V, and the truth has none; set "
+                "data.val.annotations to a file that has them, or evaluator.kind to another measure"
+            )
         self.surface, self.kappa = surface, kappa
         self.thresholds = np.linspace(lowest, 0.95, round((0.95 - lowest) / 0.05) + 1)
         self.persons: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
@@ -263,15 +266,10 @@ def _best(similarities: Array, free: NDArray[np.bool_], ignored: NDArray[np.bool
 def _planes(detections: ImageResults, rank: int, image_id: int) -> Planes:
     """(3, h, w) uint8 part, 255 U and 255 V of a detection. Raises `UserError` where it has none."""
     record = {} if detections.others is None else detections.others[rank]
-    shape, text = record.get("uv_shape"), record.get("uv_data")
-    width, height = (max(1, int(side)) for side in detections.boxes[rank, 2:])
-    where = f"image id {image_id}, detection {rank}"
-    if shape != [3, height, width] or not isinstance(text, str):
-        raise UserError(f"{where}: expected 'uv_shape' [3, {height}, {width}], as large as the box, and 'uv_data'; got {shape}")
     try:
-        return decode_png(text, shape)
+        return stored_planes(record, detections.boxes[rank].tolist())
     except ValueError as error:
-        raise UserError(f"{where}: 'uv_data' is {error}; write the detections again") from None
+        raise UserError(f"image id {image_id}, detection {rank}: {error}; write the detections again") from None
 
 
 def _true_mask(person: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood import safe_pickle
-from boxwood.dense_pose import WHERE_FROM, read_arrays, read_matlab
+from boxwood.dense_pose import GENERATE, WHERE_FROM, read_arrays, read_matlab
 from boxwood.errors import UserError
 
 __all__ = ["KAPPAS", "PART_GROUPS", "Surface", "read_surface", "similarity"]
@@ -74,7 +74,9 @@ def read_surface(path: str | Path) -> Surface:
     """Read a surface: a folder with DensePose's ``SMPL_subdiv.mat``, ``SMPL_SUBDIV_TRANSFORM.mat`` and ``Pdist_matrix.pkl``, or the
     ``body.npz`` of a generated set. Raises `UserError` where files are missing or do not belong together."""
     path = Path(path)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix == ".npz" and not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, with which dense pose is measured; {GENERATE}")
         part, u, v, vertices, distances = read_arrays(path, ARRAYS).values()
         return _checked(path, part, u, v, vertices, distances)
     if missing := [name for name in FILES if not (path / name).is_file()]:

@@ -123,6 +123,8 @@ class Truth:
         self.image_position = {image["id"]: position for position, image in enumerate(self.images, start=1)}
         self.category_position = {category["id"]: position for position, category in enumerate(self.categories, start=1)}
         self.annotations: list[dict[str, Any]] = []
+        self.given: list[Mapping[str, Any]] = []
+        """The annotations as they came, in the order of `annotations`."""
         self.without_area: list[int] = []
         """The ids of annotations whose area was computed."""
         self.without_mask: list[int] = []
@@ -130,6 +132,7 @@ class Truth:
         for annotation in coco["annotations"]:
             if annotation["image_id"] in self.image_position and annotation["category_id"] in self.category_position:
                 self.annotations.append(self._prepare(annotation))
+                self.given.append(annotation)
 
     def _prepare(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
         box = annotation.get("bbox") or ()

@@ -59,8 +59,8 @@ class RCNNOutput:
     rpn: RPNOutput | None = None
     anchor_sample: AnchorSample | None = None
     roi_sample: RoISample | None = None
-    positive_rows: Tensor | None = None
-    """(R,) int64 into the flattened (B, K) sample: the RoIs that the tasks are trained on."""
+    task_rows: dict[str, Tensor] = field(default_factory=dict)
+    """(R,) int64 of each task, by its name, into the flattened (B, K) sample: the RoIs that it is trained on."""
     task_logits: dict[str, Tensor] = field(default_factory=dict)
     """(R, ...) of each task, by its name, in training: ``masks`` (R, C, M, M), ``keypoints`` (R, J, S, S)."""
     candidates: Candidates | None = None
@@ -152,14 +152,16 @@ class RCNN(Network):
             first = torch.arange(sample.valid.shape[1], device=rows.device) < most
             positive = sample.valid & (sample.labels < len(self.categories)) & first
             # Convolutions are prepared again for each new number of rows, so there are few such numbers.
-            output.positive_rows = valid_rows(positive, most, multiple=16, fixed_shapes=self.fixed_shapes)
-            shared = None
-            if self.config.box_head.source == "tail":  # the tail's features of these rows are not computed again
-                feature_of = torch.zeros_like(positive.flatten(), dtype=torch.int64)
-                feature_of[rows] = torch.arange(rows.shape[0], device=rows.device)
-                shared = features[feature_of[output.positive_rows]]
+            positive_rows = valid_rows(positive, most, multiple=16, fixed_shapes=self.fixed_shapes)
+            feature_of = torch.zeros_like(positive.flatten(), dtype=torch.int64)
+            feature_of[rows] = torch.arange(rows.shape[0], device=rows.device)
             for task in self.tasks:
-                output.task_logits[task.name] = self.task_logits(task, maps, sample.boxes, output.positive_rows, shared)
+                learns = None if self.fixed_shapes else task.learns(self, sample, batch.targets)
+                task_rows = positive_rows if learns is None else valid_rows(positive & learns, most, multiple=16)
+                # The tail's features of these rows are not computed again.
+                shared = features[feature_of[task_rows]] if self.config.box_head.source == "tail" else None
+                output.task_rows[task.name] = task_rows
+                output.task_logits[task.name] = self.task_logits(task, maps, sample.boxes, task_rows, shared)
         return output
 
     def _infer(
@@ -257,16 +259,15 @@ class RCNN(Network):
 
     def losses(self, output: RCNNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The multi-task loss: L_rpn + L_cls + L_box + L_mask + L_keypoint (Mask R-CNN, sections 3 and 5)."""
-        sample, rows = output.roi_sample, output.positive_rows
+        sample = output.roi_sample
         assert sample is not None, "losses need a batch with targets"
         losses: dict[str, Tensor] = {}
         if output.rpn is not None and output.anchor_sample is not None and self.config.rpn is not None:
             losses |= rpn_losses(output.rpn, output.anchor_sample, self.config.rpn)
         losses |= box_losses(output.class_logits, output.box_deltas, sample, self.config.rois)
-        if rows is not None:
-            for task in self.tasks:
-                loss = task.loss(self, output.task_logits[task.name], rows, sample, targets)
-                losses |= loss if isinstance(loss, dict) else {f"loss_{task.prefix}": loss}
+        for task in self.tasks:
+            loss = task.loss(self, output.task_logits[task.name], output.task_rows[task.name], sample, targets)
+            losses |= loss if isinstance(loss, dict) else {f"loss_{task.prefix}": loss}
         return losses
 
 

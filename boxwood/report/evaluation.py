@@ -27,6 +27,8 @@ MATRIX = 25
 """Up to this number of classes the whole confusion matrix is shown, above it the largest confusions alone."""
 CURVES = 200
 """Number of classes with a separate curve: those with the most instances."""
+BODY_PARTS = "dense_pose_parts"
+"""The table of dense pose by part of the body."""
 OUTCOMES = {
     "right": ("#56b4e9", "right"),
     "wrong": ("#ff5a1f", "false positive"),
@@ -62,7 +64,7 @@ def write_report(
     ``coco`` is ``dataset.to_coco()``, ``categories`` are the model's classes, ``truth`` and ``results`` the input of ``analysis``.
     All numbers are those of ``metrics``. The page loads nothing from the network.
     """
-    rows = {HEADS.get(name, name): table_of(name, metrics) for name in tables_of(metrics)}
+    rows = {HEADS.get(name, name): table_of(name, metrics) for name in tables_of(metrics) if name != BODY_PARTS}
     tables = [
         (columns, {head: row for head, row in rows.items() if tuple(row) == columns})
         for columns in dict.fromkeys(tuple(row) for row in rows.values())
@@ -86,6 +88,7 @@ def write_report(
         colors=[_hex(class_color(label)) for label in range(len(truth.categories))],
         names=truth.names(),
         errors=_errors(metrics),
+        body_parts=_body_parts(metrics),
         curves=None if analysis is None else _curves(analysis),
         calibration=None if analysis is None else _calibration(metrics),
         confusion=None if analysis is None else _confusion(metrics),
@@ -97,6 +100,7 @@ def write_report(
             "skeleton": skeleton,
             "images": entries,
             "worst": len(worst),
+            "surfaces": any(row[-1] is not None for entry in entries for row in (*entry["truth"], *entry["found"])),
         },
     )
 
@@ -119,6 +123,14 @@ def _errors(metrics: Metrics) -> list[dict[str, Any]]:
             "width": 100 * max(0.0, cost[sort]) / highest,
         }
         for sort in sorted(cost, key=lambda sort: -cost[sort])
+    ]
+
+
+def _body_parts(metrics: Metrics) -> list[dict[str, Any]]:
+    """The mean similarity of dense pose's points in each part of the body, with the width of its bar."""
+    return [
+        {"name": name.replace("_", " "), "value": value, "width": 100 * max(0.0, value)}
+        for name, value in metrics.get(BODY_PARTS, {}).items()
     ]
 
 

@@ -19,6 +19,7 @@ from boxwood.errors import UserError
 from boxwood.evaluation.analysis import Analysis, ImageOutcome
 from boxwood.evaluation.truth import ImageResults, Results, Truth
 from boxwood.ops.contours import simplified, traced
+from boxwood.report.surface import detected_surface, true_surface
 
 __all__ = ["gallery", "worst_and_best"]
 
@@ -28,6 +29,8 @@ SIDE = 560
 """The longer side of a picture in pixels, at most."""
 MOST = 100
 """Detections of a picture, at most."""
+MOST_SURFACES = 20
+"""Detections of a picture whose dense pose is drawn, at most; the measure counts as many of a class."""
 
 
 def worst_and_best(analysis: Analysis, count: int) -> tuple[list[int], list[int]]:
@@ -99,7 +102,7 @@ def _entry(
         "height": max(1, round(height * scale)),
         "picture": picture,
         "note": "" if picture else "outside of the image folder" if outside else "cannot be read",
-        "truth": _instances(outcome, scale, (height, width)),
+        "truth": _instances(outcome, truth, scale, (height, width)),
         "found": [] if detections is None else _detections(detections, outcome, positions, scale),
     }
 
@@ -130,8 +133,8 @@ def _picture(dataset: Dataset, index: int, image_id: int) -> tuple[int, int, str
     return width, height, f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _instances(outcome: ImageOutcome, scale: float, size: tuple[int, int]) -> list[list[Any]]:
-    """[class, x, y, width, height, score of the matching detection or null, 1 for a crowd region, outline, keypoints]."""
+def _instances(outcome: ImageOutcome, truth: Truth, scale: float, size: tuple[int, int]) -> list[list[Any]]:
+    """[class, x, y, width, height, score of the matching detection or null, 1 for a crowd region, outline, keypoints, surface]."""
     rows = []
     for instance, found_at in zip(outcome.instances, outcome.found_at, strict=True):
         code = instance["segmentation"]
@@ -141,20 +144,25 @@ def _instances(outcome: ImageOutcome, scale: float, size: tuple[int, int]) -> li
             outline = _traced(_encoded(code, size), scale) if code else ""
         keypoints = _keypoints(np.asarray(instance["keypoints"], dtype=np.float64), scale)
         box = _scaled(instance["bbox"], scale)
-        rows.append([instance["category_id"] - 1, *box, found_at, instance["iscrowd"], outline, keypoints])
+        surface = true_surface(truth.given[instance["id"] - 1], scale)
+        rows.append([instance["category_id"] - 1, *box, found_at, instance["iscrowd"], outline, keypoints, surface])
     return rows
 
 
 def _detections(detections: ImageResults, outcome: ImageOutcome, positions: Sequence[int], scale: float) -> list[list[Any]]:
-    """[class, x, y, width, height, score, 1 true positive, 0 false positive or -1 ignored, outline, keypoints], best first."""
-    rows = []
+    """[class, x, y, width, height, score, 1 true positive, 0 false positive or -1 ignored, outline, keypoints, surface], best
+    first."""
+    rows: list[list[Any]] = []
     for rank, label in enumerate(detections.labels.tolist()[:MOST]):
         if not positions[label]:
             continue
         outline = "" if detections.rles is None else _traced(detections.rles[rank], scale)
         keypoints = [] if detections.keypoints is None else _keypoints(detections.keypoints[rank], scale)
         score, right = round(float(detections.scores[rank]), 4), int(outcome.right[rank])
-        rows.append([positions[label] - 1, *_scaled(detections.boxes[rank], scale), score, right, outline, keypoints])
+        surface = None
+        if detections.others is not None and rank < MOST_SURFACES:
+            surface = detected_surface(detections.others[rank], detections.boxes[rank].tolist(), scale)
+        rows.append([positions[label] - 1, *_scaled(detections.boxes[rank], scale), score, right, outline, keypoints, surface])
     return rows
 
 

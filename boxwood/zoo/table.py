@@ -28,8 +28,14 @@ DENSEPOSE = "https://dl.fbaipublicfiles.com/densepose/"
 LICENCE = {
     "detectron": "CC BY-SA 3.0",
     "torchvision": "BSD 3-Clause, as torchvision; its data have terms of their own",
-    "densepose": "CC BY-SA 3.0; the annotations they learnt from are not for commercial use",
-    "densepose/caffe2": "that of its program is CC BY-NC; the weights come without a statement",
+    "densepose": (
+        "CC BY-SA 3.0, which allows commercial use under the same licence;\n"
+        "the annotations they learnt from (DensePose-COCO) are not for commercial use"
+    ),
+    "densepose/caffe2": (
+        "none is stated; the program that made them is CC BY-NC, not for commercial use,\n"
+        "and so are the annotations they learnt from (DensePose-COCO)"
+    ),
 }
 
 

@@ -27,7 +27,7 @@ from boxwood.models.heads import (
 )
 from boxwood.models.heads.dense_pose import Decoder, DensePosePredictor, channels_of, split_maps
 from boxwood.models.inference_config import DensePoseViewsConfig, TestConfig, TTAConfig
-from boxwood.models.second_stage import RoISample
+from boxwood.models.second_stage import RoISample, valid_rows
 from boxwood.models.tasks import DensePoseTask
 from boxwood.models.tasks.dense_pose import _targets, dense_pose_losses
 from boxwood.ops.dense_pose import cells_of, coarse_targets, read_cells
@@ -371,6 +371,52 @@ def test_images_that_lack_dense_pose_train(
         assert set(dense.values()) == {0.0}
     if change is no_coarse_parts:
         assert dense.pop("loss_dense_pose_coarse") == 0 and all(value > 0 for value in dense.values())
+
+
+MASKS = ConvDensePoseHeadConfig(convs=1, width=16, resolution=7, coarse_from_masks=True)
+DEEPLAB = DeepLabDensePoseHeadConfig(convs=1, width=32, resolution=7)
+
+
+@pytest.mark.parametrize(
+    ("head", "change"),
+    [
+        (None, None),
+        (None, none_in_the_first_image),
+        (None, no_persons),
+        (MASKS, no_persons),
+        (DEEPLAB, None),
+        (DEEPLAB, no_persons),
+    ],
+)
+def test_rois_that_learn_nothing_are_not_computed(
+    head: DensePoseHeadConfig | None, change: Callable[[Batch], None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same losses and gradients as with all positives; zeros, but no absent gradients, where no RoI learns."""
+    config: Any = ARCHITECTURES["dense_pose_rcnn_fpn"]()
+    config.dense_pose_head, config.fpn.channels = head or config.dense_pose_head, 32
+    config.rois.samples_per_image, config.rois.foreground_iou, config.rois.positive_fraction = 128, 0.05, 0.9
+    monkeypatch.setitem(ARCHITECTURES, "dense_pose_rcnn_fpn", lambda: config)
+    monkeypatch.setattr("boxwood.models.rcnn.valid_rows", lambda valid, most, **_: valid_rows(valid, most))  # without a multiple
+    images = batch(((96, 128), (64, 96)), (3, 2))
+    if change is not None:
+        change(images)
+    model = build("dense_pose_rcnn_fpn").train()
+    results: list[tuple[int, dict[str, Tensor], dict[str, Tensor | None]]] = []
+    for _ in range(2):
+        output = model(images)
+        assert images.targets is not None
+        losses = model.losses(output, images.targets)
+        results.append((len(output.task_rows["dense_pose"]), losses, gradients_of(model, losses)))
+        monkeypatch.setattr(DensePoseTask, "learns", lambda *_: None)
+    (few, losses, gradients), (all_positives, expected_losses, expected) = results
+    nothing_learns = change is no_persons and head is not MASKS
+    assert few < all_positives and (few == 0) == nothing_learns
+    assert (losses["loss_dense_pose_coarse"] == 0) == nothing_learns
+    for name, loss in expected_losses.items():
+        torch.testing.assert_close(losses[name], loss, rtol=1e-5, atol=1e-6)
+    for name, gradient in expected.items():
+        assert gradient is not None
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_coarse_parts_are_learnt_from_masks_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:

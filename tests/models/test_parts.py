@@ -170,7 +170,7 @@ def test_the_shared_tail_runs_once() -> None:
     assert len(calls) == 1
 
     maps = model.fpn(model.backbone(model.normalized(batch)))
-    rows, sample = output.positive_rows, output.roi_sample
+    rows, sample = output.task_rows["masks"], output.roi_sample
     pooled = pool_regions(maps, (16,), sample.boxes, rows, 14, model.config.rois)
     again = model.mask_logits(model.mask_head(tail(pooled)))
     positive = sample.labels.flatten()[rows] < 3

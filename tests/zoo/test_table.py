@@ -122,6 +122,11 @@ def test_list_is_filtered(boxwood: Boxwood) -> None:
 def test_show(boxwood: Boxwood) -> None:
     shown = boxwood("zoo", "show", "detectron/e2e_mask_rcnn_R-50-FPN_2x").out
     assert "published by Detectron  box AP 38.6, mask AP 34.5" in shown and "8 P100" in shown and "CC BY-SA 3.0" in shown
+    shown = " ".join(boxwood("zoo", "show", "densepose/R_50_FPN_s1x").out.split())
+    assert "licence CC BY-SA 3.0, which allows commercial use under the same licence; the annotations" in shown
+    assert "(DensePose-COCO) are not for commercial use" in shown
+    shown = " ".join(boxwood("zoo", "show", "densepose/caffe2/ResNet50_FPN_s1x").out.split())
+    assert "licence none is stated; the program that made them is CC BY-NC, not for commercial use" in shown
     wrong = boxwood("zoo", "show", "detectron/e2e_mask_rcnn_R50-FPN_2x")
     assert wrong.status == 2 and len(wrong.error_lines) == 1 and "did you mean" in wrong.err
     wrong = boxwood("zoo", "download", "detectron/e2e_mask_rcnn_R-50-FPN_2x", "--proposals")

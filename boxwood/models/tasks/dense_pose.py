@@ -66,8 +66,8 @@ class DensePoseTask(InstanceTask):
         if sample is not None and field is None:
             raise UserError(
                 f"{key}: has no dense pose, and a DensePose head learns nothing else: annotations need dp_x, dp_y, dp_I, dp_U and "
-                "dp_V as those of DensePose-COCO have (boxwood data shapes --surface writes such a set); or set "
-                "model.dense_pose_head=null"
+                "dp_V as those of DensePose-COCO have, which are not for commercial use (boxwood data shapes --surface writes a "
+                "set that is yours); or set model.dense_pose_head=null"
             )
         most = 0 if field is None or not field.points.numel() else int(field.points[..., 2].max())
         if most > self.head.parts:
@@ -93,6 +93,12 @@ class DensePoseTask(InstanceTask):
         maps: Tensor = network.get_submodule("dense_pose_maps")(hidden, network.geometry)
         return maps
 
+    def learns(self, network: Network, sample: RoISample, targets: Sequence[Target]) -> Tensor:
+        rows = torch.arange(sample.valid.numel(), device=sample.valid.device)
+        with_all = self.head.coarse_from_masks
+        learns: Tensor = _learns(rows, sample, targets, len(network.categories), network.geometry, with_all=with_all)
+        return learns.view_as(sample.valid)
+
     def loss(
         self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
@@ -111,7 +117,8 @@ class DensePoseTask(InstanceTask):
         if views.symmetry is None:
             raise UserError(
                 "test.tta.dense_pose: a mirror image shows other U and V, which a table of the body model tells; set "
-                "test.tta.dense_pose.symmetry to UV_symmetry_transforms.mat, or flip and scale_flip to false"
+                "test.tta.dense_pose.symmetry to UV_symmetry_transforms.mat (https://dl.fbaipublicfiles.com/densepose/data/, not "
+                "for commercial use), or flip and scale_flip to false"
             )
         if self.head.parts != 24:
             raise UserError(
@@ -194,17 +201,14 @@ def _targets(
     geometry: Geometry,
 ) -> tuple[_Points, Tensor, Tensor]:
     """The points of each row, the coarse part of each of its cells (R, S, S) int64, and (R,) bool: whether it learns these."""
-    fields = [field_of(target.fields, "dense_pose", DensePose) or _nothing(target) for target in targets]
+    fields = _fields(targets)
     most = max(field.points.shape[1] for field in fields)
     annotated, segmented = (padded([getattr(field, name) for field in fields]) for name in ("annotated", "segmented"))
     instances = instance_rows(rows, sample, annotated.shape[1])
-    scales = sample.scales[:, None]
-    boxes = geometry.from_data(padded([target.boxes for target in targets]), scales).flatten(0, 1)
-    shown = geometry.from_data(padded([field.boxes for field in fields]), scales)
+    shown = geometry.from_data(padded([field.boxes for field in fields]), sample.scales[:, None])
     shown = geometry.region(shown).flatten(0, 1)
-    rois, labels = sample.boxes.flatten(0, 1)[rows], sample.labels.flatten()[rows]
-    close = (labels >= 0) & (labels < num_classes) & (_overlaps(rois, boxes[instances]) > LEAST_OVERLAP)
-    regions = geometry.region(rois)
+    close = _close(rows, instances, sample, targets, num_classes, geometry)
+    regions = geometry.region(sample.boxes.flatten(0, 1)[rows])
 
     values = padded([filled(field.points, most) for field in fields]).flatten(0, 1)[instances]
     frame = shown[instances][:, None]
@@ -222,6 +226,27 @@ def _targets(
     return points, coarse, close & (annotated & segmented).flatten()[instances]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # as `_targets`
+@torch.no_grad()
+def _learns(
+    rows: Tensor, sample: RoISample, targets: Sequence[Target], num_classes: int, geometry: Geometry, *, with_all: bool
+) -> Tensor:
+    """(R,) bool: the rows close to their instance, ``with_all`` also those of instances without dense pose."""
+    annotated = padded([field.annotated for field in _fields(targets)])
+    instances = instance_rows(rows, sample, annotated.shape[1])
+    close = _close(rows, instances, sample, targets, num_classes, geometry)
+    return close if with_all else close & annotated.flatten()[instances]
+
+
+def _close(
+    rows: Tensor, instances: Tensor, sample: RoISample, targets: Sequence[Target], num_classes: int, geometry: Geometry
+) -> Tensor:
+    """(R,) bool: the positives that overlap their instance by more than `LEAST_OVERLAP`."""
+    boxes = geometry.from_data(padded([target.boxes for target in targets]), sample.scales[:, None]).flatten(0, 1)
+    rois, labels = sample.boxes.flatten(0, 1)[rows], sample.labels.flatten()[rows]
+    return (labels >= 0) & (labels < num_classes) & (_overlaps(rois, boxes[instances]) > LEAST_OVERLAP)
+
+
 def _coarse_from_masks(targets: Sequence[Target], regions: Tensor, instances: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Body or background of each cell (R, S, S) int64 from the instances' masks, and (R,) bool: whether there is a mask."""
     masks = [target.masks for target in targets]
@@ -231,6 +256,10 @@ def _coarse_from_masks(targets: Sequence[Target], regions: Tensor, instances: Te
     boxes = padded([mask.boxes for mask in masks if mask is not None]).flatten(0, 1)
     covered = mask_targets(bitmaps, boxes, regions, instances, size)
     return (covered >= 0.5).long(), (bitmaps.flatten(1).amax(dim=1) > 0)[instances]
+
+
+def _fields(targets: Sequence[Target]) -> list[DensePose]:
+    return [field_of(target.fields, "dense_pose", DensePose) or _nothing(target) for target in targets]
 
 
 def _nothing(target: Target) -> DensePose:

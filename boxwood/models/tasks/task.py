@@ -66,6 +66,11 @@ class InstanceTask(Component):
     def logits(self, network: Network, features: Tensor) -> Tensor:
         """The head and the predictors on features of RoIs: (R, C, P, P) -> (R, ...)."""
 
+    def learns(self, network: Network, sample: RoISample, targets: Sequence[Target]) -> Tensor | None:
+        """(B, K) bool: the RoIs whose `logits` the loss reads, so that those of other positives are not computed; here None, which
+        is all positives. It is not asked where shapes are fixed, so the loss leaves the others out by itself."""
+        return None
+
     @abstractmethod
     def loss(
         self, network: Network, logits: Tensor, rows: Tensor, sample: RoISample, targets: Sequence[Target]

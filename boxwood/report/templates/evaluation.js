@@ -1,13 +1,14 @@
 "use strict";
 // Shapes of the gallery, in pixels of its small pictures:
-//   truth  [class, x, y, width, height, score of the matching detection or null, 1 for a crowd region, outline, keypoints]
-//   found  [class, x, y, width, height, score, 1 true positive / 0 false positive / -1 ignored, outline, keypoints], best first
+//   truth    [class, x, y, width, height, score of the matching detection or null, 1 for a crowd region, outline, keypoints, surface]
+//   found    [class, x, y, width, height, score, 1 true positive / 0 false positive / -1 ignored, outline, keypoints, surface], best first
+//   surface  [picture, x, y, width, height, points [x, y, colour]] of dense pose, or null
 
 const byId = (id) => document.getElementById(id);
 const data = (id) => byId(id) && JSON.parse(byId(id).textContent);
 
 function element(name, attributes = {}, ...children) {
-  const drawn = ["svg", "rect", "path", "circle", "text", "title", "g"].includes(name);
+  const drawn = ["svg", "rect", "path", "circle", "text", "title", "g", "image"].includes(name);
   const made = drawn ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
@@ -37,10 +38,18 @@ function gallery(facts) {
     return { image, tally, overlays };
   });
 
-  function shape(image, [label, x, y, width, height, , , outline, keypoints], color, wrong, text) {
+  function shape(image, [label, x, y, width, height, , , outline, keypoints, surface], color, wrong, text) {
     const color_and_dash = { stroke: color, fill: "none", "stroke-width": wrong ? 2 : 2.5, ...(wrong ? { "stroke-dasharray": "5 4" } : {}) };
     const made = element("g", {}, element("title", {}, text));
-    if (outline) made.append(element("path", { d: outline, ...color_and_dash, fill: color, "fill-opacity": 0.3, "fill-rule": "evenodd" }));
+    if (surface && surface[0]) {
+      const [href, left, top, wide, high] = surface;
+      made.append(element("image", { href, x: left, y: top, width: wide, height: high, preserveAspectRatio: "none" }));
+    }
+    const tint = surface ? { fill: "none", "stroke-width": 1.2 } : { fill: color, "fill-opacity": 0.3 };
+    if (outline) made.append(element("path", { d: outline, ...color_and_dash, ...tint, "fill-rule": "evenodd" }));
+    for (const [px, py, of_part] of surface ? surface[5] : []) {
+      made.append(element("circle", { class: "point", cx: px, cy: py, r: Math.max(1.8, image.width / 170), fill: of_part, stroke: "#fff", "stroke-width": 0.8 }));
+    }
     made.append(element("rect", { x, y, width, height, ...color_and_dash, ...(outline ? { "stroke-opacity": 0.5, "stroke-width": 1 } : {}) }));
     for (const [from, to] of keypoints.length ? facts.skeleton : []) {
       const [a, b] = [keypoints[from], keypoints[to]];
