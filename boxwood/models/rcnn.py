@@ -165,13 +165,7 @@ class RCNN(Network):
         return output
 
     def _infer(
-        self,
-        maps: list[Tensor],
-        rpn: RPNOutput | None,
-        proposals: Proposals,
-        batch: Batch,
-        scales: Tensor,
-        boxes_only: bool,
+        self, maps: list[Tensor], rpn: RPNOutput | None, proposals: Proposals, batch: Batch, scales: Tensor, boxes_only: bool
     ) -> RCNNOutput:
         rows = box_rows(proposals.valid, fixed_shapes=self.fixed_shapes)
         features = self._features(maps, proposals.boxes, rows, self.config.box_head, self.box_tail)

@@ -241,7 +241,8 @@ class _WeightedSums(torch.autograd.Function):
         sorted_pixels, order = pixel.flatten().sort()
         starts = torch.searchsorted(sorted_pixels, torch.arange(rows + 1, dtype=torch.int32), out_int32=True)
         columns, values = (order // pixel.shape[1]).int(), weight.flatten()[order]
-        return torch.sparse_csr_tensor(starts, columns, values, (rows, len(pixel))) @ gradient, None, None
+        matrix = torch.sparse_csr_tensor(starts, columns, values, (rows, len(pixel)), check_invariants=False)
+        return matrix @ gradient, None, None
 
 
 def _rows_of_pixels(features: Tensor) -> Tensor:

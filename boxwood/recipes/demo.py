@@ -35,7 +35,7 @@ def demo_shapes() -> RunConfig:
                 test_candidates=200,
                 test_proposals=100,
             ),
-            rois=RoIConfig(samples_per_image=32, positive_fraction=0.5, smooth_l1_beta=0.3),
+            rois=RoIConfig(samples_per_image=48, positive_fraction=0.5, smooth_l1_beta=0.3),
             box_head=ConvFCHeadConfig(convs=3, conv_width=64, width=256),
             mask_head=ConvMaskHeadConfig(convs=2, width=48),
         ),

@@ -59,7 +59,10 @@ def theirs(maps: Tensor, rois: Tensor, images: Tensor, size: int, sampling_ratio
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("reads", [0, 10**9], ids=["sparse product", "embedding bag"])
-def test_values_and_gradients_are_torchvisions(aligned: bool, sampling_ratio: int, size: int, channels_last: bool) -> None:
+def test_values_and_gradients_are_torchvisions(
+    aligned: bool, sampling_ratio: int, size: int, channels_last: bool, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READS", reads)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     mine = features().contiguous(memory_format=memory).requires_grad_()
     reference = features().requires_grad_()

@@ -67,12 +67,12 @@ def _pair(name: str, right: tuple[int, int], left: tuple[int, int], length: floa
 
 LIMBS = [
     Limb("torso", 1, 2, 0.62, 0.36, 0.22),
-    *_pair("hand", (3, 3), (4, 4), 0.18, 0.09, 0.06),
-    *_pair("foot", (6, 6), (5, 5), 0.26, 0.10, 0.09),
-    *_pair("upper_leg", (7, 9), (8, 10), 0.46, 0.17, 0.17),
-    *_pair("lower_leg", (11, 13), (12, 14), 0.46, 0.13, 0.13),
-    *_pair("upper_arm", (16, 18), (15, 17), 0.32, 0.11, 0.11),
-    *_pair("lower_arm", (20, 22), (19, 21), 0.30, 0.09, 0.09),
+    *_pair("hand", (3, 3), (4, 4), 0.20, 0.14, 0.10),
+    *_pair("foot", (6, 6), (5, 5), 0.26, 0.14, 0.11),
+    *_pair("upper_leg", (7, 9), (8, 10), 0.46, 0.20, 0.20),
+    *_pair("lower_leg", (11, 13), (12, 14), 0.46, 0.16, 0.16),
+    *_pair("upper_arm", (16, 18), (15, 17), 0.32, 0.15, 0.15),
+    *_pair("lower_arm", (20, 22), (19, 21), 0.30, 0.13, 0.13),
     Limb("head", 23, 24, 0.27, 0.20, 0.22, sides=True),
 ]
 PLACE = {limb.name: index for index, limb in enumerate(LIMBS)}
@@ -322,10 +322,10 @@ def _dense_pose(seen: Seen, own: NDArray[np.bool_], box: list[float], rng: Rng) 
     x, y, width, height = box
     pixels = np.argwhere(own)
     pixels = pixels[rng.permutation(len(pixels))]
-    of_pixels = seen.part[tuple(pixels.T)]
-    parts = np.unique(of_pixels).tolist()
-    # As annotators were asked to: as many points of a small part as of a large one.
-    places = [pixels[of_pixels == part][: max(2, MOST_POINTS // len(parts))] for part in parts]
+    of_pixels = np.array(COARSE_OF_PART)[seen.part[tuple(pixels.T)]]
+    coarse_parts = np.unique(of_pixels).tolist()
+    # As annotators were asked to: as many points of a small part of the body as of a large one.
+    places = [pixels[of_pixels == part][: max(2, MOST_POINTS // len(coarse_parts))] for part in coarse_parts]
     rows, columns = np.concatenate(places).T
     values = {
         "dp_x": ((columns + 0.5) / FINE - x) * BOX_SIDE / width,

@@ -116,8 +116,7 @@ def mask_loss(
     truth, has_mask = _targets(rows, sample, masks, size, geometry)
     truth = (truth >= 0.5).float() if binary_targets else truth
     positive = (labels >= 0) & (labels < num_classes) & has_mask
-    label = labels.clamp(0, num_classes - 1)
-    logits = mask_logits[torch.arange(rows.shape[0], device=rows.device), label].float()
+    logits = mask_logits[torch.arange(rows.shape[0], device=rows.device), labels.clamp(0, num_classes - 1)].float()
     cells = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
     return global_mean((cells * positive).sum(), positive.sum())
 
