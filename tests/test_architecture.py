@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
-    {"safe_yaml", "safe_pickle", "files", "columns", "lazy", "printable", "threads"},
+    {"safe_yaml", "safe_pickle", "safe_matlab", "files", "columns", "lazy", "printable", "threads"},
     {"zoo", "pixels"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
