@@ -22,8 +22,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
-    {"safe_yaml", "safe_pickle", "safe_matlab", "files", "columns", "lazy", "printable", "threads"},
-    {"zoo", "pixels"},
+    {"safe_yaml", "safe_pickle", "files", "columns", "lazy", "printable", "threads"},
+    {"zoo", "pixels", "safe_matlab"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
     {"interactions"},

@@ -96,7 +96,7 @@ DATA: dict[str, Callable[[Any], Any]] = {
     "data.train and data.val have different verbs, roles, or orders of them (such as 'grip-obj'); give both the same 'verbs'": (
         lambda tree: tree["verbs"][0].update(name="grip")
     ),
-    "data.train and data.val have different verbs, roles, or orders of them (such as 'look-obj')": (
+    "data.train and data.val have different verbs, roles, or orders of them (such as 'walk')": (
         lambda tree: tree["verbs"].reverse()
     ),
 }
