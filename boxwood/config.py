@@ -435,7 +435,18 @@ def _nearest_key(cls: type[Config], tree: Any, keys: list[str]) -> str:
     elsewhere = [key for key in _all_keys(cls) if key.endswith(f".{keys[-1]}")]
     if len(keys) == 1 and elsewhere:
         return f" (did you mean {elsewhere[0]!r}?)"
+    for owner in classes:
+        beside_it = _siblings(owner)
+        if having := [kind for kind, sibling in beside_it.items() if keys[-1] in sibling.model_fields]:
+            kind = next(kind for kind, sibling in beside_it.items() if sibling is owner)
+            return f": the kind {kind!r} has none, only {', '.join(map(repr, having[:4]))}"
     return did_you_mean(".".join(keys), sorted(beside))
+
+
+def _siblings(owner: type[Config]) -> dict[str, type[Component]]:
+    """The kinds beside a component, by name."""
+    bases = [base for base in owner.__mro__ if issubclass(base, Component) and base is not Component]
+    return bases[-1].kinds() if bases else {}
 
 
 def _all_keys(cls: type[Config], path: tuple[str, ...] = ()) -> Iterator[str]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from boxwood import safe_matlab
 from boxwood.columns import short
 from boxwood.errors import UserError
 from boxwood.fields import Affine, InstanceField
@@ -130,14 +131,7 @@ def read_symmetry(path: str) -> Symmetry:
 
 def read_matlab(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The variables ``names`` of a MATLAB file. Raises `UserError` where it cannot be read or lacks one."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError(f"{path}: is MATLAB's format, and scipy is not installed; run: pip install 'boxwood[matlab]'") from None
-    try:
-        content = loadmat(str(path), variable_names=list(names))
-    except Exception as error:  # scipy raises errors of several types for a damaged file
-        raise UserError(f"{path}: cannot be read as a MATLAB file ({' '.join(str(error).split())[:80]}); {WHERE_FROM}") from None
+    content = safe_matlab.read(path, names, WHERE_FROM)
     if missing := [name for name in names if name not in content]:
         raise UserError(f"{path}: lacks the variable {missing[0]}; expected {', '.join(names)}; {WHERE_FROM}")
     return {name: np.asarray(content[name]) for name in names}

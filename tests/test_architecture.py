@@ -23,7 +23,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS: tuple[set[str], ...] = (
     {"errors"},
     {"safe_yaml", "safe_pickle", "files", "columns", "lazy", "printable", "threads"},
-    {"zoo", "pixels"},
+    {"zoo", "pixels", "safe_matlab"},
     {"config", "ops", "drawing", "distributed"},
     {"fields"},
     {"interactions"},

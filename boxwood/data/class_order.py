@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from boxwood.columns import short
 from boxwood.data.dataset import Dataset
 from boxwood.errors import UserError
+from boxwood.interactions import InteractionFacts
 from boxwood.structures import Categories, Sample
 
 __all__ = ["ReorderedClasses", "check_same_names", "in_order_of"]
@@ -90,9 +91,11 @@ def check_same_names(categories: Categories, others: Categories, first: str, sec
 def in_order_of(categories: Categories, dataset: Dataset, first: str, second: str) -> Dataset:
     """``dataset`` with the labels of ``categories``: itself, or `ReorderedClasses` where the order of the names is another.
 
-    ``first`` and ``second`` name the owners of the classes in messages. Raises `UserError` where the names are not the same.
+    ``first`` and ``second`` name the owners of the classes in messages. Raises `UserError` where the names are not the same, or
+    both have verbs and these are not.
     """
     others = dataset.categories
+    _check_same_verbs(categories.interactions, others.interactions, first, second)
     if (others.ids, others.names) == (categories.ids, categories.names):
         return dataset
     check_same_names(categories, others, first, second)
@@ -105,3 +108,14 @@ def in_order_of(categories: Categories, dataset: Dataset, first: str, second: st
     if others.names == categories.names:
         return dataset
     return ReorderedClasses(dataset, [others.names.index(name) for name in categories.names])
+
+
+def _check_same_verbs(mine: InteractionFacts | None, theirs: InteractionFacts | None, first: str, second: str) -> None:
+    """Raise `UserError` where the actions of one are not those of the other, since a network knows them by their numbers."""
+    if mine is None or theirs is None or mine.names == theirs.names:
+        return
+    differing = sorted(set(mine.names) ^ set(theirs.names)) or [a for a, b in zip(mine.names, theirs.names, strict=True) if a != b]
+    raise UserError(
+        f"{first} and {second} have different verbs, roles, or orders of them (such as '{differing[0]:.60}'); give both the same "
+        f"'verbs', or leave 'verbs' and 'interactions' out of the annotations of {second}"
+    )

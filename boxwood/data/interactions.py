@@ -132,6 +132,7 @@ def read_interactions(
             rows.refuse(row, "verb_id", "the id of a verb")
     verb_rows = np.array([place[int(row["verb_id"])] for row in rows.records], dtype=np.int64)
     humans = rows.optional("human_id")
+    rows.check("visible", [row.get("visible", True) for row in rows.records], lambda value: type(value) is bool, "true or false")
     table = InteractionTable(
         verbs=list(verbs.records),
         hois=list(hois.records),
@@ -141,7 +142,7 @@ def read_interactions(
         human_ids=humans,
         verb_rows=verb_rows,
         targets=rows.targets(facts, verb_rows),
-        visible=np.array([row.get("visible", True) is not False for row in rows.records], dtype=np.bool_),
+        visible=np.array([row.get("visible", True) for row in rows.records], dtype=np.bool_),
         hoi_ids=rows.optional("hoi_id"),
         groups=rows.optional("group"),
         known=known,

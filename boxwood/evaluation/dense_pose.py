@@ -280,7 +280,9 @@ def _true_mask(person: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.b
         try:
             body = body_mask(masks)
         except ValueError as error:
-            raise UserError(f"annotation {person['id']}: 'dp_masks' cannot be decoded ({error}); correct the file") from None
+            raise UserError(
+                f"annotation {person['id']} of the truth: 'dp_masks' cannot be decoded ({error}); correct the file"
+            ) from None
         rows, columns = (_stretching(max(1, round(side)), len(body)) for side in box[:1:-1])
         return _placed(rows @ body @ columns.T > 0.5, box, size)  # which cuts what rounding added
     code = person.get("segmentation")

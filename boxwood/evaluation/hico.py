@@ -67,7 +67,7 @@ class HicoEvaluator(CollectingEvaluator):
         super().__init__(truth, categories, with_masks=False)
         self.verbs, self.tree = Verbs.of(truth), truth
         self.min_overlap, self.recall_levels, self.ties = min_overlap, recall_levels, ties
-        _hois_of(truth)
+        _shown(truth, {hoi["id"]: hoi["category_id"] for hoi in _hois_of(truth)})  # which is checked
 
     def compute(self) -> Metrics:
         """The metrics of all detections; an image of the truth that was not added has none."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood import safe_pickle
+from boxwood import safe_matlab, safe_pickle
 from boxwood.columns import MAX_COORDINATE, is_number, is_whole, short
 from boxwood.errors import UserError
 from boxwood.evaluation.interactions import AGENT, PredictedInteractions, Verbs
@@ -103,10 +103,6 @@ def write_hico_results(folder: Path, predicted: PredictedInteractions, truth: Ma
 
     Raises `UserError` where scipy is not installed.
     """
-    try:
-        from scipy.io import savemat
-    except ImportError:
-        raise UserError(f"{folder}: MATLAB's files are written by scipy; run: pip install 'boxwood[matlab]'") from None
     verbs = Verbs.of(truth)
     columns = {image["id"]: column for column, image in enumerate(truth["images"])}
     rows_of: dict[tuple[int, int, int], list[int]] = {}
@@ -122,11 +118,7 @@ def write_hico_results(folder: Path, predicted: PredictedInteractions, truth: Ma
         for line, hoi in enumerate(hois):
             for image, column in columns.items():
                 cells[line, column] = table[rows_of.get((hoi["verb_id"], category, image), [])]
-        content = {"all_boxes": cells}
-        write_whole(
-            folder / f"detections_{number:02d}.mat",
-            lambda temporary, content=content: savemat(temporary, content, appendmat=False, do_compression=True),  # type: ignore[misc]
-        )
+        safe_matlab.write(folder / f"detections_{number:02d}.mat", {"all_boxes": cells})
 
 
 def _plain(value: Any) -> Any:

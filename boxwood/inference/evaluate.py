@@ -351,7 +351,11 @@ def _score_file(
         evaluator.results = select_again(evaluator.results, _selection(config))
         about += f", {_count(evaluator):,} of them after the selection of test.*,"
     about += f" on {len(dataset)} images"
-    result = Evaluation(evaluator.compute(), about, config.model.title, dataset.categories, dataset, coco, evaluator)
+    try:
+        metrics = evaluator.compute()
+    except UserError as error:  # of a detection's verbs or surface, which the evaluator reads
+        raise UserError(f"{path}: {error}") from None
+    result = Evaluation(metrics, about, config.model.title, dataset.categories, dataset, coco, evaluator)
     result.detections_are_new = select
     return _finished(result, out)
 

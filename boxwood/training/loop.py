@@ -34,7 +34,7 @@ from boxwood.training.lock import only_training_in
 from boxwood.training.log import RunLog, open_log
 from boxwood.training.optimizer import learning_rate, set_learning_rate
 from boxwood.training.parallel import local_parts, whole, without_exchange
-from boxwood.training.preflight import check_data, check_settings, log_mask_classes, warn_without_instances
+from boxwood.training.preflight import check_data, check_measure, check_settings, log_mask_classes, warn_without_instances
 from boxwood.training.state import TrainingState, complete_files, record_divergence, save, set_generators, start, write_files
 from boxwood.training.validation import validate
 
@@ -75,6 +75,7 @@ def _train(config: RunConfig, out: Path, device: torch.device, *, resume: bool, 
     data = {"train": fingerprint(train_set), "val": fingerprint(val_set)}
     if checkpoint is not None:
         run_directory.check_same_data(out, checkpoint, data, other_data=other_data)
+    on_rank_zero(lambda: check_measure(config, train_set.categories, val_set))
     on_rank_zero(lambda: warn_without_instances(val_set))
     on_rank_zero(lambda: log_mask_classes(config.model, train_set))
     barrier()

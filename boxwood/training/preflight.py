@@ -14,10 +14,11 @@ from boxwood.distributed import world_size
 from boxwood.errors import UserError
 from boxwood.models.config import ModelConfig
 from boxwood.run_config import RunConfig, TrainConfig
+from boxwood.structures import Categories
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_data", "check_settings", "log_mask_classes", "warn_of_batch_norm", "warn_without_instances"]
+__all__ = ["check_data", "check_measure", "check_settings", "log_mask_classes", "warn_of_batch_norm", "warn_without_instances"]
 
 
 def check_settings(config: RunConfig, device: torch.device) -> None:
@@ -58,6 +59,11 @@ def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:
     if not len(dataset):
         raise UserError(f"{key}: has no images; choose annotations that have some (keep_empty=false leaves out those without)")
     model.check_data(dataset.categories, lambda: dataset[0], key)
+
+
+def check_measure(config: RunConfig, categories: Categories, val_set: Dataset) -> None:
+    """Raise `UserError` where the measure cannot be taken of the val set, which is better known before the training."""
+    config.measure(categories=categories).build(val_set.to_coco(), val_set.categories)
 
 
 def warn_of_batch_norm(model: nn.Module, settings: TrainConfig) -> None:

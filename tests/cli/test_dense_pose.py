@@ -32,7 +32,11 @@ def settings(bodies: Path) -> list[str]:
     """Overrides of demo_bodies for one step of a small network on few pictures."""
     sets = [f"data.{split}.{key}={bodies / name}" for split in ("train", "val")
             for key, name in (("annotations", f"{split}.json"), ("images", split))]  # fmt: skip
-    network = ["model.fpn.channels=16", "model.dense_pose_head={convs: 1, width: 16, resolution: 7}", "model.box_head.width=16"]
+    network = [
+        "model.fpn.channels=16",
+        "model.dense_pose_head={kind: conv_dense_pose, convs: 1, width: 16, resolution: 7}",
+        "model.box_head.width=16",
+    ]
     return [
         *sets,
         *network,
@@ -138,7 +142,7 @@ def files(folder: Path) -> None:
     ("key", "name", "expected"),
     [
         ("data.train.symmetry", "none.mat", ("no such file; dense pose needs UV_symmetry_transforms.mat", PUBLISHED)),
-        ("data.train.symmetry", "damaged.mat", ("cannot be read as a MATLAB file", PUBLISHED)),
+        ("data.train.symmetry", "damaged.mat", ("is no MATLAB file, or a damaged one", PUBLISHED)),
         ("data.train.symmetry", "damaged.npz", ("cannot be read as .npz", GENERATED)),
         ("data.train.symmetry", "huge.npz", ("its arrays take more than 2,000,000,000 bytes", GENERATED)),
         ("data.train.symmetry", "other.npz", ("expected symmetry_u and symmetry_v of 24 x 256 x 256 numbers", GENERATED)),
@@ -167,7 +171,7 @@ def test_files_of_symmetry_and_surface(
     ],
 )  # fmt: skip
 def test_settings(bodies: Path, tmp_path: Path, refused: Refused, override: str, expected: tuple[str, ...]) -> None:
-    flips = ["data.train.transforms.1.p=1.0"]
+    flips = ["data.train.transforms=[{kind: resize_shortest_edge, short: [64], long: 320}, {kind: horizontal_flip, p: 1.0}]"]
     line = refused("train", "demo_bodies", *settings(bodies), *flips, override, "--out", tmp_path / "run")
     assert all(words in line for words in expected), line
 

@@ -240,13 +240,13 @@ def test_the_published_table_is_read(tmp_path: Path, golden: dict[str, Any]) -> 
     assert np.array_equal(symmetry.u.numpy(), tables(golden)[0]) and np.array_equal(symmetry.v.numpy(), tables(golden)[1])
 
 
-def test_a_table_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None:
+def test_a_table_that_is_missing_or_damaged_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no such file; .*SMPL.*https://dl\.fbaipublicfiles\.com/densepose/data/"):
         read_symmetry(str(tmp_path / "none.mat"))
-    damaged = tmp_path / "damaged.mat"
-    damaged.write_bytes(b"MATLAB 5.0" * 30)
-    with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
-        read_symmetry(str(damaged))
+    text = tmp_path / "damaged.mat"
+    text.write_bytes(b"MATLAB 5.0" * 30)
+    with pytest.raises(UserError, match="is no MATLAB file, or a damaged one"):
+        read_symmetry(str(text))
     other = tmp_path / "other.mat"
     scipy.io.savemat(other, {"U_transforms": np.zeros((2, 2)), "V_transforms": np.zeros((2, 2))})
     with pytest.raises(UserError, match="expected U_transforms and V_transforms of 24 cells"):
@@ -259,3 +259,13 @@ def test_a_table_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None:
     np.savez(arrays, symmetry_u=np.zeros(3))
     with pytest.raises(UserError, match="lacks the array symmetry_v"):
         read_symmetry(str(arrays))
+    np.savez(arrays, symmetry_u=np.zeros(300), symmetry_v=np.zeros(300))
+    with monkeypatch.context() as patch:
+        patch.setattr("boxwood.dense_pose.MOST_BYTES", 2000)
+        with pytest.raises(UserError, match="its arrays take more than 2,000 bytes"):
+            read_symmetry(str(arrays))
+    whole = arrays.read_bytes()
+    for damaged in (whole[:-30], whole.replace(b"\0" * 2000, b"\1" * 2000), b"no archive", b""):
+        arrays.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"body\.npz: cannot be read as \.npz \(.*; boxwood data shapes"):
+            read_symmetry(str(arrays))

@@ -6,8 +6,6 @@ import io
 import json
 import pickle
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,6 @@ from boxwood.data.annotations import read_annotations
 from boxwood.data.coco import categories_of
 from boxwood.data.coco_file import read_coco_file
 from boxwood.data.proposals import read_proposals, write_proposals
-from boxwood.evaluation.interaction_files import read_vcoco_results
-from boxwood.evaluation.interactions import Verbs
 from boxwood.evaluation.results import read_results
 from boxwood.interop.caffe import read_caffemodel
 from boxwood.interop.detectron import read_detectron
@@ -35,41 +31,14 @@ from boxwood.structures import Categories
 from boxwood.training.checkpoint import newest_checkpoint
 from boxwood.weights.file import read_weights
 from boxwood.weights.torch_file import read_torch_file
+from tests.hostile.door import Door, text
+from tests.hostile.person_doors import PERSON_DOORS
 from tests.training.test_checkpoint import checkpoint_of
 
-__all__ = ["DOORS", "Door"]
-
-
-@dataclass(frozen=True)
-class Door:
-    """A kind of file."""
-
-    name: str
-    """Of the file, relative to the folder of the door: what is damaged."""
-    valid: bytes
-    read: Callable[[Path], Any]
-    """Reads the file at this path; `UserError` is the only exception that it may raise."""
-    others: tuple[tuple[str, bytes], ...] = ()
-    """Further files that it needs, by name."""
+__all__ = ["DOORS"]
 
 
 CATEGORIES = Categories((1, 2), ("cat", "dog"))
-KICK = Verbs((1,), ("kick",), (("obj",),))
-INTERACTIONS = {
-    "images": [{"id": 1, "file_name": "1.png", "height": 20, "width": 30}],
-    "annotations": [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 5, 6], "area": 30.0, "iscrowd": 0, "verbs_known": True},
-        {"id": 2, "image_id": 1, "category_id": 2, "bbox": [9, 2, 5, 6], "area": 30.0, "iscrowd": 0},
-    ],
-    "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
-    "verbs": [{"id": 1, "name": "kick", "roles": [{"name": "obj", "include": [2]}]}],
-    "interactions": [{"id": 1, "image_id": 1, "human_id": 1, "verb_id": 1, "targets": {"obj": 2}}],
-}
-VCOCO = [
-    {"action_name": "kick", "role_name": ["agent", "obj"], "include": [[], ["dog"]], "image_id": [1], "ann_id": [1], "label": [1]}
-    | {"role_object_id": [1, 2]}
-]
-VCOCO_RESULTS = [{"image_id": 1, "person_box": [1.0, 2.0, 5.0, 7.0], "kick_agent": 0.5, "kick_obj": [9.0, 2.0, 13.0, 7.0, 0.25]}]
 SIZES = {1: (20, 30), 2: (20, 30)}
 COCO = {
     "images": [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in (1, 2)],
@@ -137,10 +106,6 @@ def _torch(tree: Any, archive: bool = True) -> bytes:
     buffer = io.BytesIO()
     torch.save(tree, buffer, _use_new_zipfile_serialization=archive)
     return buffer.getvalue()
-
-
-def _text(tree: Any) -> bytes:
-    return json.dumps(tree).encode()
 
 
 def _weights() -> bytes:
@@ -211,12 +176,9 @@ def _doors() -> dict[str, Door]:
         "import of a stream": Door("a.pth", _torch(state, archive=False), read_tensors),
         "import from torchvision": Door("a.pth", _torch(state), lambda path: import_weights(path, "torchvision")),
         "caffe": Door("a.caffemodel", _caffe(), read_caffemodel),
-        "coco": Door("a.json", _text(COCO), read_coco),
-        "detections": Door("a.json", _text(DETECTIONS), results),
-        "interactions": Door("a.json", _text(INTERACTIONS), read_coco_file),
-        "vcoco": Door("vcoco_a.json", _text(VCOCO), read_annotations, (("instances_vcoco_all_2014.json", _text(INTERACTIONS)),)),
-        "pickle of interactions": Door("a.pkl", pickle.dumps(VCOCO_RESULTS, 2), lambda path: read_vcoco_results(path, KICK)),
-        "proposals": Door("a.json", _text([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]), read_proposals),
+        "coco": Door("a.json", text(COCO), read_coco),
+        "detections": Door("a.json", text(DETECTIONS), results),
+        "proposals": Door("a.json", text([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]), read_proposals),
         "proposals of boxwood": Door("a.safetensors", _proposals(), read_proposals),
         "yolo": Door("data.yaml", YOLO, read_annotations, (*png, ("labels/1.txt", LABELS))),
         "yolo labels": Door(
@@ -224,7 +186,7 @@ def _doors() -> dict[str, Door]:
         ),
         "voc": Door("Annotations/1.xml", VOC, lambda path: read_annotations(path.parents[1]), (("JPEGImages/1.png", _png()),)),
         "cvat": Door("a.xml", CVAT, read_annotations),
-        "labelme": Door("1.json", _text(LABELME), lambda path: read_annotations(path.parent), (("1.png", _png()),)),
+        "labelme": Door("1.json", text(LABELME), lambda path: read_annotations(path.parent), (("1.png", _png()),)),
         "csv": Door(
             "a.csv",
             CSV,
@@ -235,4 +197,4 @@ def _doors() -> dict[str, Door]:
     }
 
 
-DOORS = _doors()
+DOORS = _doors() | PERSON_DOORS

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from boxwood.errors import UserError
-from tests.hostile.doors import DOORS, Door
+from tests.hostile.door import Door
+from tests.hostile.doors import DOORS
 
 SECONDS_A_FILE = 5
 BYTES = 1_000_000_000
@@ -203,7 +204,7 @@ def main() -> None:
         limit = pages * resource.getpagesize() + BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         end, number = time.monotonic() + options.seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or number < len(names):
             name = names[number % len(names)]
             content = damaged(DOORS[name].valid, random.Random(f"{options.seed} {number}"))
             paths[name].write_bytes(content)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwood.config import apply_overrides
+from boxwood.config import apply_overrides, to_yaml
 from boxwood.data.synthetic.figures import VERBS, write_figures
 from boxwood.errors import UserError
 from boxwood.evaluation.measures import VcocoEvaluatorConfig
@@ -24,6 +24,8 @@ from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainCo
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.models.toys import _rcnn
+from tests.training import torchrun
+from tests.training.test_distributed import lines
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,38 @@ def test_data_without_interactions_is_one_line(figures: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"data\.train.*has no human-object interactions") as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(figures: Path, tmp_path: Path) -> None:
+    """As that of Mask R-CNN: from weights of a few steps, with group norm, at a small learning rate. Two of the six pictures have
+    no object of a verb, so that a process often has no pair to learn from."""
+    widths = ["model.backbone.width=32", "model.fpn.channels=64", "model.mask_head=null", "model.interaction_head.kind=interaction"]
+    config: Any = apply_overrides(demo_shapes(), ["model.backbone.norm=gn", "model.fpn.norm=gn", *widths])
+    config.model.interaction_head = InteractionHeadConfig(width=64)
+    prepared = run_on(figures)
+    config.data, config.evaluator = prepared.data, prepared.evaluator
+    config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(config, tmp_path / "before")
+    config.optim = SGDConfig(lr=2e-4, warmup_steps=5)
+    config.train = TrainConfig(steps=10, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
+    config.train.weights = str(tmp_path / "before" / "last.safetensors")
+    train(config, tmp_path / "one")
+    torch.set_num_threads(threads)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    status, output = torchrun.run(path, tmp_path / "two")
+    assert status == 0, output
+    one, two = (lines(tmp_path / name, "train") for name in ("one", "two"))
+    assert len(one) == 10 and all(row["loss_interaction_pair"] > 0 for row in one[:3])
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "loss_interaction_action", "loss_interaction_target", "loss_interaction_pair"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3), (a["step"], name)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-2), a["step"]
+    sizes = []
+    for name in ("one", "two"):
+        records = json.loads((tmp_path / name / "eval" / "detections.json").read_text())
+        sizes.append((len(records), sum("interactions" in row for row in records)))
+    assert sizes[0] == sizes[1] and sizes[0][1] > 0

@@ -110,7 +110,7 @@ def convert(
     if to in WITH_INTERACTIONS and not coco.get("verbs"):
         raise UserError(f"{source}: has no human-object interactions ('verbs'), which {to} consists of; take another output format")
     if source_format == "coco" and to in WITH_INTERACTIONS:  # all keys of its rows, which their writers carry
-        coco, lost = {**read_tree(source), **{key: coco[key] for key in SECTIONS if key in coco}}, ()
+        coco, lost = _with_all_keys(coco, read_tree(source)), ()
     if to == "webdataset":
         not_carried = [*lost, *_write_with_pictures(coco, source, images or pictures, out)]
     else:
@@ -121,6 +121,16 @@ def convert(
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _with_all_keys(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A file as it was read, ``coco``, with further keys and values of the file, ``tree``."""
+    whole = {**tree, **{key: coco[key] for key in SECTIONS if key in coco}}
+    for key in ("images", "annotations", "categories"):
+        whole[key] = [
+            {**row, **{k: v for k, v in sound.items() if v not in NOTHING}} for row, sound in zip(tree[key], coco[key], strict=True)
+        ]
+    return whole
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood.columns import short
+from boxwood import safe_matlab
+from boxwood.columns import is_number, short
 from boxwood.data.formats.reading import Reading, descriptions
 from boxwood.errors import UserError
-from boxwood.files import make_folder, write_whole
+from boxwood.files import make_folder
 
 __all__ = ["RARE", "TEST_IDS", "is_hico", "read_hico", "write_hico"]
 
@@ -27,8 +28,6 @@ RARE = 10
 """Classes with fewer pairs in training are rare."""
 TEST_IDS = 1_000_000
 """Added to the number in the name of a test image."""
-MAX_VALUES = 400_000_000
-"""Of one array; HICO's largest has 23 million."""
 SPLITS = ("train", "test")
 BOX = ("x1", "x2", "y1", "y2")
 KINDS = {"positive": 1, "negative": -1, "ambiguous": 0}
@@ -48,7 +47,8 @@ def read_hico(folder: Path, split: str | None = None) -> Reading:
     """
     if split not in (None, *SPLITS):
         raise UserError(f"{folder}: has no part '{split}'; choose train or test")
-    labels, boxes = _load(folder / "anno.mat"), _load(folder / "anno_bbox.mat")
+    labels = _load(folder / "anno.mat", ("list_action", *(f"{name}_{part}" for name in ("list", "anno") for part in SPLITS)))
+    boxes = _load(folder / "anno_bbox.mat", [f"bbox_{part}" for part in SPLITS])
     lost: Counter[str] = Counter()
     where = folder / "anno.mat"
     actions = [_action(where, number, row, lost) for number, row in enumerate(_rows(labels, "list_action", where), start=1)]
@@ -92,6 +92,8 @@ def write_hico(coco: Mapping[str, Any], folder: Path) -> list[str]:
         raise UserError(f"{folder}: the ids of 'hois' must be 1, 2, ... in this order, as HICO-DET's are; correct the source")
     names = {category["id"]: category.get("hico_name", category["name"].replace(" ", "_")) for category in coco["categories"]}
     verbs = {verb["id"]: verb["name"] for verb in coco["verbs"]}
+    if wrong := [hoi["id"] for hoi in coco["hois"] if not isinstance(hoi.get("fields", {}), dict)]:
+        raise UserError(f"{folder}: 'fields' of class {wrong[0]} in 'hois' must be a mapping of names to texts; correct the source")
     actions = [
         {"nname": names[hoi["category_id"]], "vname": verbs[hoi["verb_id"]], **hoi.get("fields", {})} for hoi in coco["hois"]
     ]
@@ -107,15 +109,9 @@ def write_hico(coco: Mapping[str, Any], folder: Path) -> list[str]:
         boxes[f"bbox_{part}"] = _structs(structs, ("filename", "size", "hoi"))
     lost["crowd regions' marks"] = sum(bool(row.get("iscrowd")) for row in coco["annotations"])
     make_folder(folder)
-    save_mat(folder / "anno.mat", labels)
-    save_mat(folder / "anno_bbox.mat", boxes)
+    safe_matlab.write(folder / "anno.mat", labels)
+    safe_matlab.write(folder / "anno_bbox.mat", boxes)
     return descriptions(lost)
-
-
-def save_mat(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a MATLAB file, whole or not at all. Raises `UserError` where scipy is not installed."""
-    savemat = _scipy(path).savemat
-    write_whole(path, lambda temporary: savemat(temporary, dict(content), appendmat=False, do_compression=True))
 
 
 # --------------------------------------------------------------------------------------------------------------- reading
@@ -199,32 +195,11 @@ class _Builder:
         self.interactions.append({"id": len(self.interactions) + 1, **row})
 
 
-def _scipy(path: Path) -> Any:
-    try:
-        import scipy.io
-    except ImportError:
-        raise UserError(
-            f"{path}: MATLAB's files are read and written by scipy, which is not installed; run: pip install 'boxwood[matlab]'"
-        ) from None
-    return scipy.io
-
-
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """A MATLAB file as dictionaries, lists and arrays."""
-    reader = _scipy(path)
-    try:
-        for name, shape, _ in reader.whosmat(path):
-            if np.prod([float(side) for side in shape]) > MAX_VALUES:
-                raise UserError(f"{path}: '{name:.40}' has the size {short(list(shape))}, more than is read; name HICO-DET's file")
-        content: dict[str, Any] = reader.loadmat(path, simplify_cells=True)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name the folder of anno.mat") from None
-    except Exception as error:  # scipy raises many types of errors on a damaged file
-        problem = " ".join(str(error).split())[:100]
-        raise UserError(f"{path}: is no MATLAB file, or a damaged one ({problem}); copy it again") from None
-    return content
+    return safe_matlab.read(
+        path, names, "name the folder of HICO-DET's anno.mat and anno_bbox.mat, or copy it again", simplify=True
+    )
 
 
 def _many(value: Any) -> list[Any]:
@@ -325,10 +300,22 @@ def _checked_labels(image: Mapping[str, Any], count: int) -> Mapping[str, Any]:
     """``hois`` of an image. Raises `UserError` where it lacks the class of a group of boxes, or names an unknown class."""
     labels = image.get("hois")
     groups = labels.get("groups") if isinstance(labels, dict) else None
-    if not isinstance(groups, list) or not all(isinstance(block, dict) and "invisible" in block for block in groups):
-        raise UserError(f"image id {image['id']}: lacks 'hois.groups', the class of each group of boxes; add them")
+    if not isinstance(groups, list) or not all(isinstance(block, dict) and block.get("invisible") in (0, 1) for block in groups):
+        raise UserError(
+            f"image id {image['id']}: lacks 'hois.groups', for each group of boxes its 'hoi_id' and 'invisible', 0 or 1; add them"
+        )
+    if not is_number((labels or {}).get("depth", 3)):
+        raise UserError(
+            f"image id {image['id']}: 'hois.depth' must be a number, got {short((labels or {})['depth'])}; correct the file"
+        )
     named = [block.get("hoi_id") for block in groups]
-    named += [number for kind in KINDS for number in (labels or {}).get(kind, ())]
+    for kind in KINDS:
+        numbers = (labels or {}).get(kind, [])
+        if not isinstance(numbers, list):
+            raise UserError(
+                f"image id {image['id']}: 'hois.{kind}' must list ids of classes, got {short(numbers)}; correct the file"
+            )
+        named += numbers
     if wrong := [number for number in named if type(number) is not int or not 1 <= number <= count]:
         raise UserError(f"image id {image['id']}: 'hois' names the class {short(wrong[0])} of {count}; correct the file")
     return labels or {}

@@ -6,11 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwood import safe_matlab
 from boxwood.errors import UserError
 
 __all__ = ["read_selective_search"]
@@ -28,7 +28,7 @@ def read_selective_search(
     ``image_ids``. The log counts images of the file that the data set does not have. Raises `UserError` where the file cannot be
     read, has other contents, or lacks an image, and where names do not tell images apart; needs scipy.
     """
-    content = _read(path)
+    content = safe_matlab.read(path, ("boxes", "images"), "name a file of selective search's boxes, or copy it again")
     if "boxes" not in content or content["boxes"].dtype != np.object_:
         raise UserError(f"{path}: holds no cell array 'boxes'; name a file of selective search's boxes")
     cells = [np.asarray(cell) for cell in content["boxes"].ravel()]
@@ -62,21 +62,3 @@ def read_selective_search(
             raise UserError(f"{path}: image id {image_id}: has boxes of nan or infinity; copy the file again")
         y1, x1, y2, x2 = boxes.reshape(-1, 4).astype(np.float32).T
         yield image_id, np.stack([x1 - 1, y1 - 1, x2, y2], axis=1), np.zeros(len(y1), dtype=np.float32)
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError(
-            f"{path}: MATLAB's files are read by scipy, which is not installed; run: pip install 'boxwood[matlab]'"
-        ) from None
-    try:
-        content: dict[str, NDArray[Any]] = loadmat(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or '').lower()}); name an existing .mat file") from None
-    except Exception as error:  # scipy raises many types of errors on a damaged file
-        raise UserError(
-            f"{path}: is no MATLAB file, or a damaged one ({' '.join(str(error).split())[:100]}); copy it again"
-        ) from None
-    return content

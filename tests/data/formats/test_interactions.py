@@ -324,6 +324,7 @@ def test_wrong_hico_files(tmp_path: Path) -> None:
 HOIS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda tree: tree["images"][0].update(hois={}), "image id 1: lacks 'hois.groups'"),
     (lambda tree: tree["images"][0]["hois"].update(positive=[601]), "image id 1: 'hois' names the class 601 of 600"),
+    (lambda tree: tree["images"][0]["hois"].update(negative=0.5), "image id 1: 'hois.negative' must list ids of classes, got 0.5"),
     (lambda tree: tree["images"][0]["hois"].update(groups=[]), "image id 1: has boxes of group 0 of 0"),
     (lambda tree: tree["hois"].reverse(), "the ids of 'hois' must be 1, 2, ..."),
     (lambda tree: tree["interactions"][0]["targets"].update(obj=10**6), "an interaction of group 0 has boxes of others"),
