@@ -40,10 +40,10 @@ from boxwood.models.heads import DeepLabDensePoseHeadConfig, TwoFCHeadConfig
 from boxwood.models.inference_config import TestConfig
 from boxwood.run_config import AdamWConfig, CosineScheduleConfig, RunConfig, TrainConfig
 
-TRAIN, VAL, SIZE = 2000, 100, 128
+TRAIN, VAL, SIZE = 1500, 100, 160
 """Numbers of pictures, and the side of one."""
 STEPS = 1500
-COPIES, NEGATIVES = 4, 3
+COPIES, NEGATIVES = 2, 2
 """Proposals of each true box, and others, of a picture to train on."""
 GRID = 16
 """Cells a side of the box, of the mean surface."""
@@ -116,10 +116,10 @@ def configuration(folder: Path, seed: int, steps: int) -> RunConfig:
             backbone=FourConvsConfig(width=64),
             fpn=None,
             rpn=None,
-            rois=RoIConfig(samples_per_image=8, positive_fraction=0.75),
+            rois=RoIConfig(samples_per_image=4, positive_fraction=0.75),
             box_head=TwoFCHeadConfig(width=128),
             dense_pose_head=DeepLabDensePoseHeadConfig(
-                decoder=False, convs=2, width=64, dilations=(2, 4), resolution=16, coarse_weight=1.0, uv_weight=0.02
+                decoder=False, convs=2, width=64, dilations=(2, 4), resolution=24, coarse_weight=2.0, uv_weight=0.02
             ),
         ),
         data=DataConfig(train=sets["train"], val=sets["val"], workers=0),

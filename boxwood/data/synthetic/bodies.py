@@ -67,13 +67,13 @@ def _pair(name: str, right: tuple[int, int], left: tuple[int, int], length: floa
 
 LIMBS = [
     Limb("torso", 1, 2, 0.62, 0.36, 0.22),
-    *_pair("hand", (3, 3), (4, 4), 0.20, 0.14, 0.10),
-    *_pair("foot", (6, 6), (5, 5), 0.26, 0.14, 0.11),
-    *_pair("upper_leg", (7, 9), (8, 10), 0.46, 0.20, 0.20),
-    *_pair("lower_leg", (11, 13), (12, 14), 0.46, 0.16, 0.16),
-    *_pair("upper_arm", (16, 18), (15, 17), 0.32, 0.15, 0.15),
-    *_pair("lower_arm", (20, 22), (19, 21), 0.30, 0.13, 0.13),
-    Limb("head", 23, 24, 0.27, 0.20, 0.22, sides=True),
+    *_pair("hand", (3, 3), (4, 4), 0.22, 0.19, 0.14),
+    *_pair("foot", (6, 6), (5, 5), 0.27, 0.18, 0.14),
+    *_pair("upper_leg", (7, 9), (8, 10), 0.46, 0.23, 0.23),
+    *_pair("lower_leg", (11, 13), (12, 14), 0.46, 0.19, 0.19),
+    *_pair("upper_arm", (16, 18), (15, 17), 0.32, 0.19, 0.19),
+    *_pair("lower_arm", (20, 22), (19, 21), 0.30, 0.17, 0.17),
+    Limb("head", 23, 24, 0.30, 0.26, 0.27, sides=True),
 ]
 PLACE = {limb.name: index for index, limb in enumerate(LIMBS)}
 
