@@ -127,7 +127,7 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The arrays ``names`` of an .npz file. Raises `UserError` where it cannot be read or lacks one."""
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             if missing := [name for name in names if name not in content.files]:
                 raise UserError(f"{path}: lacks the array {missing[0]}; boxwood data shapes --surface writes such a file")
             if sum(part.file_size for part in content.zip.infolist()) > MAX_BYTES:
