@@ -27,6 +27,7 @@ HEADS = {
     "lvis_segm": "LVIS mask AP",
     "cityscapes": "Cityscapes AP",
     "vcoco": "V-COCO AP",
+    "per_agent": "AP_agent",
     "hico": "HICO-DET AP",
     "dense_pose": "GPS AP",
     "dense_pose_gpsm": "GPSm AP",
