@@ -1,9 +1,9 @@
 """DensePose R-CNN on generated figures: AP by GPS beside what can be had without looking.
 
-    python benchmarks/dense_pose.py                         # three seeds
-    python benchmarks/dense_pose.py --seeds 0 --steps 300 --json dense_pose.json
+    python benchmarks/dense_pose.py                         # three seeds, a quarter of an hour of one core each
+    python benchmarks/dense_pose.py --seeds 0 --picture figures.png --json dense_pose.json
 
-For each seed pictures of the figures of ``boxwood data shapes --surface`` are written, 128 pixels a side. In place of a detector
+For each seed pictures of the figures of ``boxwood data shapes --surface`` are written, 160 pixels a side. In place of a detector
 proposals are the true boxes, moved by about two pixels, and a Fast R-CNN on a backbone of four convolutions learns dense pose. The
 bounds have the same boxes and the same masks as its detections of unseen pictures, but other surfaces in them:
 
@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 from interactnet import FourConvsConfig
+from PIL import Image
 
 import boxwood
 from boxwood.data import CocoConfig, DataConfig
 from boxwood.data.proposals import write_proposals
 from boxwood.data.synthetic.bodies import write_bodies
-from boxwood.dense_pose import decode_png, encode_png
+from boxwood.dense_pose import decode_png, encode_png, stored_planes, surface_layer
 from boxwood.evaluation.dense_pose import DensePoseEvaluator
 from boxwood.evaluation.measures import DensePoseEvaluatorConfig
 from boxwood.evaluation.results import read_results
@@ -42,7 +43,7 @@ from boxwood.run_config import AdamWConfig, CosineScheduleConfig, RunConfig, Tra
 
 TRAIN, VAL, SIZE = 1500, 100, 160
 """Numbers of pictures, and the side of one."""
-STEPS = 1500
+STEPS = 1000
 COPIES, NEGATIVES = 2, 2
 """Proposals of each true box, and others, of a picture to train on."""
 GRID = 16
@@ -147,12 +148,33 @@ def measured(folder: Path, run: Path, config: RunConfig, change: Callable[[Plane
     return {name: round(100 * metrics[name]["AP"], 1) for name in ("dense_pose", "dense_pose_gpsm", "dense_pose_iou", "bbox")}
 
 
-def trained(folder: Path, seed: int, steps: int) -> dict[str, Any]:
+def drawn(folder: Path, run: Path, number: int = 4, scale: int = 2) -> Image.Image:
+    """The first pictures of the val set, enlarged, and below each the detections that score 0.5 and more."""
+    records = [record for record in json.loads((run / "eval" / "detections.json").read_text()) if record["score"] >= 0.5]
+    side = scale * SIZE
+    sheet = Image.new("RGB", (number * side, 2 * side))
+    for column in range(number):
+        picture = Image.open(folder / "val" / f"{column:06d}.jpg").resize((side, side), Image.Resampling.BICUBIC)
+        sheet.paste(picture, (column * side, 0))
+        for record in (record for record in records if record["image_id"] == column + 1):
+            planes = [Image.fromarray(plane) for plane in stored_planes(record, record["bbox"])]
+            size = (scale * planes[0].width, scale * planes[0].height)
+            parts = np.asarray(planes[0].resize(size, Image.Resampling.NEAREST))
+            u, v = (np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) / np.float32(255) for plane in planes[1:])
+            layer = surface_layer(parts, u, v).convert("RGBA")
+            picture.paste(layer, tuple(scale * int(corner) for corner in record["bbox"][:2]), layer)
+        sheet.paste(picture, (column * side, side))
+    return sheet
+
+
+def trained(folder: Path, seed: int, steps: int, picture: Path | None) -> dict[str, Any]:
     write_data(folder, seed)
     config, run = configuration(folder, seed, steps), folder / "run"
     start = time.perf_counter()
     boxwood.train(config, run)
     seconds = time.perf_counter() - start
+    if picture is not None:
+        drawn(folder, run).save(picture)
     rng, mean = np.random.default_rng(seed), mean_surface(json.loads((folder / "train.json").read_text())["annotations"])
     return {
         "seed": seed,
@@ -167,13 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw some detections of the last seed")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     rows = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(trained(Path(folder), seed, arguments.steps))
+            rows.append(trained(Path(folder), seed, arguments.steps, arguments.picture))
         print(json.dumps(rows[-1]), flush=True)
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
