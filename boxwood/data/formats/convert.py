@@ -126,7 +126,8 @@ def convert(
 def _with_all_keys(source: Path) -> dict[str, Any]:
     """A COCO file as it is read, with further keys and values of its rows."""
     tree = read_tree(source)
-    coco = coco_file_of(tree, source).to_coco()
+    file = coco_file_of(tree, source)
+    coco = file.to_coco() | {"annotations": [file.annotation(row) for row in range(len(file.ids))]}  # those with nan too
     whole = {**tree, **{key: coco[key] for key in SECTIONS if key in coco}}
     for key in ("images", "annotations", "categories"):
         rows = zip(tree[key], coco[key], strict=True)
