@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -176,7 +177,11 @@ def test_whatever_scipy_writes_is_read_as_scipy_reads_it(
     read = safe_matlab.read(path, ["a"], "copy it", simplify=simplify)
     assert read.keys() == {"a"}
     expected = scipy_io.loadmat(path, simplify_cells=simplify)["a"]
-    assert repr(read["a"]) == repr(expected)
+    assert without_addresses(read["a"]) == without_addresses(expected)
+
+
+def without_addresses(value: Any) -> str:
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
 def test_written_whole_and_read_again(tmp_path: Path) -> None:

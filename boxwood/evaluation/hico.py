@@ -172,7 +172,8 @@ def _pairs_of(truth: Mapping[str, Any]) -> dict[int, Pairs]:
     found: dict[int, dict[int, list[tuple[Any, Any]]]] = {}
     for row in truth["interactions"]:
         target = row["targets"].get("obj")
-        if row.get("visible", True) and row.get("human_id") is not None and target is not None and "hoi_id" in row:
+        # Boxes that a data set leaves out, as those without an area, are in no pair.
+        if row.get("visible", True) and row.get("human_id") in boxes and target in boxes and "hoi_id" in row:
             of_class = found.setdefault(row["hoi_id"], {})
             of_class.setdefault(row["image_id"], []).append((boxes[row["human_id"]], boxes[target]))
 

@@ -129,6 +129,17 @@ def test_hico_means_of_all_rare_and_other_classes(tmp_path: Path) -> None:
             assert np.mean([getattr(row, attribute) for row in part]) == pytest.approx(expected[name], abs=1e-9), (setting, name)
 
 
+def test_hico_pairs_whose_boxes_are_left_out_do_not_count(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    truth = hico_truth(tmp_path, "edge")
+    predicted = hico_predictions("edge", truth)
+    before = sum(row.pairs for row in hico_precisions(truth, predicted).values())
+    human = next(row["human_id"] for row in truth["interactions"] if row["human_id"] is not None)
+    lost = sum(row["human_id"] == human for row in truth["interactions"])
+    truth["annotations"] = [row for row in truth["annotations"] if row["id"] != human]
+    assert sum(row.pairs for row in hico_precisions(truth, predicted).values()) == before - lost
+
+
 def test_hico_results_are_written_as_the_official_program_reads_them(tmp_path: Path) -> None:
     scipy_io = pytest.importorskip("scipy.io")
     truth = hico_truth(tmp_path, "edge")

@@ -110,7 +110,7 @@ def convert(
     if to in WITH_INTERACTIONS and not coco.get("verbs"):
         raise UserError(f"{source}: has no human-object interactions ('verbs'), which {to} consists of; take another output format")
     if source_format == "coco" and to in WITH_INTERACTIONS:  # all keys of its rows, which their writers carry
-        coco, lost = _with_all_keys(coco, read_tree(source)), ()
+        coco, lost = _with_all_keys(source), ()
     if to == "webdataset":
         not_carried = [*lost, *_write_with_pictures(coco, source, images or pictures, out)]
     else:
@@ -123,13 +123,15 @@ def convert(
 # ------------------------------------------------------------------------------------------------------------ internals
 
 
-def _with_all_keys(coco: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A file as it was read, ``coco``, with further keys and values of the file, ``tree``."""
+def _with_all_keys(source: Path) -> dict[str, Any]:
+    """A COCO file as it is read, with further keys and values of its rows."""
+    tree = read_tree(source)
+    file = coco_file_of(tree, source)
+    coco = file.to_coco() | {"annotations": [file.annotation(row) for row in range(len(file.ids))]}  # those with nan too
     whole = {**tree, **{key: coco[key] for key in SECTIONS if key in coco}}
     for key in ("images", "annotations", "categories"):
-        whole[key] = [
-            {**row, **{k: v for k, v in sound.items() if v not in NOTHING}} for row, sound in zip(tree[key], coco[key], strict=True)
-        ]
+        rows = zip(tree[key], coco[key], strict=True)
+        whole[key] = [{**row, **{k: v for k, v in sound.items() if k not in row or v not in NOTHING}} for row, sound in rows]
     return whole
 
 

@@ -286,8 +286,10 @@ def _grouped(coco: Mapping[str, Any]) -> dict[int, dict[int, dict[str, list[Any]
     grouped: dict[int, dict[int, dict[str, list[Any]]]] = {}
 
     def of(row: Mapping[str, Any]) -> dict[str, list[Any]]:
-        groups = grouped.setdefault(row["image_id"], {})
-        return groups.setdefault(row.get("group", 0), {"humans": [], "objects": [], "interactions": []})
+        groups, number = grouped.setdefault(row["image_id"], {}), row.get("group", 0)
+        if type(number) is not int:
+            raise UserError(f"image id {row['image_id']}: 'group' must be a whole number, got {short(number)}; correct the file")
+        return groups.setdefault(number, {"humans": [], "objects": [], "interactions": []})
 
     for row in coco["annotations"]:
         of(row)["humans" if row.get("verbs_known") else "objects"].append(row)

@@ -49,6 +49,10 @@ def read_vcoco(source: Path, instances: Path | None = None) -> Reading:
     tree = read_coco_tree(coco_path)
     coco_file_of(tree, coco_path)  # which refuses malformed rows
     names = {category["name"]: category["id"] for category in tree["categories"]}
+    if not all("id" in row for row in tree["annotations"]):
+        raise UserError(
+            f"{coco_path}: an annotation has no 'id', by which V-COCO's files name it; name the COCO file of its images"
+        )
     of_annotation = {row["id"]: row for row in tree["annotations"]}
     tables = [_Verb(source, number, verb, of_annotation, names) for number, verb in enumerate(verbs)]
     for table in tables[1:]:
@@ -101,7 +105,7 @@ def write_vcoco(coco: Mapping[str, Any], folder: Path, split: str) -> list[str]:
                 "label": [int(found is not None) for found in done],
                 "action_name": verb["name"],
                 "role_name": ["agent", *roles],
-                "include": [[], *([names[number] for number in role["include"]] for role in verb["roles"])],
+                "include": [[], *([names[number] for number in role.get("include", ())] for role in verb["roles"])],
             }
         )
     lost["descriptions of HICO-DET's classes"] = len(coco.get("hois", ()))

@@ -325,6 +325,10 @@ HOIS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda tree: tree["images"][0].update(hois={}), "image id 1: lacks 'hois.groups'"),
     (lambda tree: tree["images"][0]["hois"].update(positive=[601]), "image id 1: 'hois' names the class 601 of 600"),
     (lambda tree: tree["images"][0]["hois"].update(negative=0.5), "image id 1: 'hois.negative' must list ids of classes, got 0.5"),
+    (lambda tree: tree["images"][0]["hois"].update(depth=[3]), "image id 1: 'hois.depth' must be a number, got [3]"),
+    (lambda tree: tree["annotations"][0].update(group=[0]), "image id 1: 'group' must be a whole number, got [0]"),
+    (lambda tree: tree["hois"][0].update(fields=3), "'fields' of class 1 in 'hois' must be a mapping of names to texts"),
+    (lambda tree: tree["hois"][0].update(fields={"a" * 40: "b"}), "anno.mat: MATLAB's format cannot hold this ("),
     (lambda tree: tree["images"][0]["hois"].update(groups=[]), "image id 1: has boxes of group 0 of 0"),
     (lambda tree: tree["hois"].reverse(), "the ids of 'hois' must be 1, 2, ..."),
     (lambda tree: tree["interactions"][0]["targets"].update(obj=10**6), "an interaction of group 0 has boxes of others"),
@@ -403,6 +407,32 @@ def test_wrong_interactions_in_a_coco_file(tmp_path: Path, place: tuple[Any, ...
     with pytest.raises(UserError, match=problem) as error:
         read_coco_file(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_keys_that_a_coco_file_may_lack_are_not_needed_for_vcoco(tmp_path: Path) -> None:
+    """No ``iscrowd``, no ``include``; and a box that is no number is written as it is."""
+    tree = small()
+    tree["annotations"] = [{k: v for k, v in row.items() if k != "iscrowd"} for row in tree["annotations"]]
+    tree["annotations"][2]["bbox"] = [float("nan"), 0, 4, 4]
+    del tree["verbs"][0]["roles"][0]["include"]
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    assert convert(tmp_path / "a.json", "vcoco", tmp_path / "out").num_instances == 3
+    assert len(json.loads((tmp_path / "out/instances_vcoco_all_2014.json").read_text())["annotations"]) == 3
+    verbs = json.loads((tmp_path / "out/vcoco/vcoco_train.json").read_text())
+    assert [(verb["action_name"], verb["include"], verb["role_object_id"]) for verb in verbs] == [
+        ("kick", [[], []], [5, 6]),
+        ("walk", [[]], [5]),
+    ]
+
+
+def test_annotations_without_an_id_are_no_images_of_vcoco(tmp_path: Path) -> None:
+    source = write_vcoco_case(tmp_path, "edge")
+    path = tmp_path / "instances_vcoco_all_2014.json"
+    tree = json.loads(path.read_text())
+    del tree["annotations"][-1]["id"]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="an annotation has no 'id', by which V-COCO's files name it"):
+        read_vcoco(source)
 
 
 def test_interactions_are_counted_where_a_format_lacks_them(tmp_path: Path) -> None:
