@@ -26,6 +26,7 @@ MAX_VALUES = 400_000_000
 MAX_ARRAYS = 10_000_000
 """Cells and fields of structures are arrays too; HICO-DET's boxes are about 3 million."""
 MAX_DEPTH = 30
+MAX_SIDES = 32
 COMPRESSED, MATRIX, WORDS, SIGNED_WORDS, SIGNED_BYTES = 15, 14, 6, 5, 1
 """Types of elements."""
 CELL, STRUCT, CHAR, NUMBERS = 1, 2, 4, range(6, 16)
@@ -172,6 +173,8 @@ class _Variable:
             raise _Damaged(f"the flags of an array have {size} bytes in place of 8")
         flags = struct.unpack_from(self.order + "I", self.content, start)[0]
         start, size = self._element(SIGNED_WORDS)
+        if size % 4 or not 2 <= size // 4 <= MAX_SIDES:  # with none scipy ends the process
+            raise _Damaged(f"an array has a size of {size} bytes")
         sides = struct.unpack_from(f"{self.order}{size // 4}i", self.content, start)
         if any(side < 0 for side in sides):
             raise _Damaged(f"an array has the size {list(sides)[:4]}")

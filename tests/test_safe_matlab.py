@@ -87,6 +87,7 @@ REFUSED = {
         file_of(array(4, (1, 1), element(200, b"\0" * 8), b"a")),
         "an element is of type 200 in place of 1, 2, 4",
     ),
+    "a text without sides": (file_of(array(4, (), element(CHARS, b"a"), b"a")), "an array has a size of 0 bytes"),
     "a size below 0": (file_of(array(6, (1, -1), ONE, b"a")), r"an array has the size \[1, -1\]"),
     "a size of more than its content": (file_of(array(1, (1, 1), LONGER, b"a")), "than its size says"),
     "cut short": (file_of(array(6, (1, 1), ONE, b"a"))[:-9], "it is cut short"),
