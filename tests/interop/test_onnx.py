@@ -47,7 +47,7 @@ class Session(nn.Module):
         "retinanet",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("mask_rcnn_fpn", "keypoint_rcnn_fpn", "dense_pose_rcnn_fpn", "interactnet_fpn", "rfcn")
+            for name in ("mask_rcnn_fpn", "keypoint_rcnn_fpn", "dense_pose_rcnn_fpn", "interactnet_fpn")
         ),
     ],
 )
