@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from boxwood.errors import UserError
 from boxwood.fields import InstanceMasks, Polygons, Segmentations
 from boxwood.inference.predictor import prepare
+from boxwood.interop.onnx import FixedSizeProgram
 from boxwood.models import RCNNConfig
 from boxwood.models.detector import Network
 from boxwood.models.heads import MaskXHeadConfig
@@ -24,7 +25,7 @@ from boxwood.models.tasks.mask import mask_loss
 from boxwood.models.tasks.mask_x import TransferFunction, detector_weights
 from boxwood.ops.masks import mask_targets, rasterize_polygons
 from boxwood.structures import Batch, Categories
-from tests.models.test_export import Program, instances_of
+from tests.models.test_export import instances_of
 from tests.models.toys import ARCHITECTURES, CATEGORIES, TEST, batch, build
 
 FACTS = Path(__file__).parents[1] / "facts" / "mask_x"
@@ -234,8 +235,8 @@ def test_kernels_are_folded_into_a_convolution_for_inference() -> None:
 def test_the_fused_network_is_exported_without_the_transfer_function() -> None:
     data = batch([(96, 128)])
     with torch.no_grad():
-        expected = instances_of(build("mask_x_rcnn_fpn")(data))
-        program = torch.export.export(Program(prepare(build("mask_x_rcnn_fpn"))), (data.images, data.sizes), strict=False)
+        expected = instances_of(build("mask_x_rcnn_fpn"), data)
+        program = torch.export.export(FixedSizeProgram(prepare(build("mask_x_rcnn_fpn"))), (data.images, data.sizes), strict=False)
         got = program.module()(data.images, data.sizes)
     assert "model.mask_logits.weight" in program.state_dict
     assert not [name for name in program.state_dict if "transfer" in name]
