@@ -35,6 +35,7 @@ from boxwood.evaluation.dense_pose import DensePoseEvaluator
 from boxwood.evaluation.measures import DensePoseEvaluatorConfig
 from boxwood.evaluation.results import read_results
 from boxwood.evaluation.surface import read_surface
+from boxwood.files import IMAGE_FORMATS
 from boxwood.models import RCNNConfig
 from boxwood.models.config import RoIConfig
 from boxwood.models.heads import DeepLabDensePoseHeadConfig, TwoFCHeadConfig
@@ -154,7 +155,8 @@ def drawn(folder: Path, run: Path, number: int = 4, scale: int = 2) -> Image.Ima
     side = scale * SIZE
     sheet = Image.new("RGB", (number * side, 2 * side))
     for column in range(number):
-        picture = Image.open(folder / "val" / f"{column:06d}.jpg").resize((side, side), Image.Resampling.BICUBIC)
+        with Image.open(folder / "val" / f"{column:06d}.jpg", formats=IMAGE_FORMATS) as small:
+            picture = small.resize((side, side), Image.Resampling.BICUBIC)
         sheet.paste(picture, (column * side, 0))
         for record in (record for record in records if record["image_id"] == column + 1):
             planes = [Image.fromarray(plane) for plane in stored_planes(record, record["bbox"])]
