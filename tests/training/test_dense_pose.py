@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwood.config import apply_overrides, to_yaml
+from boxwood.config import apply_overrides
 from boxwood.data import CocoConfig, HorizontalFlip
 from boxwood.data.synthetic.bodies import write_bodies
 from boxwood.errors import UserError
@@ -20,8 +20,7 @@ from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainCo
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.models.toys import ARCHITECTURES
-from tests.training import torchrun
-from tests.training.test_distributed import lines
+from tests.training.two_processes import after_first_steps, one_and_two
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +97,7 @@ def test_two_processes_train_like_one(bodies: Path, tmp_path: Path) -> None:
     config = apply_overrides(demo_bodies(), ["model.backbone.norm=gn", "model.fpn.norm=gn", *widths])
     prepared = run_on(bodies)
     config.data, config.evaluator = prepared.data, prepared.evaluator
-    config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train(config, tmp_path / "before")
-    config.optim = SGDConfig(lr=2e-4, warmup_steps=5)
-    config.train = TrainConfig(steps=10, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
-    config.train.weights = str(tmp_path / "before" / "last.safetensors")
-    train(config, tmp_path / "one")
-    torch.set_num_threads(threads)
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(config))
-    status, output = torchrun.run(path, tmp_path / "two")
-    assert status == 0, output
-    one, two = (lines(tmp_path / name, "train") for name in ("one", "two"))
+    one, two = one_and_two(after_first_steps(config, tmp_path, steps=10), tmp_path)
     assert len(one) == 10
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3), a["step"]

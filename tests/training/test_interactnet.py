@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwood.config import apply_overrides, to_yaml
+from boxwood.config import apply_overrides
 from boxwood.data.synthetic.figures import VERBS, write_figures
 from boxwood.errors import UserError
 from boxwood.evaluation.measures import VcocoEvaluatorConfig
@@ -24,8 +24,7 @@ from boxwood.run_config import RunConfig, SGDConfig, StepScheduleConfig, TrainCo
 from boxwood.training import train
 from boxwood.weights import read_weights
 from tests.models.toys import _rcnn
-from tests.training import torchrun
-from tests.training.test_distributed import lines
+from tests.training.two_processes import after_first_steps, one_and_two
 
 
 @pytest.fixture(scope="module")
@@ -125,20 +124,7 @@ def test_two_processes_train_like_one(figures: Path, tmp_path: Path) -> None:
     config.model.interaction_head = InteractionHeadConfig(width=64)
     prepared = run_on(figures)
     config.data, config.evaluator = prepared.data, prepared.evaluator
-    config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train(config, tmp_path / "before")
-    config.optim = SGDConfig(lr=2e-4, warmup_steps=5)
-    config.train = TrainConfig(steps=10, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
-    config.train.weights = str(tmp_path / "before" / "last.safetensors")
-    train(config, tmp_path / "one")
-    torch.set_num_threads(threads)
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(config))
-    status, output = torchrun.run(path, tmp_path / "two")
-    assert status == 0, output
-    one, two = (lines(tmp_path / name, "train") for name in ("one", "two"))
+    one, two = one_and_two(after_first_steps(config, tmp_path, steps=10), tmp_path)
     assert len(one) == 10 and all(row["loss_interaction_pair"] > 0 for row in one[:3])
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "loss_interaction_action", "loss_interaction_target", "loss_interaction_pair"):

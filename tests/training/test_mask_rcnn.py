@@ -10,11 +10,10 @@ import torch
 from boxwood.config import apply_overrides, to_yaml
 from boxwood.data.synthetic.shapes import write_shapes
 from boxwood.recipes import demo_shapes
-from boxwood.run_config import RunConfig, SGDConfig, TrainConfig
-from boxwood.training import train
+from boxwood.run_config import RunConfig
 from boxwood.weights import read_weights
 from tests.training import torchrun
-from tests.training.test_distributed import lines
+from tests.training.two_processes import after_first_steps, one_and_two
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +32,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         data.annotations, data.images = str(folder / f"{split}.json"), str(folder / split)
         data.transforms = data.transforms[1:]  # only the flip: the images are already small
     config.data.workers = 0
-    config.train = TrainConfig(steps=60, batch_size=2, eval_every=0, checkpoint_every=100)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train(config, folder / "before")
-    torch.set_num_threads(threads)
-    config.optim = SGDConfig(lr=2e-4, warmup_steps=5)
-    config.train = TrainConfig(steps=20, batch_size=2, eval_every=0, log_every=1, checkpoint_every=100)
-    config.train.weights = str(folder / "before" / "last.safetensors")
-    return config
+    return after_first_steps(config, folder, steps=20)
 
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(config: RunConfig, tmp_path: Path) -> None:
-    """20 steps, the losses within 1e-4 and the gradient norms within 1e-2, with different numbers of positives on the processes.
-
-    The learning rate is small, since rounding errors of the weights grow with it until a different one of two overlapping proposals
-    is suppressed, which changes the loss abruptly.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train(config, tmp_path / "one")
-    torch.set_num_threads(threads)
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(config))
-    status, output = torchrun.run(path, tmp_path / "two")
-    assert status == 0, output
-    one, two = (lines(tmp_path / name, "train") for name in ("one", "two"))
+    """20 steps, the losses within 1e-4 and the gradient norms within 1e-2, with different numbers of positives on the processes."""
+    one, two = one_and_two(config, tmp_path)
     assert len(one) == 20
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4), a["step"]
