@@ -153,13 +153,12 @@ class RCNN(Network):
             positive = sample.valid & (sample.labels < len(self.categories)) & first
             # Convolutions are prepared again for each new number of rows, so there are few such numbers.
             positive_rows = valid_rows(positive, most, multiple=16, fixed_shapes=self.fixed_shapes)
-            feature_of = torch.zeros_like(positive.flatten(), dtype=torch.int64)
-            feature_of[rows] = torch.arange(rows.shape[0], device=rows.device)
             for task in self.tasks:
                 learns = None if self.fixed_shapes else task.learns(self, sample, batch.targets)
                 task_rows = positive_rows if learns is None else valid_rows(positive & learns, most, multiple=16)
-                # The tail's features of these rows are not computed again.
-                shared = features[feature_of[task_rows]] if self.config.box_head.source == "tail" else None
+                shared = None
+                if self.config.box_head.source == "tail":  # the tail's features of these rows are not computed again
+                    shared = features[torch.searchsorted(rows, task_rows).clamp(max=rows.shape[0] - 1)]
                 output.task_rows[task.name] = task_rows
                 output.task_logits[task.name] = self.task_logits(task, maps, sample.boxes, task_rows, shared)
         return output

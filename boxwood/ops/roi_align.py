@@ -258,7 +258,7 @@ def _axis(start: Tensor, extent: Tensor, limit: int, size: int, points: Tensor, 
     """
     number = points[:, None, None]
     count = number.clamp(min=1).float()
-    cell, point = (torch.arange(number, dtype=torch.float32) for number in (size, most))
+    cell, point = (torch.arange(length, dtype=torch.float32) for length in (size, most))
     position = start[:, None, None] + (cell[:, None] + (point + 0.5) / count) * (extent[:, None, None] / size)
     weight = ((position >= -1) & (position <= limit) & (point < number)) / count
     position = position.clamp(0, limit - 1)
