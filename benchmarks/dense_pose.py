@@ -1,6 +1,6 @@
 """DensePose R-CNN on generated figures: AP by GPS beside what can be had without looking.
 
-    python benchmarks/dense_pose.py                         # three seeds, a quarter of an hour of one core each
+    python benchmarks/dense_pose.py                         # three seeds, each about 17 minutes of one core
     python benchmarks/dense_pose.py --seeds 0 --picture figures.png --json dense_pose.json
 
 For each seed pictures of the figures of ``boxwood data shapes --surface`` are written, 160 pixels a side. In place of a detector

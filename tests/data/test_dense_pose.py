@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import boxwood.data.dense_pose as reader
+import boxwood.ops.dense_pose as ops
 from boxwood.data import CocoConfig, HorizontalFlip, ResizeShortestEdge
 from boxwood.data.coco import CocoDataset
 from boxwood.data.loader import collate
@@ -59,6 +61,11 @@ def people() -> dict[str, Any]:
     second |= {"dp_x": [64.0], "dp_y": [64.0], "dp_I": [1.0], "dp_U": [0.5], "dp_V": [0.5]}
     del crowd["segmentation"]
     return coco
+
+
+def test_the_reader_has_the_units_and_the_parts_of_the_targets() -> None:
+    """Its numbers stand in the reader once more, which imports no torch."""
+    assert (ops.BOX_SIDE, max(ops.COARSE_OF_PART)) == (reader.BOX_SIDE, reader.COARSE_PARTS)
 
 
 def test_the_lists_of_parts_are_permutations_of_the_sides() -> None:
