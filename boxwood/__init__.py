@@ -56,10 +56,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Threads that wait for another sleep instead of spinning: beside a busy process two threads on two cores else take three times as
-# long. OpenMP reads it when torch is loaded.
-if "GOMP_SPINCOUNT" not in os.environ:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for another soon sleep: beside a busy process two threads that spin take three times as long on two cores. GNU's
+# OpenMP lets them spin for a moment first, since to wake them takes longer than many an operator. It is read when torch is loaded.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 __all__ = [
     "Batch",
     "Categories",

@@ -13,9 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
-
-__all__ = ["MAX_BYTES", "MAX_THREADS", "in_order", "num_threads", "worker_threads"]
+__all__ = ["MAX_BYTES", "MAX_THREADS", "in_order", "num_processors", "num_threads", "worker_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,13 +24,17 @@ MAX_BYTES = 2**28
 """Bytes of pictures that wait at one stage, or one picture if it has more: 7 of 12 megapixels."""
 
 
+def num_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def num_threads() -> int:
     """How many threads work beside the network: one for each processor that this process may use, at most `MAX_THREADS`.
 
     The network keeps the threads of PyTorch (``OMP_NUM_THREADS``), with which its numbers vary in the last digits.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MAX_THREADS)
+    return min(num_processors(), MAX_THREADS)
 
 
 @contextmanager
@@ -42,6 +44,8 @@ def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
     An operator of PyTorch that one of the threads calls runs in this thread alone, since all of them are busy anyway.
     """
+    import torch
+
     pool = ThreadPoolExecutor(count, "boxwood", initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield pool

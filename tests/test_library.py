@@ -436,12 +436,16 @@ def test_draw_samples_with_detections(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "policy"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "100"}, None)],
+    ("variables", "expected"),
+    [
+        ({}, "PASSIVE 3000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "100"}, "None 100"),
+    ],
 )
-def test_threads_wait_passively_unless_the_environment_says_otherwise(variables: dict[str, str], policy: str | None) -> None:
+def test_threads_soon_wait_passively_unless_the_environment_says_otherwise(variables: dict[str, str], expected: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    code = "import boxwood, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    code = "import boxwood, os; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env={**environment, **variables}, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == str(policy)
+    assert done.stdout.strip() == expected

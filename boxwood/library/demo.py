@@ -26,7 +26,7 @@ __all__ = ["demo"]
 
 logger = logging.getLogger(__name__)
 
-TRAIN_PICTURES, VAL_PICTURES = 800, 100
+TRAIN_PICTURES, VAL_PICTURES = 1600, 100
 DRAWN = 12
 """Pictures of the val set that are drawn."""
 
@@ -51,7 +51,7 @@ def demo(out: str | Path = "demo", overrides: Sequence[str] = (), *, seed: int =
     resume = any((run / "checkpoints").glob("*.pt"))
     if not resume:
         logger.info("writing %d pictures to train on and %d to evaluate on to %s", TRAIN_PICTURES, VAL_PICTURES, data)
-        write_shapes(data, train=TRAIN_PICTURES, val=VAL_PICTURES, seed=seed)
+        write_shapes(data, train=TRAIN_PICTURES, val=VAL_PICTURES, seed=seed, workers=config.data.workers)
     metrics = train(config, run, resume)
 
     val_set, predictor = config.data.val.open(), load(run)

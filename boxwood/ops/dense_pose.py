@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,9 @@ __all__ = [
     "coarse_targets",
     "isotropic_loss",
     "oriented_loss",
-    "read_cells",
+    "read_corners",
     "surface_of",
+    "weighted_corners",
 ]
 
 COARSE_OF_PART = (0, 1, 1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 14)
@@ -66,18 +68,24 @@ def cells_of(places: Tensor, rois: Tensor, size: int) -> Cells:
     return Cells(low.long(), high.long(), torch.where(inside[..., None], weight, 0.0), inside)
 
 
-def read_cells(maps: Tensor, cells: Cells, channels: Tensor | None = None) -> Tensor:
-    """Maps (R, C, S, S) read bilinearly at the points -> (R, C, P); with ``channels`` (R, P) in one channel each -> (R, P)."""
-    size = maps.shape[-1]
-    flat = maps.flatten(2) if channels is None else maps.flatten(1)[:, None]
-    start = 0 if channels is None else channels * size**2
-    (left, top), (right, bottom), (x, y) = cells.low.unbind(-1), cells.high.unbind(-1), cells.weight.unbind(-1)
-    total = flat.new_zeros(())
-    for row, row_weight in ((top, 1 - y), (bottom, y)):
-        for column, column_weight in ((left, 1 - x), (right, x)):
-            index = (start + row * size + column)[:, None].expand(-1, flat.shape[1], -1)
-            total = total + flat.gather(2, index) * (row_weight * column_weight)[:, None]
-    return total if channels is None else total[:, 0]
+def read_corners(maps: Tensor, cells: Cells, size: int, beyond: Literal["border", "zeros"] = "border") -> Tensor:
+    """The values in the four cells around each point of maps (R, C, s, s) that are enlarged bilinearly to ``size`` cells a side
+    -> (R, C, 4, P).
+
+    The enlarged maps are not made: in training they would take most of the time. ``beyond`` says what is read beyond the border of
+    the maps, see `Geometry.beyond`.
+    """
+    (left, top), (right, bottom) = cells.low.unbind(-1), cells.high.unbind(-1)
+    columns, rows = torch.stack([left, right, left, right], dim=1), torch.stack([top, top, bottom, bottom], dim=1)
+    middles = (2 * torch.stack([columns, rows], dim=-1) + 1) / size - 1
+    return F.grid_sample(maps, middles.to(maps.dtype), padding_mode=beyond, align_corners=False)
+
+
+def weighted_corners(values: Tensor, cells: Cells) -> Tensor:
+    """Values in the four cells around each point (R, C, 4, P) -> the values at the points (R, C, P)."""
+    x, y = cells.weight.unbind(-1)
+    weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=1)
+    return (values * weights[:, None]).sum(dim=2)
 
 
 def coarse_targets(segmentation: Tensor, boxes: Tensor, rois: Tensor, instances: Tensor, size: int) -> Tensor:

@@ -99,6 +99,7 @@ class Detectron1(Geometry):
     smallest_proposal = 1.0
     smallest_detection = -math.inf
     map_rounding = "pixels"
+    beyond = "zeros"
     keypoint_shift = 0.5
 
     def scales(self, sizes: Tensor, original_sizes: Tensor) -> Tensor:

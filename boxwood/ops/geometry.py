@@ -35,6 +35,8 @@ class Geometry:
     smallest_detection = 1e-2
     map_rounding: Literal["none", "cells", "pixels"] = "none"
     """Of `boxwood.ops.ps_roi_pool.ps_roi_pool`."""
+    beyond: Literal["border", "zeros"] = "border"
+    """What `enlarge` reads beyond the border of a map: the cell at the border, or zeros."""
     keypoint_shift = 0.0
     """Where in its pixel a keypoint lies, less than its middle, in pixels of the original image."""
 
@@ -65,7 +67,7 @@ class Geometry:
         return boxes * torch.cat([factor, factor], dim=-1)
 
     def enlarge(self, heatmaps: Tensor) -> Tensor:
-        """Keypoint heatmaps (R, J, S, S) of twice the size, read bilinearly."""
+        """Maps of regions (R, J, S, S), as heatmaps of keypoints are, of twice the size, read bilinearly."""
         return F.interpolate(heatmaps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def from_data(self, boxes: Tensor, scales: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def demo_shapes() -> RunConfig:
         boxwood data shapes --out demo/data
         boxwood train demo_shapes --out demo/run
     """
-    resize = ResizeShortestEdge(short=(176,), long=320)
+    resize = ResizeShortestEdge(short=(192,), long=320)  # the shapes' 240 x 320 become 192 x 256, which needs no padding
     return RunConfig(
         model=RCNNConfig(
             backbone=ResNetConfig(depth=18, width=16, norm="bn", frozen_stages=0, weights=None),
@@ -46,7 +46,7 @@ def demo_shapes() -> RunConfig:
             val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
         optim=AdamWConfig(lr=4e-3, schedule=CosineScheduleConfig(), warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
-        train=TrainConfig(steps=950, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
+        train=TrainConfig(steps=820, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )
 
 

@@ -25,13 +25,14 @@ from boxwood.models.heads import (
     DeepLabDensePoseHeadConfig,
     DensePoseHeadConfig,
 )
-from boxwood.models.heads.dense_pose import Decoder, DensePosePredictor, channels_of, split_maps
+from boxwood.models.heads.dense_pose import Decoder, DensePosePredictor, channels_of, split_maps, whole_maps
 from boxwood.models.inference_config import DensePoseViewsConfig, TestConfig, TTAConfig
 from boxwood.models.second_stage import RoISample, valid_rows
 from boxwood.models.tasks import DensePoseTask
 from boxwood.models.tasks.dense_pose import _targets, dense_pose_losses
-from boxwood.ops.dense_pose import cells_of, coarse_targets, read_cells
-from boxwood.ops.geometry import CONTINUOUS
+from boxwood.ops.dense_pose import cells_of, coarse_targets, read_corners, weighted_corners
+from boxwood.ops.detectron1 import DETECTRON1
+from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.roi_align import assign_levels, pool_levels
 from boxwood.structures import Batch, Sample, Target
 from tests.models.toys import ARCHITECTURES, CATEGORIES, TEST, batch, build
@@ -91,7 +92,7 @@ def test_the_convolutional_head_and_its_maps_are_detectron2s(name: str, head: di
     features = network(facts["x"])
     if "features" in facts:
         torch.testing.assert_close(features, facts["features"], **CLOSE)
-    maps = split_maps(predictor(features, CONTINUOUS), config)
+    maps = split_maps(whole_maps(predictor(features), config, CONTINUOUS), config)
     assert len(maps) == sum(key.startswith("out.") for key in facts)
     for ours, values in maps.items():
         torch.testing.assert_close(values, facts[f"out.{OUTPUTS[ours]}"], **CLOSE)
@@ -108,7 +109,7 @@ def test_fifteen_coarse_channels_are_detectron2s() -> None:
     predictor.load_state_dict(known, strict=False)
     features = network(facts["x"])
     torch.testing.assert_close(features, facts["features"], **CLOSE)
-    maps = split_maps(predictor(features, CONTINUOUS), config)
+    maps = split_maps(whole_maps(predictor(features), config, CONTINUOUS), config)
     assert maps["coarse"].shape == (2, 15, 16, 16)
     for ours in ("coarse", "u"):
         torch.testing.assert_close(maps[ours], facts[f"out.{OUTPUTS[ours]}"], **CLOSE)
@@ -185,6 +186,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 PREDICTIONS = {"fine": "fine_segm", "u": "u", "v": "v", "sigma": "sigma_2", "kappa_u": "kappa_u", "kappa_v": "kappa_v"}
 
 
+class AsLarge(Geometry):
+    """Maps that are as large as the losses read them already."""
+
+    def enlarge(self, heatmaps: Tensor) -> Tensor:
+        return heatmaps
+
+
 def points_of(facts: dict[str, Tensor], row: int) -> Tensor:
     return torch.stack([facts[f"dp_{key}.{row}"] for key in ("x", "y", "I", "U", "V")], dim=1)
 
@@ -231,7 +239,7 @@ def test_losses_and_gradients_are_detectron2s(variant: str) -> None:
     head = ConvDensePoseHeadConfig(**settings)
     kinds = maps_of(facts, head)
     maps = torch.cat(list(kinds.values()), dim=1)
-    losses = dense_pose_losses(maps, torch.arange(3), golden_sample(facts), truth_of(facts), head, 1)
+    losses = dense_pose_losses(maps, torch.arange(3), golden_sample(facts), truth_of(facts), head, 1, AsLarge())
     names = {**names, "fine": "I", "coarse": "S"}
     assert losses.keys() == names.keys()
     for ours, theirs in names.items():
@@ -263,9 +271,48 @@ def test_points_are_read_where_detectron2_reads_them() -> None:
         x, y = cells.weight[0, valid].unbind(1)
         torch.testing.assert_close(x * y, facts["point.w_yhi_xhi"][start:end][valid], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close((1 - x) * y, facts["point.w_yhi_xlo"][start:end][valid], rtol=1e-5, atol=1e-5)
-        u = read_cells(facts["pred.u"][row : row + 1], cells, points[None, :, 2].long())[0, valid]
+        read = weighted_corners(read_corners(facts["pred.u"][row : row + 1], cells, size), cells)
+        u = read.gather(1, points[None, None, :, 2].long())[0, 0, valid]
         torch.testing.assert_close(u, facts["point.u_at_label"][start:end][valid], rtol=1e-5, atol=1e-5)
         start = end
+
+
+@pytest.mark.parametrize("geometry", [CONTINUOUS, DETECTRON1])
+def test_points_are_read_as_in_the_enlarged_maps(geometry: Geometry) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 5, 5, requires_grad=True)
+    rois, places = torch.tensor([[0.0, 0, 20, 20], [2, 3, 12, 33]]), torch.rand(2, 40, 2) * 36 - 4
+    cells = cells_of(places, rois, 10)
+    values = weighted_corners(read_corners(maps, cells, 10, geometry.beyond), cells)
+    enlarged = geometry.enlarge(maps)
+    expected = torch.zeros(2, 3, 40)
+    for row in range(2):
+        for point in range(40):
+            (left, top), (right, bottom), (x, y) = (part[row, point] for part in (cells.low, cells.high, cells.weight))
+            upper = enlarged[row, :, top, left] * (1 - x) + enlarged[row, :, top, right] * x
+            lower = enlarged[row, :, bottom, left] * (1 - x) + enlarged[row, :, bottom, right] * x
+            expected[row, :, point] = upper * (1 - y) + lower * y
+    torch.testing.assert_close(values, expected)
+    weights = torch.randn_like(values)
+    gradients = [torch.autograd.grad((read * weights).sum(), maps, retain_graph=True)[0] for read in (values, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("variant", ["improved2", "wc2"])
+def test_losses_read_the_maps_that_inference_makes(variant: str) -> None:
+    """Also where confidences are multiplied into the logits."""
+    facts = golden("losses")
+    head = ConvDensePoseHeadConfig(**VARIANTS[variant][0], segmentation_confidence=True)
+    torch.manual_seed(0)
+    maps = torch.randn(3, sum(channels_of(head).values()), 28, 28)
+    truth = [torch.arange(3), golden_sample(facts), truth_of(facts)]
+    losses = dense_pose_losses(maps, *truth, head, 1)
+    whole = whole_maps(maps, head, CONTINUOUS)
+    without = head.model_copy(update={"segmentation_confidence": False})
+    expected = dense_pose_losses(whole[:, :-2], *truth, without, 1, AsLarge())
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-5)
 
 
 def test_the_coarse_parts_that_cells_learn_are_detectron2s() -> None:
@@ -446,7 +493,7 @@ def test_two_halves_of_a_batch_have_the_losses_of_the_whole() -> None:
     head = ConvDensePoseHeadConfig()
     maps = torch.cat([value.detach() for value in maps_of(facts, head).values()], dim=1)
     sample, truth = golden_sample(facts), truth_of(facts)
-    once = dense_pose_losses(maps, torch.arange(3), sample, truth, head, 1)
+    once = dense_pose_losses(maps, torch.arange(3), sample, truth, head, 1, AsLarge())
     twice = dense_pose_losses(
         torch.cat([maps, maps]),
         torch.tensor([0, 1, 2, 4, 5, 6]),
@@ -454,6 +501,7 @@ def test_two_halves_of_a_batch_have_the_losses_of_the_whole() -> None:
         [*truth, *truth],
         head,
         1,
+        AsLarge(),
     )
     for name, loss in once.items():
         assert twice[name].item() == pytest.approx(loss.item(), rel=1e-5)

@@ -7,8 +7,12 @@ from pathlib import Path
 import click
 
 from boxwood.errors import UserError
+from boxwood.threads import num_processors
 
 __all__ = ["shapes"]
+
+FEW = 50
+"""So many pictures are drawn sooner than processes start."""
 
 
 @click.command()
@@ -31,5 +35,5 @@ def shapes(out: Path, train: int, val: int, seed: int, surface: bool, interactio
     if surface and interactions:
         raise UserError("--surface and --interactions are two data sets; give one of them")
     write = write_bodies if surface else write_figures if interactions else write_shapes
-    write(out, train=train, val=val, seed=seed)
+    write(out, train=train, val=val, seed=seed, workers=num_processors() if train + val > FEW else 0)
     click.echo(f"{train} pictures in {out / 'train'} with {out / 'train.json'}, {val} in {out / 'val'} with {out / 'val.json'}")

@@ -4,7 +4,7 @@ a download, and without a licence.
 A figure is 14 ellipsoids with DensePose's 24 charts: torso and limbs have one at the back and one at the front, the head one at
 each side, hands and feet have one alone. V runs along an ellipsoid's axis, U around it: from the figure's right to its left, on the
 head from the back to the front. So that few steps are enough, a figure's suit tells its sides: it is red on the right, blue on the
-left, and has white stripes in front. `surface` has the distances by which the pictures are measured.
+left, has white stripes in front, and palms are white. `surface` has the distances by which the pictures are measured.
 
 Frames: a figure's metres x (to its left), y (up), z (to its front); the picture's pixels.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ ANNOTATED = 0.9
 """The share of figures with dense pose, as in DensePose-COCO not all have it."""
 LEAST_PIXELS = 250
 """A figure of which less is seen is left out."""
+
+ALONE, BESIDE = (0.2, 0.8), ((0.15, 0.35), (0.65, 0.85))
+"""Where a figure stands in the width of the picture, and where each of two does."""
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
@@ -149,15 +152,16 @@ def _random_angles(rng: Rng) -> dict[str, tuple[float, float]]:
     return angles
 
 
-def random_figure(rng: Rng, size: tuple[int, int]) -> Figure:
-    """A figure of random pose, direction, height and place in a picture of ``size`` (height, width)."""
+def random_figure(rng: Rng, size: tuple[int, int], across: tuple[float, float]) -> Figure:
+    """A figure of random pose, direction, height and place in a picture of ``size`` (height, width); ``across`` are the least and
+    the largest share of the width that may lie to its left."""
     centers, frames = _posed(_random_angles(rng))
     heading = rng.choice([0.0, np.pi]) + rng.normal(0, 0.45)
     view = np.diag([-1.0, -1.0, -1.0]) @ _turn(2, rng.normal(0, 0.12)) @ _turn(0, rng.normal(0, 0.08)) @ _turn(1, heading)
     # The figure's left is at the right of the picture where it looks at the viewer: mirror x once more.
     view = np.diag([-1.0, 1.0, 1.0]) @ view
     scale = min(size) * np.exp(rng.uniform(np.log(0.34), np.log(0.5)))
-    place = np.array([rng.uniform(0.2, 0.8) * size[1], rng.uniform(0.45, 0.55) * size[0]])
+    place = np.array([rng.uniform(*across) * size[1], rng.uniform(0.45, 0.55) * size[0]])
     return Figure(centers @ view.T, frames @ view.T, scale, place)
 
 
@@ -233,20 +237,22 @@ def _draw_limb(seen: Seen, limb: Limb, center: Array, frame: Array, body: Figure
 
 
 FRONTS = sorted({limb.front for limb in LIMBS if limb.front != limb.back and not limb.sides})
+ENDS = sorted({limb.front for limb in LIMBS if limb.front == limb.back})
+"""Hands and feet."""
 TORSO, HEAD = ((LIMBS[PLACE[name]].back, LIMBS[PLACE[name]].front) for name in ("torso", "head"))
 HUES = {"right": (-0.05, 0.1), "left": (0.5, 0.65)}
 """Of the clothes on each side: red to orange, cyan to blue."""
 CLOTHES = {
     "arm": ((0.6, 0.95), (0.65, 0.95)),
     "leg": ((0.6, 0.95), (0.35, 0.6)),
-    "hand": ((0.2, 0.4), (0.7, 1)),
+    "hand": ((0.6, 0.95), (0.25, 0.45)),
     "foot": ((0.5, 1), (0.15, 0.3)),
 }
 """Saturation and value."""
 
 
 def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
-    """Paint figure ``number``: a suit of two colours, with white stripes in front; a face, and hair behind it."""
+    """Paint figure ``number``: a suit of two colours, white in front in stripes and on the palms; a face, and hair behind it."""
     rows, columns = (np.flatnonzero((seen.figure == number).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return
@@ -266,6 +272,7 @@ def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
     torso, head, on_right = np.isin(part, TORSO), np.isin(part, HEAD), u < 0.5
     surface[torso & on_right], surface[torso & ~on_right] = tones[right], tones[left]
     striped = np.isin(part, FRONTS) & (np.floor(v * 7).astype(int) % 2 == 1)
+    striped |= np.isin(part, ENDS) & (np.abs(u - 0.5) < 0.25)
     surface[striped] = 0.3 * surface[striped] + 0.7
     surface[head] = skin
     hair = head & ((v > 0.74) | (u < 0.5))
@@ -288,8 +295,10 @@ def _paint(picture: Picture, seen: Seen, number: int, rng: Rng) -> None:
 
 
 def random_figures(rng: Rng, size: tuple[int, int]) -> tuple[list[Figure], Seen, Picture]:
-    """One or two figures from back to front, what is seen of them, and their picture (H, W, 3) float32, 0..1."""
-    figures = [random_figure(rng, size) for _ in range(int(rng.integers(1, 3)))]
+    """One figure, or two side by side whose limbs may meet, from back to front; what is seen of them; and their picture (H, W, 3)
+    float32, 0..1."""
+    places = [ALONE] if rng.random() < 0.5 else [BESIDE[index] for index in rng.permutation(2)]
+    figures = [random_figure(rng, size, place) for place in places]
     seen, picture = _render(figures, size), ground(rng, size)
     for number in range(len(figures)):
         _paint(picture, seen, number, rng)
@@ -437,27 +446,31 @@ def _joints() -> Iterator[tuple[str, str]]:
 # ----------------------------------------------------------------------------------------------------------------- files
 
 
-def write_bodies(out: str | Path, train: int = 600, val: int = 100, seed: int = 0, size: tuple[int, int] = (240, 320)) -> None:
+def write_bodies(
+    out: str | Path, train: int = 600, val: int = 100, seed: int = 0, size: tuple[int, int] = (240, 320), *, workers: int = 0
+) -> None:
     """Write ``train`` and ``val`` pictures of figures of ``size`` (height, width) below ``out``: train.json, train/, val.json,
     val/, and ``body.npz``, the surface and its symmetry.
 
     Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.
+    ``workers`` as of `boxwood.data.synthetic.shapes.write_shapes`.
     """
-
-    def draw(tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
-        rng = np.random.default_rng([seed, 2 + split, number])
-        figures, seen, picture = random_figures(rng, size)
-        pixels = develop(picture, rng)
-        for index, figure in enumerate(figures):
-            annotation = figure_annotation(figure, seen, index, rng)
-            if annotation is not None:
-                tree["annotations"].append({"id": len(tree["annotations"]) + 1, "image_id": number + 1, **annotation})
-        return pixels
-
     categories = [{"id": 1, "name": "figure", "supercategory": "shape", "keypoints": list(KEYPOINTS)}]
     info = {"description": "Generated figures with dense pose", "contributor": CONTRIBUTOR}
-    write_set(out, train, val, {"info": info, "categories": categories}, draw, image_format="JPEG")
+    draw = partial(_draw, seed, size)
+    write_set(out, train, val, {"info": info, "categories": categories}, draw, image_format="JPEG", workers=workers)
     write_whole(Path(out, "body.npz"), _write_surface)
+
+
+def _draw(seed: int, size: tuple[int, int], tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng([seed, 2 + split, number])
+    figures, seen, picture = random_figures(rng, size)
+    pixels = develop(picture, rng)
+    for index, figure in enumerate(figures):
+        annotation = figure_annotation(figure, seen, index, rng)
+        if annotation is not None:
+            tree["annotations"].append({"id": len(tree["annotations"]) + 1, "image_id": number + 1, **annotation})
+    return pixels
 
 
 def _write_surface(path: Path) -> None:

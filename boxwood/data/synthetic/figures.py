@@ -9,6 +9,7 @@ is missing, and several that nobody uses lie about.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,21 @@ class _Figure:
         return min(xs), min([*ys, y - radius, top]), max(xs), max([*ys, bottom])
 
 
-def write_figures(out: str | Path, train: int = 3000, val: int = 400, seed: int = 0) -> None:
+def write_figures(out: str | Path, train: int = 3000, val: int = 400, seed: int = 0, *, workers: int = 0) -> None:
     """Write ``train`` and ``val`` pictures below ``out``: train.json, train/, val.json, val/.
 
     Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.
+    ``workers`` as of `write_shapes`.
     """
+    write_set(out, train, val, _sections(), partial(_draw, seed), image_format="PNG", workers=workers)
 
-    def draw(tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
-        rng = np.random.default_rng([seed, split, number + 1])
-        figures, things = _scene(rng)
-        pixels = _paint(figures, things, rng)
-        _annotate(tree, number + 1, figures, things)
-        return pixels
 
-    write_set(out, train, val, _sections(), draw, image_format="PNG")
+def _draw(seed: int, tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng([seed, split, number + 1])
+    figures, things = _scene(rng)
+    pixels = _paint(figures, things, rng)
+    _annotate(tree, number + 1, figures, things)
+    return pixels
 
 
 # -------------------------------------------------------------------------------------------------------------- geometry

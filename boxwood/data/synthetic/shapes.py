@@ -7,6 +7,7 @@ lean, overlap and leave the picture; the truth is what can be seen of each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,24 +292,29 @@ def _keypoints(scene: Scene, shape: Shape, index: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def write_shapes(out: str | Path, train: int = 600, val: int = 100, seed: int = 0, size: tuple[int, int] = (240, 320)) -> None:
+def write_shapes(
+    out: str | Path, train: int = 600, val: int = 100, seed: int = 0, size: tuple[int, int] = (240, 320), *, workers: int = 0
+) -> None:
     """Write ``train`` and ``val`` pictures of ``size`` (height, width) below ``out``: train.json, train/, val.json, val/.
 
-    Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one.
+    Picture k of a split depends only on ``seed``, the split and k, so a larger set begins with the pictures of a smaller one. With
+    ``workers`` so many processes draw; as those of a data loader, they need ``if __name__ == "__main__":`` in a script on systems
+    that start processes anew.
     """
-
-    def draw(tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
-        rng = np.random.default_rng([seed, split, number])
-        scene = random_scene(rng, size)
-        picture = develop(compose_scene(scene, rng), rng)
-        for index in range(len(scene.shapes)):
-            row = {"id": len(tree["annotations"]) + 1, "image_id": number + 1, **annotation(scene, index)}
-            tree["annotations"].append(row)
-        return picture
-
     categories = [
         {"id": number, "name": name, "supercategory": "shape", "keypoints": list(KEYPOINTS)}
         for number, name in enumerate(CLASSES, start=1)
     ]
     info = {"description": "Generated textured shapes", "contributor": CONTRIBUTOR}
-    write_set(out, train, val, {"info": info, "categories": categories}, draw, image_format="JPEG")
+    draw = partial(_draw, seed, size)
+    write_set(out, train, val, {"info": info, "categories": categories}, draw, image_format="JPEG", workers=workers)
+
+
+def _draw(seed: int, size: tuple[int, int], tree: Tree, split: int, number: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng([seed, split, number])
+    scene = random_scene(rng, size)
+    picture = develop(compose_scene(scene, rng), rng)
+    for index in range(len(scene.shapes)):
+        row = {"id": len(tree["annotations"]) + 1, "image_id": number + 1, **annotation(scene, index)}
+        tree["annotations"].append(row)
+    return picture

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,28 +30,77 @@ Tree = dict[str, Any]
 DrawPicture = Callable[[Tree, int, int], NDArray[np.uint8]]
 """(sections, split 0 or 1, number from 0): appends the annotations of image id number + 1, and returns the picture (H, W, 3)."""
 
+OF_PICTURES = ("images", "annotations", "interactions")
+"""The sections of which each picture has rows."""
 
-def write_set(out: str | Path, train: int, val: int, sections: Tree, draw: DrawPicture, *, image_format: str) -> None:
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "JPEG": (".jpg", {"format": "JPEG", "quality": 93}),
+    "PNG": (".png", {"format": "PNG"}),
+}
+CHUNK = 8
+"""Pictures that a process draws at a time."""
+
+
+def write_set(
+    out: str | Path, train: int, val: int, sections: Tree, draw: DrawPicture, *, image_format: str, workers: int = 0
+) -> None:
     """Write ``train`` and ``val`` pictures below ``out``: train.json, train/, val.json, val/.
 
-    ``sections`` begin each COCO file, with ``info``; ``image_format`` is JPEG or PNG. Raises `UserError` where a train.json or
-    val.json is there that was not generated, before anything is written.
+    ``sections`` begin each COCO file, with ``info``; ``image_format`` is JPEG or PNG. With ``workers`` so many processes draw, and
+    ``draw`` is pickled. Raises `UserError` where a train.json or val.json is there that was not generated, before anything is
+    written.
     """
     for name in ("train", "val"):
         _check_generated(Path(out, f"{name}.json"))
-    options = {"format": "JPEG", "quality": 93} if image_format == "JPEG" else {"format": image_format}
-    ending = ".jpg" if image_format == "JPEG" else f".{image_format.lower()}"
-    for split, (name, count) in enumerate((("train", train), ("val", val))):
-        folder = Path(out, name)
-        make_folder(folder)
-        tree: Tree = {**copy.deepcopy(sections), "images": [], "annotations": []}
-        for number in range(count):
-            picture = draw(tree, split, number)
-            file_name = f"{number:06d}{ending}"
-            write_whole(folder / file_name, partial(Image.fromarray(picture).save, **options))
-            height, width = picture.shape[:2]
-            tree["images"].append({"id": number + 1, "file_name": file_name, "height": height, "width": width})
-        write_text(Path(out, f"{name}.json"), json.dumps(tree))
+    for name in ("train", "val"):
+        make_folder(Path(out, name))
+    with _mapped(workers) as mapped:
+        for split, (name, count) in enumerate((("train", train), ("val", val))):
+            tree: Tree = {**copy.deepcopy(sections), "images": [], "annotations": []}
+            empty: Tree = {key: [] for key in tree if key in OF_PICTURES}
+            write = partial(_write_picture, Path(out, name), image_format, draw, split, empty)
+            for part in mapped(write, range(count)):
+                _append(tree, part)
+            write_text(Path(out, f"{name}.json"), json.dumps(tree))
+
+
+def _write_picture(folder: Path, image_format: str, draw: DrawPicture, split: int, empty: Tree, number: int) -> Tree:
+    """Draw and write a picture -> its rows, whose ids begin with 1."""
+    part = copy.deepcopy(empty)
+    picture = draw(part, split, number)
+    ending, options = FORMATS[image_format]
+    file_name = f"{number:06d}{ending}"
+    write_whole(folder / file_name, partial(Image.fromarray(picture).save, **options))
+    height, width = picture.shape[:2]
+    part["images"].append({"id": number + 1, "file_name": file_name, "height": height, "width": width})
+    return part
+
+
+def _append(tree: Tree, part: Tree) -> None:
+    """Append a picture's rows; its annotations and interactions are numbered on."""
+    first = len(tree["annotations"])
+    for row in part["annotations"]:
+        row["id"] += first
+    for row in part.get("interactions", []):
+        row["id"] += len(tree["interactions"])
+        row["human_id"] += first
+        row["targets"] = {role: None if target is None else target + first for role, target in row["targets"].items()}
+    for key, rows in part.items():
+        tree[key] += rows
+
+
+@contextmanager
+def _mapped(workers: int) -> Iterator[Callable[[Callable[[int], Tree], Iterable[int]], Iterator[Tree]]]:
+    """``map``, in ``workers`` processes. Where the block ends by an error, what waits is dropped."""
+    if not workers:
+        yield map
+        return
+    # Ctrl-C goes to all processes; the one that waits for the others ends them.
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield partial(pool.map, chunksize=CHUNK)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _check_generated(path: Path) -> None:

@@ -2,7 +2,8 @@
 
     levels of the pyramid -> Decoder -> one map -> features of RoIs                  (R, C, P, P)
     features of RoIs -> ConvDensePoseHead or DeepLabDensePoseHead                    (R, W, P, P)
-                     -> DensePosePredictor -> maps of parts and surface coordinates  (R, M, 4 P, 4 P)
+                     -> DensePosePredictor -> maps of parts and surface coordinates  (R, M, 2 P, 2 P)
+                     -> whole_maps, in inference alone                               (R, M, 4 P, 4 P)
 
 Letters: R RoIs of the batch in one row, C channels of the pyramid, W of the head, P cells a side, M channels of all maps.
 """
@@ -10,7 +11,6 @@ Letters: R RoIs of the batch in one row, C channels of the pyramid, W of the hea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from boxwood.models.heads.dense_pose_config import ConvDensePoseHeadConfig, Deep
 from boxwood.models.heads.head import RoIHead, convolutions, msra_fill
 from boxwood.ops.geometry import Geometry
 
-__all__ = ["Decoder", "DensePosePredictor", "channels_of", "split_maps"]
+__all__ = ["Decoder", "DensePosePredictor", "channels_of", "confidence", "split_maps", "whole_maps"]
 
 LEAST_CONFIDENCE = 0.01
 """Confidences are more than this."""
@@ -137,7 +137,7 @@ class ASPP(nn.Module):
 
 
 class DensePosePredictor(nn.Module):
-    """A deconvolution for each kind of map, which doubles the resolution; the maps are then enlarged to twice the size again."""
+    """A deconvolution for each kind of map, which doubles the resolution."""
 
     def __init__(self, head: DensePoseHeadConfig, channels: int) -> None:
         super().__init__()
@@ -148,13 +148,28 @@ class DensePosePredictor(nn.Module):
             msra_fill(layer)
             self.layers[name] = layer
 
-    def forward(self, features: Tensor, geometry: Geometry) -> Tensor:
-        """(R, W, P, P) -> (R, M, 4 P, 4 P), the maps of `channels_of` one after the other. U and V are not bounded; confidences
-        are positive and multiplied into the logits."""
-        maps = geometry.enlarge(torch.cat([layer(features) for layer in self.layers.values()], dim=1))
-        if not self.head.segmentation_confidence:
-            return maps
-        ends = dict(zip(self.layers, accumulate(channels_of(self.head).values()), strict=True))
-        coarse, fine, others, raw = maps.tensor_split((ends["coarse"], ends["fine"], maps.shape[1] - 2), dim=1)
-        confidences = F.softplus(raw) + LEAST_CONFIDENCE
-        return torch.cat([coarse * confidences[:, 1:], fine * confidences[:, :1], others, confidences], dim=1)
+    def forward(self, features: Tensor) -> Tensor:
+        """(R, W, P, P) -> (R, M, 2 P, 2 P), the maps of `channels_of` one after the other, without bounds."""
+        weight, bias = (torch.cat([getattr(layer, name) for layer in self.layers.values()], dim) for name, dim in PARAMETERS)
+        return F.conv_transpose2d(features, weight, bias, stride=2, padding=1)
+
+
+PARAMETERS = (("weight", 1), ("bias", 0))
+"""Of the deconvolutions, and the dimension of each that counts their channels. One operator does the work of all."""
+
+
+def confidence(raw: Tensor) -> Tensor:
+    """The positive factors of logits that predicted numbers mean."""
+    return F.softplus(raw) + LEAST_CONFIDENCE
+
+
+def whole_maps(maps: Tensor, head: DensePoseHeadConfig, geometry: Geometry) -> Tensor:
+    """The predictor's maps (R, M, S, S) -> (R, M, 2 S, 2 S), enlarged; confidences are multiplied into the logits."""
+    maps = geometry.enlarge(maps)
+    if not head.segmentation_confidence:
+        return maps
+    kinds = split_maps(maps, head)
+    for name in ("fine", "coarse"):
+        kinds[f"{name}_confidence"] = confidence(kinds[f"{name}_confidence"])
+        kinds[name] = kinds[name] * kinds[f"{name}_confidence"]
+    return torch.cat(list(kinds.values()), dim=1)

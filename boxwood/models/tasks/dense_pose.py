@@ -1,7 +1,9 @@
 """DensePose R-CNN (Güler, Neverova and Kokkinos, 2018): the point of the body's surface that each pixel of a person shows.
 
-    pyramid -> Decoder -> features of RoIs -> head -> DensePosePredictor -> maps (R, M, S, S)
+    pyramid -> Decoder -> features of RoIs -> head -> DensePosePredictor -> maps (R, M, S / 2, S / 2)
         coarse parts, parts, and U and V of every part (`boxwood.models.heads.dense_pose.channels_of`)
+    training:  -> the values at annotated points, and the coarse parts (R, S, S) -> losses
+    inference: -> whole_maps (R, M, S, S) -> DetectedDensePose
 
 Parts, U and V are learnt at annotated points, the coarse parts at every cell. The rules are detectron2's.
 Letters: B images, R RoIs of the batch in one row, P points of an instance, M channels of all maps, S cells a side of a map.
@@ -22,7 +24,7 @@ from boxwood.errors import UserError
 from boxwood.fields import field_of
 from boxwood.models.detector import Network
 from boxwood.models.ground_truth import padded
-from boxwood.models.heads.dense_pose import Decoder, DensePosePredictor, split_maps
+from boxwood.models.heads.dense_pose import Decoder, DensePosePredictor, channels_of, confidence, split_maps, whole_maps
 from boxwood.models.heads.dense_pose_config import ConvDensePoseHeadConfig, DensePoseHeadConfig
 from boxwood.models.inference_config import DensePoseViewsConfig, TTAConfig
 from boxwood.models.second_stage import RoISample, instance_rows
@@ -35,7 +37,8 @@ from boxwood.ops.dense_pose import (
     coarse_targets,
     isotropic_loss,
     oriented_loss,
-    read_cells,
+    read_corners,
+    weighted_corners,
 )
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.losses import global_mean, smooth_l1
@@ -88,10 +91,14 @@ class DensePoseTask(InstanceTask):
         return {"dense_pose_decoder": Decoder(fpn.channels, fpn.backbone_strides), **modules}  # type: ignore[arg-type]
 
     def logits(self, network: Network, features: Tensor) -> Tensor:
-        """-> (R, M, S, S)."""
+        """-> (R, M, S / 2, S / 2): the loss reads few cells of the larger maps."""
         hidden = network.get_submodule("dense_pose_head")(features)
-        maps: Tensor = network.get_submodule("dense_pose_maps")(hidden, network.geometry)
+        maps: Tensor = network.get_submodule("dense_pose_maps")(hidden)
         return maps
+
+    def values(self, network: Network, logits: Tensor, labels: Tensor) -> Tensor:
+        """-> (R, M, S, S)."""
+        return whole_maps(logits.float(), self.head, network.geometry)
 
     def learns(self, network: Network, sample: RoISample, targets: Sequence[Target]) -> Tensor:
         rows = torch.arange(sample.valid.numel(), device=sample.valid.device)
@@ -152,41 +159,55 @@ def dense_pose_losses(
     num_classes: int,
     geometry: Geometry = CONTINUOUS,
 ) -> dict[str, Tensor]:
-    """The weighted losses of ``maps`` (R, M, S, S), which belong to ``rows`` of the flattened sample: coarse, fine, and u and v or
-    uv.
+    """The weighted losses of the predictor's ``maps`` (R, M, S / 2, S / 2), which belong to ``rows`` of the flattened sample:
+    coarse, fine, and u and v or uv.
 
     RoIs learn that overlap an instance with dense pose by more than 0.7. Coarse: cross-entropy, mean over the cells of RoIs whose
     instance has coarse parts; fine: the same of the parts, mean over points. U and V: a sum over the points of two images.
     """
-    kinds = {name: part.float() for name, part in split_maps(maps, head).items()}
-    points, coarse, has_coarse = _targets(rows, sample, targets, head, maps.shape[-1], num_classes, geometry)
-    logits = read_cells(kinds["fine"], points.cells)
-    fine = F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), points.parts.flatten().clamp(max=head.parts), reduction="none")
-    cells = F.cross_entropy(kinds["coarse"], coarse, reduction="none")
+    coarse, others = torch.split(maps.float(), [head.coarse, maps.shape[1] - head.coarse], dim=1)
+    coarse = geometry.enlarge(coarse)
+    if head.segmentation_confidence:
+        coarse = coarse * confidence(geometry.enlarge(others[:, -1:]))
+    size = coarse.shape[-1]
+    points, coarse_parts, has_coarse = _targets(rows, sample, targets, head, size, num_classes, geometry)
+    at = _at_points(others, points.cells, size, head, geometry)
+    fine = F.cross_entropy(at["fine"], points.parts.clamp(max=head.parts), reduction="none")
+    cells = F.cross_entropy(coarse, coarse_parts, reduction="none")
     learns = points.learns.float()
-    num_cells = has_coarse.sum() * maps.shape[-1] ** 2
     losses = {
-        "coarse": head.coarse_weight * global_mean((cells * has_coarse[:, None, None]).sum(), num_cells),
-        "fine": head.fine_weight * global_mean((fine * learns.flatten()).sum(), learns.sum()),
+        "coarse": head.coarse_weight * global_mean((cells * has_coarse[:, None, None]).sum(), has_coarse.sum() * size**2),
+        "fine": head.fine_weight * global_mean((fine * learns).sum(), learns.sum()),
     }
-    return losses | _uv_losses(kinds, points, head, sample.boxes.shape[0])
+    return losses | _uv_losses(at, points, head, sample.boxes.shape[0])
 
 
-def _uv_losses(kinds: dict[str, Tensor], points: _Points, head: DensePoseHeadConfig, images: int) -> dict[str, Tensor]:
-    """``u`` and ``v``, or ``uv``, of the points on the body."""
+def _at_points(maps: Tensor, cells: Cells, size: int, head: DensePoseHeadConfig, geometry: Geometry) -> dict[str, Tensor]:
+    """The maps behind the coarse parts, by name, read at the points: each (R, channels, P)."""
+    channels = channels_of(head)
+    channels.pop("coarse")
+    corners = torch.split(read_corners(maps, cells, size, geometry.beyond), list(channels.values()), dim=1)
+    kinds = dict(zip(channels, corners, strict=True))
+    if head.segmentation_confidence:
+        kinds["fine"] = kinds["fine"] * confidence(kinds["fine_confidence"])
+    return {name: weighted_corners(values, cells) for name, values in kinds.items()}
+
+
+def _uv_losses(at: dict[str, Tensor], points: _Points, head: DensePoseHeadConfig, images: int) -> dict[str, Tensor]:
+    """``u`` and ``v``, or ``uv``, of the points on the body; ``at`` as of `_at_points`."""
     learns = points.learns & (points.parts > 0)
-    channel = points.parts.clamp(0, head.parts)
-    at = {name: read_cells(maps, points.cells, channel) for name, maps in kinds.items() if maps.shape[1] == head.parts + 1}
+    channel = points.parts.clamp(0, head.parts)[:, None]
+    own = {name: values.gather(1, channel)[:, 0] for name, values in at.items() if values.shape[1] == head.parts + 1}
 
     def total(values: Tensor) -> Tensor:
         return head.uv_weight * REFERENCE_IMAGES * global_mean((values * learns).sum(), images)
 
     if head.confidence is None:
-        return {name: total(smooth_l1(at[name], truth, 1.0)) for name, truth in (("u", points.u), ("v", points.v))}
-    du, dv = points.u - at["u"], points.v - at["v"]
+        return {name: total(smooth_l1(own[name], truth, 1.0)) for name, truth in (("u", points.u), ("v", points.v))}
+    du, dv = points.u - own["u"], points.v - own["v"]
     if head.confidence == "iid_iso":
-        return {"uv": total(isotropic_loss(du, dv, at["sigma"]))}
-    return {"uv": total(oriented_loss(du, dv, at["sigma"], at["kappa_u"], at["kappa_v"]))}
+        return {"uv": total(isotropic_loss(du, dv, own["sigma"]))}
+    return {"uv": total(oriented_loss(du, dv, own["sigma"], own["kappa_u"], own["kappa_v"]))}
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of instances and points is another for every batch

@@ -76,7 +76,7 @@ def test_a_mirrored_figure_is_the_mirror_image(monkeypatch: pytest.MonkeyPatch, 
     """A figure is drawn, and drawn again with its left and right exchanged: parts, U and V are those of the mirrored truth."""
     write_symmetry(tmp_path / "body.npz")
     rng = np.random.default_rng(2)
-    figure = bodies.random_figure(rng, SIZE)
+    figure = bodies.random_figure(rng, SIZE, bodies.ALONE)
     seen = bodies._render([figure], SIZE)
     other = bodies.Figure(
         figure.centers.copy(), figure.frames.copy(), figure.scale, np.array([SIZE[1] - figure.place[0], figure.place[1]])

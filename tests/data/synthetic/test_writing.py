@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,25 @@ def test_a_data_set_that_was_not_generated_is_not_lost(write: object, name: str,
         write(tmp_path, train=1, val=1)  # type: ignore[operator]
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text().startswith('{"images"')
+
+
+@pytest.mark.parametrize("write", [write_shapes, write_bodies, write_figures])
+def test_processes_write_what_one_writes(write: Any, tmp_path: Path) -> None:
+    """Ids too, which interactions refer to."""
+    for name, workers in (("one", 0), ("two", 2)):
+        write(tmp_path / name, train=19, val=2, workers=workers)
+    one, two = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert len(one) >= 23 and one == two
+
+
+def test_an_error_of_a_process_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "train" / "000009.jpg").mkdir(parents=True)  # where a picture is to be
+    with pytest.raises(UserError, match=r"000009\.jpg: cannot be written"):
+        write_shapes(tmp_path, train=20, val=1, workers=2)
+    assert not (tmp_path / "train.json").exists()
 
 
 @pytest.mark.parametrize("write", [write_shapes, write_bodies, write_figures])
