@@ -4,7 +4,7 @@ a download, and without a licence.
 A figure is 14 ellipsoids with DensePose's 24 charts: torso and limbs have one at the back and one at the front, the head one at
 each side, hands and feet have one alone. V runs along an ellipsoid's axis, U around it: from the figure's right to its left, on the
 head from the back to the front. So that few steps are enough, a figure's suit tells its sides: it is red on the right, blue on the
-left, has white stripes in front, and palms are white. `surface` has the distances by which the pictures are measured.
+left, has white stripes in front, and white palms and insteps. `surface` has the distances by which the pictures are measured.
 
 Frames: a figure's metres x (to its left), y (up), z (to its front); the picture's pixels.
 """

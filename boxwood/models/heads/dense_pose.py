@@ -26,6 +26,8 @@ __all__ = ["Decoder", "DensePosePredictor", "channels_of", "confidence", "split_
 
 LEAST_CONFIDENCE = 0.01
 """Confidences are more than this."""
+PARAMETERS = (("weight", 1), ("bias", 0))
+"""Of the predictor's deconvolutions, and the dimension of each that counts their channels."""
 
 
 def channels_of(head: DensePoseHeadConfig) -> dict[str, int]:
@@ -137,7 +139,7 @@ class ASPP(nn.Module):
 
 
 class DensePosePredictor(nn.Module):
-    """A deconvolution for each kind of map, which doubles the resolution."""
+    """A deconvolution for each kind of map, which doubles the resolution; one operator does the work of all."""
 
     def __init__(self, head: DensePoseHeadConfig, channels: int) -> None:
         super().__init__()
@@ -152,10 +154,6 @@ class DensePosePredictor(nn.Module):
         """(R, W, P, P) -> (R, M, 2 P, 2 P), the maps of `channels_of` one after the other, without bounds."""
         weight, bias = (torch.cat([getattr(layer, name) for layer in self.layers.values()], dim) for name, dim in PARAMETERS)
         return F.conv_transpose2d(features, weight, bias, stride=2, padding=1)
-
-
-PARAMETERS = (("weight", 1), ("bias", 0))
-"""Of the deconvolutions, and the dimension of each that counts their channels. One operator does the work of all."""
 
 
 def confidence(raw: Tensor) -> Tensor:
