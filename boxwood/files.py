@@ -133,8 +133,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     removed.
     """
     make_folder(path.parent)
-    with _CLEANING:  # a second thread would remove the temporary folder that the first is about to lock
-        _clean_once(path.parent, os.getpid())
+    _clean_once(path.parent, os.getpid())
     try:
         with _temporary_folder(path) as folder:
             temporary = folder / "file"
@@ -172,9 +171,6 @@ def remove_left_overs(folder: Path) -> None:
             continue
 
 
-_CLEANING = threading.Lock()
-
-
 @cache
 def _clean_once(folder: Path, process: int) -> None:
     """`remove_left_overs` at the first write of a process to a folder, since a folder may get thousands of files."""
@@ -189,12 +185,15 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """
     # Short, since a name may have 255 bytes, so that two files that are written at once may differ behind what is left of it.
     folder = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    unlocked = folder.with_suffix(".new")  # `remove_left_overs` of another process or thread knows it not
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     try:
-        with _locked(folder):
+        unlocked.mkdir(exist_ok=True)
+        with _locked(unlocked):
+            unlocked.rename(folder)
             yield folder
     finally:
+        shutil.rmtree(unlocked, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

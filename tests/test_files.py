@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import boxwood.files
 from boxwood.errors import UserError
 from boxwood.files import (
     IMAGE_ENDINGS,
@@ -79,6 +81,20 @@ def test_what_a_killed_process_has_left_is_removed_and_what_a_living_one_writes_
         process.wait()
     write_text(tmp_path / "text", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "whole"
+
+
+def test_a_file_is_written_while_another_process_cleans_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first write to the folder may come at any moment: the temporary folder is made, and is not locked yet."""
+    locked = boxwood.files._locked
+
+    def cleaned_before(folder: Path) -> AbstractContextManager[bool]:
+        if folder.suffix != ".tmp":
+            remove_left_overs(folder.parent)
+        return locked(folder)
+
+    monkeypatch.setattr("boxwood.files._locked", cleaned_before)
+    write_text(tmp_path / "text", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "new"
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
@@ -12,15 +12,19 @@ from torch import nn
 
 from boxwood.evaluation.truth import ImageResults, Results, Truth, gather_results
 from boxwood.structures import Batch, Categories, Detections
+from boxwood.threads import in_order, worker_threads
 
 __all__ = ["CollectingEvaluator", "Evaluator", "Metrics", "evaluate"]
+
+IMAGES_AHEAD = 16
+"""Images whose detections wait for the evaluator, at most: two batches of 8."""
 
 Metrics: TypeAlias = dict[str, Any]
 """Results as JSON values: a table of numbers for each task (``bbox``, ``segm``, ``proposals`` ...), ``per_class``, ``notes``."""
 
 
 class Evaluator(Protocol):
-    """Compares detections with the ground truth of a data set; what `evaluate` calls."""
+    """Compares detections with the ground truth of a data set; what `evaluate` calls, `add` from one thread of its own."""
 
     def add(self, image_id: int, detections: Detections) -> None:
         """Add the detections of an image, on the CPU. A second call for the same image changes nothing."""
@@ -84,18 +88,23 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], evaluator: Evaluator, d
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     seconds, count = 0.0, 0
+
+    def detected_images() -> Iterator[tuple[int, Detections]]:
+        nonlocal seconds, count
+        for batch in batches:
+            start = time.perf_counter()
+            batch = batch.to(device)
+            # The copy to the CPU waits for the device, so the time includes all of its work.
+            batch_detections = [detections.to("cpu") for detections in detections_of(model(batch), batch)]
+            seconds += time.perf_counter() - start
+            count += len(batch_detections)
+            yield from zip(batch.image_ids, batch_detections, strict=True)
+
     try:
-        with torch.no_grad():
-            for batch in batches:
-                start = time.perf_counter()
-                batch = batch.to(device)
-                # The copy to the CPU waits for the device, so the time includes all of its work.
-                batch_detections = [detections.to("cpu") for detections in detections_of(model(batch), batch)]
-                seconds += time.perf_counter() - start
-                count += len(batch_detections)
-                assert len(batch_detections) == len(batch.image_ids)
-                for image_id, detections in zip(batch.image_ids, batch_detections, strict=True):
-                    evaluator.add(image_id, detections)
+        # Beside the network a thread makes run lengths of masks, which takes longer than an image takes a GPU.
+        with torch.no_grad(), worker_threads(1) as pool:
+            for _ in in_order(pool, lambda image: evaluator.add(*image), detected_images(), ahead=IMAGES_AHEAD):
+                pass
     finally:
         for module, mode in modes:
             module.training = mode

@@ -24,14 +24,19 @@ from boxwood.models.fpn import FPN
 from boxwood.models.ground_truth import GroundTruth, ground_truth_of
 from boxwood.models.inference_config import TestConfig
 from boxwood.models.postprocess import Candidates, Instances, select_instances
+from boxwood.models.second_stage import scatter_rows, valid_rows
 from boxwood.ops.anchors import anchor_grid, centred_inside
 from boxwood.ops.boxes import decode, encode, giou, ioa
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.losses import focal, global_mean, smooth_l1
 from boxwood.ops.matching import BACKGROUND, IGNORED, match_boxes
+from boxwood.ops.patches import convolve_patches, patches_around, relu_stack_on_patches
 from boxwood.structures import Batch, Categories, Target
 
 __all__ = ["RetinaNet", "RetinaNetOutput"]
+
+MOST_PATCHES = 0.5
+"""Of the cells that the box branch has, in training: so many in patches cost what all cost at once."""
 
 
 @dataclass(slots=True)
@@ -42,7 +47,7 @@ class RetinaNetOutput:
     """(B, A_l, C) a level, before the sigmoid: each class is independent of the others. They are not joined, being the largest
     tensors that are computed."""
     box_deltas: tuple[Tensor, ...]
-    """(B, A_l, 4) a level."""
+    """(B, A_l, 4) a level; in training 0 for anchors in whose cell none is positive, which have no loss."""
     anchors: tuple[Tensor, ...]
     """(A_l, 4) xyxy a level, pixels of the network's input, finest level first."""
     sizes: Tensor
@@ -51,6 +56,8 @@ class RetinaNetOutput:
     """(B, 2) for x and y, as `boxwood.ops.geometry.Geometry.scales` gives them."""
     candidates: Candidates | None = None
     instances: Instances | None = None
+    assigned: tuple[Tensor, Tensor, Tensor] | None = None
+    """In training the targets of the anchors, as `assign` returns them."""
 
 
 class RetinaNet(Network):
@@ -78,17 +85,27 @@ class RetinaNet(Network):
         """The whole network. A batch without targets runs through to the instances."""
         images = self.normalized(batch)
         maps = self.fpn(self.backbone(images)[self.skipped :])
-        num_images, num_classes = images.shape[0], len(self.categories)
-        logits, deltas, anchors = [], [], []
-        for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True):
+        num_images, num_classes, head = len(images), len(self.categories), self.config.head
+        anchors = tuple(
+            anchor_grid(cell, features.shape[-2], features.shape[-1], stride, head.anchor_offset)
+            for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True)
+        )
+        scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
+        output = RetinaNetOutput((), (), anchors, batch.scaled_sizes, scales)
+        box_cells = None
+        if batch.targets is not None:
+            output.assigned = self._assign(output, batch.targets)
+            box_cells = self._cells_with_boxes(output.assigned[0])
+        logits, deltas = [], []
+        for features in maps:
             hidden = self.class_tower(features)
             # Channels last, so that what belongs to one anchor lies together: (B, H, W, anchors of a cell, C).
             logits.append(self.class_logits(hidden).permute(0, 2, 3, 1).reshape(num_images, -1, num_classes).float())
-            hidden = hidden if self.config.head.shared_tower else self.box_tower(features)
-            deltas.append(self.box_deltas(hidden).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
-            anchors.append(anchor_grid(cell, features.shape[-2], features.shape[-1], stride, self.config.head.anchor_offset))
-        scales = self.geometry.scales(batch.scaled_sizes, batch.originals)
-        output = RetinaNetOutput(tuple(logits), tuple(deltas), tuple(anchors), batch.scaled_sizes, scales)
+            if box_cells is None:
+                hidden = hidden if head.shared_tower else self.box_tower(features)
+                deltas.append(self.box_deltas(hidden).permute(0, 2, 3, 1).reshape(num_images, -1, 4).float())
+        output.class_logits = tuple(logits)
+        output.box_deltas = tuple(deltas) if box_cells is None else self._box_deltas_at(box_cells, maps)
         if batch.targets is None:
             output.candidates = candidates_of(output, self.config.head, self.test, self.geometry)
             output.instances = select_instances(output.candidates, scales, self.test, self.geometry)
@@ -99,8 +116,7 @@ class RetinaNet(Network):
         4.1)."""
         head, num_classes, anchors = self.config.head, len(self.categories), torch.cat(output.anchors)
         class_logits, box_deltas = torch.cat(output.class_logits, dim=1), torch.cat(output.box_deltas, dim=1)
-        truth = ground_truth_of(targets)
-        labels, boxes, count = assign(anchors, truth, output.sizes, output.scales, head, num_classes, self.geometry)
+        labels, boxes, count = self._assign(output, targets) if output.assigned is None else output.assigned
         positive = (labels >= 0) & (labels < num_classes)
         is_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
         classes = focal(class_logits, is_class, head.focal_alpha, head.focal_gamma) * (labels >= 0)[..., None]
@@ -110,6 +126,38 @@ class RetinaNet(Network):
             box = smooth_l1(box_deltas, encode(boxes, anchors), head.smooth_l1_beta).sum(dim=-1)
         unused = 0 * class_logits.detach().sum()  # NaN where a logit is infinite, which the loss itself may take for certainty
         return {"loss_class": global_mean(classes.sum(), count) + unused, "loss_box": global_mean((box * positive).sum(), count)}
+
+    def _assign(self, output: RetinaNetOutput, targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor]:
+        anchors, truth = torch.cat(output.anchors), ground_truth_of(targets)
+        assigned: tuple[Tensor, Tensor, Tensor] = assign(
+            anchors, truth, output.sizes, output.scales, self.config.head, len(self.categories), self.geometry
+        )
+        return assigned
+
+    def _cells_with_boxes(self, labels: Tensor) -> Tensor | None:
+        """The cells that have a positive anchor, of the flattened (B, cells of all levels) -> (R,) int64; the box loss reads no
+        others. None where boxes are computed everywhere: where that costs less, for layers that are more than a convolution, and
+        with fixed shapes."""
+        head = self.config.head
+        if self.fixed_shapes or head.shared_tower or head.norm is not None:
+            return None
+        positive = ((labels >= 0) & (labels < len(self.categories))).view(len(labels), -1, self.cells.shape[1]).any(dim=2)
+        rows = valid_rows(positive, positive.shape[1], multiple=16, at_least=1)
+        reach = head.convs + 1
+        patch = sum((2 * step + 1) ** 2 for step in range(reach))  # cells that are computed for one
+        return rows if len(rows) * patch < MOST_PATCHES * positive.numel() * reach else None
+
+    def _box_deltas_at(self, rows: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`RetinaNetOutput.box_deltas`, computed for the anchors of the cells ``rows``, elsewhere 0."""
+        lengths = [features.shape[-2] * features.shape[-1] for features in maps]
+        num_cells = sum(lengths)
+        patches, inside = patches_around(maps, rows // num_cells, rows % num_cells, reach=self.config.head.convs + 1)
+        hidden = relu_stack_on_patches(self.box_tower, patches, inside)
+        layer = self.box_deltas
+        deltas = convolve_patches(hidden, layer.get_parameter("weight"), layer.get_parameter("bias")).flatten(1).float()
+        per_cell = self.cells.shape[1]
+        all_deltas = scatter_rows(deltas, rows, (len(maps[0]), num_cells)).view(len(maps[0]), -1, 4)
+        return torch.split(all_deltas, [length * per_cell for length in lengths], dim=1)
 
 
 # -------------------------------------------------------------------------------------------------- stages as functions

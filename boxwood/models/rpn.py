@@ -24,6 +24,7 @@ from boxwood.ops.boxes import decode, encode, ioa
 from boxwood.ops.geometry import CONTINUOUS, Geometry
 from boxwood.ops.losses import global_mean, smooth_l1
 from boxwood.ops.matching import BACKGROUND, match_boxes
+from boxwood.ops.patches import patches_around, relu_stack_on_patches
 from boxwood.ops.sampling import sample_balanced, uniform
 from boxwood.structures import Batch
 
@@ -114,23 +115,10 @@ class RPN(nn.Module):
         Where a loss reads no other anchors, the gradients are those of a backward pass through all cells, up to rounding, in a
         small part of its time and memory.
         """
-        cells, reach = indices // self.cells.shape[1], len(self.convs)
-        images = torch.arange(indices.shape[0], device=indices.device)[:, None, None, None]
-        window = torch.arange(-reach, reach + 1, device=indices.device)
-        patches, inside = torch.zeros((), device=indices.device), torch.zeros((), dtype=torch.bool, device=indices.device)
-        for features in maps:
-            height, width = features.shape[-2:]
-            y, x = (cells // width)[..., None, None] + window[:, None], (cells % width)[..., None, None] + window
-            here = ((cells >= 0) & (cells < height * width))[..., None, None]
-            here = here & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            rows = (images * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
-            table = features.permute(0, 2, 3, 1).flatten(0, 2)
-            values = table.gather(0, rows.reshape(-1, 1).expand(-1, table.shape[1])).view(*rows.shape, -1)
-            patches, inside, cells = patches + values * here[..., None], inside | here, cells - height * width
-        hidden, inside = patches.flatten(0, 1).permute(0, 3, 1, 2), inside.flatten(0, 1)[:, None]
-        for conv in self.convs:
-            inside = inside[..., 1:-1, 1:-1]  # beyond the map is zero padding, for every convolution
-            hidden = F.relu(F.conv2d(hidden, conv.get_parameter("weight"), conv.get_parameter("bias"))) * inside
+        images = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices)
+        cells = (indices // self.cells.shape[1]).flatten()
+        patches, inside = patches_around(maps, images.flatten(), cells, reach=len(self.convs))
+        hidden = relu_stack_on_patches(self.convs, patches, inside)
         anchors = (indices % self.cells.shape[1]).view(-1, 1)
         logits = self.objectness(hidden).flatten(1).gather(1, anchors).view_as(indices).float()
         deltas = self.deltas(hidden).view(len(anchors), -1, 4).gather(1, anchors[..., None].expand(-1, -1, 4))

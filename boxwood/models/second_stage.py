@@ -275,16 +275,19 @@ def box_rows(valid: Tensor, *, fixed_shapes: bool = False) -> Tensor:
     return valid_rows(valid, valid.shape[1], fixed_shapes=fixed_shapes or valid.is_cuda)
 
 
-def valid_rows(valid: Tensor, columns: int, multiple: int = 1, *, fixed_shapes: bool = False, count: int | None = None) -> Tensor:
+def valid_rows(
+    valid: Tensor, columns: int, multiple: int = 1, *, fixed_shapes: bool = False, count: int | None = None, at_least: int = 0
+) -> Tensor:
     """The entries of a flattened (B, K) to compute -> (R,) int64.
 
     With ``fixed_shapes`` the first ``columns`` of each image, valid or not, so that no value is read on the host; else the valid
-    ones, of which there are ``count`` (read on the host where it is None), and so many others that their number is a multiple.
+    ones, of which there are ``count`` (read on the host where it is None), and so many others that their number is a multiple and
+    not below ``at_least``.
     """
     if fixed_shapes:
         return torch.arange(valid.numel(), device=valid.device).view(valid.shape)[:, :columns].flatten()
     flat = valid.flatten()
-    number = -(-(int(flat.sum()) if count is None else count) // multiple) * multiple
+    number = -(-max(int(flat.sum()) if count is None else count, at_least) // multiple) * multiple
     return (~flat).to(torch.uint8).argsort(stable=True)[:number]
 
 

@@ -82,22 +82,23 @@ def simplified(outline: Points, tolerance: float) -> Points:
     # A closed line has no ends: the two halves between the first point and the one farthest from it are simplified.
     far = int(np.argmax(((outline - outline[0]) ** 2).sum(axis=1)))
     x, y = np.vstack([outline, outline[:1]]).T
-    keep = np.zeros(len(x), dtype=np.bool_)
-    keep[[0, far, -1]] = True
-    pending = [(0, far), (far, len(x) - 1)]
-    while pending:
-        first, last = pending.pop()
-        if last - first < 2:
-            continue
-        dx, dy = float(x[last] - x[first]), float(y[last] - y[first])
-        # Twice the areas of the triangles over the chord: its length times their heights.
-        areas = np.abs(x[first + 1 : last] * dy - y[first + 1 : last] * dx - (x[first] * dy - y[first] * dx))
-        worst = int(areas.argmax())
-        if areas[worst] > tolerance * math.hypot(dx, dy):
-            middle = first + 1 + worst
-            keep[middle] = True
-            pending += [(first, middle), (middle, last)]
-    return outline[keep[:-1]]
+    is_kept = np.zeros(len(x), dtype=np.bool_)
+    is_kept[[0, far, -1]] = True
+    while True:
+        # Of each chord between two kept points: twice the areas of the triangles over it, its length times their heights.
+        kept = np.flatnonzero(is_kept)
+        starts, ends = kept[:-1], kept[1:]
+        dx, dy = x[ends] - x[starts], y[ends] - y[starts]
+        chord = np.repeat(np.arange(len(dx)), ends - starts)
+        areas = np.abs(x[:-1] * dy[chord] - y[:-1] * dx[chord] - (x[starts] * dy - y[starts] * dx)[chord])
+        largest = np.maximum.reduceat(areas, starts)
+        farthest = np.flatnonzero((areas == largest[chord]) & (largest > tolerance * np.hypot(dx, dy))[chord])
+        if not len(farthest):
+            kept_points: Points = outline[starts]
+            return kept_points
+        # Of points equally far from a chord the first.
+        is_first = np.diff(chord[farthest], prepend=-1) > 0
+        is_kept[farthest[is_first]] = True
 
 
 def run_lengths(mask: Mask) -> dict[str, Any]:

@@ -349,7 +349,7 @@ class Pictures:
 def test_packing_is_lossless(images: list[tuple[int, int]], with_targets: bool) -> None:
     batch = collate([make_sample(seed, instances=count) for seed, count in images], [0] * len(images), with_targets=with_targets)
     packed = PackedBatch.of(batch)
-    assert packed.images is batch.images and len(packed.buffers) <= 5
+    assert packed.images is batch.images and packed.values.dtype == torch.uint8
     assert_equal(packed.unpack(), batch)
     assert set(batch.image_fields) == {"proposals", "caption"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from boxwood.models.config import FPNConfig, RetinaNetConfig, RetinaNetHeadConfi
 from boxwood.models.fpn import FPN
 from boxwood.models.ground_truth import ground_truth_of
 from boxwood.models.inference_config import TestConfig
-from boxwood.models.retinanet import RetinaNet, assign
+from boxwood.models.retinanet import RetinaNet, RetinaNetOutput, assign
 from boxwood.ops.boxes import giou
 from boxwood.ops.losses import focal
 from boxwood.structures import Batch, Categories, Target
@@ -305,3 +306,49 @@ def test_the_best_pairs_become_instances() -> None:
 def test_a_shared_tower_has_the_weights_of_one() -> None:
     one, two = small(shared=True), small()
     assert sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters()) == 2 * (64 * 64 * 9 + 64)
+
+
+@pytest.mark.parametrize("convs", [0, 1, 3])
+@pytest.mark.parametrize("loss", ["smooth_l1", "giou"])
+def test_boxes_are_learnt_in_cells_with_positives_alone(convs: int, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and gradients are those of boxes everywhere, at the borders of the maps too."""
+    config = RetinaNetConfig(
+        backbone=ResNetConfig(depth=18, width=32, norm="gn", frozen_stages=0, weights=None),
+        fpn=FPNConfig(channels=32, top="conv_c5"),
+        head=RetinaNetHeadConfig(convs=convs, box_loss=loss),
+    )
+    torch.manual_seed(0)
+    model = config.build(THREE, TestConfig())
+    nn.init.normal_(model.box_deltas.weight, std=0.1)
+    corners = Target(torch.tensor([[0.0, 0, 40, 50], [96, 64, 128, 96]]), torch.tensor([0, 2]), torch.zeros(0, 4))
+    batch = noise_batch(96, 128, corners, EMPTY, ONE)
+    assert batch.targets is not None
+
+    def learn() -> tuple[RetinaNetOutput, dict[str, Tensor], list[Tensor]]:
+        output = model(batch)
+        losses = model.losses(output, batch.targets)
+        return output, losses, list(torch.autograd.grad(torch.stack(list(losses.values())).sum(), list(model.parameters())))
+
+    monkeypatch.setattr("boxwood.models.retinanet.MOST_PATCHES", math.inf)
+    sparse, losses, gradients = learn()
+    monkeypatch.setattr(RetinaNet, "_cells_with_boxes", lambda self, labels: None)
+    dense, expected_losses, expected = learn()
+    assert sparse.assigned is not None
+    positive = (sparse.assigned[0] >= 0) & (sparse.assigned[0] < 3)
+    deltas, everywhere = torch.cat(sparse.box_deltas, dim=1), torch.cat(dense.box_deltas, dim=1)
+    assert 0 < (deltas != 0).any(dim=2).sum() < deltas.shape[0] * deltas.shape[1] / 2
+    torch.testing.assert_close(deltas[positive], everywhere[positive], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
+    for gradient, truth in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, truth, rtol=1e-3, atol=1e-5 * max(1.0, float(truth.abs().max())))
+
+
+def test_boxes_are_computed_everywhere_where_most_cells_have_positives() -> None:
+    model = small()
+    few, many = torch.full((2, 9 * 5000), 3), torch.full((2, 9 * 5000), 3)
+    few[1, 7 * 9 + 4] = many[0, ::18] = 0  # of 10,000 cells: one, 2,500
+    rows = model._cells_with_boxes(few)
+    assert rows is not None and rows[0] == 5007 and len(rows) == 16
+    assert model._cells_with_boxes(many) is None
+    model.fixed_shapes = True
+    assert model._cells_with_boxes(few) is None

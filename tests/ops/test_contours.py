@@ -54,6 +54,29 @@ def test_a_simplified_circle_stays_a_circle() -> None:
     assert abs(signed_area(fewer) / (np.pi * 40**2) - 1) < 0.02
 
 
+def by_recursion(points: np.ndarray, tolerance: float) -> list[list[float]]:
+    """Ramer's algorithm for a line between its two ends, as the textbooks have it; without the last point."""
+    if len(points) < 3:
+        return points[:1].tolist()
+    (x1, y1), (x2, y2) = points[0], points[-1]
+    areas = np.abs((points[:, 0] - x1) * (y2 - y1) - (points[:, 1] - y1) * (x2 - x1))
+    worst = int(areas.argmax())
+    if areas[worst] <= tolerance * np.hypot(x2 - x1, y2 - y1):
+        return points[:1].tolist()
+    return by_recursion(points[: worst + 1], tolerance) + by_recursion(points[worst:], tolerance)
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks, st.sampled_from([0.0, 0.6, 1.0, 2.5]))
+def test_simplified_is_ramers_algorithm(mask: np.ndarray, tolerance: float) -> None:
+    outer, holes = traced(mask)
+    for outline in [*outer, *holes]:
+        far = int(((outline - outline[0]) ** 2).sum(axis=1).argmax())
+        closed = np.vstack([outline, outline[:1]])
+        expected = by_recursion(closed[: far + 1], tolerance) + by_recursion(closed[far:], tolerance)
+        assert simplified(outline, tolerance).tolist() == expected
+
+
 def test_the_area_of_an_instance() -> None:
     """Of the mask in each of COCO's forms, whichever way round its outlines run; of the box where the mask gives none."""
     mask = np.zeros((6, 8), dtype=bool)

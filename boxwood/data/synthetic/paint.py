@@ -1,6 +1,7 @@
 """Colours, textures and grounds of generated pictures.
 
-Images are (H, W, 3) float32 in 0..1; a texture is a field (H, W) float32 in 0..1 that mixes two colours.
+Images are (H, W, 3) float32 in 0..1; a texture is a field (H, W) float32 in 0..1 that mixes two colours. In memory an image is
+three planes, one a channel: NumPy is several times faster along them than along the three values of a pixel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def color(rng: Rng, saturation: tuple[float, float], value: tuple[float, float],
 
 def mix(field: Field, first: Field, second: Field) -> Picture:
     """The colour ``first`` where the field is 0, ``second`` where it is 1."""
-    return first + field[:, :, None] * (second - first)
+    return (first[:, None, None] + field * (second - first)[:, None, None]).transpose(1, 2, 0)
 
 
 def smooth_noise(rng: Rng, size: tuple[int, int], cell: float) -> Field:
@@ -127,7 +128,7 @@ def _clutter(rng: Rng, size: tuple[int, int], first: Field, second: Field) -> Pi
         else:
             draw.ellipse((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=tone)
     blurred = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(2.5, 6)))
-    return np.asarray(blurred, dtype=np.float32) / np.float32(255)
+    return _planes(blurred) / np.float32(255)
 
 
 # ------------------------------------------------------------------------------------------------------------- camera
@@ -138,15 +139,23 @@ def develop(picture: Picture, rng: Rng) -> NDArray[np.uint8]:
     size = (picture.shape[0], picture.shape[1])
     light = 1 + rng.uniform(0.0, 0.5) * (texture(rng, size, "gradient") - 0.5)
     tint = rng.uniform(0.92, 1.08, 3).astype(np.float32)
-    exposed = picture * (light[:, :, None].astype(np.float32) * (tint * np.float32(rng.uniform(0.8, 1.15))))
-    canvas = Image.fromarray(_bytes(exposed))
+    exposure = light.astype(np.float32) * (tint * np.float32(rng.uniform(0.8, 1.15)))[:, None, None]
+    canvas = Image.fromarray(_bytes(picture * exposure.transpose(1, 2, 0)))
     if rng.random() < 0.6:
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
     noise = rng.standard_normal(size, dtype=np.float32) * np.float32(255 * rng.uniform(0.0, 0.03))
-    noisy: Picture = np.asarray(canvas) + noise[:, :, None]
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return _rounded_down(_planes(canvas) + noise[:, :, None])
+
+
+def _planes(image: Image.Image) -> Picture:
+    """(H, W, 3) float32, 0..255, as three planes in memory."""
+    return np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C").transpose(1, 2, 0)
 
 
 def _bytes(picture: Picture) -> NDArray[np.uint8]:
-    scaled = picture * np.float32(255)
-    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+    return _rounded_down(picture * np.float32(255))
+
+
+def _rounded_down(values: Picture) -> NDArray[np.uint8]:
+    """Values of 0..255 as bytes, pixel by pixel in memory, as files and Pillow have them."""
+    return np.clip(values, 0, 255, out=values).astype(np.uint8).copy(order="C")

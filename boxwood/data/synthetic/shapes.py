@@ -159,7 +159,7 @@ def _add(scene: Scene, shape: Shape) -> bool:
     behind = np.bincount(scene.seen[rows, columns].ravel() + 1, minlength=len(shapes) + 1)[1:]
     for index in (*np.flatnonzero(behind).tolist(), len(scene.shapes)):
         visible = _visible(seen, shapes[index], index, scene.size)
-        if visible.sum() < _MIN_VISIBLE * shapes[index].solid.sum():
+        if np.count_nonzero(visible) < _MIN_VISIBLE * np.count_nonzero(shapes[index].solid):
             return False
         across, down = np.flatnonzero(visible.any(axis=0)), np.flatnonzero(visible.any(axis=1))
         if min(np.ptp(across), np.ptp(down)) + 1 < _MIN_SIDE * _FINE * min(scene.size) / 240:
@@ -232,8 +232,8 @@ def annotation(scene: Scene, index: int) -> dict[str, Any]:
     """
     shape = scene.shapes[index]
     visible = _visible(scene.seen, shape, index, scene.size)
-    area = int(visible.sum())
-    if area == int(shape.solid.sum()) and len(shape.outlines) == 1:
+    area = np.count_nonzero(visible)
+    if area == np.count_nonzero(shape.solid) and len(shape.outlines) == 1:
         outline = shape.outlines[0].round(2)
         (x1, y1), (x2, y2) = outline.min(axis=0), outline.max(axis=0)
         segmentation, box = [outline.ravel().tolist()], [x1, y1, x2 - x1, y2 - y1]
@@ -259,10 +259,10 @@ def _traced_segmentation(scene: Scene, shape: Shape, visible: NDArray[np.bool_])
     x2, y2 = np.max([part.max(axis=0) for part in parts], axis=0)
     origin = np.array([columns.start, rows.start])
     if any(-signed_area(hole) / _FINE**2 >= _SMALLEST_PART for hole in holes):
-        whole = np.zeros(scene.seen.shape, dtype=np.float32)
-        whole[rows, columns] = visible
-        height, width = scene.size
-        segmentation: Any = run_lengths(whole.reshape(height, _FINE, width, _FINE).mean(axis=(1, 3)) >= 0.5)
+        whole = np.zeros(scene.size, dtype=np.bool_)
+        cells = [visible[y::_FINE, x::_FINE].astype(np.int64) for y in range(_FINE) for x in range(_FINE)]
+        whole[_window(shape, scene.size, 1)[0]] = sum(cells) >= _FINE**2 / 2
+        segmentation: Any = run_lengths(whole)
     else:
         # A slanted edge runs through the middles of its steps.
         middles = [(part + np.roll(part, -1, axis=0)) / 2 for part in parts]

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,8 @@ def _append(tree: Tree, part: Tree) -> None:
 
 @contextmanager
 def _mapped(workers: int) -> Iterator[Callable[[Callable[[int], Tree], Iterable[int]], Iterator[Tree]]]:
-    """``map``, in ``workers`` processes. Where the block ends by an error, what waits is dropped."""
+    """``map``, in ``workers`` processes. Where the block ends by an error, what waits is dropped. Raises `UserError` where one of
+    them is killed."""
     if not workers:
         yield map
         return
@@ -99,6 +101,8 @@ def _mapped(workers: int) -> Iterator[Callable[[Callable[[int], Tree], Iterable[
     pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         yield partial(pool.map, chunksize=CHUNK)
+    except BrokenProcessPool:
+        raise UserError("a process that draws pictures was killed, perhaps for want of memory; run it again") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

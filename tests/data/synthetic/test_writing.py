@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from boxwood.data.synthetic.bodies import write_bodies
 from boxwood.data.synthetic.figures import write_figures
 from boxwood.data.synthetic.shapes import write_shapes
+from boxwood.data.synthetic.writing import Tree, write_set
 from boxwood.errors import UserError
 
 
@@ -39,6 +41,16 @@ def test_an_error_of_a_process_is_raised(tmp_path: Path) -> None:
     (tmp_path / "train" / "000009.jpg").mkdir(parents=True)  # where a picture is to be
     with pytest.raises(UserError, match=r"000009\.jpg: cannot be written"):
         write_shapes(tmp_path, train=20, val=1, workers=2)
+    assert not (tmp_path / "train.json").exists()
+
+
+def end_process(tree: Tree, split: int, number: int) -> NoReturn:
+    os._exit(9)  # as the kernel ends a process that takes too much memory
+
+
+def test_a_killed_process_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^a process that draws pictures was killed.*run it again$"):
+        write_set(tmp_path, 20, 1, {"info": {}, "categories": []}, end_process, image_format="JPEG", workers=2)
     assert not (tmp_path / "train.json").exists()
 
 
