@@ -389,6 +389,22 @@ def bench_training(repeats: int) -> Iterator[Row]:
         yield row(f"training step, {name} R50-FPN, 2 x {size[0]}x{size[1]}", "torchvision", *seconds, "")
 
 
+def bench_patches(repeats: int) -> Iterator[Row]:
+    """A training step of RetinaNet, which learns boxes from patches around the cells with positives, against one that computes
+    boxes in all cells."""
+    name = "RetinaNet"
+    network = our_network(name, torchvision_network(name))
+    states = [training_state(name, network.config, network.state_dict(), network.categories) for _ in range(2)]
+    batches = itertools.repeat(training_case(name, 2, 8, (HEIGHT, WIDTH))[0])
+
+    def everywhere() -> None:
+        with unittest.mock.patch("boxwood.models.retinanet.MOST_PATCHES", 0):
+            update(states[1], batches)
+
+    seconds = take_turns(lambda: update(states[0], batches), everywhere, repeats)
+    yield row(f"training step, RetinaNet R50-FPN, 2 x {HEIGHT}x{WIDTH}", "boxes in all cells", *seconds, "")
+
+
 def bench_light(repeats: int) -> Iterator[Row]:
     """A training step of the light recipes, which have no peer: four images with eight instances each, by the functions that
     `boxwood train` calls."""
@@ -580,6 +596,7 @@ BENCHES: dict[str, Callable[[int], Iterable[Row]]] = {
     "loader": bench_loader,
     "ap": bench_ap,
     "training": bench_training,
+    "patches": bench_patches,
     "light": bench_light,
     "inference": bench_inference,
     "alone": bench_alone,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from boxwood.data import Dataset
 from boxwood.data.synthetic.shapes import write_shapes
+from boxwood.distributed import choose_device
 from boxwood.drawing import side_by_side
 from boxwood.errors import UserError
 from boxwood.evaluation import CocoEvaluator
@@ -21,6 +22,7 @@ from boxwood.inference.predictor import Predictor, load
 from boxwood.inference.records import draw_records
 from boxwood.recipes import resolve
 from boxwood.training.loop import train
+from boxwood.training.preflight import cpu_has_bf16
 
 __all__ = ["demo"]
 
@@ -36,7 +38,8 @@ def demo(out: str | Path = "demo", overrides: Sequence[str] = (), *, seed: int =
 
     Everything is written to the folder ``out``: ``data/``, the run in ``run/``, its report in ``run/eval/``, and ``pictures/``. A
     second call with the same ``out`` resumes the first. ``overrides`` (``key=value``) change the recipe ``demo_shapes``, ``seed``
-    changes the pictures and the training. Raises `UserError` where ``out`` holds anything else than a demo.
+    changes the pictures and the training. A CPU with instructions for bf16 trains in bf16. Raises `UserError` where ``out`` holds
+    anything else than a demo.
     """
     out = Path(out)
     data, run, pictures = out / "data", out / "run", out / "pictures"
@@ -45,7 +48,10 @@ def demo(out: str | Path = "demo", overrides: Sequence[str] = (), *, seed: int =
         for split in ("train", "val")
         for key, end in (("annotations", ".json"), ("images", ""))
     ]
-    config = resolve("demo_shapes", [*paths, f"train.seed={seed}", *overrides])
+    settings = [*paths, f"train.seed={seed}", *overrides]
+    config = resolve("demo_shapes", settings)
+    if cpu_has_bf16() and choose_device(config.train.device).type == "cpu":
+        config = resolve("demo_shapes", ["train.precision=bf16", *settings])
 
     _check_folder(out)
     resume = any((run / "checkpoints").glob("*.pt"))

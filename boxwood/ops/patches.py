@@ -19,8 +19,7 @@ __all__ = ["convolve_patches", "patches_around", "relu_stack_on_patches"]
 
 
 def patches_around(maps: Sequence[Tensor], images: Tensor, cells: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """The patches (N, C, K, K) around ``cells`` (N,) int64, counted over the levels, row by row, of ``images`` (N,) int64, and their
-    mask; ``maps`` are (B, C, H, W)."""
+    """The patches (N, C, K, K) around ``cells`` (N,), counted over the levels row by row, of ``images`` (N,), and their mask."""
     table = torch.cat([features.permute(0, 2, 3, 1).flatten(1, 2) for features in maps], dim=1)  # (B, cells of all levels, C)
     start = height = width = torch.zeros_like(cells)  # of each cell's level: its first cell, and its size
     num_cells = 0

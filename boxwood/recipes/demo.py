@@ -36,7 +36,7 @@ def demo_shapes() -> RunConfig:
                 test_proposals=100,
             ),
             rois=RoIConfig(samples_per_image=48, positive_fraction=0.5, smooth_l1_beta=0.3),
-            box_head=ConvFCHeadConfig(convs=3, conv_width=64, width=256),
+            box_head=ConvFCHeadConfig(convs=3, conv_width=64, width=256, norm="bn"),
             mask_head=ConvMaskHeadConfig(convs=2, width=48),
         ),
         data=DataConfig(
@@ -46,7 +46,7 @@ def demo_shapes() -> RunConfig:
             val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
         optim=AdamWConfig(lr=4e-3, schedule=CosineScheduleConfig(), warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
-        train=TrainConfig(steps=820, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
+        train=TrainConfig(steps=1000, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )
 
 
@@ -63,6 +63,8 @@ def demo_bodies() -> RunConfig:
     assert isinstance(config.model, RCNNConfig) and config.model.rpn is not None and config.model.fpn is not None
     config.model.fpn.channels = 64  # the dense head's group norm wants a multiple of 32
     config.model.rpn.anchor_ratios = (0.7, 1.4)
+    assert isinstance(config.model.box_head, ConvFCHeadConfig)
+    config.model.box_head.norm = "gn"
     config.model.mask_head = None
     config.model.rois.positive_fraction = 0.25
     config.model.dense_pose_head = DeepLabDensePoseHeadConfig(

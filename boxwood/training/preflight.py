@@ -18,7 +18,15 @@ from boxwood.structures import Categories
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_data", "check_measure", "check_settings", "log_mask_classes", "warn_of_batch_norm", "warn_without_instances"]
+__all__ = [
+    "check_data",
+    "check_measure",
+    "check_settings",
+    "cpu_has_bf16",
+    "log_mask_classes",
+    "warn_of_batch_norm",
+    "warn_without_instances",
+]
 
 
 def check_settings(config: RunConfig, device: torch.device) -> None:
@@ -46,8 +54,13 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise UserError("train.precision=bf16: needs a CUDA GPU or a CPU, not mps; choose fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"train.precision=bf16: {torch.cuda.get_device_name(device)} lacks it; choose fp16 or fp32")
-    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and not cpu_has_bf16():
         logger.warning("train.precision=bf16: this CPU has no bf16 instructions and is several times slower than with fp32")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def check_data(model: ModelConfig, dataset: Dataset, key: str) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,37 @@ def batches(image_ids: list[int]) -> list[Batch]:
         )
         for some in (image_ids[start : start + 2] for start in range(0, len(image_ids), 2))
     ]
+
+
+class Slow:
+    """An evaluator that notes what it is given, and refuses an image."""
+
+    def __init__(self, refused: int | None = None) -> None:
+        self.added: list[int] = []
+        self.threads: set[int] = set()
+        self.refused = refused
+
+    def add(self, image_id: int, detections: Detections) -> None:
+        if image_id == self.refused:
+            raise RuntimeError("refused")
+        self.threads.add(threading.get_ident())
+        self.added.append(image_id)
+
+    def gather(self) -> None: ...
+
+    def compute(self) -> dict[str, Any]:
+        return {"images": list(self.added)}
+
+
+def test_a_thread_beside_the_network_adds_the_images_in_their_order() -> None:
+    _, predictions = random_case(11)
+    ids, evaluator = list(predictions)[::-1], Slow()
+    assert evaluate(Oracle(predictions), batches(ids), evaluator, "cpu")["images"] == ids
+    assert len(evaluator.threads) == 1 and threading.get_ident() not in evaluator.threads
+    refusing = Slow(refused=ids[3])
+    with pytest.raises(RuntimeError, match="refused"):
+        evaluate(Oracle(predictions), batches(ids), refusing, "cpu")
+    assert refusing.added[:3] == ids[:3]
 
 
 def test_evaluate() -> None:

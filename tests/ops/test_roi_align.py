@@ -201,6 +201,19 @@ def test_maps_of_16_bits_do_not_round_the_rois(dtype: torch.dtype) -> None:
     assert pooled.flatten().tolist() == [1.5, 2.5]  # the mean of columns 1001 and 1002 is that of 1 and 2
 
 
+@pytest.mark.parametrize("sampling_ratio", [2, 0])
+def test_gradients_of_16_bits_are_summed_in_float32(sampling_ratio: int) -> None:
+    """400 RoIs read the same few pixels: a sum in bfloat16 grows no more where a summand is below half of its last place."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(1, 4, 8, 8, generator=generator).bfloat16().requires_grad_()
+    rois = torch.tensor([8.0, 8, 40, 40]).repeat(400, 1)
+    pooled = roi_align(maps, rois, torch.zeros(400, dtype=torch.int64), 2, scale=0.125, sampling_ratio=sampling_ratio)
+    assert pooled.dtype == torch.bfloat16
+    (gradient,) = torch.autograd.grad(pooled.sum(), maps)
+    # Each cell of a RoI hands on a gradient of 1 in parts.
+    torch.testing.assert_close(gradient.float().sum(dim=(2, 3)), torch.full((1, 4), 400.0 * 4), rtol=0.004, atol=0)
+
+
 def test_planes_are_not_rounded_by_autocast() -> None:
     planes = torch.rand(2, 28, 28, generator=torch.Generator().manual_seed(0))
     rois = torch.tensor([[3.3, 4.1, 20.7, 22.2], [0.0, 0, 28, 28]])
