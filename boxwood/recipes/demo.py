@@ -46,7 +46,7 @@ def demo_shapes() -> RunConfig:
             val=CocoConfig(annotations="demo/data/val.json", images="demo/data/val", transforms=(resize,)),
         ),
         optim=AdamWConfig(lr=4e-3, schedule=CosineScheduleConfig(), warmup_steps=20, warmup_factor=0.1, clip_norm=5.0),
-        train=TrainConfig(steps=850, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
+        train=TrainConfig(steps=1000, batch_size=4, eval_every=0, checkpoint_every=100, log_every=10),
     )
 
 
