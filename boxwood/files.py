@@ -10,6 +10,7 @@ import shlex
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -185,16 +186,44 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """
     # Short, since a name may have 255 bytes, so that two files that are written at once may differ behind what is left of it.
     folder = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}.tmp")
-    unlocked = folder.with_suffix(".new")  # `remove_left_overs` of another process or thread knows it not
     shutil.rmtree(folder, ignore_errors=True)
+    descriptor = None
     try:
-        unlocked.mkdir(exist_ok=True)
-        with _locked(unlocked):
-            unlocked.rename(folder)
-            yield folder
+        descriptor = _make_locked(folder)
+        yield folder
     finally:
-        shutil.rmtree(unlocked, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_locked(folder: Path) -> int | None:
+    """Make a folder and lock it -> the descriptor that holds the lock; None where the system has no locks.
+
+    Another process or thread may take it for left over, and remove it, before it is locked; it is then made again.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        folder.mkdir()
+        return None
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_there = os.path.samestat(os.fstat(descriptor), os.stat(folder))
+        except (BlockingIOError, FileNotFoundError):
+            is_there = False
+        except OSError:  # a file system without locks
+            is_there = True
+        if is_there:
+            return descriptor
+        os.close(descriptor)
+        time.sleep(0.001)
 
 
 @contextmanager

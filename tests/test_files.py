@@ -7,15 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import boxwood.files
 from boxwood.errors import UserError
 from boxwood.files import (
     IMAGE_ENDINGS,
@@ -85,16 +84,17 @@ def test_what_a_killed_process_has_left_is_removed_and_what_a_living_one_writes_
 
 def test_a_file_is_written_while_another_process_cleans_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first write to the folder may come at any moment: the temporary folder is made, and is not locked yet."""
-    locked = boxwood.files._locked
+    real_open, cleaned = os.open, []
 
-    def cleaned_before(folder: Path) -> AbstractContextManager[bool]:
-        if folder.suffix != ".tmp":
-            remove_left_overs(folder.parent)
-        return locked(folder)
+    def clean_before(path: Any, *rest: Any) -> int:
+        if not cleaned and str(path).endswith(".tmp"):
+            cleaned.append(path)
+            remove_left_overs(tmp_path)
+        return real_open(path, *rest)
 
-    monkeypatch.setattr("boxwood.files._locked", cleaned_before)
+    monkeypatch.setattr("boxwood.files.os.open", clean_before)
     write_text(tmp_path / "text", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "new"
+    assert cleaned and [path.name for path in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "new"
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])

@@ -85,7 +85,7 @@ class RetinaNet(Network):
         """The whole network. A batch without targets runs through to the instances."""
         images = self.normalized(batch)
         maps = self.fpn(self.backbone(images)[self.skipped :])
-        num_images, num_classes, head = len(images), len(self.categories), self.config.head
+        num_images, num_classes, head = images.shape[0], len(self.categories), self.config.head
         anchors = tuple(
             anchor_grid(cell, features.shape[-2], features.shape[-1], stride, head.anchor_offset)
             for features, cell, stride in zip(maps, self.cells, self.fpn.strides, strict=True)

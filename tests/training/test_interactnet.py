@@ -120,7 +120,7 @@ def test_two_processes_train_like_one(figures: Path, tmp_path: Path) -> None:
     """As that of Mask R-CNN: from weights of a few steps, with group norm, at a small learning rate. Two of the six pictures have
     no object of a verb, so that a process often has no pair to learn from."""
     widths = ["model.backbone.width=32", "model.fpn.channels=64", "model.mask_head=null", "model.interaction_head.kind=interaction"]
-    config: Any = apply_overrides(demo_shapes(), ["model.backbone.norm=gn", "model.fpn.norm=gn", *widths])
+    config: Any = apply_overrides(demo_shapes(), ["model.backbone.norm=gn", "model.fpn.norm=gn", "model.box_head.norm=gn", *widths])
     config.model.interaction_head = InteractionHeadConfig(width=64)
     prepared = run_on(figures)
     config.data, config.evaluator = prepared.data, prepared.evaluator

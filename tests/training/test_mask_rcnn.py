@@ -26,7 +26,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     # Batch norm would have statistics of one image on each of two processes, and of two images on one; group norm needs twice the
     # width.
     widths = ["model.backbone.width=32", "model.fpn.channels=64"]
-    config = apply_overrides(config, ["model.backbone.norm=gn", "model.fpn.norm=gn", *widths])
+    config = apply_overrides(config, ["model.backbone.norm=gn", "model.fpn.norm=gn", "model.box_head.norm=gn", *widths])
     for split in ("train", "val"):
         data = getattr(config.data, split)
         data.annotations, data.images = str(folder / f"{split}.json"), str(folder / split)
