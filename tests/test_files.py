@@ -86,11 +86,11 @@ def test_a_file_is_written_while_another_process_cleans_the_folder(tmp_path: Pat
     """Its first write to the folder may come at any moment: the temporary folder is made, and is not locked yet."""
     real_open, cleaned = os.open, []
 
-    def clean_before(path: Any, *rest: Any) -> int:
+    def clean_before(path: Any, *rest: Any, **options: Any) -> int:
         if not cleaned and str(path).endswith(".tmp"):
             cleaned.append(path)
             remove_left_overs(tmp_path)
-        return real_open(path, *rest)
+        return real_open(path, *rest, **options)
 
     monkeypatch.setattr("boxwood.files.os.open", clean_before)
     write_text(tmp_path / "text", "new")
