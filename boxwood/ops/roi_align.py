@@ -70,8 +70,8 @@ def roi_align(
     if features.device.type != "cpu" or (fixed_shapes and sampling_ratio == 0):
         return _in_float32("roi_align", features, rois, images, size, scale, sampling_ratio, aligned)
     if features.dtype in (torch.float16, torch.bfloat16):  # their sums of many gradients would be off by percents
-        pooled = roi_align(features.float(), rois, images, size, scale=scale, sampling_ratio=sampling_ratio, aligned=aligned)
-        return pooled.to(features.dtype)
+        again = partial(roi_align, scale=scale, sampling_ratio=sampling_ratio, aligned=aligned, fixed_shapes=fixed_shapes)
+        return again(features.float(), rois, images, size).to(features.dtype)
     rois = rois.detach().float() * scale - (0.5 if aligned else 0.0)
     extent = (rois[:, 2:] - rois[:, :2]).clamp(min=0.0 if aligned else 1.0)
     if sampling_ratio > 0:
